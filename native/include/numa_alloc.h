@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * numa_alloc.h: the public interface of libnumalloc, a NUMA-aware allocator.
+ *
+ * Placement. Every block has a home, fixed when it is allocated: one NUMA node, or a set of nodes for
+ * interleaved and blocked memory. Where its pages are is a matter of kernel policy on the block's
+ * addresses and not of who touches it first. A freed block goes back to its home's heaps only.
+ *
+ * Strictness. By default a home is *preferred*: when the node is full, memory comes from the next node by
+ * distance and numalloc_stats() counts it. With NUMALLOC_STRICT the call checks the node's free memory and
+ * the cgroup limits, faults the pages in and verifies them before it returns; when the node cannot supply
+ * them it fails with ENOMEM. The two are never swapped silently.
+ *
+ * Threads. Every function may be called from any thread at any time, before main() and in a child of
+ * fork() included; none may be called from a signal handler. A block may be freed by any thread.
+ *
+ * Errors. Allocating functions return NULL and set errno (ENOMEM: no memory or size over PTRDIFF_MAX;
+ * EINVAL: bad alignment, flag or policy; ENODEV: no such node, or one this process may not use).
+ * Functions that return int return 0 or an errno value and leave errno alone, unless they say otherwise.
+ * Freeing a foreign pointer, or a block twice, writes one line that names call, address and remedy to
+ * standard error and aborts; with NUMALLOC_ON_ERROR=warn it writes the line and ignores the call.
+ *
+ * Environment. NUMALLOC_RESERVE, NUMALLOC_NODE_LIMIT, NUMALLOC_HUGEPAGES, NUMALLOC_PURGE_DELAY,
+ * NUMALLOC_STRICT, NUMALLOC_ON_ERROR, NUMALLOC_VERBOSE, NUMALLOC_STATS; see docs/options.md. A value that
+ * can't be parsed is reported once on standard error and the default is used.
+ */
+#ifndef NUMA_ALLOC_H
+#define NUMA_ALLOC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define NUMALLOC_VERSION "0.1.0"
+
+#if defined(__GNUC__) || defined(__clang__)
+#define NUMALLOC_API __attribute__((visibility("default")))
+#define NUMALLOC_MALLOC __attribute__((malloc, warn_unused_result))
+#else
+#define NUMALLOC_API
+#define NUMALLOC_MALLOC
+#endif
+
+enum {
+    NUMALLOC_MAX_NODES = 1024,   /* node ids are below this: the kernel's own limit */
+    NUMALLOC_NODE_MIXED = -1,    /* numalloc_node_of: interleaved or blocked memory */
+    NUMALLOC_NODE_FOREIGN = -2   /* numalloc_node_of: not a live block of this allocator */
+};
+
+/* A set of node ids; bit i of word i/64 is node i. Ids may have gaps. */
+typedef struct numalloc_nodemask {
+    uint64_t word[NUMALLOC_MAX_NODES / 64];
+} numalloc_nodemask_t;
+
+/* ---- life cycle ---------------------------------------------------------------------------------- */
+
+/* Optional. Makes bytes_per_node of address space on each allowed node ready for use, a hint that
+ * never becomes a ceiling (see NUMALLOC_NODE_LIMIT for one). Idempotent: a second call with the same
+ * value returns 0, with another value EALREADY. ENOMEM when the address space can't be had. */
+NUMALLOC_API int numalloc_init(size_t bytes_per_node);
+
+/* Returns the memory of all free blocks to the system and hands pending frees of the calling thread to
+ * their owners. Live blocks stay valid and the allocator stays usable. */
+NUMALLOC_API void numalloc_cleanup(void);
+
+/* ---- allocation ---------------------------------------------------------------------------------- */
+
+/* At least `size` bytes, aligned to 16, on the node of the calling thread. size 0 gives a unique block. */
+NUMALLOC_API NUMALLOC_MALLOC void *numalloc(size_t size);
+
+/* `count` elements of `size` bytes, all zero. An overflowing product is ENOMEM. */
+NUMALLOC_API NUMALLOC_MALLOC void *numalloc_calloc(size_t count, size_t size);
+
+/* Resizes, in place where possible; the block keeps its home even when another thread resizes it.
+ * NULL ptr allocates; size 0 frees and returns NULL. On failure the old block is untouched. */
+NUMALLOC_API __attribute__((warn_unused_result)) void *numalloc_realloc(void *ptr, size_t size);
+
+/* `align` is a power of two up to 1 GiB. */
+NUMALLOC_API NUMALLOC_MALLOC void *numalloc_aligned(size_t align, size_t size);
+
+/* Frees; NULL is ignored. errno is preserved. */
+NUMALLOC_API void numalloc_free(void *ptr);
+
+/* On a given node, preferred. */
+NUMALLOC_API NUMALLOC_MALLOC void *numalloc_onnode(size_t size, int node);
+
+/* Pages dealt round-robin over the nodes of the mask (NULL: all allowed nodes). Blocks below a page are
+ * dealt whole, one node after another. */
+NUMALLOC_API NUMALLOC_MALLOC void *numalloc_interleaved(size_t size, const numalloc_nodemask_t *nodes);
+
+/* Split into equal contiguous parts, one per node of the mask in ascending order (NULL: all allowed
+ * nodes); boundaries are rounded to pages. */
+NUMALLOC_API NUMALLOC_MALLOC void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes);
+
+enum numalloc_policy {
+    NUMALLOC_LOCAL = 0,      /* the calling thread's node */
+    NUMALLOC_ONNODE = 1,     /* request.node */
+    NUMALLOC_INTERLEAVE = 2, /* request.nodes */
+    NUMALLOC_BLOCKED = 3     /* request.nodes, request.stripe */
+};
+
+enum numalloc_flag {
+    NUMALLOC_STRICT = 1 << 0,   /* the home or ENOMEM; pages are faulted in and verified */
+    NUMALLOC_ZERO = 1 << 1,     /* zeroed memory */
+    NUMALLOC_POPULATE = 1 << 2  /* fault the pages in before returning */
+};
+
+/* The general form of all the calls above. Zero-initialise it and set what matters. */
+typedef struct numalloc_request {
+    size_t size;                      /* bytes */
+    size_t align;                     /* 0 (16 bytes) or a power of two up to 1 GiB */
+    int policy;                       /* enum numalloc_policy */
+    unsigned flags;                   /* enum numalloc_flag, or-ed */
+    int node;                         /* NUMALLOC_ONNODE */
+    const numalloc_nodemask_t *nodes; /* INTERLEAVE, BLOCKED; NULL: all allowed nodes */
+    size_t stripe;                    /* BLOCKED: the split repeats every `stripe` bytes; 0: once */
+} numalloc_request_t;
+
+NUMALLOC_API NUMALLOC_MALLOC void *numalloc_request(const numalloc_request_t *request);
+
+/* ---- queries about blocks ------------------------------------------------------------------------ */
+
+/* Usable bytes of a live block, at least what was asked for; 0 for NULL or a foreign pointer. */
+NUMALLOC_API size_t numalloc_usable_size(const void *ptr);
+
+/* Home by policy: a node id, NUMALLOC_NODE_MIXED or NUMALLOC_NODE_FOREIGN. No system call. `ptr` may
+ * point anywhere into a block. */
+NUMALLOC_API int numalloc_node_of(const void *ptr);
+
+typedef struct numalloc_block_info {
+    void *start;       /* first byte of the block */
+    size_t size;       /* usable bytes */
+    int size_class;    /* index of the size class, -1 for a large block */
+    int numa_node;     /* as numalloc_node_of */
+    int policy;        /* enum numalloc_policy; small LOCAL blocks report ONNODE, their home */
+    unsigned flags;    /* NUMALLOC_STRICT if the block is strict */
+    size_t huge_page;  /* bytes of an explicit huge page backing the block, else 0 */
+} numalloc_block_info_t;
+
+/* `ptr` may point anywhere into a live block. EFAULT: foreign or free. */
+NUMALLOC_API int numalloc_block_info(const void *ptr, numalloc_block_info_t *info);
+
+typedef struct numalloc_page_counts {
+    size_t page_size;                    /* bytes per counted page (base pages) */
+    size_t pages;                        /* pages that [ptr, ptr+len) touches */
+    size_t untouched;                    /* not yet backed by memory */
+    size_t failed;                       /* the kernel gave an error for the page */
+    size_t on_node[NUMALLOC_MAX_NODES];  /* pages per node id */
+} numalloc_page_counts_t;
+
+/* Asks the kernel where the pages of any mapped range are (not only our blocks). EPERM or ENOSYS where
+ * that is not allowed, as in many containers. len 0 counts nothing. */
+NUMALLOC_API int numalloc_page_nodes(const void *ptr, size_t len, numalloc_page_counts_t *counts);
+
+/* ---- placement of existing memory ---------------------------------------------------------------- */
+
+/* Faults in every page of [ptr, ptr+len) without changing its contents. ENOMEM instead of an OOM kill
+ * when the homes or the cgroup can't supply it; EFAULT when the range is not within one live block. */
+NUMALLOC_API int numalloc_prefault(void *ptr, size_t len);
+
+/* Moves the pages of [ptr, ptr+len), any private memory of this process, to `node`; *unmoved (may be
+ * NULL) gets the pages that would not go. The block's home for later reuse stays what it was.
+ * EINVAL ptr NULL; ENODEV no such node; EPERM not allowed. */
+NUMALLOC_API int numalloc_migrate(void *ptr, size_t len, int node, size_t *unmoved);
+
+/* Returns all free memory to the system now; gives the bytes returned, 0 under NUMALLOC_PURGE_DELAY=never. */
+NUMALLOC_API size_t numalloc_purge(void);
+
+/* ---- machine ------------------------------------------------------------------------------------- */
+
+typedef struct numalloc_node_info {
+    int node;               /* id */
+    int cpus;               /* logical CPUs (PUs) of the node that are online; 0: memory-only */
+    int allowed;            /* 1: this process may allocate here (Mems_allowed) */
+    uint64_t total_bytes;   /* memory of the node */
+    uint64_t free_bytes;    /* free now */
+} numalloc_node_info_t;
+
+NUMALLOC_API int numalloc_node_count(void);                  /* allowed nodes with memory, at least 1 */
+NUMALLOC_API int numalloc_node_ids(int *ids, int capacity);  /* fills ascending ids, returns the count */
+NUMALLOC_API int numalloc_node_info(int node, numalloc_node_info_t *info);
+NUMALLOC_API int numalloc_distance(int from, int to);        /* SLIT, 10 = local; -1 unknown node */
+NUMALLOC_API int numalloc_current_node(void);                /* node of the CPU the caller runs on */
+
+/* Binds the calling thread to the allowed CPUs of `node`. ENODEV no such node or it has no CPU that this
+ * process may use; the affinity is then unchanged. */
+NUMALLOC_API int numalloc_bind_thread(int node);
+
+/* 0 when the kernel lets this process set (bind) and ask for (query) placement, else the errno it
+ * answered, typically EPERM in a container. Without bind, placement rests on first touch. */
+NUMALLOC_API int numalloc_can_bind(void);
+NUMALLOC_API int numalloc_can_query(void);
+
+/* ---- statistics ---------------------------------------------------------------------------------- */
+
+typedef struct numalloc_stats {
+    uint64_t allocated_bytes;   /* in live blocks, usable size; approximate while other threads run */
+    uint64_t peak_bytes;        /* highest committed_bytes so far */
+    uint64_t committed_bytes;   /* address space of the node opened for use and not returned */
+    uint64_t allocations;       /* blocks ever handed out */
+    uint64_t frees;             /* blocks ever freed */
+    uint64_t remote_frees;      /* of these, by a thread that does not own the block's heap */
+    uint64_t fallbacks;         /* preferred requests for this node served by another */
+    uint64_t strict_failures;   /* strict requests refused with ENOMEM */
+    uint64_t large_blocks;      /* live large blocks */
+    uint64_t large_bytes;       /* their bytes */
+    uint64_t huge_bytes;        /* of these, backed by explicit huge pages */
+    uint64_t cached_bytes;      /* free but still committed memory */
+    uint64_t purged_bytes;      /* ever returned to the system */
+    uint64_t heaps;             /* heaps of the node in use by live threads */
+    uint64_t abandoned_heaps;   /* heaps of dead threads waiting for adoption */
+    uint64_t pages;             /* pages (runs of one size class) in use */
+} numalloc_stats_t;
+
+/* Of one node; node -1 sums all nodes. ENODEV. */
+NUMALLOC_API int numalloc_stats(int node, numalloc_stats_t *stats);
+
+/* All statistics, options in force and topology as one JSON object. Returns the length without the NUL;
+ * writes at most capacity bytes with NUL (truncated when the return value >= capacity), like snprintf. */
+NUMALLOC_API size_t numalloc_stats_json(char *buffer, size_t capacity);
+
+/* Walks every structure and checks the invariants; for tests and bug reports. 0, or EINVAL after writing
+ * what is wrong to standard error. Other threads must not be in the allocator meanwhile. */
+NUMALLOC_API int numalloc_verify(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

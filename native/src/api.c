@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * api.c: the calls that allocate, free and describe blocks: checks arguments, finds the region, and hands over
+ * to heap.c or large.c. The fast paths of numalloc() and numalloc_free() are here, at the top.
+ *
+ * Threads: no state of its own but what numalloc_init was given.
+ */
+#include "internal.h"
+
+#include <string.h>
+
+#define NA_ALIGN_MAX ((size_t)1 << 30)
+#define NA_FLAGS (NUMALLOC_STRICT | NUMALLOC_ZERO | NUMALLOC_POPULATE)
+
+static void *alloc_here(size_t size, size_t align, unsigned flags);
+static void free_slow(na_span *span, void *ptr, const char *call);
+
+/* ---- fast paths -------------------------------------------------------------------------------------- */
+
+/* The heap of the node the thread is on right now. */
+static inline na_heap *heap_now(void) {
+    if (NA_UNLIKELY(na_many_nodes) && os_current_cpu() != na_self.cpu) {
+        na_heap *heap = na_heap_here();
+        return heap != NULL ? heap : &na_empty_heap;
+    }
+    return na_self.heap;
+}
+
+void *numalloc(size_t size) {
+    if (NA_LIKELY(size <= NA_DIRECT_MAX)) {
+        na_span *page = heap_now()->direct[(size + NA_GRANULE - 1) / NA_GRANULE];
+        na_block *block = page->free;
+        if (NA_LIKELY(block != NULL)) {
+            page->free = block->next;
+            page->count += NA_COUNT_MALLOC;
+            block->key = 0;
+            return block;
+        }
+    }
+    return alloc_here(size, 0, 0);
+}
+
+/* Into a page of one of the caller's own heaps. */
+static inline void free_own(na_span *page, na_block *block) {
+    block->next = page->free;
+    block->key = na_secret ^ (uintptr_t)block;
+    page->free = block;
+    page->count--;
+    if (NA_UNLIKELY(na_page_used(page) <= page->low)) na_page_freed(page);
+}
+
+static inline bool marked_free(const na_block *block) { return block->key == (na_secret ^ (uintptr_t)block); }
+
+void numalloc_free(void *ptr) {
+    na_span *span = na_span_at(ptr);
+    if (NA_LIKELY(span != NULL && atomic_load_explicit(&span->heap, memory_order_relaxed) == na_self.heap &&
+                  !marked_free(ptr))) {
+        free_own(span, ptr);
+        return;
+    }
+    if (ptr != NULL) free_slow(span, ptr, "numalloc_free");
+}
+
+/* ---- freeing, the rest ------------------------------------------------------------------------------- */
+
+static const char *const NOT_OURS = "is not from this allocator";
+static const char *const NOT_LIVE = "is not allocated (freed before?)";
+static const char *const NOT_START = "is not the start of a block";
+static const char *const REMEDY_OURS = "free memory with the library that allocated it";
+static const char *const REMEDY_ONCE = "free each block once; build with -fsanitize=address to find the first free";
+static const char *const REMEDY_START = "free the pointer that the allocation returned";
+
+/* NULL if `ptr` is the start of a live block of `span`; else what is wrong with it. */
+static const char *fault_of(const na_span *span, const void *ptr, const char **remedy) {
+    *remedy = REMEDY_ONCE;
+    if (span == NULL) {
+        bool inside = (uintptr_t)ptr - na_base < na_reserved;
+        if (!inside) *remedy = REMEDY_OURS;
+        return inside ? NOT_LIVE : NOT_OURS;
+    }
+    if (span->kind == NA_LARGE) {
+        if (ptr == (void *)span->start) return NULL;
+        *remedy = REMEDY_START;
+        return NOT_START;
+    }
+    if (span->kind != NA_PAGE) return NOT_LIVE;
+    size_t offset = (uintptr_t)ptr - span->start;
+    if (offset % span->block_size != 0 || offset / span->block_size >= span->capacity) {
+        *remedy = REMEDY_START;
+        return NOT_START;
+    }
+    return marked_free(ptr) ? NOT_LIVE : NULL;
+}
+
+static void free_slow(na_span *span, void *ptr, const char *call) {
+    const char *remedy, *fault = fault_of(span, ptr, &remedy);
+    if (fault != NULL) {
+        na_misuse(call, ptr, fault, remedy);
+        return;
+    }
+    if (span->kind == NA_LARGE) {
+        if (na_regions[span->region].node_index < 0) na_mixed_free(span);
+        else na_large_free(span);
+        return;
+    }
+    na_heap *heap = atomic_load_explicit(&span->heap, memory_order_relaxed);
+    na_thread *self = na_thread_get(); /* NULL: no memory even for that; the free still works */
+    if (self != NULL && atomic_load_explicit(&heap->thread, memory_order_relaxed) == self) {
+        free_own(span, ptr);
+    } else {
+        na_block *block = ptr;
+        block->key = na_secret ^ (uintptr_t)block;
+        na_remote_free(span, block);
+    }
+}
+
+/* ---- allocating, the rest ------------------------------------------------------------------------------ */
+
+/* Blocks that were never given out before, of memory that was zero, are zero but for their links. */
+static void zero_block(void *ptr, size_t size) {
+    const na_span *page = na_span_at(ptr);
+    bool virgin = page->zeroed && (page->count >> NA_USED_BITS) == (page->count & NA_USED_MASK);
+    memset(ptr, 0, virgin ? sizeof(na_block) : size);
+}
+
+void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
+    if (size > PTRDIFF_MAX - NA_ALIGN_MAX) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (size < NA_GRANULE) size = NA_GRANULE;
+    size_t padded = align > NA_GRANULE ? (size + align - 1) & ~(align - 1) : size;
+    if (padded > NA_BLOCK_MAX || align > NA_SLICE) return na_large_alloc(region, size, align, flags);
+    na_heap *heap = na_heap_of(region);
+    if (heap == NULL) return NULL;
+    void *block = na_heap_alloc(heap, size_to_class(padded));
+    if (block == NULL) return NULL;
+    if ((flags & NUMALLOC_POPULATE) != 0) {
+        uintptr_t mask = os_page_size() - 1, start = (uintptr_t)block & ~mask;
+        na_nodeset home = nodeset_single(region->node);
+        int error = na_populate(start, (((uintptr_t)block + size + mask) & ~mask) - start, &home, region->strict);
+        if (error != 0) {
+            numalloc_free(block);
+            errno = error;
+            return NULL;
+        }
+    }
+    if ((flags & NUMALLOC_ZERO) != 0) zero_block(block, size);
+    return block;
+}
+
+/* On a node, or when it can't and `strict` is not asked for, on the next by distance, which is counted. */
+static void *alloc_on(int node_index, bool strict, size_t size, size_t align, unsigned flags) {
+    void *block = na_alloc(na_region_node(node_index, strict), size, align, flags);
+    if (NA_LIKELY(block != NULL) || strict || errno != ENOMEM) return block;
+    const int16_t *neighbour = na_topology_neighbours(node_index);
+    for (int i = 1; i < na_topo.node_count; i++) {
+        block = na_alloc(na_region_node(neighbour[i], false), size, align, flags);
+        if (block == NULL) continue;
+        atomic_fetch_add_explicit(&na_region_node(node_index, false)->fallbacks, 1, memory_order_relaxed);
+        return block;
+    }
+    errno = ENOMEM;
+    return NULL;
+}
+
+static void *alloc_here(size_t size, size_t align, unsigned flags) {
+    na_heap *heap = na_heap_here();
+    if (heap == NULL) return NULL; /* no region could be opened: there is no other node either */
+    return alloc_on(heap->region->node_index, na_opt.strict || (flags & NUMALLOC_STRICT) != 0, size, align, flags);
+}
+
+static bool align_valid(size_t align) { return align != 0 && (align & (align - 1)) == 0 && align <= NA_ALIGN_MAX; }
+
+void *numalloc_aligned(size_t align, size_t size) {
+    if (!align_valid(align)) {
+        errno = EINVAL;
+        return NULL;
+    }
+    if (align <= NA_GRANULE) return numalloc(size);
+    return alloc_here(size, align, 0);
+}
+
+void *numalloc_calloc(size_t count, size_t size) {
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (NA_LIKELY(bytes <= NA_DIRECT_MAX)) {
+        void *block = numalloc(bytes);
+        if (block != NULL) zero_block(block, bytes < sizeof(na_block) ? sizeof(na_block) : bytes);
+        return block;
+    }
+    return alloc_here(bytes, 0, NUMALLOC_ZERO);
+}
+
+/* ---- requests with a policy ------------------------------------------------------------------------------ */
+
+/* The set asked for, or all allowed nodes. 0 or errno. */
+static int resolve_nodes(const numalloc_nodemask_t *asked, na_nodeset *nodes) {
+    *nodes = asked != NULL ? *asked : na_topo.allowed;
+    if (nodeset_count(nodes) == 0) return EINVAL;
+    return nodeset_within(nodes, &na_topo.allowed) ? 0 : ENODEV;
+}
+
+/* A member of the set by turns, for blocks too small to be spread. */
+static int deal(const na_nodeset *nodes) {
+    na_thread *thread = na_thread_get();
+    uint32_t turn = thread != NULL ? thread->deal++ : 0;
+    int skip = (int)(turn % (uint32_t)nodeset_count(nodes));
+    int node = nodeset_next(nodes, 0);
+    while (skip-- > 0) node = nodeset_next(nodes, node + 1);
+    return node;
+}
+
+static void *request_spread(const numalloc_request_t *request, size_t align, bool strict) {
+    na_nodeset nodes;
+    int error = resolve_nodes(request->nodes, &nodes);
+    if (error != 0) {
+        errno = error;
+        return NULL;
+    }
+    if (nodeset_count(&nodes) == 1 || request->size < os_page_size()) {
+        int index = na_topo.index_of[deal(&nodes)];
+        return alloc_on(index, strict, request->size, align, request->flags);
+    }
+    if (request->size > PTRDIFF_MAX - NA_ALIGN_MAX) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    na_placement placement = {.nodes = nodes, .policy = (uint8_t)request->policy, .strict = strict};
+    if (request->policy == NUMALLOC_BLOCKED) placement.stripe = request->stripe;
+    return na_mixed_alloc(&placement, request->size, align, request->flags);
+}
+
+void *numalloc_request(const numalloc_request_t *request) {
+    if (request == NULL || (request->flags & ~(unsigned)NA_FLAGS) != 0 ||
+        (request->align != 0 && !align_valid(request->align))) {
+        errno = EINVAL;
+        return NULL;
+    }
+    if (!na_init()) return NULL;
+    bool strict = na_opt.strict || (request->flags & NUMALLOC_STRICT) != 0;
+    switch (request->policy) {
+    case NUMALLOC_LOCAL:
+        return alloc_on(na_home_index(), strict, request->size, request->align, request->flags);
+    case NUMALLOC_ONNODE:
+        if (!nodeset_has(&na_topo.allowed, request->node)) break;
+        return alloc_on(na_topo.index_of[request->node], strict, request->size, request->align, request->flags);
+    case NUMALLOC_INTERLEAVE:
+    case NUMALLOC_BLOCKED:
+        return request_spread(request, request->align, strict);
+    default:
+        errno = EINVAL;
+        return NULL;
+    }
+    errno = ENODEV;
+    return NULL;
+}
+
+void *numalloc_onnode(size_t size, int node) {
+    numalloc_request_t request = {.size = size, .policy = NUMALLOC_ONNODE, .node = node};
+    return numalloc_request(&request);
+}
+
+void *numalloc_interleaved(size_t size, const numalloc_nodemask_t *nodes) {
+    numalloc_request_t request = {.size = size, .policy = NUMALLOC_INTERLEAVE, .nodes = nodes};
+    return numalloc_request(&request);
+}
+
+void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes) {
+    numalloc_request_t request = {.size = size, .policy = NUMALLOC_BLOCKED, .nodes = nodes};
+    return numalloc_request(&request);
+}
+
+/* ---- realloc ------------------------------------------------------------------------------------------- */
+
+static size_t usable(const na_span *span) {
+    return span->kind == NA_PAGE ? span->block_size : (size_t)span->slices << NA_SLICE_SHIFT;
+}
+
+/* A block of the same home as `span`'s. */
+static void *alloc_like(const na_span *span, size_t size) {
+    const na_region *region = &na_regions[span->region];
+    if (region->node_index >= 0) return alloc_on(region->node_index, region->strict, size, 0, 0);
+    na_placement placement = *span->placement;
+    if (placement.stripe == usable(span) || placement.policy == NUMALLOC_INTERLEAVE) placement.stripe = 0;
+    return na_mixed_alloc(&placement, size, 0, 0);
+}
+
+void *numalloc_realloc(void *ptr, size_t size) {
+    if (ptr == NULL) return numalloc(size);
+    if (size == 0) {
+        numalloc_free(ptr);
+        return NULL;
+    }
+    na_span *span = na_span_at(ptr);
+    const char *remedy, *fault = fault_of(span, ptr, &remedy);
+    if (fault != NULL) {
+        na_misuse("numalloc_realloc", ptr, fault, remedy);
+        errno = EINVAL;
+        return NULL;
+    }
+    if (size > PTRDIFF_MAX - NA_ALIGN_MAX) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    size_t have = usable(span);
+    bool large = span->kind == NA_LARGE && na_regions[span->region].node_index >= 0;
+    if (large && size > NA_BLOCK_MAX) {
+        void *moved = na_large_realloc(span, size);
+        if (moved != NULL || na_regions[span->region].strict) return moved;
+    } else if (size <= have && size >= have / 2) {
+        return ptr;
+    }
+    void *moved = alloc_like(span, size);
+    if (moved == NULL) return size <= have ? ptr : NULL; /* shrinking never fails */
+    memcpy(moved, ptr, have < size ? have : size);
+    numalloc_free(ptr);
+    return moved;
+}
+
+/* ---- queries ------------------------------------------------------------------------------------------- */
+
+size_t numalloc_usable_size(const void *ptr) {
+    const na_span *span = na_span_at(ptr);
+    const char *remedy;
+    return ptr != NULL && fault_of(span, ptr, &remedy) == NULL ? usable(span) : 0;
+}
+
+int numalloc_block_info(const void *ptr, numalloc_block_info_t *info) {
+    if (info == NULL) return EINVAL;
+    const na_span *span = na_span_at(ptr);
+    if (span == NULL || (span->kind != NA_PAGE && span->kind != NA_LARGE)) return EFAULT;
+    uintptr_t start = span->start;
+    if (span->kind == NA_PAGE) {
+        uint32_t index = (uint32_t)(((uintptr_t)ptr - start) / span->block_size);
+        if (index >= span->capacity) return EFAULT;
+        start += (uintptr_t)index * span->block_size;
+        if (marked_free((na_block *)start)) return EFAULT;
+    }
+    const na_region *region = &na_regions[span->region];
+    bool mixed = region->node_index < 0;
+    bool strict = mixed ? span->placement->strict != 0 : region->strict;
+    *info = (numalloc_block_info_t){
+        .start = (void *)start,
+        .size = usable(span),
+        .size_class = span->kind == NA_PAGE ? span->class_index : -1,
+        .numa_node = region->node,
+        .policy = mixed ? span->placement->policy : NUMALLOC_ONNODE,
+        .flags = strict ? NUMALLOC_STRICT : 0,
+        .huge_page = span->huge_shift != 0 ? (size_t)1 << span->huge_shift : 0,
+    };
+    return 0;
+}
+
+int numalloc_node_of(const void *ptr) {
+    numalloc_block_info_t info;
+    return numalloc_block_info(ptr, &info) == 0 ? info.numa_node : NUMALLOC_NODE_FOREIGN;
+}
+
+/* ---- life cycle ------------------------------------------------------------------------------------------ */
+
+int numalloc_init(size_t bytes_per_node) {
+    static _Atomic(size_t) given; /* bytes + 1; 0: not called yet */
+    if (!na_init()) return errno;
+    if (bytes_per_node > PTRDIFF_MAX) return ENOMEM;
+    size_t before = 0;
+    if (!atomic_compare_exchange_strong(&given, &before, bytes_per_node + 1))
+        return before == bytes_per_node + 1 ? 0 : EALREADY;
+    for (int i = 0; i < na_topo.node_count; i++) {
+        int error = na_region_prepare(na_region_node(i, na_opt.strict), bytes_per_node);
+        if (error != 0) {
+            atomic_store(&given, 0);
+            return error;
+        }
+    }
+    return 0;
+}
+
+size_t numalloc_purge(void) {
+    if (!na_init()) return 0;
+    na_thread *thread = na_thread_get();
+    size_t bytes = 0;
+    if (thread != NULL) na_remote_flush(thread);
+    for (int i = 0; i < na_region_count; i++) {
+        na_region *region = &na_regions[i];
+        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        if (thread != NULL && thread->heaps[i] != NULL) na_heap_shed(thread->heaps[i]);
+        na_heaps_reclaim(region);
+        pthread_mutex_lock(&region->lock);
+        uint64_t before = region->purged_bytes;
+        na_mixed_purge_due(region, true);
+        na_span_purge_all(region);
+        bytes += region->purged_bytes - before;
+        pthread_mutex_unlock(&region->lock);
+    }
+    return bytes;
+}
+
+void numalloc_cleanup(void) { (void)numalloc_purge(); }
+
+/* ---- machine ------------------------------------------------------------------------------------------- */
+
+int numalloc_node_count(void) { return na_init() ? na_topo.node_count : 1; }
+
+int numalloc_node_ids(int *ids, int capacity) {
+    if (!na_init()) return 0;
+    for (int i = 0; i < na_topo.node_count && i < capacity; i++) ids[i] = na_topo.node_id[i];
+    return na_topo.node_count;
+}
+
+int numalloc_node_info(int node, numalloc_node_info_t *info) {
+    if (info == NULL) return EINVAL;
+    return na_init() ? na_topology_node_info(node, info) : errno;
+}
+
+int numalloc_distance(int from, int to) { return na_init() ? na_topology_distance(from, to) : -1; }
+
+int numalloc_current_node(void) {
+    if (!na_init()) return 0;
+    int cpu = os_current_cpu();
+    int node = cpu >= 0 && cpu < NA_MAX_CPUS ? na_topo.node_of_cpu[cpu] : -1;
+    return node >= 0 ? node : na_topo.node_id[0];
+}
+
+int numalloc_bind_thread(int node) {
+    if (!na_init()) return errno;
+    if (!nodeset_has(&na_topo.online, node)) return ENODEV;
+    na_cpuset cpus;
+    na_topology_cpus_of(node, &cpus);
+    int error = os_set_affinity(&cpus);
+    return error == EINVAL ? ENODEV : error; /* EINVAL: none of them is in our cpuset */
+}
+
+int numalloc_can_bind(void) { return os_can_bind(); }
+int numalloc_can_query(void) { return os_can_query(); }

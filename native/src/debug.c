@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * debug.c: what happens on misuse, and the check of all invariants.
+ *
+ * Threads: na_misuse any; numalloc_verify wants the other threads out of the allocator.
+ */
+#include "internal.h"
+
+void na_misuse(const char *call, const void *address, const char *what, const char *remedy) {
+    int saved = errno;
+    os_message("numalloc: %s(%p): the address %s; remedy: %s\n", call, address, what, remedy);
+    if (na_opt.on_error == NA_ON_ERROR_ABORT) os_abort();
+    errno = saved;
+}
+
+/* Reports and counts a broken invariant. */
+static int broken(const char *what, const na_region *region, const na_span *span) {
+    os_message("numalloc: invariant broken: %s (region %d, span %p, start %p, %u slices, kind %u)\n", what,
+               region->index, (const void *)span, span != NULL ? (void *)span->start : NULL,
+               span != NULL ? span->slices : 0, span != NULL ? span->kind : 0u);
+    return 1;
+}
+
+static int check_blocks(const na_region *region, const na_span *page) {
+    int bad = 0;
+    uint32_t linked = 0;
+    for (const na_block *block = page->free; block != NULL && bad == 0; block = block->next) {
+        size_t offset = (uintptr_t)block - page->start;
+        if (offset % page->block_size != 0 || offset / page->block_size >= page->carved)
+            bad += broken("a free block lies outside its page's blocks", region, page);
+        else if (block->key != (na_secret ^ (uintptr_t)block))
+            bad += broken("a free block lost its mark (written after free?)", region, page);
+        if (++linked > page->carved) bad += broken("the free list is a ring", region, page);
+    }
+    /* Blocks in remote lists and slots count as used until the owner takes them in. */
+    if (bad == 0 && linked + na_page_used(page) != page->carved)
+        bad += broken("free + used blocks are not the carved ones", region, page);
+    if (page->carved > page->capacity) bad += broken("more blocks carved than fit", region, page);
+    if (na_remote_count(page) > na_page_used(page)) bad += broken("more remote frees than used blocks", region, page);
+    return bad;
+}
+
+static int check_page(const na_region *region, const na_span *page) {
+    const na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
+    if (heap == NULL || heap->region != region) return broken("a page belongs to a heap of another region", region, page);
+    if (page->block_size != class_to_size(page->class_index)) return broken("block size is not the class's", region, page);
+    return check_blocks(region, page);
+}
+
+/* Spans tile the part; the map and the bins agree with them. */
+static int check_part(const na_region *region, int which, uint64_t *used, uint64_t *dirty) {
+    const na_part *part = &region->part[which];
+    int bad = 0;
+    uint32_t free_spans = 0;
+    const na_span *before = NULL;
+    if (part->top > part->opened) bad += broken("spans beyond the opened space", region, NULL);
+    for (uintptr_t at = part->start; at < part->top && bad == 0;) {
+        const na_span *span = na_map[na_slice_index(at)];
+        if (span == NULL || span->start != at || span->slices == 0) return bad + broken("a gap between spans", region, span);
+        uintptr_t end = at + ((uintptr_t)span->slices << NA_SLICE_SHIFT);
+        if (span->part != which) bad += broken("a span of the other part", region, span);
+        if (span->kind == NA_FREE) {
+            free_spans++;
+            *dirty += (uint64_t)na_dirty_count(span->start, span->slices) << NA_SLICE_SHIFT;
+            if (before != NULL && before->kind == NA_FREE) bad += broken("free neighbours not joined", region, span);
+            if (na_map[na_slice_index(end - 1)] != span) bad += broken("a free span's end is not in the map", region, span);
+            for (uintptr_t in = at + NA_SLICE; in + NA_SLICE < end; in += NA_SLICE)
+                if (na_map[na_slice_index(in)] != NULL) bad += broken("stale map entry in a free span", region, span);
+        } else {
+            *used += end - at;
+            for (uintptr_t in = at; in < end; in += NA_SLICE)
+                if (na_map[na_slice_index(in)] != span) bad += broken("a slice is not in the map", region, span);
+            if (na_dirty_count(span->start, span->slices) != span->slices)
+                bad += broken("a span in use is marked clean", region, span);
+            if (span->kind == NA_PAGE) bad += check_page(region, span);
+        }
+        before = span;
+        at = end;
+    }
+    uint32_t in_bins = 0;
+    for (int b = 0; b < NA_SPAN_BINS; b++) {
+        bool marked = (part->bin_used[b >> 6] >> (b & 63)) & 1;
+        if (marked != (part->bin[b] != NULL)) bad += broken("the bitmap of bins is wrong", region, part->bin[b]);
+        for (const na_span *span = part->bin[b]; span != NULL; span = span->next) {
+            in_bins++;
+            if (span->kind != NA_FREE) bad += broken("a span in use is in a bin", region, span);
+        }
+    }
+    if (bad == 0 && in_bins != free_spans) bad += broken("free spans and bins differ", region, NULL);
+    return bad;
+}
+
+static int check_queue(const na_heap *heap, const na_queue *queue, int class_index, uint32_t *pages) {
+    int bad = 0;
+    const na_span *before = NULL;
+    for (const na_span *page = queue->first; page != NULL; before = page, page = page->next) {
+        ++*pages;
+        if (page->prev != before) bad += broken("queue links differ", heap->region, page);
+        if (atomic_load_explicit(&page->heap, memory_order_relaxed) != heap) bad += broken("page of another heap", heap->region, page);
+        if (page->full != (class_index < 0)) bad += broken("page in the wrong queue", heap->region, page);
+        if (class_index >= 0 && page->class_index != class_index) bad += broken("page of another class", heap->region, page);
+    }
+    if (queue->last != before) bad += broken("queue end differs", heap->region, before);
+    return bad;
+}
+
+static int check_heap(const na_heap *heap) {
+    int bad = 0;
+    uint32_t pages = 0;
+    for (int c = 0; c < NA_CLASSES; c++) bad += check_queue(heap, &heap->queue[c], c, &pages);
+    bad += check_queue(heap, &heap->full, -1, &pages);
+    if (pages != heap->pages) bad += broken("a heap's count of pages is wrong", heap->region, NULL);
+    return bad;
+}
+
+int numalloc_verify(void) {
+    if (!na_init()) return errno;
+    int bad = 0;
+    for (int i = 0; i < na_region_count; i++) {
+        na_region *region = &na_regions[i];
+        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        pthread_mutex_lock(&region->lock);
+        uint64_t used = 0, dirty = 0;
+        bad += check_part(region, 0, &used, &dirty);
+        bad += check_part(region, 1, &used, &dirty);
+        if (bad == 0 && used != atomic_load(&region->used_bytes)) bad += broken("used bytes are wrong", region, NULL);
+        if (bad == 0 && dirty != region->dirty_bytes) bad += broken("dirty bytes are wrong", region, NULL);
+        for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) bad += check_heap(heap);
+        pthread_mutex_unlock(&region->lock);
+    }
+    return bad == 0 ? 0 : EINVAL;
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * fork.c: a child of fork() has one thread and can allocate, whatever the others were doing.
+ *
+ * All locks are held across the fork, so everything they guard is whole in the child. Heaps are not locked:
+ * another thread may be in the middle of a fast path, which loses at most the one block it had in hand, or in
+ * the middle of changing its queues (heap->busy), whose pages the child then leaves alone. All other heaps of
+ * vanished threads are abandoned in the child as at a thread's end, and their memory is used again.
+ *
+ * The kernel's copy is a consistent cut: from the moment fork() protects a page, a thread that writes to it
+ * waits until the copy is complete, so no later write of it is seen without the earlier ones.
+ */
+#include "internal.h"
+
+static void prepare(void) {
+    pthread_mutex_lock(&na_threads_lock);
+    for (int i = 0; i < na_region_count; i++) pthread_mutex_lock(&na_regions[i].lock);
+}
+
+static void parent(void) {
+    for (int i = na_region_count; i-- > 0;) pthread_mutex_unlock(&na_regions[i].lock);
+    pthread_mutex_unlock(&na_threads_lock);
+}
+
+static void child(void) {
+    /* The mutexes were locked by this thread's image in the parent; here they are made anew. */
+    for (int i = 0; i < na_region_count; i++) pthread_mutex_init(&na_regions[i].lock, NULL);
+    pthread_mutex_init(&na_threads_lock, NULL);
+    for (na_thread *thread = na_threads_first(), *next; thread != NULL; thread = next) {
+        next = thread->next;
+        if (thread == na_self.thread) continue;
+        for (int i = 0; i < na_region_count; i++)
+            if (thread->heaps[i] != NULL) na_heap_orphan(thread->heaps[i]);
+        na_thread_forget(thread);
+    }
+}
+
+void na_fork_install(void) { (void)pthread_atfork(prepare, parent, child); }

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * heap.c: owns the queues of a heap: which page serves which class, where the next one comes from, what
+ * becomes of the pages when the thread ends.
+ *
+ * Invariants. A page of the heap is in queue[class] or, when it had no free block as last looked at, in `full`.
+ * direct[i] is the first page of the class that serves 16*i bytes, or na_empty_page. A heap's region never
+ * changes, so its memory stays on its node whatever thread owns it.
+ *
+ * Threads: the owner only, except `pending` (anyone) and the region's lists of heaps (region lock). Queues are
+ * changed between na_heap_enter and na_heap_leave only, see fork.c.
+ */
+#include "internal.h"
+
+#include <string.h>
+
+static na_span na_empty_page; /* has no block, is never freed to */
+
+na_heap na_empty_heap = {.direct = {[0 ... NA_DIRECT_ENTRIES - 1] = &na_empty_page}};
+
+void na_heap_show(na_heap *heap, unsigned class_index) {
+    size_t size = class_to_size(class_index);
+    if (size > NA_DIRECT_MAX) return;
+    na_span *page = heap->queue[class_index].first;
+    if (page == NULL) page = &na_empty_page;
+    size_t below = class_index == 0 ? 0 : class_to_size(class_index - 1) / NA_GRANULE + 1;
+    for (size_t i = below; i <= size / NA_GRANULE; i++) heap->direct[i] = page;
+}
+
+/* ---- birth and adoption ------------------------------------------------------------------------------ */
+
+static na_heap *heap_make(na_region *region) {
+    pthread_mutex_lock(&region->lock);
+    na_heap *heap = region->abandoned;
+    if (heap != NULL) {
+        region->abandoned = heap->next;
+        region->abandoned_count--;
+    } else if ((heap = region->spare) != NULL) {
+        region->spare = heap->next;
+    } else if ((heap = na_region_meta(region, sizeof *heap)) != NULL) {
+        heap->region = region;
+        for (int i = 0; i < NA_DIRECT_ENTRIES; i++) heap->direct[i] = &na_empty_page;
+        heap->all_next = region->all;
+        region->all = heap;
+    }
+    pthread_mutex_unlock(&region->lock);
+    if (heap != NULL) {
+        heap->next = NULL;
+        atomic_store_explicit(&heap->thread, na_self.thread, memory_order_relaxed);
+    }
+    return heap;
+}
+
+na_heap *na_heap_of(na_region *region) {
+    na_thread *thread = na_thread_get();
+    if (thread == NULL) return NULL;
+    na_heap *heap = thread->heaps[region->index];
+    if (NA_LIKELY(heap != NULL)) return heap;
+    int error = na_region_open(region);
+    if (error != 0) {
+        errno = error;
+        return NULL;
+    }
+    heap = heap_make(region);
+    if (heap == NULL) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    thread->heaps[region->index] = heap;
+    return heap;
+}
+
+/* ---- remote frees -------------------------------------------------------------------------------------- */
+
+static void page_take_remote(na_heap *heap, na_span *page) {
+    uint32_t count;
+    na_block *first = na_remote_take(page, &count);
+    if (first == NULL) return;
+    if (page->free == NULL) {
+        page->free = first;
+    } else {
+        na_block *last = first;
+        while (last->next != NULL) last = last->next;
+        last->next = page->free;
+        page->free = first;
+    }
+    page->count -= count;
+    heap->remote_frees += count;
+    if (na_page_used(page) <= page->low) na_page_freed(page);
+}
+
+/* Empties the pending list of a heap; pages that moved on meanwhile are sent after. `mine`: the heap whose
+ * pages may be changed, NULL: none. */
+static void pending_empty(na_heap *heap, na_heap *mine) {
+    if (atomic_load_explicit(&heap->pending, memory_order_relaxed) == NULL) return;
+    na_span *page = atomic_exchange_explicit(&heap->pending, NULL, memory_order_acquire);
+    while (page != NULL) {
+        na_span *next = page->pending_next;
+        na_heap *owner = atomic_load_explicit(&page->heap, memory_order_acquire);
+        if (owner == mine) page_take_remote(mine, page);
+        else na_remote_route(owner, page);
+        page = next;
+    }
+}
+
+void na_heap_collect(na_heap *heap) { pending_empty(heap, heap); }
+
+/* ---- pages from heaps that have no thread ---------------------------------------------------------------- */
+
+static void move_pages(na_queue *from, na_heap *to) {
+    for (na_span *page; (page = from->first) != NULL;) {
+        na_queue_remove(from, page);
+        atomic_store_explicit(&page->heap, to, memory_order_release);
+        na_queue_append(page->full ? &to->full : &to->queue[page->class_index], page);
+    }
+}
+
+/* Takes over one abandoned heap of the region. What is left of it is a spare heap; late remote frees that
+ * still went to its pending list are sent on here and by later calls. */
+static bool take_over(na_heap *heap) {
+    na_region *region = heap->region;
+    if (region->abandoned == NULL && region->spare == NULL) return false; /* racy look; at worst a fresh page */
+    pthread_mutex_lock(&region->lock);
+    na_heap *other = region->abandoned;
+    if (other != NULL) {
+        region->abandoned = other->next;
+        region->abandoned_count--;
+    }
+    for (na_heap *spare = region->spare; spare != NULL; spare = spare->next) pending_empty(spare, NULL);
+    if (other != NULL) {
+        for (unsigned c = 0; c < NA_CLASSES; c++) {
+            move_pages(&other->queue[c], heap);
+            na_heap_show(heap, c);
+            na_heap_show(other, c);
+        }
+        move_pages(&other->full, heap);
+        heap->pages += other->pages;
+        other->pages = 0;
+        other->next = region->spare;
+        region->spare = other;
+        pending_empty(other, NULL);
+    }
+    pthread_mutex_unlock(&region->lock);
+    na_heap_collect(heap);
+    return other != NULL;
+}
+
+/* ---- allocation ---------------------------------------------------------------------------------------------- */
+
+/* First page of the class with a free block, carving one if need be; full ones leave the queue. */
+static na_span *queue_search(na_heap *heap, unsigned class_index) {
+    na_queue *queue = &heap->queue[class_index];
+    na_span *page = queue->first;
+    while (page != NULL && page->free == NULL) {
+        if (page->carved < page->capacity) {
+            na_page_carve(page);
+            break;
+        }
+        na_span *next = page->next;
+        na_queue_remove(queue, page);
+        page->full = 1;
+        page->low = (uint32_t)NA_USED_MASK; /* the next free brings it back */
+        na_queue_push(&heap->full, page);
+        page = next;
+    }
+    na_heap_show(heap, class_index);
+    return page;
+}
+
+void *na_heap_alloc(na_heap *heap, unsigned class_index) {
+    na_heap_enter(heap);
+    na_heap_collect(heap);
+    na_span *page = queue_search(heap, class_index);
+    if (page == NULL) {
+        na_remote_flush(na_self.thread); /* before more memory is used, let others have theirs back */
+        if (take_over(heap)) page = queue_search(heap, class_index);
+    }
+    if (page == NULL && (page = na_page_new(heap, class_index)) != NULL) {
+        na_page_carve(page);
+        na_queue_push(&heap->queue[class_index], page);
+        na_heap_show(heap, class_index);
+    }
+    na_block *block = NULL;
+    if (page != NULL) {
+        block = page->free;
+        page->free = block->next;
+        page->count += NA_COUNT_MALLOC;
+        block->key = 0;
+    }
+    na_heap_leave(heap);
+    return block;
+}
+
+/* ---- the end ---------------------------------------------------------------------------------------------------- */
+
+void na_heap_shed(na_heap *heap) {
+    na_heap_collect(heap);
+    na_heap_enter(heap);
+    for (unsigned c = 0; c < NA_CLASSES; c++) {
+        for (na_span *page = heap->queue[c].first, *next; page != NULL; page = next) {
+            next = page->next;
+            if (na_page_used(page) != 0) continue;
+            na_queue_remove(&heap->queue[c], page);
+            na_page_release(page);
+        }
+        na_heap_show(heap, c);
+    }
+    na_heap_leave(heap);
+}
+
+/* A page with used blocks may be freed to by any thread right now, which only touches its remote word and
+ * this heap's pending list: both stay valid without an owner. */
+static void heap_disown(na_heap *heap) {
+    na_region *region = heap->region;
+    atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
+    if (heap->pages != 0) {
+        heap->next = region->abandoned;
+        region->abandoned = heap;
+        region->abandoned_count++;
+    } else {
+        heap->next = region->spare;
+        region->spare = heap;
+    }
+}
+
+void na_heap_retire(na_heap *heap) {
+    na_heap_shed(heap);
+    na_region *region = heap->region;
+    pthread_mutex_lock(&region->lock);
+    heap_disown(heap);
+    pthread_mutex_unlock(&region->lock);
+}
+
+void na_heaps_reclaim(na_region *region) {
+    pthread_mutex_lock(&region->lock);
+    na_heap *list = region->abandoned;
+    region->abandoned = NULL;
+    region->abandoned_count = 0;
+    for (na_heap *spare = region->spare; spare != NULL; spare = spare->next) pending_empty(spare, NULL);
+    pthread_mutex_unlock(&region->lock);
+    while (list != NULL) {
+        na_heap *heap = list;
+        list = heap->next;
+        atomic_store_explicit(&heap->thread, na_self.thread, memory_order_relaxed);
+        na_heap_retire(heap);
+    }
+}
+
+void na_heap_orphan(na_heap *heap) {
+    /* Caught in the middle of a change: its queues can't be trusted, so its pages stay as they are and only
+     * their blocks in use remain valid. */
+    if (heap->busy) atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
+    else heap_disown(heap);
+}

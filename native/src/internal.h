@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * internal.h: prototypes across files, grouped by file.
+ *
+ * Includes go one way: numa_alloc.h <- os.h <- nodeset.h <- topology.h, options.h; sizeclass.h <- types.h <-
+ * internal.h. Calls go one way too: api -> heap, large -> page, remote -> span -> region -> os; thread.c ties a
+ * thread to its heaps; stats, debug and fork look at everything and are called by nothing below api.
+ */
+#ifndef NA_INTERNAL_H
+#define NA_INTERNAL_H
+
+#include <errno.h>
+
+#include "options.h"
+#include "os.h"
+#include "topology.h"
+#include "types.h"
+
+/* ---- thread.c: what is per process and per thread -------------------------------------------------- */
+
+typedef struct na_tls {
+    na_heap *heap;     /* of the node the thread was last seen on; na_empty_heap before the first use */
+    na_thread *thread; /* NULL before the first use and after the thread's end */
+    int cpu;           /* where heap was chosen; only kept up on machines with several nodes */
+} na_tls;
+
+extern _Thread_local na_tls na_self __attribute__((tls_model("initial-exec")));
+extern na_heap na_empty_heap; /* has no page; its allocations take the slow path */
+extern bool na_many_nodes;    /* the CPU must be looked at: there is more than one allowed node */
+extern uintptr_t na_secret;   /* marks free blocks */
+
+bool na_init(void);           /* idempotent; false with errno when the address space can't be had */
+na_thread *na_thread_get(void); /* of the caller, made on demand; NULL with errno */
+na_heap *na_heap_here(void);  /* the caller's heap on the node it runs on; NULL with errno */
+int na_home_index(void);      /* index of the node whose memory is local to the caller */
+na_thread *na_threads_first(void); /* under na_threads_lock */
+void na_thread_forget(na_thread *thread); /* child of fork: its thread is gone */
+extern pthread_mutex_t na_threads_lock;
+
+/* ---- heap.c ---------------------------------------------------------------------------------------- */
+
+na_heap *na_heap_of(na_region *region);  /* the caller's heap in a region; NULL with errno */
+void *na_heap_alloc(na_heap *heap, unsigned class_index); /* slow path; NULL with errno */
+void na_heap_collect(na_heap *heap);     /* takes in remote frees; owner only */
+void na_heap_retire(na_heap *heap);      /* its thread ends: to the abandoned or spare ones */
+void na_heap_shed(na_heap *heap);        /* gives empty pages back; owner only */
+void na_heap_show(na_heap *heap, unsigned class_index); /* the direct table follows the queue */
+void na_heap_orphan(na_heap *heap);      /* child of fork: as retire, without touching its pages */
+void na_heaps_reclaim(na_region *region); /* empty pages of abandoned heaps go back; takes the lock */
+
+/* The queues of a heap are inconsistent between these two; a child of fork looks. */
+static inline void na_heap_enter(na_heap *heap) {
+    heap->busy++;
+    atomic_signal_fence(memory_order_seq_cst);
+}
+static inline void na_heap_leave(na_heap *heap) {
+    atomic_signal_fence(memory_order_seq_cst);
+    heap->busy--;
+}
+
+/* ---- page.c ---------------------------------------------------------------------------------------- */
+
+na_span *na_page_new(na_heap *heap, unsigned class_index); /* in no queue yet; NULL with errno */
+void na_page_carve(na_span *page);       /* links the next batch of blocks */
+void na_page_freed(na_span *page);       /* used fell to page->low or below */
+void na_page_release(na_span *page);     /* in no queue, no block in use: to the region */
+
+void na_queue_push(na_queue *queue, na_span *page);
+void na_queue_append(na_queue *queue, na_span *page);
+void na_queue_remove(na_queue *queue, na_span *page);
+
+static inline uint32_t na_page_used(const na_span *page) { return (uint32_t)(page->count & NA_USED_MASK); }
+
+/* ---- remote.c -------------------------------------------------------------------------------------- */
+
+void na_remote_free(na_span *page, na_block *block);
+void na_remote_flush(na_thread *thread);
+void na_remote_route(na_heap *heap, na_span *page); /* puts a page into heap->pending */
+na_block *na_remote_take(na_span *page, uint32_t *count);
+uint32_t na_remote_count(const na_span *page); /* frees that wait; for statistics */
+
+/* ---- region.c -------------------------------------------------------------------------------------- */
+
+extern uintptr_t na_base;     /* first byte of the reservation */
+extern uintptr_t na_reserved; /* its bytes, 0 before na_init */
+extern unsigned na_shift;     /* log2 bytes of a region */
+extern na_span **na_map;      /* slice -> descriptor */
+extern na_region *na_regions;
+extern int na_region_count;   /* 2 * nodes + 1 */
+
+int na_regions_reserve(void); /* 0 or errno */
+int na_region_open(na_region *region); /* sets the policy; idempotent, takes the lock */
+int na_region_prepare(na_region *region, size_t bytes); /* commits address space ahead of use */
+int na_region_restore(na_region *region, uintptr_t start, size_t bytes); /* policy and advice again, after
+                                                                           * the mapping was replaced */
+/* Below: with the region's lock held. */
+int na_part_open(na_part *part, uintptr_t upto);
+na_span *na_descriptor_new(na_region *region);
+void na_descriptor_delete(na_region *region, na_span *span);
+na_span *na_descriptor_at(const na_region *region, uint32_t index);
+void *na_region_meta(na_region *region, size_t bytes); /* for heaps and placements; never given back */
+
+static inline na_region *na_region_node(int node_index, bool strict) {
+    return &na_regions[node_index + (strict ? na_topo.node_count : 0)];
+}
+static inline na_region *na_region_mixed(void) { return &na_regions[na_region_count - 1]; }
+static inline size_t na_slice_index(uintptr_t address) { return (address - na_base) >> NA_SLICE_SHIFT; }
+
+/* Descriptor of the span an address lies in; NULL for foreign and free addresses (but the first and last
+ * slices of a free span have their descriptor). */
+static inline na_span *na_span_at(const void *address) {
+    uintptr_t offset = (uintptr_t)address - na_base;
+    return NA_LIKELY(offset < na_reserved) ? na_map[offset >> NA_SLICE_SHIFT] : NULL;
+}
+
+/* ---- dirty.c: which slices may hold memory; with the region's lock held ------------------------------ */
+
+extern uint64_t *na_dirty;
+size_t na_dirty_count(uintptr_t start, uint32_t slices);
+void na_dirty_set(uintptr_t start, uint32_t slices);
+void na_dirty_clear(uintptr_t start, uint32_t slices);
+static inline bool na_dirty_at(size_t slice) { return (na_dirty[slice >> 6] >> (slice & 63)) & 1; }
+
+/* ---- span.c ---------------------------------------------------------------------------------------- */
+
+/* A span of `slices`, aligned to `align` slices (a power of two), marked dirty and not yet a page or block.
+ * *clean: all of it reads as zeros. Takes the lock. NULL with errno. `was_dirty`, if not NULL, gets a bit per
+ * slice for the first NA_TRACKED_SLICES of them. */
+enum { NA_TRACKED_SLICES = 4096 };
+na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean,
+                       uint64_t *was_dirty);
+void na_span_free(na_region *region, na_span *span); /* takes the lock */
+bool na_span_extend(na_region *region, na_span *span, uint32_t slices); /* in place, to `slices`; takes the lock */
+void na_span_trim(na_region *region, na_span *span, uint32_t slices);   /* takes the lock */
+size_t na_span_purge_all(na_region *region);          /* with the lock held; gives bytes */
+void na_span_purge_due(na_region *region);            /* with the lock held */
+void na_span_free_locked(na_region *region, na_span *span);
+
+/* ---- large.c, mixed.c -------------------------------------------------------------------------------- */
+
+void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flags); /* NULL with errno */
+void na_large_free(na_span *span);
+void *na_large_realloc(na_span *span, size_t size); /* in place or moved within its region; NULL with errno */
+void na_large_zero(na_span *span, size_t size, bool clean, const uint64_t *was_dirty);
+void na_large_account(na_region *region, const na_span *span, int sign); /* with the lock held */
+
+void *na_mixed_alloc(const na_placement *placement, size_t size, size_t align, unsigned flags);
+void na_mixed_free(na_span *span);
+void na_mixed_purge_due(na_region *region, bool all); /* with the lock held */
+
+/* ---- placement.c ------------------------------------------------------------------------------------- */
+
+/* Faults a range in and, where `strict`, checks that each page is on a node of the set. ENOMEM, or EPERM
+ * where placement can't be set or asked for. */
+int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, bool strict);
+
+/* ---- api.c ------------------------------------------------------------------------------------------- */
+
+void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags); /* in that region or not at all */
+
+/* ---- debug.c ----------------------------------------------------------------------------------------- */
+
+void na_misuse(const char *call, const void *address, const char *what, const char *remedy);
+
+/* ---- fork.c ------------------------------------------------------------------------------------------ */
+
+void na_fork_install(void);
+
+#endif

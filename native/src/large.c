@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * large.c: owns large blocks of one home: a span each, with huge pages where they can be had (explicit ones if
+ * asked for, then transparent, then base pages), grown in place or moved by mremap.
+ *
+ * The warm cache is the region's free spans: they keep their pages until the purge delay is over, so a block of
+ * like size that comes soon gets memory that is already on its node.
+ *
+ * Threads: a block is used by one thread at a time, as with any allocator; accounting under the region's lock.
+ */
+#include "internal.h"
+
+#include <string.h>
+
+static uint32_t slices_of(size_t bytes) { return (uint32_t)((bytes + NA_SLICE - 1) >> NA_SLICE_SHIFT); }
+static size_t span_bytes(const na_span *span) { return (size_t)span->slices << NA_SLICE_SHIFT; }
+
+void na_large_account(na_region *region, const na_span *span, int sign) {
+    uint64_t bytes = span_bytes(span);
+    uint64_t huge = span->huge_shift != 0 ? bytes : 0;
+    if (sign > 0) {
+        region->large_allocations++;
+        region->large_blocks++;
+        region->large_bytes += bytes;
+        region->huge_bytes += huge;
+    } else {
+        region->large_frees++;
+        region->large_blocks--;
+        region->large_bytes -= bytes;
+        region->huge_bytes -= huge;
+    }
+}
+
+/* Zeroes the slices that were dirty, of the first `size` bytes. */
+void na_large_zero(na_span *span, size_t size, bool clean, const uint64_t *was_dirty) {
+    if (clean) return;
+    if (span->slices > NA_TRACKED_SLICES) {
+        memset((void *)span->start, 0, size);
+        return;
+    }
+    for (uint32_t i = 0; i < slices_of(size);) {
+        uint32_t run = i;
+        while (run < span->slices && ((was_dirty[run >> 6] >> (run & 63)) & 1)) run++;
+        if (run == i) {
+            i++;
+            continue;
+        }
+        size_t from = (size_t)i << NA_SLICE_SHIFT, to = (size_t)run << NA_SLICE_SHIFT;
+        memset((char *)span->start + from, 0, (to < size ? to : size) - from);
+        i = run;
+    }
+}
+
+/* Explicit huge pages for the whole span if its length is a multiple of them. true: it is zero now. */
+static bool back_with_hugetlb(na_region *region, na_span *span) {
+    if (na_opt.huge != NA_HUGE_2M && na_opt.huge != NA_HUGE_1G) return false;
+    for (unsigned shift = na_opt.huge == NA_HUGE_1G ? 30 : 21; shift >= 21; shift -= 9) {
+        size_t page = (size_t)1 << shift;
+        if (span_bytes(span) % page != 0 || span->start % page != 0) continue;
+        if (os_map_hugetlb((void *)span->start, span_bytes(span), page, region->node) == 0) {
+            span->huge_shift = (uint8_t)shift;
+            return true;
+        }
+        /* The range is normal memory again, without policy. */
+        (void)na_region_restore(region, span->start, span_bytes(span));
+    }
+    return false;
+}
+
+static size_t round_up(size_t value, size_t to) { return (value + to - 1) & ~(to - 1); }
+
+void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
+    int error = na_region_open(region);
+    if (error != 0) {
+        errno = error;
+        return NULL;
+    }
+    size_t bytes = round_up(size, NA_SLICE);
+    size_t want_align = align > NA_SLICE ? align : NA_SLICE;
+    size_t huge = (size_t)NA_HUGE_SLICES << NA_SLICE_SHIFT;
+    bool hugetlb = (na_opt.huge == NA_HUGE_2M || na_opt.huge == NA_HUGE_1G) && size >= huge;
+    if (hugetlb) {
+        size_t page = na_opt.huge == NA_HUGE_1G && size >= ((size_t)1 << 30) ? (size_t)1 << 30 : huge;
+        bytes = round_up(size, page);
+        if (want_align < page) want_align = page;
+    }
+    if (bytes >> NA_SLICE_SHIFT >= NA_ALIGN_HUGE_SLICES && want_align < huge) want_align = huge;
+    if (bytes >= ((size_t)1 << na_shift)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    bool clean;
+    uint64_t was_dirty[NA_TRACKED_SLICES / 64];
+    na_span *span = na_span_alloc(region, slices_of(bytes), slices_of(want_align), NA_LARGE, &clean, was_dirty);
+    if (span == NULL) return NULL;
+    span->older = span->newer = NULL;
+    bool explicit_huge = hugetlb && back_with_hugetlb(region, span);
+    if (region->strict || (flags & NUMALLOC_POPULATE) != 0) {
+        na_nodeset home = nodeset_single(region->node);
+        error = na_populate(span->start, round_up(size, os_page_size()), &home, region->strict);
+        if (error != 0) {
+            if (region->strict) atomic_fetch_add_explicit(&region->strict_failures, 1, memory_order_relaxed);
+            na_span_free(region, span);
+            errno = error;
+            return NULL;
+        }
+    }
+    if ((flags & NUMALLOC_ZERO) != 0 && !explicit_huge) na_large_zero(span, size, clean, was_dirty);
+    pthread_mutex_lock(&region->lock);
+    na_large_account(region, span, 1);
+    pthread_mutex_unlock(&region->lock);
+    return (void *)span->start;
+}
+
+/* A range whose mapping was replaced (explicit huge pages, mremap) becomes an ordinary piece of the region
+ * again, so that the kernel can merge it with its neighbours. */
+static void heal(na_region *region, na_span *span) {
+    if (span->huge_shift == 0 && !span->remapped) return;
+    if (os_map_fresh((void *)span->start, span_bytes(span)) == 0)
+        (void)na_region_restore(region, span->start, span_bytes(span));
+}
+
+void na_large_free(na_span *span) {
+    na_region *region = &na_regions[span->region];
+    heal(region, span);
+    pthread_mutex_lock(&region->lock);
+    na_large_account(region, span, -1);
+    na_span_free_locked(region, span);
+    pthread_mutex_unlock(&region->lock);
+}
+
+/* ---- realloc ------------------------------------------------------------------------------------------- */
+
+static void resize_accounting(na_region *region, size_t before, size_t after) {
+    pthread_mutex_lock(&region->lock);
+    region->large_bytes += after;
+    region->large_bytes -= before;
+    pthread_mutex_unlock(&region->lock);
+}
+
+/* Moves the pages instead of their contents. false: not done, both ranges as before. */
+static bool move_by_remap(na_region *region, na_span *from, na_span *to) {
+    if (from->huge_shift != 0 || to->huge_shift != 0 || from->slices < NA_LARGE_PART_SLICES) return false;
+    int error = os_remap((void *)from->start, span_bytes(from), (void *)to->start);
+    if (error == ENOSYS) return false;
+    to->remapped = 1;
+    if (error == 0) return true;
+    /* The kernel may have unmapped the target before it failed. */
+    if (os_map_fresh((void *)to->start, span_bytes(to)) == 0)
+        (void)na_region_restore(region, to->start, span_bytes(to));
+    return false;
+}
+
+void *na_large_realloc(na_span *span, size_t size) {
+    na_region *region = &na_regions[span->region];
+    size_t before = span_bytes(span);
+    uint32_t want = slices_of(size);
+    if (size <= before) {
+        /* A small cut is not worth the span it makes. */
+        if (span->huge_shift == 0 && want < span->slices - span->slices / 8) {
+            na_span_trim(region, span, want);
+            resize_accounting(region, before, span_bytes(span));
+        }
+        return (void *)span->start;
+    }
+    /* Strict memory is checked when it is allocated, so it can't just be extended. */
+    if (span->huge_shift == 0 && !region->strict && na_span_extend(region, span, want)) {
+        resize_accounting(region, before, span_bytes(span));
+        return (void *)span->start;
+    }
+    void *moved = na_large_alloc(region, size, 0, 0);
+    if (moved == NULL) return NULL;
+    if (!move_by_remap(region, span, na_span_at(moved))) memcpy(moved, (void *)span->start, before);
+    na_large_free(span);
+    return moved;
+}

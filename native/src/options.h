@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * options.h: what NUMALLOC_* environment variables set. Read once, immutable afterwards.
+ */
+#ifndef NA_OPTIONS_H
+#define NA_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum na_huge_mode {
+    NA_HUGE_AUTO,  /* transparent huge pages on large blocks where the kernel lets us ask */
+    NA_HUGE_NEVER, /* base pages */
+    NA_HUGE_2M,    /* explicit 2 MiB pages where they are there, then transparent, then base */
+    NA_HUGE_1G     /* explicit 1 GiB pages, then 2 MiB, then transparent, then base */
+};
+enum na_error_mode { NA_ON_ERROR_ABORT, NA_ON_ERROR_WARN };
+
+#define NA_PURGE_NEVER INT64_MAX
+
+typedef struct na_options {
+    size_t reserve;          /* NUMALLOC_RESERVE: bytes of address space per node, 0 = by itself */
+    uint64_t node_limit;     /* NUMALLOC_NODE_LIMIT: most bytes committed per node, UINT64_MAX = none */
+    enum na_huge_mode huge;  /* NUMALLOC_HUGEPAGES: auto|never|2M|1G */
+    int64_t purge_delay_ms;  /* NUMALLOC_PURGE_DELAY: ms before free memory goes back; "never" */
+    bool strict;             /* NUMALLOC_STRICT: every request is strict */
+    enum na_error_mode on_error; /* NUMALLOC_ON_ERROR: abort|warn */
+    int verbose;             /* NUMALLOC_VERBOSE: 0|1 */
+    bool stats_at_exit;      /* NUMALLOC_STATS: JSON statistics on standard error at exit */
+} na_options;
+
+extern na_options na_opt; /* valid after na_options_init() */
+
+/* Reads the environment without allocating (it runs before main). Unknown NUMALLOC_ names and values that
+ * can't be parsed are each reported once. */
+void na_options_init(void);
+
+/* The options in force as JSON members ("reserve": ..., ...), snprintf-like. */
+size_t na_options_json(char *buffer, size_t capacity);
+
+#endif

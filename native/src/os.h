@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * os.h: every system call of the library, with its contract. Nothing else calls the kernel.
+ *
+ * Rule: a function returns 0 or an errno value, leaves errno as it found it, and gives results by pointer.
+ * What the kernel or the build lacks is ENOSYS; nothing here reports success without having done the work.
+ * Addresses and lengths are multiples of os_page_size() unless a function says otherwise. None of these
+ * functions allocates memory through malloc; all may be called before main().
+ * munmap and madvise go through libc and not through syscall(): MPI registration caches hook them.
+ */
+#ifndef NA_OS_H
+#define NA_OS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "numa_alloc.h"
+
+typedef numalloc_nodemask_t na_nodeset; /* bit i: node id i */
+
+/* A set of logical CPUs, same layout as the kernel's; CPU numbers below NA_MAX_CPUS. */
+enum { NA_MAX_CPUS = 8192 };
+typedef struct na_cpuset {
+    unsigned long word[NA_MAX_CPUS / (8 * sizeof(unsigned long))];
+} na_cpuset;
+
+/* ---- address space -------------------------------------------------------------------------------- */
+
+size_t os_page_size(void);      /* bytes of a base page; constant */
+size_t os_huge_page_size(void); /* bytes of a PMD huge page (2 MiB on x86-64), 0 if the kernel has none */
+
+/* Reserves address space with no access and no memory behind it. align: power of two >= page size. */
+int os_reserve(size_t bytes, size_t align, void **address);
+
+/* Reserves address space that reads as zeros and costs nothing until os_commit opens parts of it: for
+ * tables that any thread may look into at any index. */
+int os_reserve_readable(size_t bytes, void **address);
+int os_release(void *address, size_t bytes); /* gives reserved or committed space back */
+
+/* Opens reserved space for reading and writing. ENOMEM under overcommit limits or max_map_count. */
+int os_commit(void *address, size_t bytes);
+
+/* Gives the memory behind committed space back; it stays open and reads as zeros. */
+int os_purge(void *address, size_t bytes);
+
+/* Private zeroed memory outside any region, for tables. */
+int os_map(size_t bytes, void **address);
+
+/* How many bytes of address space may still be mapped under RLIMIT_AS; UINT64_MAX if unlimited. */
+uint64_t os_address_space_left(void);
+
+/* ---- placement ------------------------------------------------------------------------------------ */
+
+enum na_bind_mode { NA_BIND_DEFAULT, NA_BIND_PREFERRED, NA_BIND_STRICT, NA_BIND_INTERLEAVE };
+
+/* Sets the policy of a range; pages already there stay. PREFERRED takes exactly one node.
+ * EPERM, ENOSYS: not allowed here (see os_can_bind). EINVAL: a node is not allowed. */
+int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodeset *nodes);
+
+/* Node of each of `count` pages, one per os_page_size() from `address`: node id, or a negative errno
+ * (-ENOENT: untouched). */
+int os_query_pages(const void *address, size_t count, int *status);
+
+/* Moves `count` pages to `node`; status as in os_query_pages, afterwards. */
+int os_move_pages(void *address, size_t count, int node, int *status);
+
+int os_can_bind(void);  /* probed once: 0, or what the kernel answered */
+int os_can_query(void); /* likewise */
+
+/* Faults a range in for writing without changing contents: MADV_POPULATE_WRITE, or by hand where the
+ * kernel lacks it. ENOMEM when memory is short. Does no check of limits before: see os_cgroup_room. */
+int os_populate(void *address, size_t bytes);
+
+/* Bytes that this process' memory cgroup and all its ancestors (v1 and v2) can still grant, page cache
+ * that can be dropped counted as free; UINT64_MAX if unlimited or unknown. */
+uint64_t os_cgroup_room(void);
+
+/* ---- huge pages ----------------------------------------------------------------------------------- */
+
+int os_advise_huge(void *address, size_t bytes, bool want); /* MADV_HUGEPAGE / MADV_NOHUGEPAGE */
+enum na_thp_mode { NA_THP_NEVER, NA_THP_MADVISE, NA_THP_ALWAYS };
+int os_thp_mode(enum na_thp_mode *mode);
+
+/* Replaces a committed range by explicit huge pages of `page` bytes (2 MiB or 1 GiB; address and bytes
+ * multiples of it) on `node`, populated; on any failure the range is normal committed memory again, with
+ * policy lost (caller binds again). ENOMEM: the node's pool is short. */
+int os_map_hugetlb(void *address, size_t bytes, size_t page, int node);
+
+/* Replaces a range by fresh, zero, committed normal memory with no policy. */
+int os_map_fresh(void *address, size_t bytes);
+
+/* Moves the pages of [from, from+bytes) to committed space at `to` without copying; `from` stays
+ * committed and reads as zeros. ENOSYS before Linux 5.7. Policy travels with the pages. */
+int os_remap(void *from, size_t bytes, void *to);
+
+int os_dont_dump(void *address, size_t bytes, bool skip); /* MADV_DONTDUMP / MADV_DODUMP */
+
+/* ---- threads and CPUs ----------------------------------------------------------------------------- */
+
+/* CPU the caller runs on (may change at once). Cheapest way there is: rseq's cpu_id where glibc
+ * registered it, else sched_getcpu(). */
+int os_current_cpu(void);
+int os_get_affinity(na_cpuset *cpus); /* calling thread */
+int os_set_affinity(const na_cpuset *cpus);
+
+uint64_t os_now_ms(void);     /* monotonic, coarse */
+uint64_t os_random(void);     /* from the kernel; never fails, falls back to address and clock bits */
+
+/* ---- files ----------------------------------------------------------------------------------------- */
+
+/* Reads a whole small file into buffer (NUL-terminated); *length without the NUL. EFBIG if it doesn't fit. */
+int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length);
+
+/* Calls visit(id, context) for each entry `<prefix><number>` of a directory, in no order. */
+int os_list_numbered(const char *directory, const char *prefix, void (*visit)(int id, void *context),
+                     void *context);
+
+/* Writes one line to standard error in one write(2), allocates nothing. printf formats. */
+void os_message(const char *format, ...) __attribute__((format(printf, 1, 2)));
+_Noreturn void os_abort(void);
+
+#endif

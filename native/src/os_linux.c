@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * os_linux.c: every system call, for Linux; contracts in os.h. Memory limits of cgroups are in cgroup.c.
+ *
+ * Threads: stateless but for answers that never change (page size, what the kernel allows), kept in atomics.
+ */
+#define _GNU_SOURCE
+#include "os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mempolicy.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__has_include)
+#if __has_include(<sys/rseq.h>)
+#include <sys/rseq.h>
+#define NA_HAVE_RSEQ 1
+#endif
+#endif
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4 /* Linux 5.7 */
+#endif
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+#ifndef MAP_HUGE_SHIFT
+#define MAP_HUGE_SHIFT 26
+#endif
+
+/* Runs `call`, gives 0 or its errno, and leaves errno as it was. */
+#define RESULT(call)                       \
+    ({                                     \
+        int saved_ = errno;                \
+        int error_ = (call) == 0 ? 0 : errno; \
+        errno = saved_;                    \
+        error_;                            \
+    })
+
+/* ---- address space ---------------------------------------------------------------------------------- */
+
+size_t os_page_size(void) {
+    static _Atomic(size_t) known;
+    size_t size = atomic_load_explicit(&known, memory_order_relaxed);
+    if (size == 0) {
+        size = (size_t)sysconf(_SC_PAGESIZE);
+        atomic_store_explicit(&known, size, memory_order_relaxed);
+    }
+    return size;
+}
+
+/* A number at the start of a small file. */
+static int read_number(const char *path, uint64_t *value) {
+    char text[64];
+    size_t length;
+    int error = os_read_file(path, text, sizeof text, &length);
+    if (error != 0) return error;
+    if (text[0] < '0' || text[0] > '9') return EINVAL;
+    *value = 0;
+    for (const char *c = text; *c >= '0' && *c <= '9'; c++) *value = *value * 10 + (uint64_t)(*c - '0');
+    return 0;
+}
+
+size_t os_huge_page_size(void) {
+    static _Atomic(size_t) known; /* size + 1 */
+    size_t size = atomic_load_explicit(&known, memory_order_relaxed);
+    if (size == 0) {
+        uint64_t bytes = 0;
+        (void)read_number("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", &bytes);
+        size = (size_t)bytes + 1;
+        atomic_store_explicit(&known, size, memory_order_relaxed);
+    }
+    return size - 1;
+}
+
+static int map(void *at, size_t bytes, int protection, int flags, void **address) {
+    int saved = errno;
+    void *got = mmap(at, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+    int error = got == MAP_FAILED ? errno : 0;
+    errno = saved;
+    if (error == 0) *address = got;
+    return error;
+}
+
+int os_reserve(size_t bytes, size_t align, void **address) {
+    size_t page = os_page_size();
+    size_t slack = align > page ? align - page : 0;
+    if (bytes > SIZE_MAX - slack) return ENOMEM;
+    void *got;
+    int error = map(NULL, bytes + slack, PROT_NONE, MAP_NORESERVE, &got);
+    if (error != 0) return error;
+    uintptr_t start = ((uintptr_t)got + align - 1) & ~(uintptr_t)(align - 1);
+    size_t ahead = start - (uintptr_t)got, behind = slack - ahead;
+    if (ahead != 0) (void)os_release(got, ahead);
+    if (behind != 0) (void)os_release((void *)(start + bytes), behind);
+    *address = (void *)start;
+    return 0;
+}
+
+int os_reserve_readable(size_t bytes, void **address) { return map(NULL, bytes, PROT_READ, MAP_NORESERVE, address); }
+int os_map(size_t bytes, void **address) { return map(NULL, bytes, PROT_READ | PROT_WRITE, 0, address); }
+int os_release(void *address, size_t bytes) { return RESULT(munmap(address, bytes)); }
+int os_commit(void *address, size_t bytes) { return RESULT(mprotect(address, bytes, PROT_READ | PROT_WRITE)); }
+int os_purge(void *address, size_t bytes) { return RESULT(madvise(address, bytes, MADV_DONTNEED)); }
+
+int os_map_fresh(void *address, size_t bytes) {
+    return map(address, bytes, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_NORESERVE, &address);
+}
+
+uint64_t os_address_space_left(void) {
+    struct rlimit limit;
+    if (RESULT(getrlimit(RLIMIT_AS, &limit)) != 0 || limit.rlim_cur == RLIM_INFINITY) return UINT64_MAX;
+    uint64_t pages = 0; /* /proc/self/statm: total program size first, in pages */
+    if (read_number("/proc/self/statm", &pages) != 0) return limit.rlim_cur;
+    uint64_t used = pages * os_page_size();
+    return used < limit.rlim_cur ? limit.rlim_cur - used : 0;
+}
+
+int os_remap(void *from, size_t bytes, void *to) {
+    int saved = errno;
+    void *got = mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to);
+    int error = got == MAP_FAILED ? errno : 0;
+    errno = saved;
+    return error == EINVAL ? ENOSYS : error; /* older kernels do not know the flag */
+}
+
+int os_dont_dump(void *address, size_t bytes, bool skip) {
+    return RESULT(madvise(address, bytes, skip ? MADV_DONTDUMP : MADV_DODUMP));
+}
+
+/* ---- placement ---------------------------------------------------------------------------------------- */
+
+int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodeset *nodes) {
+    static const int kernel_mode[] = {MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND, MPOL_INTERLEAVE};
+    if (mode == NA_BIND_DEFAULT) return RESULT((int)syscall(SYS_mbind, address, bytes, MPOL_DEFAULT, NULL, 0UL, 0U));
+    /* The kernel wants the number of bits plus one. */
+    return RESULT((int)syscall(SYS_mbind, address, bytes, kernel_mode[mode], nodes->word,
+                               (unsigned long)NUMALLOC_MAX_NODES + 1, 0U));
+}
+
+static int move_pages_call(void *address, size_t count, const int *nodes, int *status) {
+    enum { BATCH = 512 };
+    void *pages[BATCH];
+    size_t page = os_page_size();
+    for (size_t done = 0; done < count;) {
+        size_t now = count - done < BATCH ? count - done : BATCH;
+        for (size_t i = 0; i < now; i++) pages[i] = (char *)address + (done + i) * page;
+        int saved = errno;
+        long result = syscall(SYS_move_pages, 0, (unsigned long)now, pages, nodes, status + done,
+                              nodes != NULL ? MPOL_MF_MOVE : 0);
+        int error = result < 0 ? errno : 0; /* > 0: some pages did not move, their status tells */
+        errno = saved;
+        if (error != 0) return error;
+        done += now;
+    }
+    return 0;
+}
+
+int os_query_pages(const void *address, size_t count, int *status) {
+    return move_pages_call((void *)(uintptr_t)address, count, NULL, status);
+}
+
+int os_move_pages(void *address, size_t count, int node, int *status) {
+    enum { BATCH = 512 };
+    int nodes[BATCH];
+    for (int i = 0; i < BATCH; i++) nodes[i] = node;
+    for (size_t done = 0; done < count; done += BATCH) {
+        size_t now = count - done < BATCH ? count - done : BATCH;
+        void *part = (char *)address + done * os_page_size();
+        int error = move_pages_call(part, now, nodes, status + done);
+        if (error != 0 && error != ENOENT) return error; /* ENOENT: no page of the range is there */
+        /* Where pages failed the kernel may leave the status of others unset: ask. */
+        error = move_pages_call(part, now, NULL, status + done);
+        if (error != 0) return error;
+    }
+    return 0;
+}
+
+/* A page of our own, bound to the node it is on, resp. asked for. */
+static int probe_bind(void) {
+    void *page;
+    int error = map(NULL, os_page_size(), PROT_READ | PROT_WRITE, 0, &page);
+    if (error != 0) return error;
+    error = os_bind(page, os_page_size(), NA_BIND_DEFAULT, NULL);
+    (void)os_release(page, os_page_size());
+    return error;
+}
+
+static int probe_query(void) {
+    void *page;
+    int error = map(NULL, os_page_size(), PROT_READ | PROT_WRITE, 0, &page);
+    if (error != 0) return error;
+    *(volatile char *)page = 1;
+    int status = -ENOENT;
+    error = os_query_pages(page, 1, &status);
+    if (error == 0 && status < 0) error = -status;
+    (void)os_release(page, os_page_size());
+    return error;
+}
+
+static int probed(_Atomic(int) *known, int (*probe)(void)) {
+    int answer = atomic_load_explicit(known, memory_order_relaxed);
+    if (answer == 0) {
+        answer = probe() + 1;
+        atomic_store_explicit(known, answer, memory_order_relaxed);
+    }
+    return answer - 1;
+}
+
+int os_can_bind(void) {
+    static _Atomic(int) known;
+    return probed(&known, probe_bind);
+}
+
+int os_can_query(void) {
+    static _Atomic(int) known;
+    return probed(&known, probe_query);
+}
+
+int os_populate(void *address, size_t bytes) {
+    int error = RESULT(madvise(address, bytes, MADV_POPULATE_WRITE));
+    if (error == 0) return 0;
+    if (error != EINVAL) return error == EFAULT || error == EAGAIN ? ENOMEM : error;
+    /* Before Linux 5.14: an addition of nothing to the first byte of each page. */
+    for (size_t at = 0; at < bytes; at += os_page_size())
+        atomic_fetch_or_explicit((_Atomic(unsigned char) *)((char *)address + at), 0, memory_order_relaxed);
+    return 0;
+}
+
+/* ---- huge pages --------------------------------------------------------------------------------------- */
+
+int os_advise_huge(void *address, size_t bytes, bool want) {
+    int error = RESULT(madvise(address, bytes, want ? MADV_HUGEPAGE : MADV_NOHUGEPAGE));
+    return error == EINVAL ? ENOSYS : error; /* a kernel without transparent huge pages */
+}
+
+int os_thp_mode(enum na_thp_mode *mode) {
+    char text[128];
+    size_t length;
+    int error = os_read_file("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text, &length);
+    if (error != 0) return error == ENOENT ? ENOSYS : error;
+    if (strstr(text, "[always]") != NULL) *mode = NA_THP_ALWAYS;
+    else if (strstr(text, "[madvise]") != NULL) *mode = NA_THP_MADVISE;
+    else *mode = NA_THP_NEVER;
+    return 0;
+}
+
+int os_map_hugetlb(void *address, size_t bytes, size_t page, int node) {
+    int shift = __builtin_ctzl(page);
+    void *got;
+    int error = map(address, bytes, PROT_READ | PROT_WRITE,
+                    MAP_FIXED | MAP_HUGETLB | (int)((unsigned)shift << MAP_HUGE_SHIFT), &got);
+    if (error == 0) {
+        na_nodeset home = {{0}};
+        home.word[node >> 6] |= (uint64_t)1 << (node & 63);
+        error = os_can_bind() == 0 ? os_bind(address, bytes, NA_BIND_STRICT, &home) : 0;
+        /* A pool short of pages on this node would raise SIGBUS at the touch; populating tells now. Without
+         * MADV_POPULATE_WRITE there is no safe way to find out. */
+        if (error == 0) error = RESULT(madvise(address, bytes, MADV_POPULATE_WRITE));
+        if (error == 0) return 0;
+    }
+    int again = os_map_fresh(address, bytes);
+    return again != 0 ? again : error == EINVAL ? ENOSYS : ENOMEM;
+}
+
+/* ---- threads and CPUs --------------------------------------------------------------------------------- */
+
+int os_current_cpu(void) {
+#ifdef NA_HAVE_RSEQ
+    if (__rseq_size != 0) {
+        const struct rseq *area = (const struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
+        int cpu = (int)*(const volatile uint32_t *)&area->cpu_id;
+        if (cpu >= 0) return cpu; /* negative: registration failed for this thread */
+    }
+#endif
+    return sched_getcpu();
+}
+
+int os_get_affinity(na_cpuset *cpus) {
+    memset(cpus, 0, sizeof *cpus);
+    return RESULT(sched_getaffinity(0, sizeof *cpus, (cpu_set_t *)cpus));
+}
+
+int os_set_affinity(const na_cpuset *cpus) {
+    return RESULT(sched_setaffinity(0, sizeof *cpus, (const cpu_set_t *)cpus));
+}
+
+uint64_t os_now_ms(void) {
+    struct timespec now;
+    if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) != 0) return 0;
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+uint64_t os_random(void) {
+    uint64_t value = 0;
+    int saved = errno;
+    if (getrandom(&value, sizeof value, GRND_NONBLOCK) != (ssize_t)sizeof value) {
+        struct timespec now = {0, 0};
+        (void)clock_gettime(CLOCK_MONOTONIC, &now);
+        value = (uint64_t)(uintptr_t)&value * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)now.tv_nsec << 20 ^ (uint64_t)getpid();
+    }
+    errno = saved;
+    return value;
+}
+
+/* ---- files ---------------------------------------------------------------------------------------------- */
+
+int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length) {
+    int saved = errno, error = 0;
+    size_t have = 0;
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) error = errno;
+    while (error == 0) {
+        if (have == capacity) {
+            error = EFBIG;
+            break;
+        }
+        ssize_t got = read(file, buffer + have, capacity - have);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) error = errno;
+        if (got <= 0) break;
+        have += (size_t)got;
+    }
+    if (file >= 0) close(file);
+    if (error == 0 && have == capacity) error = EFBIG;
+    if (error == 0) {
+        buffer[have] = '\0';
+        *length = have;
+    }
+    errno = saved;
+    return error;
+}
+
+/* As the kernel lays out getdents64; opendir would call malloc. */
+struct directory_entry {
+    uint64_t inode;
+    int64_t offset;
+    unsigned short length;
+    unsigned char type;
+    char name[];
+};
+
+int os_list_numbered(const char *directory, const char *prefix, void (*visit)(int id, void *context), void *context) {
+    int saved = errno, error = 0;
+    _Alignas(8) char buffer[4096];
+    size_t prefix_length = strlen(prefix);
+    int file = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (file < 0) error = errno;
+    while (error == 0) {
+        long got = syscall(SYS_getdents64, file, buffer, sizeof buffer);
+        if (got < 0) error = errno;
+        if (got <= 0) break;
+        for (long at = 0; at < got;) {
+            const struct directory_entry *entry = (const struct directory_entry *)(buffer + at);
+            at += entry->length;
+            const char *digits = entry->name + prefix_length;
+            if (strncmp(entry->name, prefix, prefix_length) != 0 || *digits < '0' || *digits > '9') continue;
+            long id = 0;
+            while (*digits >= '0' && *digits <= '9' && id < 1000000) id = id * 10 + (*digits++ - '0');
+            if (*digits == '\0') visit((int)id, context);
+        }
+    }
+    if (file >= 0) close(file);
+    errno = saved;
+    return error;
+}
+
+void os_message(const char *format, ...) {
+    char text[65536];
+    int saved = errno;
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(text, sizeof text - 1, format, arguments);
+    va_end(arguments);
+    if (length < 0) length = 0;
+    if ((size_t)length > sizeof text - 2) length = (int)sizeof text - 2;
+    if (length == 0 || text[length - 1] != '\n') text[length++] = '\n';
+    for (int done = 0; done < length;) {
+        ssize_t written = write(STDERR_FILENO, text + done, (size_t)(length - done));
+        if (written < 0 && errno == EINTR) continue;
+        if (written <= 0) break;
+        done += (int)written;
+    }
+    errno = saved;
+}
+
+_Noreturn void os_abort(void) { abort(); }

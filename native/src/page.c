@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * page.c: owns the blocks of a page: makes a page of a span, links its blocks in batches, gives it back.
+ *
+ * Invariants. A block is free (in page->free, in the remote list, or in some thread's remote slot), in use, or
+ * not carved yet. used = given out - freed as the owner has seen it: remote frees count once collected, so a
+ * page with used == 0 has no remote free under way and may go. A free block's key marks it.
+ *
+ * Threads: the owner only.
+ */
+#include "internal.h"
+
+enum {
+    NA_CARVE_BYTES = 4096 /* about one base page per batch, so that carving touches no more than it must */
+};
+
+void na_queue_push(na_queue *queue, na_span *page) {
+    page->prev = NULL;
+    page->next = queue->first;
+    if (page->next != NULL) page->next->prev = page;
+    else queue->last = page;
+    queue->first = page;
+}
+
+void na_queue_append(na_queue *queue, na_span *page) {
+    page->next = NULL;
+    page->prev = queue->last;
+    if (page->prev != NULL) page->prev->next = page;
+    else queue->first = page;
+    queue->last = page;
+}
+
+void na_queue_remove(na_queue *queue, na_span *page) {
+    if (page->prev != NULL) page->prev->next = page->next;
+    else queue->first = page->next;
+    if (page->next != NULL) page->next->prev = page->prev;
+    else queue->last = page->prev;
+    page->next = page->prev = NULL;
+}
+
+na_span *na_page_new(na_heap *heap, unsigned class_index) {
+    size_t block_size = class_to_size(class_index);
+    uint32_t slices = block_size <= NA_SMALL_BLOCK_MAX ? NA_SMALL_PAGE_SLICES : NA_MEDIUM_PAGE_SLICES;
+    na_region *region = heap->region;
+    bool clean;
+    na_span *page = na_span_alloc(region, slices, 1, NA_PAGE, &clean, NULL);
+    if (page == NULL) return NULL;
+    size_t bytes = (size_t)slices << NA_SLICE_SHIFT;
+    if (region->strict) {
+        na_nodeset home = nodeset_single(region->node);
+        int error = na_populate(page->start, bytes, &home, true);
+        if (error != 0) {
+            atomic_fetch_add_explicit(&region->strict_failures, 1, memory_order_relaxed);
+            na_span_free(region, page);
+            errno = error;
+            return NULL;
+        }
+    }
+    page->free = NULL;
+    page->count = 0;
+    page->low = 0;
+    page->carved = 0;
+    page->block_size = (uint32_t)block_size;
+    page->capacity = (uint32_t)(bytes / block_size);
+    page->class_index = (uint8_t)class_index;
+    page->full = 0;
+    page->zeroed = clean;
+    page->pending_next = NULL;
+    atomic_store_explicit(&page->remote, 0, memory_order_relaxed);
+    atomic_store_explicit(&page->heap, heap, memory_order_release);
+    heap->pages++;
+    return page;
+}
+
+void na_page_carve(na_span *page) {
+    uint32_t size = page->block_size;
+    uint32_t batch = size >= NA_CARVE_BYTES ? 1 : NA_CARVE_BYTES / size;
+    uint32_t left = page->capacity - page->carved;
+    if (batch > left) batch = left;
+    uintptr_t first = page->start + (uintptr_t)page->carved * size;
+    na_block *next = page->free;
+    for (uint32_t i = batch; i-- > 0;) { /* in ascending order when popped */
+        na_block *block = (na_block *)(first + (uintptr_t)i * size);
+        block->next = next;
+        block->key = na_secret ^ (uintptr_t)block;
+        next = block;
+    }
+    page->free = next;
+    page->carved += batch;
+}
+
+void na_page_release(na_span *page) {
+    na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
+    na_region *region = heap->region;
+    uint64_t given = page->count >> NA_USED_BITS;
+    heap->pages--;
+    pthread_mutex_lock(&region->lock);
+    region->page_allocations += given;
+    region->page_frees_retired += given;
+    na_span_free_locked(region, page);
+    pthread_mutex_unlock(&region->lock);
+}
+
+void na_page_freed(na_span *page) {
+    na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
+    na_queue *queue = &heap->queue[page->class_index];
+    na_heap_enter(heap);
+    if (page->full) {
+        na_queue_remove(&heap->full, page);
+        page->full = 0;
+        page->low = 0;
+        /* Behind the others: a page that has just one free block is a poor one to allocate from. */
+        na_queue_append(queue, page);
+        if (queue->first == page) na_heap_show(heap, page->class_index);
+    }
+    /* The last page of its class stays: programs that allocate and free one block would make and return a
+     * page each time. */
+    if (na_page_used(page) == 0 && queue->first != queue->last) {
+        bool front = queue->first == page;
+        na_queue_remove(queue, page);
+        if (front) na_heap_show(heap, page->class_index);
+        na_page_release(page);
+    }
+    na_heap_leave(heap);
+}

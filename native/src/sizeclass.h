@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * sizeclass.h: size <-> class. 16-byte spacing up to 128, then four classes per doubling up to 64 KiB:
+ * 16 32 ... 128 | 160 192 224 256 | 320 384 448 512 | ... | 40960 49152 57344 65536.
+ *
+ * Why this spacing: at most 25 % of a block above 128 bytes is unused, every power of two is a class of its
+ * own, and a size rounded up to a multiple of a power of two A falls into a class whose size is a multiple
+ * of A too. As blocks start at the page's first byte and pages are aligned to a slice, every alignment up to
+ * a slice comes for free, without a search and without interior pointers.
+ */
+#ifndef NA_SIZECLASS_H
+#define NA_SIZECLASS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    NA_GRANULE = 16,           /* bytes: smallest block and smallest alignment */
+    NA_LINEAR_CLASSES = 8,     /* 16 .. 128 */
+    NA_CLASSES = 8 + 9 * 4,    /* 44 */
+    NA_BLOCK_MAX = 64 * 1024,  /* bytes: the largest block that lives in a page */
+    NA_DIRECT_MAX = 1024       /* bytes: sizes up to this index the heap's direct table */
+};
+
+/* Class of a size in 1..NA_BLOCK_MAX. */
+static inline unsigned size_to_class(size_t size) {
+    if (size <= 128) return (unsigned)((size - 1) >> 4);
+    unsigned top = 63u - (unsigned)__builtin_clzl(size - 1); /* 2^top < size <= 2^(top+1), top >= 7 */
+    return NA_LINEAR_CLASSES + (top - 7) * 4 + (unsigned)(((size - 1) >> (top - 2)) & 3);
+}
+
+static inline size_t class_to_size(unsigned class_index) {
+    if (class_index < NA_LINEAR_CLASSES) return (size_t)(class_index + 1) * NA_GRANULE;
+    unsigned above = class_index - NA_LINEAR_CLASSES;
+    return (size_t)(5 + (above & 3)) << (5 + (above >> 2));
+}
+
+_Static_assert((5 + 0) << 5 == 160, "the first class above 128 is 160");
+_Static_assert((size_t)(5 + ((NA_CLASSES - 1 - NA_LINEAR_CLASSES) & 3)) << (5 + ((NA_CLASSES - 1 - NA_LINEAR_CLASSES) >> 2))
+                   == NA_BLOCK_MAX, "the last class is NA_BLOCK_MAX");
+
+#endif

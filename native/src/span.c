@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * span.c: owns the free spans of each region: finds, splits, coalesces, extends, and purges them.
+ *
+ * Invariants. No two free spans touch. A free span has its descriptor in the map at its first and last slice
+ * and NULL in between; a span in use has it at every slice. A free span with a dirty slice is in the purge
+ * list, which is ordered by the time of freeing.
+ *
+ * Threads: everything under the region's lock; functions without _locked take it.
+ */
+#include "internal.h"
+
+static uintptr_t span_end(const na_span *span) { return span->start + ((uintptr_t)span->slices << NA_SLICE_SHIFT); }
+
+/* ---- bins: sizes 1..3 exact, then four bins per doubling; all of a later bin is larger ---------------- */
+
+static unsigned bin_of(uint32_t slices) {
+    if (slices < 4) return slices - 1;
+    unsigned top = 31u - (unsigned)__builtin_clz(slices);
+    return 3 + (top - 2) * 4 + ((slices >> (top - 2)) & 3);
+}
+_Static_assert(3 + (31 - 2) * 4 + 3 < NA_SPAN_BINS, "every length has a bin");
+
+static void bin_insert(na_part *part, na_span *span) {
+    unsigned bin = bin_of(span->slices);
+    span->prev = NULL;
+    span->next = part->bin[bin];
+    if (span->next != NULL) span->next->prev = span;
+    part->bin[bin] = span;
+    part->bin_used[bin >> 6] |= UINT64_C(1) << (bin & 63);
+}
+
+static void bin_remove(na_part *part, na_span *span) {
+    unsigned bin = bin_of(span->slices);
+    if (span->next != NULL) span->next->prev = span->prev;
+    if (span->prev != NULL) span->prev->next = span->next;
+    else {
+        part->bin[bin] = span->next;
+        if (span->next == NULL) part->bin_used[bin >> 6] &= ~(UINT64_C(1) << (bin & 63));
+    }
+}
+
+static int bin_next(const na_part *part, unsigned from) {
+    for (unsigned w = from >> 6; w < NA_SPAN_BINS / 64; w++) {
+        uint64_t used = part->bin_used[w];
+        if (w == from >> 6) used &= ~UINT64_C(0) << (from & 63);
+        if (used != 0) return (int)(w * 64 + (unsigned)__builtin_ctzll(used));
+    }
+    return -1;
+}
+
+/* ---- purge list ---------------------------------------------------------------------------------------- */
+
+static void purge_list_append(na_region *region, na_span *span) {
+    span->dirty = 1;
+    span->newer = NULL;
+    span->older = region->purge_last;
+    if (span->older != NULL) span->older->newer = span;
+    else region->purge_first = span;
+    region->purge_last = span;
+}
+
+static void purge_list_remove(na_region *region, na_span *span) {
+    if (!span->dirty) return;
+    span->dirty = 0;
+    if (span->older != NULL) span->older->newer = span->newer;
+    else region->purge_first = span->newer;
+    if (span->newer != NULL) span->newer->older = span->older;
+    else region->purge_last = span->older;
+}
+
+/* ---- the map --------------------------------------------------------------------------------------------- */
+
+static void map_fill(uintptr_t start, uint32_t slices, na_span *span) {
+    na_span **entry = &na_map[na_slice_index(start)];
+    for (uint32_t i = 0; i < slices; i++) entry[i] = span;
+}
+
+static void map_ends(na_span *span, na_span *value) {
+    na_map[na_slice_index(span->start)] = value;
+    na_map[na_slice_index(span_end(span) - 1)] = value;
+}
+
+/* ---- free spans ------------------------------------------------------------------------------------------ */
+
+static void free_span_insert(na_region *region, na_span *span) {
+    span->kind = NA_FREE;
+    span->part = span->start >= region->part[1].start;
+    map_ends(span, span);
+    bin_insert(&region->part[span->part], span);
+    if (na_dirty_count(span->start, span->slices) != 0) purge_list_append(region, span);
+}
+
+static void free_span_remove(na_region *region, na_span *span) {
+    purge_list_remove(region, span);
+    bin_remove(&region->part[span->part], span);
+    map_ends(span, NULL);
+}
+
+/* Makes [start, start + slices) a free span joined with its free neighbours. false: no descriptor could be
+ * had, nothing is changed. */
+static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint64_t freed_at, na_span *reuse) {
+    na_part *part = &region->part[start >= region->part[1].start];
+    uintptr_t end = start + ((uintptr_t)slices << NA_SLICE_SHIFT);
+    na_span *before = start > part->start ? na_map[na_slice_index(start) - 1] : NULL;
+    na_span *after = end < part->top ? na_map[na_slice_index(end)] : NULL;
+    if (before != NULL && before->kind != NA_FREE) before = NULL;
+    if (after != NULL && after->kind != NA_FREE) after = NULL;
+
+    na_span *span = reuse;
+    if (span == NULL && before == NULL && after == NULL) {
+        span = na_descriptor_new(region);
+        if (span == NULL) return false;
+    }
+    if (before != NULL) {
+        free_span_remove(region, before);
+        start = before->start;
+        slices += before->slices;
+        if (span == NULL) span = before;
+        else na_descriptor_delete(region, before);
+    }
+    if (after != NULL) {
+        free_span_remove(region, after);
+        slices += after->slices;
+        if (span == NULL) span = after;
+        else na_descriptor_delete(region, after);
+    }
+    span->start = start;
+    span->slices = slices;
+    span->freed_at = freed_at;
+    free_span_insert(region, span);
+    return true;
+}
+
+/* Cuts [start, start + slices) out of a free span; what is left on either side stays free. The descriptor
+ * becomes that of the cut. */
+static bool cut(na_region *region, na_span *span, uintptr_t start, uint32_t slices) {
+    uint32_t ahead = (uint32_t)((start - span->start) >> NA_SLICE_SHIFT);
+    uint32_t behind = span->slices - ahead - slices;
+    na_span *first = NULL, *last = NULL;
+    if (ahead != 0 && (first = na_descriptor_new(region)) == NULL) return false;
+    if (behind != 0 && (last = na_descriptor_new(region)) == NULL) {
+        if (first != NULL) na_descriptor_delete(region, first);
+        return false;
+    }
+    uint64_t freed_at = span->freed_at;
+    uintptr_t old_start = span->start;
+    free_span_remove(region, span);
+    span->start = start;
+    span->slices = slices;
+    if (first != NULL) {
+        first->start = old_start;
+        first->slices = ahead;
+        first->freed_at = freed_at;
+        free_span_insert(region, first);
+    }
+    if (last != NULL) {
+        last->start = span_end(span);
+        last->slices = behind;
+        last->freed_at = freed_at;
+        free_span_insert(region, last);
+    }
+    return true;
+}
+
+/* ---- finding --------------------------------------------------------------------------------------------- */
+
+static uintptr_t align_up(uintptr_t address, uint32_t align_slices) {
+    uintptr_t mask = ((uintptr_t)align_slices << NA_SLICE_SHIFT) - 1;
+    return (address + mask) & ~mask;
+}
+
+static bool fits(const na_span *span, uint32_t slices, uint32_t align, uintptr_t *start) {
+    *start = align_up(span->start, align);
+    return *start + ((uintptr_t)slices << NA_SLICE_SHIFT) <= span_end(span);
+}
+
+/* Good fit: a few of the bin that may hold it, then the next larger bins. */
+static na_span *find(na_part *part, uint32_t slices, uint32_t align, uintptr_t *start) {
+    enum { TRIES = 8 };
+    unsigned sure = bin_of(slices + align - 1) + 1; /* from this bin on, any span will do */
+    for (int bin = bin_next(part, bin_of(slices)); bin >= 0; bin = bin_next(part, (unsigned)bin + 1)) {
+        na_span *span = part->bin[bin];
+        for (int i = 0; span != NULL && (i < TRIES || (unsigned)bin >= sure); i++, span = span->next)
+            if (fits(span, slices, align, start)) return span;
+    }
+    return NULL;
+}
+
+/* New address space at the top of a part, joined with a free span that ends there. */
+static na_span *grow_top(na_region *region, na_part *part, uint32_t slices, uint32_t align) {
+    na_span *tail = part->top > part->start ? na_map[na_slice_index(part->top) - 1] : NULL;
+    if (tail != NULL && tail->kind != NA_FREE) tail = NULL;
+    uintptr_t from = tail != NULL ? tail->start : part->top;
+    uintptr_t start = align_up(from, align);
+    uintptr_t end = start + ((uintptr_t)slices << NA_SLICE_SHIFT);
+    if (start < from || end < start || end > part->limit) return NULL;
+    if (na_part_open(part, end) != 0) return NULL;
+    /* [top, end) becomes free and is then cut like any other span. It may be clean. */
+    uintptr_t old_top = part->top;
+    part->top = end;
+    if (!give_back(region, old_top, (uint32_t)((end - old_top) >> NA_SLICE_SHIFT), os_now_ms(), NULL)) {
+        part->top = old_top;
+        return NULL;
+    }
+    na_span *span = na_map[na_slice_index(end) - 1];
+    return cut(region, span, start, slices) ? span : NULL;
+}
+
+/* Would `bytes` more exceed NUMALLOC_NODE_LIMIT? Free memory that is still committed counts. */
+static bool over_limit(const na_region *region, uint64_t bytes) {
+    if (na_opt.node_limit == UINT64_MAX || region->node_index < 0) return false;
+    const na_region *both[2] = {na_region_node(region->node_index, false), na_region_node(region->node_index, true)};
+    uint64_t used = bytes + region->dirty_bytes;
+    for (int i = 0; i < 2; i++) used += atomic_load_explicit(&both[i]->used_bytes, memory_order_relaxed);
+    return used > na_opt.node_limit;
+}
+
+static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align) {
+    uint64_t bytes = (uint64_t)slices << NA_SLICE_SHIFT;
+    if (over_limit(region, bytes)) {
+        na_span_purge_all(region);
+        if (over_limit(region, bytes)) return NULL;
+    }
+    int first = slices >= NA_LARGE_PART_SLICES;
+    for (int i = 0; i < 2; i++) { /* a part that is full lends from the other */
+        na_part *part = &region->part[i == 0 ? first : !first];
+        uintptr_t start;
+        na_span *span = find(part, slices, align, &start);
+        if (span != NULL) return cut(region, span, start, slices) ? span : NULL;
+        span = grow_top(region, part, slices, align);
+        if (span != NULL) return span;
+    }
+    return NULL;
+}
+
+static void copy_dirty(uint64_t *to, uintptr_t start, uint32_t slices) {
+    size_t first = na_slice_index(start);
+    if (slices > NA_TRACKED_SLICES) slices = NA_TRACKED_SLICES;
+    for (uint32_t i = 0; i < (slices + 63) / 64; i++) to[i] = 0;
+    for (uint32_t i = 0; i < slices; i++)
+        if (na_dirty_at(first + i)) to[i >> 6] |= UINT64_C(1) << (i & 63);
+}
+
+static void account_use(na_region *region, uint64_t bytes) {
+    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) + bytes;
+    atomic_store_explicit(&region->used_bytes, used, memory_order_relaxed);
+    if (used + region->dirty_bytes > region->peak_bytes) region->peak_bytes = used + region->dirty_bytes;
+}
+
+static void account_disuse(na_region *region, uint64_t bytes) {
+    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
+    atomic_store_explicit(&region->used_bytes, used - bytes, memory_order_relaxed);
+}
+
+na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean,
+                       uint64_t *was_dirty) {
+    pthread_mutex_lock(&region->lock);
+    na_span *span = alloc_locked(region, slices, align);
+    if (span != NULL) {
+        size_t dirty = na_dirty_count(span->start, slices);
+        if (dirty != 0 && was_dirty != NULL) copy_dirty(was_dirty, span->start, slices);
+        *clean = dirty == 0;
+        region->dirty_bytes -= (uint64_t)dirty << NA_SLICE_SHIFT;
+        na_dirty_set(span->start, slices);
+        span->kind = (uint8_t)kind;
+        map_fill(span->start, slices, span);
+        account_use(region, (uint64_t)slices << NA_SLICE_SHIFT);
+    } else {
+        errno = ENOMEM;
+    }
+    na_span_purge_due(region);
+    pthread_mutex_unlock(&region->lock);
+    return span;
+}
+
+/* ---- freeing ----------------------------------------------------------------------------------------------- */
+
+static void release_range(na_region *region, uintptr_t start, uint32_t slices, na_span *reuse) {
+    uint64_t bytes = (uint64_t)slices << NA_SLICE_SHIFT;
+    account_disuse(region, bytes);
+    region->dirty_bytes += (uint64_t)na_dirty_count(start, slices) << NA_SLICE_SHIFT;
+    map_fill(start, slices, NULL);
+    /* Only trimming can lack a descriptor; na_span_trim makes sure of one. */
+    (void)give_back(region, start, slices, os_now_ms(), reuse);
+}
+
+void na_span_free_locked(na_region *region, na_span *span) {
+    atomic_store_explicit(&span->heap, NULL, memory_order_relaxed);
+    span->dirty = 0;
+    span->huge_shift = 0;
+    span->remapped = 0;
+    span->older = span->newer = NULL;
+    release_range(region, span->start, span->slices, span);
+    na_span_purge_due(region);
+}
+
+void na_span_free(na_region *region, na_span *span) {
+    pthread_mutex_lock(&region->lock);
+    na_span_free_locked(region, span);
+    pthread_mutex_unlock(&region->lock);
+}
+
+/* ---- in place ---------------------------------------------------------------------------------------------- */
+
+bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
+    pthread_mutex_lock(&region->lock);
+    uint32_t more = slices - span->slices;
+    uintptr_t end = span_end(span);
+    na_part *part = &region->part[span->part];
+    bool done = false;
+    if (!over_limit(region, (uint64_t)more << NA_SLICE_SHIFT)) {
+        na_span *after = end < part->top ? na_map[na_slice_index(end)] : NULL;
+        bool after_free = after != NULL && after->kind == NA_FREE;
+        uint32_t have = after_free ? after->slices : 0;
+        bool at_top = end == part->top || (after_free && span_end(after) == part->top);
+        if (have < more && at_top) {
+            uintptr_t upto = end + ((uintptr_t)more << NA_SLICE_SHIFT);
+            if (upto > end && upto <= part->limit && na_part_open(part, upto) == 0) {
+                uintptr_t old_top = part->top;
+                part->top = upto;
+                if (give_back(region, old_top, (uint32_t)((upto - old_top) >> NA_SLICE_SHIFT), os_now_ms(), NULL)) {
+                    after = na_map[na_slice_index(end)];
+                    have = after->slices;
+                } else {
+                    part->top = old_top;
+                }
+            }
+        }
+        if (have >= more && cut(region, after, end, more)) {
+            region->dirty_bytes -= (uint64_t)na_dirty_count(end, more) << NA_SLICE_SHIFT;
+            na_descriptor_delete(region, after);
+            na_dirty_set(end, more);
+            map_fill(end, more, span);
+            span->slices = slices;
+            account_use(region, (uint64_t)more << NA_SLICE_SHIFT);
+            done = true;
+        }
+    }
+    pthread_mutex_unlock(&region->lock);
+    return done;
+}
+
+void na_span_trim(na_region *region, na_span *span, uint32_t slices) {
+    pthread_mutex_lock(&region->lock);
+    na_span *rest = na_descriptor_new(region); /* without one the span simply stays long */
+    if (rest != NULL) {
+        uint32_t less = span->slices - slices;
+        span->slices = slices;
+        release_range(region, span_end(span), less, rest);
+        na_span_purge_due(region);
+    }
+    pthread_mutex_unlock(&region->lock);
+}
+
+/* ---- purging ------------------------------------------------------------------------------------------------- */
+
+/* Returns the memory of a free span; of the large part only whole huge pages, unless `all`, since splitting
+ * one costs its neighbour the huge page. The span leaves the purge list either way: its rest goes when a
+ * neighbour is freed. */
+static size_t purge(na_region *region, na_span *span, bool all) {
+    uintptr_t start = span->start, end = span_end(span);
+    purge_list_remove(region, span);
+    if (span->part == 1 && !all && na_opt.huge != NA_HUGE_NEVER) {
+        start = align_up(start, NA_HUGE_SLICES);
+        end &= ~(((uintptr_t)NA_HUGE_SLICES << NA_SLICE_SHIFT) - 1);
+        if (start >= end) return 0;
+    }
+    uint32_t slices = (uint32_t)((end - start) >> NA_SLICE_SHIFT);
+    size_t bytes = na_dirty_count(start, slices) << NA_SLICE_SHIFT;
+    if (bytes == 0 || os_purge((void *)start, end - start) != 0) return 0;
+    na_dirty_clear(start, slices);
+    region->dirty_bytes -= bytes;
+    region->purged_bytes += bytes;
+    return bytes;
+}
+
+void na_span_purge_due(na_region *region) {
+    if (region->purge_first == NULL || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
+    uint64_t now = os_now_ms();
+    while (region->purge_first != NULL &&
+           now - region->purge_first->freed_at >= (uint64_t)na_opt.purge_delay_ms)
+        purge(region, region->purge_first, false);
+}
+
+size_t na_span_purge_all(na_region *region) {
+    size_t bytes = 0;
+    if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return 0; /* RDMA registrations may cover free memory */
+    for (int p = 0; p < 2; p++) /* by bins: spans with a dirty rest are in no purge list */
+        for (int bin = bin_next(&region->part[p], 0); bin >= 0; bin = bin_next(&region->part[p], (unsigned)bin + 1))
+            for (na_span *span = region->part[p].bin[bin]; span != NULL; span = span->next)
+                bytes += purge(region, span, true);
+    return bytes;
+}

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * thread.c: owns what is per process (the first call) and per thread (its record, its heaps, its end).
+ *
+ * Invariants. na_self.heap is a heap of the calling thread or na_empty_heap, so that the fast path needs no
+ * test for a new thread. Records of ended threads are reused and never unmapped.
+ *
+ * Threads: na_threads_lock for the list of threads and the first call; na_self by its thread.
+ */
+#include "internal.h"
+
+#include <string.h>
+
+_Thread_local na_tls na_self __attribute__((tls_model("initial-exec"))) = {.heap = &na_empty_heap, .cpu = -1};
+bool na_many_nodes;
+uintptr_t na_secret;
+pthread_mutex_t na_threads_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static _Atomic(bool) ready;
+static bool has_key;
+static pthread_key_t exit_key;
+static na_thread *threads_live, *threads_unused;
+static uintptr_t arena_next, arena_end; /* where records are carved */
+
+static void thread_end(void *record);
+
+bool na_init(void) {
+    if (NA_LIKELY(atomic_load_explicit(&ready, memory_order_acquire))) return true;
+    pthread_mutex_lock(&na_threads_lock);
+    bool first = !atomic_load_explicit(&ready, memory_order_relaxed);
+    int error = 0;
+    if (first) {
+        na_options_init();
+        na_topology_init(NULL);
+        na_secret = (uintptr_t)os_random() | 1;
+        na_many_nodes = na_topo.node_count > 1;
+        error = na_regions_reserve();
+        if (error == 0) {
+            has_key = has_key || pthread_key_create(&exit_key, thread_end) == 0;
+            atomic_store_explicit(&ready, true, memory_order_release);
+        }
+    }
+    pthread_mutex_unlock(&na_threads_lock);
+    if (error != 0) {
+        errno = error;
+        return false;
+    }
+    if (first) na_fork_install(); /* may allocate, hence after all else */
+    return true;
+}
+
+/* Before main, while there is one thread: topology and options are then read at a known time. */
+__attribute__((constructor)) static void load(void) {
+    int saved = errno;
+    (void)na_init(); /* a failure shows at the first allocation, with errno */
+    errno = saved;
+}
+
+static na_thread *record_make(void) {
+    na_thread *thread = threads_unused;
+    size_t bytes = sizeof *thread + (size_t)na_region_count * sizeof(na_heap *);
+    bytes = (bytes + 63) & ~(size_t)63;
+    if (thread != NULL) {
+        threads_unused = thread->next;
+    } else {
+        if (arena_end - arena_next < bytes) {
+            void *chunk;
+            size_t size = (size_t)NA_SLICE > bytes ? (size_t)NA_SLICE : (bytes + NA_SLICE - 1) & ~((size_t)NA_SLICE - 1);
+            if (os_map(size, &chunk) != 0) return NULL;
+            arena_next = (uintptr_t)chunk;
+            arena_end = arena_next + size;
+        }
+        thread = (na_thread *)arena_next;
+        arena_next += bytes;
+    }
+    memset(thread, 0, bytes);
+    return thread;
+}
+
+na_thread *na_thread_get(void) {
+    if (NA_LIKELY(na_self.thread != NULL)) return na_self.thread;
+    if (!na_init()) return NULL;
+    pthread_mutex_lock(&na_threads_lock);
+    na_thread *thread = record_make();
+    if (thread != NULL) {
+        thread->prev = NULL;
+        thread->next = threads_live;
+        if (thread->next != NULL) thread->next->prev = thread;
+        threads_live = thread;
+    }
+    pthread_mutex_unlock(&na_threads_lock);
+    if (thread == NULL) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    na_self.thread = thread; /* before setspecific, which may allocate */
+    if (has_key) (void)pthread_setspecific(exit_key, thread);
+    return thread;
+}
+
+na_thread *na_threads_first(void) { return threads_live; }
+
+void na_thread_forget(na_thread *thread) {
+    if (thread->next != NULL) thread->next->prev = thread->prev;
+    if (thread->prev != NULL) thread->prev->next = thread->next;
+    else threads_live = thread->next;
+    thread->next = threads_unused;
+    threads_unused = thread;
+}
+
+/* Runs among the other destructors of thread-specific data; one that allocates later starts the thread anew,
+ * and pthread calls us again for it. */
+static void thread_end(void *record) {
+    na_thread *thread = record;
+    if (thread != na_self.thread) return;
+    int saved = errno;
+    na_remote_flush(thread);
+    na_self.heap = &na_empty_heap;
+    for (int i = 0; i < na_region_count; i++)
+        if (thread->heaps[i] != NULL) na_heap_retire(thread->heaps[i]);
+    na_self.thread = NULL;
+    na_self.cpu = -1;
+    pthread_mutex_lock(&na_threads_lock);
+    na_thread_forget(thread);
+    pthread_mutex_unlock(&na_threads_lock);
+    errno = saved;
+}
+
+int na_home_index(void) {
+    if (!na_many_nodes) return 0;
+    int cpu = os_current_cpu();
+    return cpu >= 0 && cpu < NA_MAX_CPUS ? na_topo.home_of_cpu[cpu] : 0;
+}
+
+na_heap *na_heap_here(void) {
+    if (!na_init()) return NULL;
+    int cpu = na_many_nodes ? os_current_cpu() : -1;
+    int home = cpu >= 0 && cpu < NA_MAX_CPUS ? na_topo.home_of_cpu[cpu] : 0;
+    na_heap *heap = na_heap_of(na_region_node(home, na_opt.strict));
+    if (heap == NULL) return NULL;
+    na_self.heap = heap;
+    na_self.cpu = cpu;
+    return heap;
+}

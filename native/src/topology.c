@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * topology.c: reads nodes, CPUs, memory and distances from sysfs, and what this process may use from
+ * /proc/self/status.
+ *
+ * Threads: written once by na_topology_init under its caller's lock, read-only afterwards.
+ */
+#include "topology.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+na_topology na_topo;
+
+enum { PATH = 256, TEXT = 65536 };
+
+static char root_path[PATH];
+static int online_count;
+static int16_t position_of[NUMALLOC_MAX_NODES]; /* node id -> row of `distances` */
+static uint8_t *distances;                      /* online_count squared, by position */
+static int16_t *neighbours;                     /* node_count squared, by index */
+
+/* ---- parsing ---------------------------------------------------------------------------------------- */
+
+static int read_under_root(const char *path, char *text, size_t capacity) {
+    char full[2 * PATH];
+    size_t length;
+    int written = snprintf(full, sizeof full, "%s%s", root_path, path);
+    if (written < 0 || (size_t)written >= sizeof full) return ENAMETOOLONG;
+    return os_read_file(full, text, capacity, &length);
+}
+
+/* Calls visit for each number of a list like "0-3,8". */
+static void each_in_list(const char *text, void (*visit)(int id, void *context), void *context) {
+    const char *c = text;
+    while (*c >= '0' && *c <= '9') {
+        long from = 0, to;
+        while (*c >= '0' && *c <= '9' && from < 1000000) from = from * 10 + (*c++ - '0');
+        to = from;
+        if (*c == '-') {
+            to = 0;
+            c++;
+            while (*c >= '0' && *c <= '9' && to < 1000000) to = to * 10 + (*c++ - '0');
+        }
+        for (long id = from; id <= to; id++) visit((int)id, context);
+        if (*c == ',') c++;
+    }
+}
+
+static void add_node(int id, void *set) {
+    if (id < NUMALLOC_MAX_NODES) nodeset_add(set, id);
+}
+
+/* The value behind `key` in lines like "Node 0 MemFree:   123 kB", in bytes. */
+static bool value_of(const char *text, const char *key, uint64_t *bytes) {
+    const char *at = strstr(text, key);
+    if (at == NULL) return false;
+    at += strlen(key);
+    while (*at == ' ' || *at == '\t') at++;
+    if (*at < '0' || *at > '9') return false;
+    uint64_t value = 0;
+    while (*at >= '0' && *at <= '9') value = value * 10 + (uint64_t)(*at++ - '0');
+    *bytes = value * 1024;
+    return true;
+}
+
+static int read_meminfo(int node, char *text, size_t capacity) {
+    char path[PATH];
+    (void)snprintf(path, sizeof path, "/sys/devices/system/node/node%d/meminfo", node);
+    return read_under_root(path, text, capacity);
+}
+
+static uint64_t total_bytes(int node) {
+    char text[4096];
+    uint64_t bytes = 0;
+    if (read_meminfo(node, text, sizeof text) == 0 && value_of(text, " MemTotal:", &bytes)) return bytes;
+    return 0;
+}
+
+/* ---- CPUs --------------------------------------------------------------------------------------------- */
+
+static void set_node_of_cpu(int cpu, void *node) {
+    if (cpu < NA_MAX_CPUS) na_topo.node_of_cpu[cpu] = *(const int16_t *)node;
+}
+
+static void read_cpus(int node) {
+    char path[PATH];
+    static char text[TEXT]; /* under the caller's lock */
+    (void)snprintf(path, sizeof path, "/sys/devices/system/node/node%d/cpulist", node);
+    int16_t id = (int16_t)node;
+    if (read_under_root(path, text, sizeof text) == 0) each_in_list(text, set_node_of_cpu, &id);
+}
+
+/* ---- distances ---------------------------------------------------------------------------------------- */
+
+static void read_distances(int node) {
+    char path[PATH], text[8192];
+    uint8_t *row = distances + position_of[node] * online_count;
+    for (int i = 0; i < online_count; i++) row[i] = i == position_of[node] ? 10 : 20; /* ACPI's defaults */
+    (void)snprintf(path, sizeof path, "/sys/devices/system/node/node%d/distance", node);
+    if (read_under_root(path, text, sizeof text) != 0) return;
+    const char *c = text;
+    for (int i = 0; i < online_count; i++) { /* one number per online node, ascending */
+        while (*c == ' ') c++;
+        if (*c < '0' || *c > '9') return;
+        unsigned value = 0;
+        while (*c >= '0' && *c <= '9') value = value * 10 + (unsigned)(*c++ - '0');
+        row[i] = (uint8_t)(value > 255 ? 255 : value);
+    }
+}
+
+int na_topology_distance(int from, int to) {
+    if (!nodeset_has(&na_topo.online, from) || !nodeset_has(&na_topo.online, to)) return -1;
+    if (distances == NULL) return from == to ? 10 : 20;
+    return distances[position_of[from] * online_count + position_of[to]];
+}
+
+/* Allowed nodes by distance from node id `from`, ties by id: insertion sort, node counts are small. */
+static void sort_neighbours(int from, int16_t *row) {
+    for (int i = 0; i < na_topo.node_count; i++) {
+        int d = na_topology_distance(from, na_topo.node_id[i]);
+        if (na_topo.node_id[i] == from) d = -1; /* itself first, whatever the table says */
+        int at = i;
+        for (; at > 0; at--) {
+            int other = na_topo.node_id[row[at - 1]];
+            if ((other == from ? -1 : na_topology_distance(from, other)) <= d) break;
+            row[at] = row[at - 1];
+        }
+        row[at] = (int16_t)i;
+    }
+}
+
+static int16_t *neighbours_of_one(void) {
+    static int16_t only;
+    return &only;
+}
+
+const int16_t *na_topology_neighbours(int from) {
+    return neighbours != NULL ? neighbours + from * na_topo.node_count : neighbours_of_one();
+}
+
+/* ---- discovery ---------------------------------------------------------------------------------------- */
+
+/* The set in a file, false if it can't be read or is empty. */
+static bool read_nodeset(const char *path, na_nodeset *set) {
+    static char text[TEXT]; /* under the caller's lock */
+    memset(set, 0, sizeof *set);
+    if (read_under_root(path, text, sizeof text) != 0) return false;
+    each_in_list(text, add_node, set);
+    return nodeset_count(set) != 0;
+}
+
+static bool read_mems_allowed(na_nodeset *set) {
+    static char text[TEXT];
+    memset(set, 0, sizeof *set);
+    if (read_under_root("/proc/self/status", text, sizeof text) != 0) return false;
+    const char *line = strstr(text, "Mems_allowed_list:");
+    if (line == NULL) return false;
+    line += strlen("Mems_allowed_list:");
+    while (*line == ' ' || *line == '\t') line++;
+    each_in_list(line, add_node, set);
+    return nodeset_count(set) != 0;
+}
+
+static void find_nodes(void) {
+    na_nodeset memory, mems_allowed;
+    if (!read_nodeset("/sys/devices/system/node/online", &na_topo.online)) na_topo.online = nodeset_single(0);
+    if (!read_nodeset("/sys/devices/system/node/has_memory", &memory)) memory = na_topo.online;
+    if (!read_mems_allowed(&mems_allowed)) mems_allowed = na_topo.online;
+    for (int w = 0; w < NUMALLOC_MAX_NODES / 64; w++)
+        na_topo.allowed.word[w] = na_topo.online.word[w] & memory.word[w] & mems_allowed.word[w];
+    /* Nothing left means that the files contradict each other; the first node is then as good as any. */
+    if (nodeset_count(&na_topo.allowed) == 0) na_topo.allowed = nodeset_single(nodeset_next(&na_topo.online, 0));
+}
+
+void na_topology_init(const char *root) {
+    (void)snprintf(root_path, sizeof root_path, "%s", root != NULL ? root : "");
+    memset(&na_topo, 0, sizeof na_topo);
+    memset(na_topo.index_of, 0xff, sizeof na_topo.index_of);
+    memset(na_topo.node_of_cpu, 0xff, sizeof na_topo.node_of_cpu);
+    find_nodes();
+
+    online_count = 0;
+    for (int node = nodeset_next(&na_topo.online, 0); node >= 0; node = nodeset_next(&na_topo.online, node + 1)) {
+        position_of[node] = (int16_t)online_count++;
+        if (!nodeset_has(&na_topo.allowed, node)) continue;
+        na_topo.index_of[node] = (int16_t)na_topo.node_count;
+        na_topo.node_id[na_topo.node_count++] = node;
+        uint64_t bytes = total_bytes(node);
+        if (bytes > na_topo.largest_node_bytes) na_topo.largest_node_bytes = bytes;
+    }
+
+    size_t page = os_page_size();
+    size_t square = (size_t)online_count * (size_t)online_count;
+    size_t table = (square + (size_t)na_topo.node_count * (size_t)na_topo.node_count * sizeof *neighbours + 16 + page - 1) & ~(page - 1);
+    void *memory;
+    distances = NULL;
+    neighbours = NULL;
+    if (online_count > 1 && os_map(table, &memory) == 0) {
+        neighbours = memory;
+        distances = (uint8_t *)(neighbours + na_topo.node_count * na_topo.node_count);
+    }
+    for (int node = nodeset_next(&na_topo.online, 0); node >= 0; node = nodeset_next(&na_topo.online, node + 1)) {
+        if (distances != NULL) read_distances(node);
+        read_cpus(node);
+    }
+    for (int i = 0; neighbours != NULL && i < na_topo.node_count; i++)
+        sort_neighbours(na_topo.node_id[i], neighbours + i * na_topo.node_count);
+
+    for (int cpu = 0; cpu < NA_MAX_CPUS; cpu++) {
+        int node = na_topo.node_of_cpu[cpu];
+        int home = node >= 0 ? na_topo.index_of[node] : 0;
+        for (int i = 0, best = 1 << 30; node >= 0 && na_topo.index_of[node] < 0 && i < na_topo.node_count; i++) {
+            int d = na_topology_distance(node, na_topo.node_id[i]);
+            if (d >= best) continue;
+            best = d;
+            home = i;
+        }
+        na_topo.home_of_cpu[cpu] = (int16_t)home;
+    }
+}
+
+/* ---- questions -------------------------------------------------------------------------------------------- */
+
+/* Free memory plus what the kernel drops when memory is wanted: file pages (half of them, as some are in use)
+ * and reclaimable slab. */
+uint64_t na_topology_free_bytes(int node) {
+    char text[4096];
+    uint64_t bytes, part;
+    if (read_meminfo(node, text, sizeof text) != 0 || !value_of(text, " MemFree:", &bytes)) return UINT64_MAX;
+    if (value_of(text, " Active(file):", &part)) bytes += part / 2;
+    if (value_of(text, " Inactive(file):", &part)) bytes += part;
+    if (value_of(text, " SReclaimable:", &part)) bytes += part / 2;
+    return bytes;
+}
+
+int na_topology_node_info(int node, numalloc_node_info_t *info) {
+    if (!nodeset_has(&na_topo.online, node)) return ENODEV;
+    *info = (numalloc_node_info_t){.node = node, .allowed = nodeset_has(&na_topo.allowed, node)};
+    for (int cpu = 0; cpu < NA_MAX_CPUS; cpu++) info->cpus += na_topo.node_of_cpu[cpu] == node;
+    char text[4096];
+    if (read_meminfo(node, text, sizeof text) == 0) {
+        (void)value_of(text, " MemTotal:", &info->total_bytes);
+        (void)value_of(text, " MemFree:", &info->free_bytes);
+    }
+    return 0;
+}
+
+void na_topology_cpus_of(int node, na_cpuset *cpus) {
+    enum { BITS = 8 * sizeof(unsigned long) };
+    memset(cpus, 0, sizeof *cpus);
+    for (int cpu = 0; cpu < NA_MAX_CPUS; cpu++)
+        if (na_topo.node_of_cpu[cpu] == node) cpus->word[cpu / BITS] |= 1UL << (cpu % BITS);
+}

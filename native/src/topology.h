@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * topology.h: NUMA nodes, their CPUs, memory and distances, and which of them this process may use.
+ * Discovered once from sysfs and /proc/self/status; immutable afterwards, read without locks.
+ * A machine whose sysfs has no nodes is one node, id 0, with all CPUs.
+ */
+#ifndef NA_TOPOLOGY_H
+#define NA_TOPOLOGY_H
+
+#include "nodeset.h"
+
+typedef struct na_topology {
+    int node_count;                       /* allowed nodes with memory, >= 1 */
+    int node_id[NUMALLOC_MAX_NODES];      /* their ids, ascending; position = "index" of a node */
+    int16_t index_of[NUMALLOC_MAX_NODES]; /* id -> index, -1: not allowed, without memory, or absent */
+    na_nodeset online;                    /* all node ids that exist */
+    na_nodeset allowed;                   /* ids in node_id[] */
+    int16_t node_of_cpu[NA_MAX_CPUS];     /* CPU -> node id, -1 unknown */
+    int16_t home_of_cpu[NA_MAX_CPUS];     /* CPU -> index of its node, or of the nearest allowed node */
+    uint64_t largest_node_bytes;          /* memory of the largest allowed node */
+} na_topology;
+
+extern na_topology na_topo; /* valid after na_topology_init() */
+
+/* Discovers. Idempotent, thread-safe by the caller's lock. `root` replaces "/" in paths for tests, NULL
+ * otherwise. Always leaves a usable topology. */
+void na_topology_init(const char *root);
+
+/* SLIT distance between two node ids, -1 if either is unknown. */
+int na_topology_distance(int from, int to);
+
+/* Allowed nodes as indexes in order of distance from index `from` (itself first; ties by id). The array
+ * has node_count entries and lives as long as the process. */
+const int16_t *na_topology_neighbours(int from);
+
+int na_topology_node_info(int node, numalloc_node_info_t *info); /* ENODEV */
+uint64_t na_topology_free_bytes(int node);     /* free memory of the node now; UINT64_MAX if unknown */
+void na_topology_cpus_of(int node, na_cpuset *cpus); /* online CPUs of a node */
+
+#endif

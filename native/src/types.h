@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * types.h: the words and the structures of the allocator.
+ *
+ *   slice    64 KiB of address space, the unit in which everything above a block is counted
+ *   span     a run of slices with one descriptor: free, a page, a large block, or metadata
+ *   page     a span cut into blocks of one size class, owned by one heap
+ *   block    what the user gets: a piece of a page, or a whole large span
+ *   home     the node a block belongs to for life, whoever touches or frees it
+ *   region   the address range of one home and strictness; one kernel policy, set once. The last region is
+ *            "mixed": interleaved and blocked spans, each with a policy of its own
+ *   part     half of a region: "small" for pages and spans below 1 MiB, "large" for the rest, which wants
+ *            huge pages
+ *   heap     the pages of one region that one thread owns; no other thread changes them
+ *   owner    the thread whose heap a page is in
+ *   remote   done by a thread that is not the owner
+ *   pending  list of a heap's pages that have received remote frees
+ *   abandoned  a heap whose thread ended while it had live blocks; waits for a thread of its node
+ *   spare    a heap without pages or owner, kept for the next thread (heaps are never unmapped, so that a
+ *            late remote free may still look at them)
+ *   dirty    a slice that may hold bytes other than zero, hence memory; others read as zeros
+ *   purge    give the memory of dirty free slices back to the system
+ *
+ * Address arithmetic: region = (p - na_base) >> na_shift, descriptor = na_map[(p - na_base) >> 16].
+ *
+ * Locks: one per region (spans, lists of heaps), one for threads. Order: threads, then regions ascending;
+ * nothing but fork takes two regions. The paths of numalloc() and numalloc_free() that end in a heap of the
+ * caller, and remote frees of page blocks, take none.
+ */
+#ifndef NA_TYPES_H
+#define NA_TYPES_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "nodeset.h"
+#include "sizeclass.h"
+
+#define NA_LIKELY(x) __builtin_expect(!!(x), 1)
+#define NA_UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+enum {
+    NA_SLICE_SHIFT = 16,
+    NA_SLICE = 1 << NA_SLICE_SHIFT, /* bytes */
+    NA_SMALL_PAGE_SLICES = 1,       /* pages of blocks up to NA_SMALL_BLOCK_MAX */
+    NA_MEDIUM_PAGE_SLICES = 8,      /* pages of larger blocks */
+    NA_SMALL_BLOCK_MAX = 8 * 1024,  /* bytes: at least eight blocks in a page */
+    NA_HUGE_SLICES = 32,            /* slices in a 2 MiB huge page */
+    NA_LARGE_PART_SLICES = 16,      /* spans from 1 MiB live in the large part */
+    NA_ALIGN_HUGE_SLICES = 64,      /* spans from 4 MiB start on a huge page */
+    NA_SPAN_BINS = 128,             /* free spans by size: exact to 4 slices, then four per doubling */
+    NA_REMOTE_SLOTS = 16,           /* pages a thread collects remote frees for at a time */
+    NA_REMOTE_BATCH = 64,           /* blocks at most in one of them */
+    NA_REMOTE_BATCH_BYTES = 16384,  /* bytes at most in one of them */
+    NA_WARM_SLOTS = 16              /* freed mixed spans kept with policy and pages */
+};
+
+/* The first two words of a free block. `key` marks it as free, so that a second free is noticed. */
+typedef struct na_block {
+    struct na_block *next;
+    uintptr_t key; /* na_secret ^ address while free */
+} na_block;
+_Static_assert(sizeof(na_block) <= NA_GRANULE, "a free block must hold its links");
+
+enum na_span_kind { NA_FREE, NA_PAGE, NA_LARGE, NA_META, NA_WARM };
+
+/* How many blocks of a page are in use, and how many it ever gave out, in one word: a malloc adds both with
+ * one instruction, a free subtracts one. */
+#define NA_USED_BITS 20
+#define NA_USED_MASK ((UINT64_C(1) << NA_USED_BITS) - 1)
+#define NA_COUNT_MALLOC ((UINT64_C(1) << NA_USED_BITS) + 1)
+_Static_assert((NA_SLICE * NA_MEDIUM_PAGE_SLICES) / NA_GRANULE < (1 << NA_USED_BITS), "used fits");
+
+typedef struct na_heap na_heap;
+typedef struct na_region na_region;
+
+/* Descriptor of a span, two cache lines. The first is what any thread reads when it frees, with the remote
+ * list; the second is written by the owner alone (a page), or under the region lock (all else). */
+typedef struct na_span {
+    _Alignas(64) _Atomic(na_heap *) heap; /* page: its heap; NULL otherwise */
+    _Atomic(uint64_t) remote;        /* page: remote frees, see remote.c */
+    struct na_span *pending_next;    /* page: link in heap->pending */
+    uintptr_t start;                 /* address of the first byte */
+    uint32_t slices;                 /* length */
+    uint32_t block_size;             /* page: bytes */
+    uint16_t region;                 /* index */
+    uint8_t kind;                    /* enum na_span_kind */
+    uint8_t class_index;             /* page: size class */
+    uint8_t part;                    /* 0 small, 1 large */
+    uint8_t huge_shift;              /* large: log2 bytes of explicit huge pages, 0: none */
+    uint8_t remapped;                /* large: pages came by mremap, the mapping has odd offsets */
+    uint8_t dirty;                   /* free: some slice is dirty and the span is in the purge list */
+    union {
+        struct { struct na_span *older, *newer; }; /* free and dirty: purge list; warm: warm list */
+        struct na_placement *placement;            /* large, mixed region: its policy */
+    };
+
+    _Alignas(64) na_block *free;     /* page: free blocks */
+    uint64_t count;                  /* page: blocks given out ever << NA_USED_BITS | blocks in use */
+    uint32_t low;                    /* page: a free that leaves `used` at or below this needs care */
+    uint32_t carved;                 /* page: blocks that were ever linked */
+    uint32_t capacity;               /* page: blocks it can hold */
+    uint8_t full;                    /* page: it is in the heap's full queue */
+    uint8_t zeroed;                  /* page: its memory was zero when it became one */
+    struct na_span *next, *prev;     /* page: queue of its heap; free: bin; unused descriptor: next */
+    uint64_t freed_at;               /* free, warm: ms when it became so */
+} na_span;
+_Static_assert(sizeof(na_span) == 128, "two cache lines");
+
+typedef struct na_queue {
+    na_span *first, *last;
+} na_queue;
+
+/* Policy of a span of the mixed region, kept with it for queries, realloc and warm reuse. */
+typedef struct na_placement {
+    na_nodeset nodes;
+    size_t stripe; /* blocked: bytes after which the split repeats */
+    uint8_t policy; /* enum numalloc_policy */
+    uint8_t strict;
+    struct na_placement *next; /* unused ones */
+} na_placement;
+
+enum { NA_DIRECT_ENTRIES = NA_DIRECT_MAX / NA_GRANULE + 1 };
+
+/* The pages of one region that one thread owns. Only the owner touches anything but `pending`, `thread` and
+ * the links, which the region lock guards. */
+struct na_heap {
+    na_span *direct[NA_DIRECT_ENTRIES]; /* page to try for a size of 16*i bytes; never NULL */
+    na_queue queue[NA_CLASSES];         /* pages that may have free blocks */
+    na_queue full;                      /* pages without, of all classes */
+    _Atomic(na_span *) pending;         /* pages with remote frees; any thread pushes */
+    _Atomic(struct na_thread *) thread; /* owner, NULL: abandoned or spare */
+    na_region *region;
+    uint64_t remote_frees;              /* collected ever */
+    uint32_t pages;                     /* in the queues */
+    volatile uint8_t busy;              /* not 0: queues are being changed, a child of fork must not use them */
+    na_heap *next;                      /* abandoned or spare list */
+    na_heap *all_next;                  /* every heap of the region */
+};
+
+typedef struct na_remote_slot {
+    na_span *page;
+    na_block *first, *last;
+    uint32_t count;
+} na_remote_slot;
+
+/* What a thread owns. Reused by later threads, never unmapped. */
+typedef struct na_thread {
+    na_remote_slot remote[NA_REMOTE_SLOTS];
+    uint32_t remote_slots_used;        /* slots with blocks in them */
+    uint32_t deal;                     /* next node for small interleaved blocks */
+    struct na_thread *next, *prev;     /* live threads; unused: next */
+    na_heap *heaps[];                  /* one per region, NULL until needed */
+} na_thread;
+
+typedef struct na_part {
+    uintptr_t start, limit;   /* addresses */
+    uintptr_t top;            /* spans lie in [start, top) without gaps */
+    uintptr_t opened;         /* [start, opened) is committed */
+    na_span *bin[NA_SPAN_BINS];
+    uint64_t bin_used[NA_SPAN_BINS / 64];
+} na_part;
+
+/* Everything below is guarded by `lock` except what is set once at opening. */
+struct na_region {
+    pthread_mutex_t lock;
+    uintptr_t base;            /* address of the first byte */
+    int16_t index;             /* of the region */
+    int16_t node_index;        /* of its home in na_topo.node_id[], -1 mixed */
+    int node;                  /* id of its home, -1 mixed */
+    bool strict;
+    _Atomic(bool) opened;      /* policy set, metadata ready */
+    uintptr_t meta_limit, meta_opened;
+    uint32_t span_count;       /* descriptors ever made */
+    na_span *span_unused;
+    na_part part[2];
+    na_span *purge_first, *purge_last; /* dirty free spans, oldest first */
+    na_span *warm_first, *warm_last;   /* mixed: freed spans with their policy, oldest first */
+    uint32_t warm_count;
+    na_heap *abandoned, *spare, *all;
+    uintptr_t meta_next, meta_end;     /* where the next heap is carved */
+    na_placement *placement_unused;
+    /* statistics */
+    _Atomic(uint64_t) used_bytes; /* of spans that are not free */
+    uint64_t dirty_bytes;      /* of dirty slices in free spans */
+    uint64_t peak_bytes, purged_bytes;
+    uint64_t page_allocations, page_frees_retired; /* of pages that are gone */
+    uint64_t large_allocations, large_frees, large_blocks, large_bytes, huge_bytes;
+    uint64_t pages, abandoned_count;
+    _Atomic(uint64_t) fallbacks, strict_failures;
+};
+
+#endif
