@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* api.c, large.c, mixed.c, placement.c through the public calls: what each gives, keeps and refuses. */
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "check.h"
+#include "numa_alloc.h"
+
+static numalloc_stats_t total(void) {
+    numalloc_stats_t stats;
+    CHECK_EQUAL(numalloc_stats(-1, &stats), 0);
+    return stats;
+}
+
+static int all_bytes_are(const unsigned char *p, unsigned char value, size_t size) {
+    for (size_t i = 0; i < size; i++)
+        if (p[i] != value) return 0;
+    return 1;
+}
+
+static void sizes_from_zero_to_megabytes(void) {
+    for (size_t size = 0; size < (size_t)8 << 20; size = size * 5 / 4 + 1) {
+        char *p = numalloc(size);
+        CHECK(p != NULL);
+        CHECK_EQUAL((uintptr_t)p % 16, 0);
+        CHECK(numalloc_usable_size(p) >= size);
+        memset(p, 0x5a, numalloc_usable_size(p));
+        numalloc_free(p);
+    }
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+static void zero_size_blocks_are_distinct(void) {
+    void *a = numalloc(0), *b = numalloc(0);
+    CHECK(a != NULL && b != NULL && a != b);
+    numalloc_free(a);
+    numalloc_free(b);
+    numalloc_free(NULL);
+}
+
+static void live_blocks_do_not_overlap(void) {
+    enum { N = 3000 };
+    static unsigned char *block[N];
+    static size_t size[N];
+    for (int i = 0; i < N; i++) {
+        size[i] = (size_t)(i * 37 % 5000) + (i % 100 == 0 ? 200000 : 1);
+        block[i] = numalloc(size[i]);
+        CHECK(block[i] != NULL);
+        memset(block[i], i & 0xff, size[i]);
+    }
+    for (int i = 0; i < N; i++) CHECK(all_bytes_are(block[i], (unsigned char)(i & 0xff), size[i]));
+    for (int i = 0; i < N; i++) numalloc_free(block[i]);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+static void calloc_is_zero_on_used_memory(void) {
+    for (int round = 0; round < 3; round++) {
+        for (size_t size = 1; size < (size_t)4 << 20; size = size * 3 / 2 + 1) {
+            unsigned char *p = numalloc_calloc(1, size);
+            CHECK(p != NULL);
+            CHECK(all_bytes_are(p, 0, size));
+            memset(p, 0xff, numalloc_usable_size(p));
+            numalloc_free(p);
+        }
+    }
+}
+
+/* A large block of partly dirty slices: only the dirty ones need clearing, all must read as zero. */
+static void calloc_over_mixed_dirty_memory(void) {
+    numalloc_purge();
+    unsigned char *a = numalloc((size_t)2 << 20), *b = numalloc((size_t)2 << 20);
+    CHECK(a != NULL && b != NULL);
+    memset(a, 0xff, (size_t)2 << 20);
+    memset(b + 65536, 0xff, 65536);
+    numalloc_free(a);
+    numalloc_free(b);
+    unsigned char *c = numalloc_calloc(1, (size_t)6 << 20);
+    CHECK(c != NULL);
+    CHECK(all_bytes_are(c, 0, (size_t)6 << 20));
+    numalloc_free(c);
+}
+
+static void alignments_up_to_a_gigabyte(void) {
+    for (size_t align = 1; align <= (size_t)1 << 30; align *= 2) {
+        static const size_t sizes[] = {1, 24, 100, 4096, 70000, 3000000};
+        for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+            char *p = numalloc_aligned(align, sizes[i]);
+            CHECK(p != NULL);
+            CHECK_EQUAL((uintptr_t)p % align, 0);
+            memset(p, 1, sizes[i]);
+            numalloc_free(p);
+        }
+    }
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+static void bad_alignments_are_refused(void) {
+    static const size_t bad[] = {0, 3, 24, (size_t)1 << 31, SIZE_MAX};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        errno = 0;
+        CHECK(numalloc_aligned(bad[i], 64) == NULL);
+        CHECK_EQUAL(errno, EINVAL);
+    }
+}
+
+static void huge_sizes_are_enomem(void) {
+    static const size_t sizes[] = {SIZE_MAX, SIZE_MAX - 15, SIZE_MAX - 65536, (size_t)PTRDIFF_MAX, (size_t)PTRDIFF_MAX + 1,
+                                   (size_t)1 << 60};
+    void *small = numalloc(100), *large = numalloc(1000000);
+    memset(small, 7, 100);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        size_t size = sizes[i];
+        errno = 0;
+        CHECK(numalloc(size) == NULL);
+        CHECK_EQUAL(errno, ENOMEM);
+        errno = 0;
+        CHECK(numalloc_calloc(size, 3) == NULL);
+        CHECK_EQUAL(errno, ENOMEM);
+        errno = 0;
+        CHECK(numalloc_aligned(4096, size) == NULL);
+        CHECK_EQUAL(errno, ENOMEM);
+        errno = 0;
+        CHECK(numalloc_interleaved(size, NULL) == NULL);
+        CHECK_EQUAL(errno, ENOMEM);
+        errno = 0;
+        CHECK(numalloc_realloc(small, size) == NULL);
+        CHECK_EQUAL(errno, ENOMEM);
+        errno = 0;
+        CHECK(numalloc_realloc(large, size) == NULL);
+        CHECK_EQUAL(errno, ENOMEM);
+    }
+    CHECK(all_bytes_are(small, 7, 100)); /* a failed realloc leaves the block alone */
+    numalloc_free(small);
+    numalloc_free(large);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+static void realloc_keeps_contents(void) {
+    unsigned char *p = NULL;
+    size_t before = 0;
+    for (size_t size = 1; size < (size_t)64 << 20; size = size * 2 + 3) {
+        p = numalloc_realloc(p, size);
+        CHECK(p != NULL);
+        CHECK(all_bytes_are(p, 0x11, before));
+        memset(p, 0x11, size);
+        before = size;
+    }
+    for (size_t size = before; size > 1; size /= 3) {
+        p = numalloc_realloc(p, size);
+        CHECK(p != NULL);
+        CHECK(all_bytes_are(p, 0x11, size));
+    }
+    CHECK(numalloc_realloc(p, 0) == NULL);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+/* Two growing blocks block each other's way, so growth must move (mremap for large ones). */
+static void realloc_of_neighbours_moves(void) {
+    unsigned char *a = NULL, *b = NULL;
+    for (size_t size = (size_t)1 << 20; size <= (size_t)32 << 20; size += (size_t)1 << 20) {
+        a = numalloc_realloc(a, size);
+        b = numalloc_realloc(b, size);
+        CHECK(a != NULL && b != NULL);
+        size_t old = size - ((size_t)1 << 20);
+        CHECK(all_bytes_are(a, 0xaa, old) && all_bytes_are(b, 0xbb, old));
+        memset(a + old, 0xaa, size - old);
+        memset(b + old, 0xbb, size - old);
+    }
+    numalloc_free(a);
+    numalloc_free(b);
+    unsigned char *zero = numalloc_calloc(1, (size_t)64 << 20);
+    CHECK(zero != NULL && all_bytes_are(zero, 0, (size_t)64 << 20));
+    numalloc_free(zero);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+/* What coalescing is for: fragments, freed, make one large block of the same memory. */
+static void free_spans_coalesce(void) {
+    enum { N = 64 };
+    numalloc_purge();
+    void *fragment[N];
+    for (int i = 0; i < N; i++) CHECK((fragment[i] = numalloc((size_t)1 << 20)) != NULL);
+    uintptr_t low = UINTPTR_MAX, high = 0;
+    for (int i = 0; i < N; i++) {
+        if ((uintptr_t)fragment[i] < low) low = (uintptr_t)fragment[i];
+        if ((uintptr_t)fragment[i] > high) high = (uintptr_t)fragment[i];
+    }
+    for (int i = 0; i < N; i += 2) numalloc_free(fragment[i]);
+    for (int i = 1; i < N; i += 2) numalloc_free(fragment[i]);
+    char *whole = numalloc((size_t)32 << 20);
+    CHECK(whole != NULL);
+    CHECK((uintptr_t)whole >= low && (uintptr_t)whole <= high);
+    numalloc_free(whole);
+}
+
+static void nothing_is_lost(void) {
+    numalloc_purge();
+    numalloc_stats_t before = total();
+    for (int round = 0; round < 20; round++) {
+        void *p[200];
+        for (int i = 0; i < 200; i++) p[i] = numalloc((size_t)(i * 997 % 150000));
+        for (int i = 0; i < 200; i++) numalloc_free(p[i]);
+    }
+    numalloc_cleanup();
+    numalloc_stats_t after = total();
+    CHECK_EQUAL(after.allocated_bytes, before.allocated_bytes);
+    CHECK_EQUAL(after.allocations - before.allocations, 4000);
+    CHECK_EQUAL(after.frees - before.frees, 4000);
+    CHECK_EQUAL(after.cached_bytes, 0);
+}
+
+static void block_info_describes_blocks(void) {
+    numalloc_block_info_t info;
+    char *small = numalloc(100), *large = numalloc(1000000);
+    CHECK_EQUAL(numalloc_block_info(small + 50, &info), 0);
+    CHECK(info.start == small && info.size >= 100 && info.size_class >= 0);
+    CHECK_EQUAL(info.numa_node, numalloc_node_of(small));
+    CHECK_EQUAL(numalloc_block_info(large + 999999, &info), 0);
+    CHECK(info.start == large && info.size >= 1000000);
+    CHECK_EQUAL(info.size_class, -1);
+    int local = 0;
+    CHECK_EQUAL(numalloc_block_info(&local, &info), EFAULT);
+    CHECK_EQUAL(numalloc_node_of(&local), NUMALLOC_NODE_FOREIGN);
+    CHECK_EQUAL(numalloc_usable_size(&local), 0);
+    CHECK_EQUAL(numalloc_usable_size(NULL), 0);
+    numalloc_free(small);
+    CHECK_EQUAL(numalloc_block_info(small, &info), EFAULT);
+    numalloc_free(large);
+    CHECK_EQUAL(numalloc_block_info(large, &info), EFAULT);
+}
+
+static void every_policy_gives_memory(void) {
+    int node;
+    CHECK(numalloc_node_ids(&node, 1) >= 1);
+    static const size_t sizes[] = {16, 2048, 8192, 200000, (size_t)5 << 20};
+    for (int policy = NUMALLOC_LOCAL; policy <= NUMALLOC_BLOCKED; policy++)
+        for (int strict = 0; strict < 2; strict++)
+            for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+                numalloc_request_t request = {.size = sizes[i], .policy = policy, .node = node, .align = 64,
+                                              .flags = NUMALLOC_ZERO | (strict ? NUMALLOC_STRICT : 0u)};
+                unsigned char *p = numalloc_request(&request);
+                CHECK(p != NULL);
+                CHECK_EQUAL((uintptr_t)p % 64, 0);
+                CHECK(all_bytes_are(p, 0, sizes[i]));
+                numalloc_block_info_t info;
+                CHECK_EQUAL(numalloc_block_info(p, &info), 0);
+                CHECK_EQUAL(info.flags & NUMALLOC_STRICT, strict ? NUMALLOC_STRICT : 0);
+                memset(p, 0xee, sizes[i]);
+                p = numalloc_realloc(p, sizes[i] * 2);
+                CHECK(p != NULL && all_bytes_are(p, 0xee, sizes[i]));
+                CHECK_EQUAL(numalloc_block_info(p, &info), 0);
+                CHECK_EQUAL(info.flags & NUMALLOC_STRICT, strict ? NUMALLOC_STRICT : 0);
+                numalloc_free(p);
+            }
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+static void strict_memory_is_there_at_once(void) {
+    if (numalloc_can_query() != 0) SKIP("move_pages is not permitted");
+    numalloc_request_t request = {.size = (size_t)3 << 20, .flags = NUMALLOC_STRICT};
+    void *p = numalloc_request(&request);
+    CHECK(p != NULL);
+    numalloc_page_counts_t counts;
+    CHECK_EQUAL(numalloc_page_nodes(p, request.size, &counts), 0);
+    CHECK_EQUAL(counts.untouched, 0);
+    CHECK_EQUAL(counts.on_node[numalloc_node_of(p)], counts.pages);
+    numalloc_free(p);
+}
+
+static void bad_requests_are_refused(void) {
+    numalloc_nodemask_t empty = {{0}}, absent = {{0}};
+    absent.word[NUMALLOC_MAX_NODES / 64 - 1] = UINT64_C(1) << 63;
+    const struct {
+        numalloc_request_t request;
+        int error;
+    } bad[] = {
+        {{.size = 64, .policy = 99}, EINVAL},
+        {{.size = 64, .policy = -1}, EINVAL},
+        {{.size = 64, .flags = 1u << 20}, EINVAL},
+        {{.size = 64, .align = 48}, EINVAL},
+        {{.size = 64, .policy = NUMALLOC_ONNODE, .node = 1023}, ENODEV},
+        {{.size = 64, .policy = NUMALLOC_ONNODE, .node = -1}, ENODEV},
+        {{.size = 64, .policy = NUMALLOC_ONNODE, .node = 5000000}, ENODEV},
+        {{.size = 64, .policy = NUMALLOC_INTERLEAVE, .nodes = &empty}, EINVAL},
+        {{.size = 64, .policy = NUMALLOC_INTERLEAVE, .nodes = &absent}, ENODEV},
+        {{.size = 1 << 20, .policy = NUMALLOC_BLOCKED, .nodes = &absent}, ENODEV},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        errno = 0;
+        CHECK(numalloc_request(&bad[i].request) == NULL);
+        CHECK_EQUAL(errno, bad[i].error);
+    }
+    errno = 0;
+    CHECK(numalloc_request(NULL) == NULL);
+    CHECK_EQUAL(errno, EINVAL);
+    CHECK_EQUAL(numalloc_bind_thread(1023), ENODEV);
+    CHECK_EQUAL(numalloc_bind_thread(-1), ENODEV);
+    numalloc_stats_t stats;
+    CHECK_EQUAL(numalloc_stats(1023, &stats), ENODEV);
+    CHECK_EQUAL(numalloc_stats(-7, &stats), ENODEV);
+}
+
+static void prefault_and_page_query(void) {
+    if (numalloc_can_query() != 0) SKIP("move_pages is not permitted");
+    size_t bytes = (size_t)1 << 20;
+    numalloc_purge();
+    char *p = numalloc(bytes);
+    numalloc_page_counts_t counts;
+    CHECK_EQUAL(numalloc_prefault(p, bytes), 0);
+    CHECK_EQUAL(numalloc_page_nodes(p, bytes, &counts), 0);
+    CHECK_EQUAL(counts.pages * counts.page_size, bytes);
+    CHECK_EQUAL(counts.untouched + counts.failed, 0);
+    CHECK_EQUAL(numalloc_page_nodes(p, 0, &counts), 0);
+    CHECK_EQUAL(counts.pages, 0);
+    int local = 0;
+    CHECK_EQUAL(numalloc_prefault(&local, sizeof local), EFAULT);
+    CHECK_EQUAL(numalloc_prefault(p, numalloc_usable_size(p) + 1), EFAULT);
+    size_t unmoved = 1;
+    CHECK_EQUAL(numalloc_migrate(p, bytes, numalloc_node_of(p), &unmoved), 0);
+    CHECK_EQUAL(unmoved, 0);
+    CHECK_EQUAL(numalloc_migrate(p, bytes, 1023, NULL), ENODEV);
+    numalloc_free(p);
+}
+
+static void init_is_idempotent(void) {
+    CHECK_EQUAL(numalloc_init((size_t)1 << 30), 0);
+    CHECK_EQUAL(numalloc_init((size_t)1 << 30), 0);
+    CHECK_EQUAL(numalloc_init((size_t)1 << 29), EALREADY);
+    void *beyond = numalloc(((size_t)1 << 30) + ((size_t)1 << 29)); /* a hint, not a ceiling */
+    CHECK(beyond != NULL);
+    numalloc_free(beyond);
+    numalloc_cleanup();
+    void *after = numalloc(100);
+    CHECK(after != NULL);
+    numalloc_free(after);
+}
+
+static void json_grows_with_the_buffer(void) {
+    static char text[16384];
+    size_t length = numalloc_stats_json(text, sizeof text);
+    CHECK(length > 100 && length < sizeof text);
+    CHECK(text[0] == '{' && text[length - 1] == '}' && strlen(text) == length);
+    char small[10];
+    CHECK(numalloc_stats_json(small, sizeof small) > 100); /* would have taken that much */
+    CHECK_EQUAL(strlen(small), 9);
+    CHECK(numalloc_stats_json(NULL, 0) > 100);
+}
+
+static void warm_interleaved_spans_are_reused(void) {
+    numalloc_nodemask_t nodes = {{0}};
+    int id[2];
+    if (numalloc_node_ids(id, 2) < 2) {
+        /* One node: interleaving over it is its own memory. */
+        void *p = numalloc_interleaved((size_t)1 << 20, NULL);
+        CHECK_EQUAL(numalloc_node_of(p), id[0]);
+        numalloc_free(p);
+        return;
+    }
+    nodes.word[id[0] / 64] |= UINT64_C(1) << (id[0] % 64);
+    nodes.word[id[1] / 64] |= UINT64_C(1) << (id[1] % 64);
+    void *p = numalloc_interleaved((size_t)1 << 20, &nodes);
+    CHECK_EQUAL(numalloc_node_of(p), NUMALLOC_NODE_MIXED);
+    numalloc_free(p);
+    void *again = numalloc_interleaved((size_t)1 << 20, &nodes);
+    CHECK(again == p);
+    numalloc_free(again);
+}
+
+static const check_case cases[] = {
+    {"sizes_from_zero_to_megabytes", sizes_from_zero_to_megabytes},
+    {"zero_size_blocks_are_distinct", zero_size_blocks_are_distinct},
+    {"live_blocks_do_not_overlap", live_blocks_do_not_overlap},
+    {"calloc_is_zero_on_used_memory", calloc_is_zero_on_used_memory},
+    {"calloc_over_mixed_dirty_memory", calloc_over_mixed_dirty_memory},
+    {"alignments_up_to_a_gigabyte", alignments_up_to_a_gigabyte},
+    {"bad_alignments_are_refused", bad_alignments_are_refused},
+    {"huge_sizes_are_enomem", huge_sizes_are_enomem},
+    {"realloc_keeps_contents", realloc_keeps_contents},
+    {"realloc_of_neighbours_moves", realloc_of_neighbours_moves},
+    {"free_spans_coalesce", free_spans_coalesce},
+    {"nothing_is_lost", nothing_is_lost},
+    {"block_info_describes_blocks", block_info_describes_blocks},
+    {"every_policy_gives_memory", every_policy_gives_memory},
+    {"strict_memory_is_there_at_once", strict_memory_is_there_at_once},
+    {"bad_requests_are_refused", bad_requests_are_refused},
+    {"prefault_and_page_query", prefault_and_page_query},
+    {"init_is_idempotent", init_is_idempotent},
+    {"json_grows_with_the_buffer", json_grows_with_the_buffer},
+    {"warm_interleaved_spans_are_reused", warm_interleaved_spans_are_reused},
+};
+CHECK_MAIN(cases)

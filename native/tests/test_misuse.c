@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* debug.c, options.c: misuse ends with one line that names call, address and remedy, or is ignored with one
+ * where so configured; nothing is corrupted. Children run the faults. */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "check.h"
+#include "internal.h"
+
+enum { ABORTED = 256 + SIGABRT };
+static char text[8192];
+
+static void aborts_with(void (*body)(void), const char *call, const char *what, const char *remedy) {
+    int code = check_child(body, text, sizeof text);
+    if (code != ABORTED || !strstr(text, call) || !strstr(text, what) || !strstr(text, remedy))
+        printf("code %d, message: %s\n", code, text);
+    CHECK_EQUAL(code, ABORTED);
+    CHECK(strstr(text, call) != NULL);
+    CHECK(strstr(text, what) != NULL);
+    CHECK(strstr(text, remedy) != NULL);
+}
+
+static void double_free_small(void) {
+    void *p = numalloc(100);
+    numalloc_free(p);
+    numalloc_free(p);
+}
+static void double_free_after_others(void) {
+    void *p = numalloc(100), *q = numalloc(100), *r = numalloc(100);
+    numalloc_free(p);
+    numalloc_free(q);
+    numalloc_free(r);
+    numalloc_free(p);
+}
+static void double_free_large(void) {
+    void *p = numalloc(1000000);
+    numalloc_free(p);
+    numalloc_free(p);
+}
+static void double_free_interleaved(void) {
+    void *p = numalloc_interleaved(1000000, NULL);
+    numalloc_free(p);
+    numalloc_free(p);
+}
+static void *free_it(void *p) {
+    numalloc_free(p);
+    return NULL;
+}
+static void double_free_across_threads(void) {
+    void *p = numalloc(100);
+    pthread_t thread;
+    pthread_create(&thread, NULL, free_it, p);
+    pthread_join(thread, NULL);
+    numalloc_free(p);
+}
+static void free_of_stack(void) {
+    int local = 0;
+    numalloc_free(&local);
+}
+static void free_of_libc_block(void) { numalloc_free(malloc(10)); }
+static void free_inside_large(void) { numalloc_free((char *)numalloc(1000000) + 4096); }
+static void free_of_never_given(void) { numalloc_free((void *)(na_base + na_reserved - NA_SLICE)); }
+static void free_of_metadata(void) { numalloc_free((void *)(na_base + 128)); }
+static void free_inside_foreign_page(void) {
+    /* A page of another heap takes the slow path, where block boundaries are checked. */
+    numalloc_request_t request = {.size = 100, .policy = NUMALLOC_LOCAL, .flags = NUMALLOC_STRICT};
+    numalloc_free((char *)numalloc_request(&request) + 16);
+}
+static void realloc_of_freed(void) {
+    void *p = numalloc(100);
+    numalloc_free(p);
+    p = numalloc_realloc(p, 200);
+}
+static void realloc_of_foreign(void) {
+    int local = 0;
+    void *p = numalloc_realloc(&local, 200);
+    (void)p;
+}
+
+static void double_frees_abort(void) {
+    aborts_with(double_free_small, "numalloc_free", "freed before", "free each block once");
+    aborts_with(double_free_after_others, "numalloc_free", "freed before", "free each block once");
+    aborts_with(double_free_large, "numalloc_free", "freed before", "free each block once");
+    aborts_with(double_free_interleaved, "numalloc_free", "freed before", "free each block once");
+    aborts_with(double_free_across_threads, "numalloc_free", "freed before", "free each block once");
+}
+
+static void foreign_frees_abort(void) {
+    aborts_with(free_of_stack, "numalloc_free", "not from this allocator", "the library that allocated it");
+    aborts_with(free_of_libc_block, "numalloc_free", "not from this allocator", "the library that allocated it");
+    aborts_with(free_of_never_given, "numalloc_free", "not allocated", "free each block once");
+    aborts_with(free_of_metadata, "numalloc_free", "not allocated", "free each block once");
+}
+
+static void inner_pointers_abort(void) {
+    aborts_with(free_inside_large, "numalloc_free", "not the start", "the pointer that the allocation returned");
+    aborts_with(free_inside_foreign_page, "numalloc_free", "not the start", "the pointer that the allocation returned");
+}
+
+static void bad_reallocs_abort(void) {
+    aborts_with(realloc_of_freed, "numalloc_realloc", "freed before", "free each block once");
+    aborts_with(realloc_of_foreign, "numalloc_realloc", "not from this allocator", "the library that allocated it");
+}
+
+static void warns_body(void) {
+    na_opt.on_error = NA_ON_ERROR_WARN;
+    int local = 0;
+    void *p = numalloc(100), *q = numalloc(1000000);
+    numalloc_free(p);
+    numalloc_free(p);
+    numalloc_free(q);
+    numalloc_free(q);
+    numalloc_free(&local);
+    errno = 0;
+    if (numalloc_realloc(p, 300) != NULL || errno != EINVAL) _exit(2);
+    void *a = numalloc(100), *b = numalloc(100);
+    if (a == b || numalloc_verify() != 0) _exit(3);
+}
+
+static void warn_mode_goes_on(void) {
+    int code = check_child(warns_body, text, sizeof text);
+    if (code != 0) printf("code %d, message: %s\n", code, text);
+    CHECK_EQUAL(code, 0);
+    int lines = 0;
+    for (const char *c = text; *c != '\0'; c++) lines += *c == '\n';
+    CHECK_EQUAL(lines, 4);
+}
+
+/* numalloc_verify can fail: it notices a link written over after free. */
+static void corrupts(void) {
+    void **p = numalloc(64);
+    numalloc_free(p);
+    p[1] = NULL;
+    _exit(numalloc_verify() == 0 ? 5 : 0);
+}
+
+static void verify_notices_a_write_after_free(void) {
+    int code = check_child(corrupts, text, sizeof text);
+    CHECK_EQUAL(code, 0);
+    CHECK(strstr(text, "written after free") != NULL);
+}
+
+static const check_case cases[] = {
+    {"double_frees_abort", double_frees_abort},
+    {"foreign_frees_abort", foreign_frees_abort},
+    {"inner_pointers_abort", inner_pointers_abort},
+    {"bad_reallocs_abort", bad_reallocs_abort},
+    {"warn_mode_goes_on", warn_mode_goes_on},
+    {"verify_notices_a_write_after_free", verify_notices_a_write_after_free},
+};
+CHECK_MAIN(cases)

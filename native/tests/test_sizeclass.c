@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* sizeclass.h: classes cover every size, waste at most a quarter, and keep alignments. */
+#include "sizeclass.h"
+
+#include "check.h"
+
+static void covers_every_size(void) {
+    for (size_t size = 1; size <= NA_BLOCK_MAX; size++) {
+        unsigned c = size_to_class(size);
+        CHECK(c < NA_CLASSES);
+        CHECK(class_to_size(c) >= size);
+        CHECK(c == 0 || class_to_size(c - 1) < size);
+    }
+}
+
+static void round_trips(void) {
+    for (unsigned c = 0; c < NA_CLASSES; c++) CHECK_EQUAL(size_to_class(class_to_size(c)), c);
+}
+
+static void wastes_at_most_a_fifth_of_the_block(void) {
+    for (size_t size = 129; size <= NA_BLOCK_MAX; size++)
+        CHECK((class_to_size(size_to_class(size)) - size) * 5 <= class_to_size(size_to_class(size)));
+}
+
+static void powers_of_two_are_classes(void) {
+    for (size_t size = 16; size <= NA_BLOCK_MAX; size *= 2) CHECK_EQUAL(class_to_size(size_to_class(size)), size);
+}
+
+static void rounding_up_keeps_alignment(void) {
+    for (size_t align = 16; align <= NA_BLOCK_MAX; align *= 2)
+        for (size_t size = align; size <= NA_BLOCK_MAX; size += align)
+            CHECK_EQUAL(class_to_size(size_to_class(size)) % align, 0);
+}
+
+static const check_case cases[] = {
+    {"covers_every_size", covers_every_size},
+    {"round_trips", round_trips},
+    {"wastes_at_most_a_fifth_of_the_block", wastes_at_most_a_fifth_of_the_block},
+    {"powers_of_two_are_classes", powers_of_two_are_classes},
+    {"rounding_up_keeps_alignment", rounding_up_keeps_alignment},
+};
+CHECK_MAIN(cases)
