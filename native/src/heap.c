@@ -119,7 +119,9 @@ static void move_pages(na_queue *from, na_heap *to) {
  * still went to its pending list are sent on here and by later calls. */
 static bool take_over(na_heap *heap) {
     na_region *region = heap->region;
-    if (region->abandoned == NULL && region->spare == NULL) return false; /* racy look; at worst a fresh page */
+    if (atomic_load_explicit(&region->abandoned, memory_order_relaxed) == NULL &&
+        atomic_load_explicit(&region->spare, memory_order_relaxed) == NULL)
+        return false;
     pthread_mutex_lock(&region->lock);
     na_heap *other = region->abandoned;
     if (other != NULL) {

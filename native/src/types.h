@@ -180,7 +180,8 @@ struct na_region {
     na_span *purge_first, *purge_last; /* dirty free spans, oldest first */
     na_span *warm_first, *warm_last;   /* mixed: freed spans with their policy, oldest first */
     uint32_t warm_count;
-    na_heap *abandoned, *spare, *all;
+    _Atomic(na_heap *) abandoned, spare; /* changed under the lock; looked at without, to skip it */
+    na_heap *all;
     uintptr_t meta_next, meta_end;     /* where the next heap is carved */
     na_placement *placement_unused;
     /* statistics */
