@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * cdef.h: native/include/numa_alloc.h as cffi reads it: no preprocessor, no attributes. The compiler checks every
+ * declaration against the header when the module is built; tests/test_native.py checks that none is missing.
+ */
+static const char *const NUMALLOC_VERSION;
+
+enum {
+    NUMALLOC_MAX_NODES = 1024,
+    NUMALLOC_NODE_MIXED = -1,
+    NUMALLOC_NODE_FOREIGN = -2
+};
+
+typedef struct numalloc_nodemask {
+    uint64_t word[16];
+} numalloc_nodemask_t;
+
+int numalloc_init(size_t bytes_per_node);
+void numalloc_cleanup(void);
+void *numalloc(size_t size);
+void *numalloc_calloc(size_t count, size_t size);
+void *numalloc_realloc(void *ptr, size_t size);
+void *numalloc_aligned(size_t align, size_t size);
+void numalloc_free(void *ptr);
+void *numalloc_onnode(size_t size, int node);
+void *numalloc_interleaved(size_t size, const numalloc_nodemask_t *nodes);
+void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes);
+
+enum numalloc_policy {
+    NUMALLOC_LOCAL = 0,
+    NUMALLOC_ONNODE = 1,
+    NUMALLOC_INTERLEAVE = 2,
+    NUMALLOC_BLOCKED = 3
+};
+
+enum numalloc_flag {
+    NUMALLOC_STRICT = 1,
+    NUMALLOC_ZERO = 2,
+    NUMALLOC_POPULATE = 4
+};
+
+typedef struct numalloc_request {
+    size_t size;
+    size_t align;
+    int policy;
+    unsigned flags;
+    int node;
+    const numalloc_nodemask_t *nodes;
+    size_t stripe;
+} numalloc_request_t;
+
+void *numalloc_request(const numalloc_request_t *request);
+size_t numalloc_usable_size(const void *ptr);
+int numalloc_node_of(const void *ptr);
+
+typedef struct numalloc_block_info {
+    void *start;
+    size_t size;
+    int size_class;
+    int numa_node;
+    int policy;
+    unsigned flags;
+    size_t huge_page;
+} numalloc_block_info_t;
+
+int numalloc_block_info(const void *ptr, numalloc_block_info_t *info);
+
+typedef struct numalloc_page_counts {
+    size_t page_size;
+    size_t pages;
+    size_t untouched;
+    size_t failed;
+    size_t on_node[1024];
+} numalloc_page_counts_t;
+
+int numalloc_page_nodes(const void *ptr, size_t len, numalloc_page_counts_t *counts);
+int numalloc_prefault(void *ptr, size_t len);
+int numalloc_migrate(void *ptr, size_t len, int node, size_t *unmoved);
+size_t numalloc_purge(void);
+
+typedef struct numalloc_node_info {
+    int node;
+    int cpus;
+    int allowed;
+    uint64_t total_bytes;
+    uint64_t free_bytes;
+} numalloc_node_info_t;
+
+int numalloc_node_count(void);
+int numalloc_node_ids(int *ids, int capacity);
+int numalloc_node_info(int node, numalloc_node_info_t *info);
+int numalloc_distance(int from, int to);
+int numalloc_current_node(void);
+int numalloc_bind_thread(int node);
+int numalloc_can_bind(void);
+int numalloc_can_query(void);
+
+typedef struct numalloc_stats {
+    uint64_t allocated_bytes;
+    uint64_t peak_bytes;
+    uint64_t committed_bytes;
+    uint64_t allocations;
+    uint64_t frees;
+    uint64_t remote_frees;
+    uint64_t fallbacks;
+    uint64_t strict_failures;
+    uint64_t large_blocks;
+    uint64_t large_bytes;
+    uint64_t huge_bytes;
+    uint64_t cached_bytes;
+    uint64_t purged_bytes;
+    uint64_t heaps;
+    uint64_t abandoned_heaps;
+    uint64_t pages;
+} numalloc_stats_t;
+
+int numalloc_stats(int node, numalloc_stats_t *stats);
+size_t numalloc_stats_json(char *buffer, size_t capacity);
+int numalloc_verify(void);
