@@ -203,7 +203,8 @@ typedef struct numalloc_stats {
     uint64_t allocations;       /* blocks ever handed out */
     uint64_t frees;             /* blocks ever freed */
     uint64_t remote_frees;      /* of these, by a thread that does not own the block's heap */
-    uint64_t fallbacks;         /* preferred requests for this node served by another */
+    uint64_t fallbacks;         /* preferred requests for this node served by another, as far as seen: the
+                                 * kernel's own fall-back shows only in blocks that are populated at birth */
     uint64_t strict_failures;   /* strict requests refused with ENOMEM */
     uint64_t large_blocks;      /* live large blocks */
     uint64_t large_bytes;       /* their bytes */

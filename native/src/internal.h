@@ -154,6 +154,9 @@ void na_mixed_purge_due(na_region *region, bool all); /* with the lock held */
  * where placement can't be set or asked for. */
 int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, bool strict);
 
+/* Is a page of the range known to be on a node outside the set? */
+bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes);
+
 /* ---- api.c ------------------------------------------------------------------------------------------- */
 
 void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags); /* in that region or not at all */

@@ -104,6 +104,9 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
             errno = error;
             return NULL;
         }
+        /* A preferred node that is full: the kernel took the pages from the next. */
+        if (!region->strict && na_pages_elsewhere(span->start, size, &home))
+            atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);
     }
     if ((flags & NUMALLOC_ZERO) != 0 && !explicit_huge) na_large_zero(span, size, clean, was_dirty);
     pthread_mutex_lock(&region->lock);

@@ -1,0 +1,497 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * lab_placement: where pages are, on a machine with several NUMA nodes (the NUMA lab's kernels; it refuses to run
+ * on one node). Memory is always touched first by a thread of another node than its home, so that first touch
+ * alone fails. Pages are asked for twice: of move_pages, and of /proc/self/numa_maps.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "check.h"
+#include "internal.h"
+
+static int ids[NUMALLOC_MAX_NODES], nodes;   /* allowed nodes */
+static int cpu_ids[NUMALLOC_MAX_NODES], cpu_nodes; /* those with CPUs */
+static const char *self;
+
+/* ---- doing things elsewhere ----------------------------------------------------------------------------- */
+
+typedef struct task {
+    int node;
+    void (*body)(struct task *);
+    void *p;
+    size_t size;
+    void **many;
+    int count;
+    int error;
+} task;
+
+static void *run_task(void *argument) {
+    task *t = argument;
+    t->error = numalloc_bind_thread(t->node);
+    if (t->error == 0) t->body(t);
+    return NULL;
+}
+
+static void on_node(task *t) {
+    pthread_t thread;
+    CHECK_EQUAL(pthread_create(&thread, NULL, run_task, t), 0);
+    pthread_join(thread, NULL);
+    CHECK_EQUAL(t->error, 0);
+}
+
+static void touch_body(task *t) { memset(t->p, 0x77, t->size); }
+static void touch_from(int node, void *p, size_t size) {
+    task t = {.node = node, .body = touch_body, .p = p, .size = size};
+    on_node(&t);
+}
+
+static int other_than(int node) { /* a node with CPUs that is not `node` */
+    for (int i = 0; i < cpu_nodes; i++)
+        if (cpu_ids[i] != node) return cpu_ids[i];
+    return -1;
+}
+
+/* ---- looking -------------------------------------------------------------------------------------------- */
+
+static size_t pages_on(const void *p, size_t size, int node, size_t *all) {
+    static numalloc_page_counts_t counts;
+    CHECK_EQUAL(numalloc_page_nodes(p, size, &counts), 0);
+    *all = counts.pages;
+    return counts.on_node[node];
+}
+
+static bool all_on(const void *p, size_t size, int node) {
+    size_t all, there = pages_on(p, size, node, &all);
+    return all != 0 && there == all;
+}
+
+/* The line of numa_maps for the mapping that holds `p`: policy text and pages per node. */
+static bool numa_maps_of(const void *p, char *policy, long *on) {
+    static char line[65536];
+    FILE *file = fopen("/proc/self/numa_maps", "r");
+    if (file == NULL) return false;
+    char found[65536] = "";
+    while (fgets(line, sizeof line, file) != NULL) {
+        if (strtoull(line, NULL, 16) > (uintptr_t)p) break; /* ascending */
+        strcpy(found, line);
+    }
+    fclose(file);
+    for (int i = 0; i < NUMALLOC_MAX_NODES; i++) on[i] = 0;
+    policy[0] = '\0';
+    if (sscanf(found, "%*x %99s", policy) != 1) return false;
+    for (char *at = found; (at = strstr(at, " N")) != NULL; at++) {
+        int node;
+        long pages;
+        if (sscanf(at, " N%d=%ld", &node, &pages) == 2 && node >= 0 && node < NUMALLOC_MAX_NODES) on[node] = pages;
+    }
+    return true;
+}
+
+/* numa_maps agrees that the whole mapping around `p` (a region of one home) has pages on `node` only. */
+static bool maps_only_on(const void *p, int node) {
+    static long on[NUMALLOC_MAX_NODES];
+    char policy[100], expected[32];
+    if (!numa_maps_of(p, policy, on)) return false;
+    snprintf(expected, sizeof expected, "prefer:%d", node);
+    bool good = strncmp(policy, expected, strlen(expected)) == 0 && on[node] > 0;
+    for (int i = 0; i < NUMALLOC_MAX_NODES; i++) good = good && (i == node || on[i] == 0);
+    if (!good) printf("numa_maps: policy %s, pages on %d: %ld\n", policy, node, on[node]);
+    return good;
+}
+
+/* ---- the cases ------------------------------------------------------------------------------------------ */
+
+static const size_t sizes[] = {16, 100, 2048, 8192, 65536, 262144, (size_t)1 << 20, (size_t)24 << 20};
+enum { SIZES = sizeof sizes / sizeof sizes[0] };
+
+/* Without a policy the toucher decides: what every check below must be able to see. */
+static void control_first_touch_is_seen_to_fail(void) {
+    size_t size = (size_t)4 << 20;
+    int wanted = cpu_ids[0], toucher = other_than(wanted);
+    char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(p != MAP_FAILED);
+    touch_from(toucher, p, size);
+    CHECK(!all_on(p, size, wanted));
+    size_t all, there = pages_on(p, size, toucher, &all);
+    if (there != all) printf("%zu of %zu pages on %d, %zu on %d\n", there, all, toucher, pages_on(p, size, wanted, &all), wanted);
+    CHECK(there > all / 2); /* a first touch is only a preference of the kernel's */
+    CHECK(!maps_only_on(p, wanted));
+    munmap(p, size);
+}
+
+static void check_home(void *p, size_t size, int node) {
+    CHECK(p != NULL);
+    CHECK_EQUAL(numalloc_node_of(p), node);
+    touch_from(other_than(node), p, size);
+    CHECK(all_on(p, size, node));
+    CHECK(maps_only_on(p, node));
+}
+
+static void on_node_preferred(void) {
+    for (int i = 0; i < nodes; i++)
+        for (int s = 0; s < SIZES; s++) {
+            void *p = numalloc_onnode(sizes[s], ids[i]);
+            check_home(p, sizes[s], ids[i]);
+            numalloc_free(p);
+        }
+}
+
+static void on_node_strict(void) {
+    for (int i = 0; i < nodes; i++)
+        for (int s = 0; s < SIZES; s++) {
+            numalloc_request_t request = {.size = sizes[s], .policy = NUMALLOC_ONNODE, .node = ids[i], .flags = NUMALLOC_STRICT};
+            void *p = numalloc_request(&request);
+            CHECK(p != NULL);
+            CHECK(all_on(p, sizes[s], ids[i])); /* before anybody touched it */
+            check_home(p, sizes[s], ids[i]);
+            numalloc_free(p);
+        }
+}
+
+static void local_body(task *t) { t->p = numalloc(t->size); }
+
+static void local_is_the_callers_node(void) {
+    for (int i = 0; i < cpu_nodes; i++)
+        for (int s = 0; s < SIZES; s++) {
+            task t = {.node = cpu_ids[i], .body = local_body, .size = sizes[s]};
+            on_node(&t);
+            check_home(t.p, sizes[s], cpu_ids[i]);
+            numalloc_free(t.p);
+        }
+}
+
+static void interleaved_pages_alternate(void) {
+    static long on[NUMALLOC_MAX_NODES];
+    char policy[100];
+    for (int strict = 0; strict < 2; strict++)
+        for (int s = 0; s < SIZES; s++) {
+            if (sizes[s] < 65536) continue; /* below a page per node there is nothing to alternate */
+            numalloc_request_t request = {.size = sizes[s], .policy = NUMALLOC_INTERLEAVE, .flags = strict ? NUMALLOC_STRICT : 0u};
+            char *p = numalloc_request(&request);
+            CHECK(p != NULL);
+            CHECK_EQUAL(numalloc_node_of(p), NUMALLOC_NODE_MIXED);
+            touch_from(cpu_ids[0], p, sizes[s]);
+            for (int i = 0; i < nodes; i++) {
+                size_t all, there = pages_on(p, sizes[s], ids[i], &all);
+                /* Huge pages are dealt whole, so a block of few of them is uneven. */
+                size_t unit = all >= 8192 / 4 ? 512 : all >= 512 ? 512 : 1;
+                CHECK(there + unit >= all / (size_t)nodes && there <= all / (size_t)nodes + unit);
+            }
+            CHECK(numa_maps_of(p, policy, on));
+            CHECK(strncmp(policy, "interleave:", 11) == 0);
+            numalloc_free(p);
+        }
+    int seen[NUMALLOC_MAX_NODES] = {0};
+    void *small[64];
+    for (int i = 0; i < 64; i++) {
+        small[i] = numalloc_interleaved(100, NULL);
+        CHECK(small[i] != NULL);
+        seen[numalloc_node_of(small[i])]++;
+        check_home(small[i], 100, numalloc_node_of(small[i]));
+    }
+    for (int i = 0; i < nodes; i++) CHECK(seen[ids[i]] >= 64 / nodes - 1);
+    for (int i = 0; i < 64; i++) numalloc_free(small[i]);
+}
+
+static void blocked_parts_are_in_order(void) {
+    for (int strict = 0; strict < 2; strict++) {
+        size_t size = (size_t)16 << 20;
+        numalloc_request_t request = {.size = size, .policy = NUMALLOC_BLOCKED, .flags = strict ? NUMALLOC_STRICT : 0u};
+        char *p = numalloc_request(&request);
+        CHECK(p != NULL);
+        touch_from(cpu_ids[cpu_nodes - 1], p, size);
+        for (int i = 0; i < nodes; i++) {
+            size_t part = size / (size_t)nodes;
+            uintptr_t from = ((uintptr_t)p + part * (size_t)i + 4095) & ~(uintptr_t)4095;
+            uintptr_t to = ((uintptr_t)p + part * (size_t)(i + 1)) & ~(uintptr_t)4095;
+            CHECK(all_on((void *)(from + 4096), to - from - 8192, ids[i]));
+        }
+        numalloc_free(p);
+        /* Stripes: rows of 64 KiB, each split over the nodes. */
+        request.stripe = 65536;
+        request.size = 8 * 65536;
+        p = numalloc_request(&request);
+        CHECK(p != NULL);
+        touch_from(cpu_ids[0], p, request.size);
+        for (int row = 0; row < 8; row++)
+            for (int i = 0; i < nodes; i++)
+                CHECK(all_on(p + row * 65536 + 65536 / nodes * i + 4096, 4096, ids[i]));
+        numalloc_free(p);
+    }
+}
+
+static void freed_elsewhere_body(task *t) {
+    for (int i = 0; i < t->count; i++) numalloc_free(t->many[i]);
+    for (int i = 0; i < t->count; i++) { /* what this thread gets now must not be what it freed */
+        void *p = numalloc(t->size);
+        if (p == NULL || numalloc_node_of(p) != t->node) t->error = EXDEV;
+        numalloc_free(p);
+    }
+}
+
+static void frees_keep_the_home(void) {
+    static void *many[5000];
+    int home = cpu_ids[0], other = other_than(home);
+    static const size_t some[] = {64, 1000, 20000};
+    for (int s = 0; s < 3; s++) {
+        for (int i = 0; i < 5000; i++) CHECK((many[i] = numalloc_onnode(some[s], home)) != NULL);
+        task t = {.node = other, .body = freed_elsewhere_body, .many = many, .count = 5000, .size = some[s]};
+        on_node(&t);
+        numalloc_stats_t stats;
+        numalloc_purge();
+        CHECK_EQUAL(numalloc_stats(home, &stats), 0);
+        CHECK(stats.remote_frees >= 5000);
+        for (int i = 0; i < 100; i++) {
+            void *p = numalloc_onnode(some[s], home);
+            check_home(p, some[s], home);
+            numalloc_free(p);
+        }
+    }
+}
+
+static void leave_body(task *t) {
+    for (int i = 0; i < t->count; i++) t->many[i] = numalloc(256);
+}
+static void reclaim_body(task *t) {
+    static void *mine[20000];
+    int found = 0;
+    for (int i = 0; i < 20000; i++) {
+        mine[i] = numalloc(256);
+        for (int k = 0; k < t->count; k += 2) found += mine[i] == t->many[k];
+    }
+    for (int i = 0; i < 20000; i++) numalloc_free(mine[i]);
+    t->size = (size_t)found;
+}
+
+static void the_dead_are_inherited_on_their_node_only(void) {
+    static void *many[500];
+    int home = cpu_ids[0], other = other_than(home);
+    task leave = {.node = home, .body = leave_body, .many = many, .count = 500};
+    on_node(&leave);
+    for (int k = 0; k < 500; k += 2) numalloc_free(many[k]);
+    na_remote_flush(na_thread_get());
+    task stranger = {.node = other, .body = reclaim_body, .many = many, .count = 500};
+    on_node(&stranger);
+    CHECK_EQUAL(stranger.size, 0);
+    task heir = {.node = home, .body = reclaim_body, .many = many, .count = 500};
+    on_node(&heir);
+    CHECK(heir.size >= 200);
+    for (int k = 1; k < 500; k += 2) numalloc_free(many[k]);
+    numalloc_cleanup();
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+static void migrate_body(task *t) {
+    for (int round = 0; round < 20; round++)
+        for (int i = 0; i < cpu_nodes; i++) {
+            if ((t->error = numalloc_bind_thread(cpu_ids[i])) != 0) return;
+            for (int s = 0; s < SIZES; s++) {
+                void *p = numalloc(sizes[s]);
+                if (p == NULL || numalloc_node_of(p) != cpu_ids[i] || numalloc_current_node() != cpu_ids[i]) t->error = EXDEV;
+                numalloc_free(p);
+            }
+        }
+}
+
+static void a_migrating_thread_allocates_where_it_is(void) {
+    task t = {.node = cpu_ids[0], .body = migrate_body};
+    on_node(&t);
+}
+
+static void realloc_keeps_the_home(void) {
+    int home = cpu_ids[cpu_nodes - 1], other = other_than(home);
+    CHECK_EQUAL(numalloc_bind_thread(other), 0);
+    char *p = numalloc_onnode(100, home), *q = numalloc_onnode((size_t)1 << 20, home);
+    for (size_t size = 1000; size < (size_t)24 << 20; size *= 3) {
+        p = numalloc_realloc(p, size);
+        CHECK(p != NULL);
+        check_home(p, size, home);
+        if (size > (size_t)1 << 20) { /* in the other's way, so that large blocks move by mremap */
+            q = numalloc_realloc(q, size);
+            check_home(q, size, home);
+        }
+    }
+    numalloc_free(p);
+    numalloc_free(q);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+static uint64_t free_on(int node) {
+    numalloc_node_info_t info;
+    CHECK_EQUAL(numalloc_node_info(node, &info), 0);
+    return info.free_bytes;
+}
+
+static void strict_on_a_full_node_is_enomem(void) {
+    int node = ids[nodes - 1];
+    numalloc_node_info_t info;
+    CHECK_EQUAL(numalloc_node_info(node, &info), 0);
+    numalloc_stats_t before, after;
+    numalloc_stats(node, &before);
+    numalloc_request_t request = {.size = info.total_bytes + (64u << 20), .policy = NUMALLOC_ONNODE, .node = node, .flags = NUMALLOC_STRICT};
+    errno = 0;
+    CHECK(numalloc_request(&request) == NULL);
+    CHECK_EQUAL(errno, ENOMEM);
+    /* Piece by piece until it is full: every piece that was given is there, the next is refused. */
+    enum { PIECE = 32 << 20, PIECES = 512 };
+    static void *piece[PIECES];
+    int n = 0;
+    request.size = PIECE;
+    while (n < PIECES && (piece[n] = numalloc_request(&request)) != NULL) {
+        CHECK(all_on(piece[n], PIECE, node));
+        n++;
+    }
+    CHECK(n < PIECES);
+    CHECK_EQUAL(errno, ENOMEM);
+    CHECK((uint64_t)n * PIECE > free_on(node)); /* it did fill most of it */
+    numalloc_stats(node, &after);
+    CHECK_EQUAL(after.strict_failures - before.strict_failures, 2);
+
+    /* The same node, preferred: served by another, and counted. */
+    request.flags = NUMALLOC_POPULATE;
+    request.size = (size_t)free_on(node) + ((size_t)64 << 20);
+    void *spill = numalloc_request(&request);
+    CHECK(spill != NULL);
+    CHECK(!all_on(spill, request.size, node));
+    numalloc_stats(node, &after);
+    CHECK(after.fallbacks > before.fallbacks);
+    numalloc_free(spill);
+    for (int i = 0; i < n; i++) numalloc_free(piece[i]);
+    numalloc_cleanup();
+}
+
+static void a_limited_node_falls_to_the_nearest(void) {
+    int home = ids[0];
+    numalloc_cleanup();
+    void *filler = numalloc_onnode((size_t)256 << 20, home); /* untouched; so that only this node is at its limit */
+    numalloc_stats_t before, after;
+    numalloc_stats(home, &before);
+    na_opt.node_limit = before.committed_bytes + (1u << 20);
+    void *p = numalloc_onnode((size_t)8 << 20, home);
+    na_opt.node_limit = UINT64_MAX;
+    CHECK(p != NULL);
+    int nearest = -1;
+    for (int i = 0; i < nodes; i++)
+        if (ids[i] != home && (nearest < 0 || numalloc_distance(home, ids[i]) < numalloc_distance(home, nearest))) nearest = ids[i];
+    CHECK_EQUAL(numalloc_node_of(p), nearest);
+    numalloc_stats(home, &after);
+    CHECK_EQUAL(after.fallbacks - before.fallbacks, 1);
+    numalloc_free(p);
+    numalloc_free(filler);
+}
+
+static void absent_nodes_are_refused(void) {
+    int absent = ids[nodes - 1] + 1;
+    errno = 0;
+    CHECK(numalloc_onnode(64, absent) == NULL);
+    CHECK_EQUAL(errno, ENODEV);
+    CHECK_EQUAL(numalloc_bind_thread(absent), ENODEV);
+    numalloc_nodemask_t mask = {{0}};
+    mask.word[absent / 64] |= UINT64_C(1) << (absent % 64);
+    errno = 0;
+    CHECK(numalloc_interleaved(1 << 20, &mask) == NULL);
+    CHECK_EQUAL(errno, ENODEV);
+}
+
+static void pages_migrate(void) {
+    int from = cpu_ids[0], to = other_than(from);
+    size_t size = (size_t)2 << 20, unmoved = 99;
+    char *p = numalloc_onnode(size, from);
+    touch_from(from, p, size);
+    CHECK(all_on(p, size, from));
+    CHECK_EQUAL(numalloc_migrate(p, size, to, &unmoved), 0);
+    CHECK_EQUAL(unmoved, 0);
+    CHECK(all_on(p, size, to));
+    numalloc_free(p);
+    numalloc_cleanup();
+}
+
+static void prefault_places(void) {
+    int home = cpu_ids[cpu_nodes - 1];
+    CHECK_EQUAL(numalloc_bind_thread(other_than(home)), 0);
+    char *p = numalloc_onnode((size_t)6 << 20, home);
+    CHECK_EQUAL(numalloc_prefault(p, (size_t)6 << 20), 0);
+    CHECK(all_on(p, (size_t)6 << 20, home));
+    numalloc_free(p);
+}
+
+/* In a process of its own, whose NUMALLOC_HUGEPAGES is 2M. */
+static void with_explicit_huge_pages(void) {
+    if (na_opt.huge != NA_HUGE_2M) return;
+    int node = ids[nodes - 1];
+    char *p = numalloc_onnode((size_t)8 << 20, node);
+    CHECK(p != NULL);
+    numalloc_block_info_t info;
+    CHECK_EQUAL(numalloc_block_info(p, &info), 0);
+    CHECK_EQUAL(info.huge_page, (size_t)2 << 20);
+    touch_from(other_than(node), p, (size_t)8 << 20);
+    CHECK(all_on(p, (size_t)8 << 20, node));
+    /* More than the pool: falls back to other pages on the same node instead of SIGBUS. */
+    char *q = numalloc_onnode((size_t)64 << 20, node);
+    CHECK(q != NULL);
+    CHECK_EQUAL(numalloc_block_info(q, &info), 0);
+    CHECK_EQUAL(info.huge_page, 0);
+    touch_from(other_than(node), q, (size_t)64 << 20);
+    CHECK(all_on(q, (size_t)64 << 20, node));
+    numalloc_free(p);
+    p = numalloc_onnode((size_t)8 << 20, node); /* the pool has its pages back */
+    CHECK_EQUAL(numalloc_block_info(p, &info), 0);
+    CHECK_EQUAL(info.huge_page, (size_t)2 << 20);
+    numalloc_free(p);
+    numalloc_free(q);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+static void explicit_huge_pages_of_one_node(void) {
+    char path[200], command[400];
+    snprintf(path, sizeof path, "/sys/devices/system/node/node%d/hugepages/hugepages-2048kB/nr_hugepages", ids[nodes - 1]);
+    FILE *pool = fopen(path, "w");
+    if (pool == NULL || fprintf(pool, "8") < 0 || fclose(pool) != 0) SKIP("the huge page pool can't be set (not root?)");
+    snprintf(command, sizeof command, "NUMALLOC_HUGEPAGES=2M '%s' with_explicit_huge_pages", self);
+    int code = system(command);
+    pool = fopen(path, "w");
+    if (pool != NULL) {
+        fprintf(pool, "0");
+        fclose(pool);
+    }
+    CHECK_EQUAL(code, 0);
+}
+
+static const check_case cases[] = {
+    {"control_first_touch_is_seen_to_fail", control_first_touch_is_seen_to_fail},
+    {"on_node_preferred", on_node_preferred},
+    {"on_node_strict", on_node_strict},
+    {"local_is_the_callers_node", local_is_the_callers_node},
+    {"interleaved_pages_alternate", interleaved_pages_alternate},
+    {"blocked_parts_are_in_order", blocked_parts_are_in_order},
+    {"frees_keep_the_home", frees_keep_the_home},
+    {"the_dead_are_inherited_on_their_node_only", the_dead_are_inherited_on_their_node_only},
+    {"a_migrating_thread_allocates_where_it_is", a_migrating_thread_allocates_where_it_is},
+    {"realloc_keeps_the_home", realloc_keeps_the_home},
+    {"a_limited_node_falls_to_the_nearest", a_limited_node_falls_to_the_nearest},
+    {"absent_nodes_are_refused", absent_nodes_are_refused},
+    {"pages_migrate", pages_migrate},
+    {"prefault_places", prefault_places},
+    {"explicit_huge_pages_of_one_node", explicit_huge_pages_of_one_node},
+    {"with_explicit_huge_pages", with_explicit_huge_pages},
+    {"strict_on_a_full_node_is_enomem", strict_on_a_full_node_is_enomem},
+};
+
+int main(int argc, char **argv) {
+    self = argv[0];
+    nodes = numalloc_node_ids(ids, NUMALLOC_MAX_NODES);
+    for (int i = 0; i < nodes; i++) {
+        numalloc_node_info_t info;
+        if (numalloc_node_info(ids[i], &info) == 0 && info.cpus > 0) cpu_ids[cpu_nodes++] = ids[i];
+    }
+    if (cpu_nodes < 2) {
+        fprintf(stderr, "lab_placement: this machine has %d NUMA node(s) with CPUs, at least 2 are needed: make test-numa\n", cpu_nodes);
+        return 2;
+    }
+    return check_main(cases, sizeof cases / sizeof cases[0], argc, argv);
+}
