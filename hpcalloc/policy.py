@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where an array's pages shall be: small frozen values that name a placement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import SupportsIndex
+
+from .exceptions import NodeError
+
+__all__ = ["Policy", "as_policy", "blocked", "interleave", "local", "on_node"]
+
+KINDS = ("local", "on_node", "interleave", "blocked")
+MAX_NODES = 1024  # the kernel's own limit on node ids
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A placement; make one with `local`, `on_node`, `interleave` or `blocked`.
+
+    Attributes
+    ----------
+    kind : str
+        "local", "on_node", "interleave" or "blocked".
+    nodes : tuple of int
+        Node ids, ascending; empty means the calling thread's node (local) or all allowed nodes.
+    axis : int
+        Blocked: the axis that is split over the nodes.
+    strict : bool
+        The memory is on its nodes before the call returns, or the call raises OutOfMemoryError; otherwise the
+        nodes are preferred and the next nearest serve when they are full.
+    populate : bool
+        The pages are faulted in before the call returns (strict implies it).
+    """
+
+    kind: str
+    nodes: tuple[int, ...] = ()
+    axis: int = 0
+    strict: bool = False
+    populate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"Policy: kind {self.kind!r}; limit: one of {', '.join(KINDS)}; remedy: choose one")
+
+    def __str__(self) -> str:
+        inside = [str(n) for n in self.nodes]
+        if self.kind == "blocked":
+            inside.insert(0, f"axis={self.axis}")
+        inside += [flag for flag in ("strict", "populate") if getattr(self, flag)]
+        return f"{self.kind}({', '.join(inside)})"
+
+
+def _ids(call: str, nodes: Iterable[SupportsIndex] | None) -> tuple[int, ...]:
+    if nodes is None:
+        return ()
+    try:
+        listed = list(nodes)
+    except TypeError:
+        raise TypeError(f"{call}: nodes={nodes!r} is not a sequence of node ids; remedy: pass a list") from None
+    if not listed:
+        raise NodeError(f"{call}: nodes is empty; limit: at least one node id; remedy: omit it for all allowed nodes")
+    return tuple(sorted({_id(call, node) for node in listed}))
+
+
+def _id(call: str, node: SupportsIndex) -> int:
+    # bool is an int, but a node called True is a mistake
+    if not hasattr(node, "__index__") or isinstance(node, bool):
+        raise TypeError(f"{call}: node {node!r} is not an integer; remedy: pass a node id such as 0")
+    node = node.__index__()
+    if not 0 <= node < MAX_NODES:
+        raise NodeError(f"{call}: node {node}; limit: ids are 0 to {MAX_NODES - 1}; remedy: see `hpcalloc topology`")
+    return node
+
+
+def local(*, strict: bool = False, populate: bool = False) -> Policy:
+    """Memory on the node of the calling thread."""
+    return Policy("local", strict=strict, populate=populate)
+
+
+def on_node(node: SupportsIndex, *, strict: bool = False, populate: bool = False) -> Policy:
+    """Memory on `node`, whoever touches it first.
+
+    Raises
+    ------
+    NodeError
+        An id that no node can have. Whether this machine has the node is checked when an array is made.
+    """
+    return Policy("on_node", (_id("on_node", node),), strict=strict, populate=populate)
+
+
+def interleave(
+    nodes: Iterable[SupportsIndex] | None = None, *, strict: bool = False, populate: bool = False
+) -> Policy:
+    """Pages dealt round-robin over `nodes` (default: all allowed)."""
+    return Policy("interleave", _ids("interleave", nodes), strict=strict, populate=populate)
+
+
+def blocked(
+    axis: SupportsIndex = 0,
+    nodes: Iterable[SupportsIndex] | None = None,
+    *,
+    strict: bool = False,
+    populate: bool = False,
+) -> Policy:
+    """Equal contiguous parts along `axis`, one per node (default: all allowed) in ascending order.
+
+    Parts begin on page boundaries: they are equal to within a page, and an array below a page is on one node. Along
+    an inner axis every row is split, which needs rows of at least a page per node.
+    """
+    if not hasattr(axis, "__index__") or isinstance(axis, bool):
+        raise TypeError(f"blocked: axis {axis!r} is not an integer; remedy: pass an axis such as 0")
+    ids = _ids("blocked", nodes)
+    return Policy("blocked", ids, axis=axis.__index__(), strict=strict, populate=populate)
+
+
+def as_policy(call: str, policy: Policy | str) -> Policy:
+    """A policy from a policy or from the name of one that needs no node."""
+    if isinstance(policy, Policy):
+        return policy
+    names = ("local", "interleave", "blocked")
+    if isinstance(policy, str) and policy in names:
+        return Policy(policy)
+    error = ValueError if isinstance(policy, str) else TypeError
+    raise error(
+        f"{call}: policy={policy!r}; limit: {', '.join(map(repr, names))} or a Policy; "
+        "remedy: pass hpcalloc.local(), on_node(n), interleave() or blocked()"
+    )

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Runs inside the lab's kernel: guest.sh NODES ROOT PYTHON. Every line of a check ends in ": ok", ": FAILED" or
+# ": skipped"; lab.py counts them. A marker at the end shows that the guest got there.
+set -u
+nodes=$1 root=$2 python=$3
+export HOME=/tmp OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export PATH="$(dirname "$python"):$PATH"
+
+online=$(ls -d /sys/devices/system/node/node[0-9]* | wc -l)
+[ "$online" = "$nodes" ] && echo "lab kernel has $nodes nodes: ok" || echo "lab kernel has $online of $nodes nodes: FAILED"
+
+"$root"/build/native/bin/lab_placement
+"$root"/build/native/bin/stress --threads 4 --operations 60000 && echo "stress on $nodes nodes: ok" || echo "stress on $nodes nodes: FAILED"
+"$root"/build/native/bin/test_api >/tmp/api.out 2>&1 && echo "test_api on $nodes nodes: ok" || { tail -5 /tmp/api.out; echo "test_api on $nodes nodes: FAILED"; }
+
+if [ "$nodes" = 4 ]; then
+    "$python" "$root"/tests/lab/check_python.py && echo "arrays of every policy: ok" || echo "arrays of every policy: FAILED"
+    # Four ranks, a node each; MPI's shared memory wants a real directory.
+    if timeout 240 mpirun --mca osc ^ucx -n 4 "$python" "$root"/examples/mpi/heat2d.py --size 64 --steps 50 >/tmp/heat.out 2>&1; then
+        tail -25 /tmp/heat.out
+        last=$(tail -1 /tmp/heat.out)
+        case $last in
+            "demo ok: 4 ranks, 100.0 % of "*) echo "heat2d on 4 ranks, 100.0 % local: ok" ;;
+            *) echo "heat2d on 4 ranks, 100.0 % local: FAILED" ;;
+        esac
+    else
+        tail -40 /tmp/heat.out
+        echo "heat2d on 4 ranks, 100.0 % local: FAILED"
+    fi
+fi
+echo "lab guest done"
