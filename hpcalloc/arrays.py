@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """NumPy's creation functions with a placement.
 
-The arrays are plain ``numpy.ndarray`` objects that own their block: it is freed when the last reference to them or
-to a view of them goes, in whatever thread, context or not; they can be resized and pickled. Memory comes from
-libnumalloc through a NumPy data handler (NEP 49), so its home does not depend on who touches it first.
+The arrays are plain ``numpy.ndarray`` objects that own their block: it is freed when the last reference to
+them or to a view of them goes, in whatever thread, context or not; they can be resized and pickled. Memory
+comes from libnumalloc through a NumPy data handler (NEP 49), so its home does not depend on who touches it
+first.
 
 Signatures are NumPy's, and `policy`. Three things differ: results are never of a subclass (``subok=True`` is
-refused), `device` and `like` take only what means the same without them, and dtypes that hold references to Python
-objects are refused.
+refused), `device` and `like` take only what means the same without them, and dtypes that hold references to
+Python objects are refused.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import operator
 import os
-from collections.abc import Callable
-from typing import Any, Literal, NoReturn, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ import numpy.typing as npt
 from . import _native
 from ._native import _handler
 from ._native.errors import error_for
-from .exceptions import NodeError, OutOfMemoryError
+from .exceptions import NodeError
 from .policy import Policy, as_policy
 
 __all__ = [
@@ -54,27 +55,38 @@ _KINDS = {
     "blocked": _handler.BLOCKED,
 }
 _PIECES_MAX = 8192  # policy ranges of one array that the allocator accepts
+_DIMS_MAX = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
+_ERRORS = (MemoryError, OverflowError, TypeError, ValueError)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_IF_NEEDED: Any = None if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else False  # numpy.array's copy=
 
 
-# ---- policies and handlers ----------------------------------------------------------------------------------
+# ---- policies and handlers ---------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=256)
-def handler_of(policy: Policy, stripe: int = 0) -> object:
-    """The data handler of a policy; `stripe` in bytes, for blocked ones that split rows.
+def handler_of(policy: Policy) -> object:
+    """Return the data handler of a policy; of a blocked one that for arrays which are split once.
 
     Raises
     ------
     NodeError
         A node that this process may not use.
     """
+    try:
+        return policy.__dict__["_handler"]  # kept with the value: hashing it would cost more than an array
+    except KeyError:
+        return policy.__dict__.setdefault("_handler", _make_handler(policy, 0))
+
+
+@functools.lru_cache(maxsize=256)
+def _make_handler(policy: Policy, stripe: int) -> object:
+    """Make the data handler of a policy; `stripe` in bytes, for blocked ones that split rows."""
     allowed = _native.node_ids() if policy.nodes else ()
     for node in policy.nodes:
         if node not in allowed:
             raise NodeError(
-                f"hpcalloc: node {node} of policy {policy}; limit: nodes {', '.join(map(str, allowed))} are here and "
-                "allowed to this process; remedy: name one of these"
+                f"hpcalloc: node {node} of policy {policy}; limit: this process may use nodes "
+                f"{', '.join(map(str, allowed))}; remedy: name one of these"
             )
     return _handler.make_handler(
         f"hpcalloc {policy}"[:120],
@@ -87,36 +99,61 @@ def handler_of(policy: Policy, stripe: int = 0) -> object:
 
 
 def current_policy() -> Policy:
-    """The policy of arrays made without one: that of the innermost open context, `local` without a context."""
+    """Return the policy of arrays made without one: of the innermost open context, else `local`."""
     return _policy
 
 
 def set_current_policy(policy: Policy) -> None:
     """Make `policy` the current one, for the whole process; contexts call this."""
     global _policy, _fast
-    # Blocked needs the shape; all others have one handler.
     fast = None if policy.kind == "blocked" else handler_of(policy)
     _policy, _fast = policy, fast
 
 
 _policy = Policy("local")
-_fast: object | None = handler_of(_policy)  # the handler of the current policy, None: it depends on the array
+_fast: object | None = handler_of(_policy)  # the current policy's handler; None: blocked, it needs the shape
 
 
-def _resolve(
-    call: str, policy: PolicyLike, dims: Callable[[], tuple[tuple[int, ...], int, str | None]]
+def _choose(
+    call: str, policy: PolicyLike, shape: Any, dtype: Any, order: str | None, prototype: Array | None = None
 ) -> object:
-    """The handler for an array; `dims` gives (shape, itemsize, "C" or "F" or None for neither), asked if needed."""
+    """Find the handler for an array; `prototype` gives what shape and dtype do not."""
     chosen = _policy if policy is None else as_policy(call, policy)
     if chosen.kind != "blocked":
         return handler_of(chosen)
-    shape, itemsize, order = dims()
-    return handler_of(chosen, _stripe(call, chosen, shape, itemsize, order))
+    dims = prototype.shape if shape is None and prototype is not None else _index_tuple(shape)
+    descr = prototype.dtype if dtype is None and prototype is not None else np.dtype(dtype)
+    if prototype is not None:
+        order = _like_order(prototype, order, len(dims))
+        if order is None:
+            raise ValueError(
+                f"{call}: policy {policy} for axes that lie in memory in neither C nor F order; "
+                "limit: C or F order; remedy: pass order='C'"
+            )
+    stripe = _stripe(call, chosen, dims, descr.itemsize, order or "C")
+    return handler_of(chosen) if stripe == 0 else _make_handler(chosen, stripe)
 
 
-def _stripe(call: str, policy: Policy, shape: tuple[int, ...], itemsize: int, order: str | None) -> int:
-    """Bytes after which the split along the policy's axis repeats, 0 for never."""
-    if not shape or 0 in shape:
+def _index_tuple(shape: Any) -> tuple[int, ...]:
+    if hasattr(shape, "__index__"):
+        return (operator.index(shape),)
+    return tuple(operator.index(n) for n in shape)
+
+
+def _like_order(prototype: Array, order: str | None, ndim: int) -> str | None:
+    """Tell how a like-array will lie: "C", "F", or None for neither."""
+    if order in ("C", "F"):
+        return order
+    if prototype.flags.c_contiguous or (order == "K" and (ndim <= 1 or ndim != prototype.ndim)):
+        return "C"
+    if prototype.flags.f_contiguous:
+        return "F"
+    return None if order == "K" else "C"
+
+
+def _stripe(call: str, policy: Policy, shape: tuple[int, ...], itemsize: int, order: str) -> int:
+    """Compute the bytes after which the split along the policy's axis repeats, 0 for never."""
+    if not shape or min(shape) <= 0:
         return 0
     axis = policy.axis + len(shape) if policy.axis < 0 else policy.axis
     if not 0 <= axis < len(shape):
@@ -124,50 +161,59 @@ def _stripe(call: str, policy: Policy, shape: tuple[int, ...], itemsize: int, or
             f"{call}: policy {policy} for shape={shape}; limit: axis from {-len(shape)} to {len(shape) - 1}; "
             "remedy: name one of these"
         )
-    if order is None:
-        raise ValueError(
-            f"{call}: policy {policy} for axes that lie in memory in neither C nor F order; limit: C or F order; "
-            "remedy: pass order='C'"
-        )
     outer, inner = (shape[:axis], shape[axis:]) if order == "C" else (shape[axis + 1 :], shape[: axis + 1])
     nodes = len(policy.nodes or _native.node_ids())
     if nodes == 1 or math.prod(outer) == 1:
         return 0
     stripe = math.prod(inner) * itemsize
-    whole = "blocked(axis=0)" if order == "C" else f"blocked(axis={len(shape) - 1})"
+    remedy = f"remedy: blocked(axis={0 if order == 'C' else len(shape) - 1}) or interleave()"
     if stripe < nodes * _PAGE:
         raise ValueError(
-            f"{call}: policy {policy} for shape={shape} splits every {stripe} bytes over {nodes} nodes; limit: a page "
-            f"({_PAGE} bytes) for each node; remedy: {whole} or interleave()"
+            f"{call}: policy {policy} for shape={shape} splits every {stripe} bytes over {nodes} nodes; "
+            f"limit: a page ({_PAGE} bytes) for each node; {remedy}"
         )
-    if math.prod(outer) * nodes > _PIECES_MAX:
+    parts = math.prod(outer) * nodes
+    if parts > _PIECES_MAX:
         raise ValueError(
-            f"{call}: policy {policy} for shape={shape} makes {math.prod(outer) * nodes} parts; limit: {_PIECES_MAX}; "
-            f"remedy: {whole} or interleave()"
+            f"{call}: policy {policy} for shape={shape} makes {parts} parts; limit: {_PIECES_MAX}; {remedy}"
         )
     return stripe
 
 
-# ---- errors ---------------------------------------------------------------------------------------------------
+# ---- errors --------------------------------------------------------------------------------------------
 
 
-def _explain(call: str, error: Exception, shape: Any, dtype: Any, policy: PolicyLike) -> Exception:
-    """What to raise for an error that the creation of an array gave."""
-    if isinstance(error, OutOfMemoryError | NodeError):
-        return error
+def _explain(
+    call: str, error: Exception, shape: Any, dtype: Any, order: Any, policy: PolicyLike
+) -> Exception:
+    """Return what to raise for an error that the creation of an array gave."""
+    text = str(error)
+    if isinstance(error, TypeError):
+        if "holds references" not in text:
+            return error
+        return TypeError(
+            f"{call}: dtype={np.dtype(dtype)} holds references to Python objects; limit: raw data only; "
+            f"remedy: use numpy.{call} for it, or a dtype without object fields"
+        )
+    if isinstance(error, NodeError) or "limit:" in text:
+        return error  # says it all already
     chosen = _policy if policy is None else as_policy(call, policy)
-    where = f"shape={shape!r}, dtype={np.dtype(dtype)}, policy {chosen}"
+    where = f"{call}: shape={shape!r}, dtype={np.dtype(dtype)}, policy {chosen}"
     if isinstance(error, MemoryError):
         failure = _handler.last_failure()
         if failure is None:  # an object of Python's could not be had
             return error
         code, size = failure
-        nodes = chosen.nodes or ((_native.current_node(),) if chosen.kind == "local" else _native.node_ids())
-        limit = _native.describe_nodes(nodes)
-        return error_for(code, call, f"{where}: {size} bytes ({size / 2**30:.3g} GiB)", limit)
+        nodes = chosen.nodes
+        if not nodes:
+            nodes = (_native.current_node(),) if chosen.kind == "local" else _native.node_ids()
+        return error_for(code, where, f"{size} bytes ({size / 2**30:.3g} GiB)", _native.describe_nodes(nodes))
+    if "order" in text:
+        known = "'C', 'F', 'A' or 'K'" if call == "array" or call.endswith("_like") else "'C' or 'F'"
+        return ValueError(f"{call}: order={order!r}; limit: {known}; remedy: choose one")
     return ValueError(
-        f"{call}: {where}: {error}; limit: at most 64 dimensions, none negative, less than 2**63 bytes in all; "
-        "remedy: check how the shape is computed"
+        f"{where}: {text}; limit: at most {_DIMS_MAX} dimensions, none negative, less than 2**63 bytes in "
+        "all; remedy: check how the shape is computed"
     )
 
 
@@ -177,47 +223,16 @@ def _refuse(call: str, device: object, like: object, subok: object = False) -> N
         raise ValueError(f"{call}: device={device!r}; limit: 'cpu'; remedy: omit it")
     if like is not None and type(like) is not np.ndarray:
         raise TypeError(
-            f"{call}: like={type(like).__name__} object; limit: numpy.ndarray; remedy: use numpy.{call} for others"
+            f"{call}: like= a {type(like).__name__}; limit: numpy.ndarray; remedy: numpy.{call} takes others"
         )
     if subok:
-        raise TypeError(f"{call}: subok=True; limit: plain arrays; remedy: omit it and take a view of the subclass")
+        raise TypeError(
+            f"{call}: subok=True; limit: plain arrays; remedy: omit it, then take a view(subclass)"
+        )
 
 
-def _raise_references(call: str, dtype: Any) -> NoReturn:
-    raise TypeError(
-        f"{call}: dtype={dtype} holds references to Python objects; limit: raw data only; remedy: use numpy.{call} "
-        "for it, or a dtype without object fields"
-    )
-
-
-# ---- arrays ---------------------------------------------------------------------------------------------------
-
-
-def _index_tuple(shape: Any) -> tuple[int, ...]:
-    return (shape.__index__(),) if hasattr(shape, "__index__") else tuple(n.__index__() for n in shape)
-
-
-def _new(
-    call: str,
-    make: Callable[[object, Any, Any, str | None], Array],
-    shape: Any,
-    dtype: Any,
-    order: str | None,
-    policy: PolicyLike,
-) -> Array:
-    try:
-        handler = _fast if policy is None else None
-        if handler is None:
-            handler = _resolve(call, policy, lambda: (_index_tuple(shape), np.dtype(dtype).itemsize, order or "C"))
-        return make(handler, shape, dtype, order)
-    except (MemoryError, OverflowError, ValueError) as error:
-        if isinstance(error, ValueError) and "limit:" in str(error):
-            raise  # says it all already
-        raise _explain(call, error, shape, dtype, policy) from error
-    except TypeError as error:
-        if "holds references" in str(error):
-            _raise_references(call, np.dtype(dtype))
-        raise
+# ---- arrays ---------------------------------------------------------------------------------------------
+# Each tries the current policy's handler first; the rest is for other policies and for errors.
 
 
 def empty(
@@ -260,12 +275,11 @@ def empty(
     """
     if device is not None or like is not None:
         _refuse("empty", device, like)
-    if policy is None and _fast is not None:
-        try:
-            return _handler.empty(_fast, shape, dtype, order)
-        except (MemoryError, OverflowError, TypeError, ValueError):
-            pass  # again, with an explanation
-    return _new("empty", _handler.empty, shape, dtype, order, policy)
+    try:
+        handler = (_fast if policy is None else None) or _choose("empty", policy, shape, dtype, order)
+        return _handler.empty(handler, shape, dtype, order)
+    except _ERRORS as error:
+        raise _explain("empty", error, shape, dtype, order, policy) from None
 
 
 def zeros(
@@ -283,7 +297,11 @@ def zeros(
     """
     if device is not None or like is not None:
         _refuse("zeros", device, like)
-    return _new("zeros", _handler.zeros, shape, dtype, order, policy)
+    try:
+        handler = (_fast if policy is None else None) or _choose("zeros", policy, shape, dtype, order)
+        return _handler.zeros(handler, shape, dtype, order)
+    except _ERRORS as error:
+        raise _explain("zeros", error, shape, dtype, order, policy) from None
 
 
 def ones(
@@ -297,7 +315,11 @@ def ones(
 ) -> Array:
     """Array of ones, as ``numpy.ones``; parameters and errors as of `empty`."""
     _refuse("ones", device, like)
-    result = _new("ones", _handler.empty, shape, dtype, order, policy)
+    try:
+        handler = (_fast if policy is None else None) or _choose("ones", policy, shape, dtype, order)
+        result = _handler.empty(handler, shape, dtype, order)
+    except _ERRORS as error:
+        raise _explain("ones", error, shape, dtype, order, policy) from None
     np.copyto(result, 1, casting="unsafe")
     return result
 
@@ -325,20 +347,13 @@ def full(
     if dtype is None:
         fill_value = np.asarray(fill_value)
         dtype = fill_value.dtype
-    result = _new("full", _handler.empty, shape, dtype, order, policy)
+    try:
+        handler = (_fast if policy is None else None) or _choose("full", policy, shape, dtype, order)
+        result = _handler.empty(handler, shape, dtype, order)
+    except _ERRORS as error:
+        raise _explain("full", error, shape, dtype, order, policy) from None
     np.copyto(result, fill_value, casting="unsafe")
     return result
-
-
-def _like_order(prototype: Array, order: str | None, ndim: int) -> str | None:
-    """How a like-array will lie: "C", "F", or None for neither."""
-    if order in ("C", "F"):
-        return order
-    if prototype.flags.c_contiguous or (order == "K" and (ndim <= 1 or ndim != prototype.ndim)):
-        return "C"
-    if prototype.flags.f_contiguous:
-        return "F"
-    return None if order == "K" else "C"
 
 
 def _like(
@@ -346,36 +361,21 @@ def _like(
     prototype: Any,
     dtype: Any,
     order: str | None,
-    subok: bool,
     shape: Any,
-    device: str | None,
     policy: PolicyLike,
     zero: bool = False,
 ) -> Array:
-    _refuse(call, device, None, subok)
-    if type(prototype) is not np.ndarray:
-        prototype = np.asarray(prototype)
-
-    def dims() -> tuple[tuple[int, ...], int, str | None]:
-        whole = prototype.shape if shape is None else _index_tuple(shape)
-        itemsize = prototype.itemsize if dtype is None else np.dtype(dtype).itemsize
-        return whole, itemsize, _like_order(prototype, order, len(whole))
-
-    def make(handler: object, shape: Any, dtype: Any, order: str | None) -> Array:
-        return _handler.like(handler, prototype, dtype, order, shape, zero)
-
     try:
+        if type(prototype) is not np.ndarray:
+            prototype = np.asarray(prototype)
         handler = _fast if policy is None else None
-        return make(_resolve(call, policy, dims) if handler is None else handler, shape, dtype, order)
-    except (MemoryError, OverflowError, ValueError) as error:
-        if isinstance(error, ValueError) and "limit:" in str(error):
-            raise
-        shown = prototype.shape if shape is None else shape
-        raise _explain(call, error, shown, prototype.dtype if dtype is None else dtype, policy) from error
-    except TypeError as error:
-        if "holds references" in str(error):
-            _raise_references(call, prototype.dtype if dtype is None else np.dtype(dtype))
-        raise
+        if handler is None:
+            handler = _choose(call, policy, shape, dtype, order, prototype)
+        return _handler.like(handler, prototype, dtype, order, shape, zero)
+    except _ERRORS as error:
+        shape = prototype.shape if shape is None else shape
+        dtype = prototype.dtype if dtype is None else dtype
+        raise _explain(call, error, shape, dtype, order, policy) from None
 
 
 def empty_like(
@@ -411,7 +411,9 @@ def empty_like(
     OutOfMemoryError, NodeError, ValueError, TypeError
         As of `empty`.
     """
-    return _like("empty_like", prototype, dtype, order, subok, shape, device, policy)
+    if device is not None or subok:
+        _refuse("empty_like", device, None, subok)
+    return _like("empty_like", prototype, dtype, order, shape, policy)
 
 
 def zeros_like(
@@ -425,7 +427,9 @@ def zeros_like(
     policy: PolicyLike = None,
 ) -> Array:
     """Zeros in the shape, dtype and layout of another array, untouched as of `zeros`; see `empty_like`."""
-    return _like("zeros_like", a, dtype, order, subok, shape, device, policy, zero=True)
+    if device is not None or subok:
+        _refuse("zeros_like", device, None, subok)
+    return _like("zeros_like", a, dtype, order, shape, policy, zero=True)
 
 
 def ones_like(
@@ -439,7 +443,9 @@ def ones_like(
     policy: PolicyLike = None,
 ) -> Array:
     """Ones in the shape, dtype and layout of another array; see `empty_like`."""
-    result = _like("ones_like", a, dtype, order, subok, shape, device, policy)
+    if device is not None or subok:
+        _refuse("ones_like", device, None, subok)
+    result = _like("ones_like", a, dtype, order, shape, policy)
     np.copyto(result, 1, casting="unsafe")
     return result
 
@@ -456,7 +462,9 @@ def full_like(
     policy: PolicyLike = None,
 ) -> Array:
     """Array filled with a value in the shape, dtype and layout of another; see `empty_like`."""
-    result = _like("full_like", a, dtype, order, subok, shape, device, policy)
+    if device is not None or subok:
+        _refuse("full_like", device, None, subok)
+    result = _like("full_like", a, dtype, order, shape, policy)
     np.copyto(result, fill_value, casting="unsafe")
     return result
 
@@ -479,8 +487,8 @@ def array(
     object : array-like
         Lists are first made an ordinary array, which is then copied to its place.
     copy : bool or None
-        True: always a new array. None: `object` itself when it is an array of this policy that owns its memory and
-        needs no change. False: as None, but ValueError where that needs a copy.
+        True: always a new array. None: `object` itself when it is an array of this policy that owns its
+        memory and needs no change. False: as None, but ValueError where that needs a copy.
     ndmin : int
         Axes of length 1 are put in front until the array has as many dimensions.
     dtype, order, subok, like, policy
@@ -497,17 +505,19 @@ def array(
         As of `empty`; ValueError also for ``copy=False`` where a copy is needed.
     """
     _refuse("array", None, like, subok)
-    source = np.array(object, dtype=dtype, copy=None if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else False,
-                      order=order, ndmin=ndmin)
+    if order not in ("C", "F", "A", "K", None):
+        raise ValueError(f"array: order={order!r}; limit: 'C', 'F', 'A' or 'K'; remedy: choose one")
+    source = np.array(object, dtype=dtype, copy=_IF_NEEDED, order=order, ndmin=ndmin)
     if not copy:
         chosen = current_policy() if policy is None else as_policy("array", policy)
-        if source is object and chosen.kind != "blocked" and _handler.handler_of(source) is handler_of(chosen):
+        mine = None if chosen.kind == "blocked" else handler_of(chosen)
+        if source is object and mine is not None and _handler.handler_of(source) is mine:
             return source
         if copy is not None:
             raise ValueError(
-                f"array: copy=False for a {type(object).__name__}; limit: arrays of dtype {source.dtype} made by "
-                f"hpcalloc with policy {chosen}; remedy: copy=None copies where it is needed"
+                f"array: copy=False for a {type(object).__name__}; limit: arrays of dtype {source.dtype} "
+                f"made by hpcalloc with policy {chosen}; remedy: copy=None copies where it is needed"
             )
-    result = _like("array", source, None, order, False, None, None, policy)
+    result = _like("array", source, None, order, None, policy)
     np.copyto(result, source)
     return result

@@ -42,7 +42,11 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"Policy: kind {self.kind!r}; limit: one of {', '.join(KINDS)}; remedy: choose one")
+            raise ValueError(f"Policy: kind={self.kind!r}; limit: {', '.join(KINDS)}; remedy: choose one")
+
+    def __reduce__(self) -> tuple[type[Policy], tuple[object, ...]]:
+        # Without what other modules keep with the value (arrays.py: its data handler).
+        return Policy, (self.kind, self.nodes, self.axis, self.strict, self.populate)
 
     def __str__(self) -> str:
         inside = [str(n) for n in self.nodes]
@@ -58,9 +62,13 @@ def _ids(call: str, nodes: Iterable[SupportsIndex] | None) -> tuple[int, ...]:
     try:
         listed = list(nodes)
     except TypeError:
-        raise TypeError(f"{call}: nodes={nodes!r} is not a sequence of node ids; remedy: pass a list") from None
+        raise TypeError(
+            f"{call}: nodes={nodes!r}; limit: a sequence of node ids; remedy: pass a list"
+        ) from None
     if not listed:
-        raise NodeError(f"{call}: nodes is empty; limit: at least one node id; remedy: omit it for all allowed nodes")
+        raise NodeError(
+            f"{call}: nodes is empty; limit: at least one id; remedy: omit it for all allowed nodes"
+        )
     return tuple(sorted({_id(call, node) for node in listed}))
 
 
@@ -70,17 +78,19 @@ def _id(call: str, node: SupportsIndex) -> int:
         raise TypeError(f"{call}: node {node!r} is not an integer; remedy: pass a node id such as 0")
     node = node.__index__()
     if not 0 <= node < MAX_NODES:
-        raise NodeError(f"{call}: node {node}; limit: ids are 0 to {MAX_NODES - 1}; remedy: see `hpcalloc topology`")
+        raise NodeError(
+            f"{call}: node {node}; limit: ids are 0 to {MAX_NODES - 1}; remedy: see `hpcalloc topology`"
+        )
     return node
 
 
 def local(*, strict: bool = False, populate: bool = False) -> Policy:
-    """Memory on the node of the calling thread."""
+    """Ask for memory on the node of the calling thread."""
     return Policy("local", strict=strict, populate=populate)
 
 
 def on_node(node: SupportsIndex, *, strict: bool = False, populate: bool = False) -> Policy:
-    """Memory on `node`, whoever touches it first.
+    """Ask for memory on `node`, whoever touches it first.
 
     Raises
     ------
@@ -93,7 +103,7 @@ def on_node(node: SupportsIndex, *, strict: bool = False, populate: bool = False
 def interleave(
     nodes: Iterable[SupportsIndex] | None = None, *, strict: bool = False, populate: bool = False
 ) -> Policy:
-    """Pages dealt round-robin over `nodes` (default: all allowed)."""
+    """Ask for pages dealt round-robin over `nodes` (default: all allowed)."""
     return Policy("interleave", _ids("interleave", nodes), strict=strict, populate=populate)
 
 
@@ -104,10 +114,10 @@ def blocked(
     strict: bool = False,
     populate: bool = False,
 ) -> Policy:
-    """Equal contiguous parts along `axis`, one per node (default: all allowed) in ascending order.
+    """Ask for equal contiguous parts along `axis`, one per node (default: all allowed) in ascending order.
 
-    Parts begin on page boundaries: they are equal to within a page, and an array below a page is on one node. Along
-    an inner axis every row is split, which needs rows of at least a page per node.
+    Parts begin on page boundaries: they are equal to within a page, and an array below a page is on one node.
+    Along an inner axis every row is split, which needs rows of at least a page per node.
     """
     if not hasattr(axis, "__index__") or isinstance(axis, bool):
         raise TypeError(f"blocked: axis {axis!r} is not an integer; remedy: pass an axis such as 0")
@@ -116,7 +126,7 @@ def blocked(
 
 
 def as_policy(call: str, policy: Policy | str) -> Policy:
-    """A policy from a policy or from the name of one that needs no node."""
+    """Return a policy, given one or the name of one that needs no node."""
     if isinstance(policy, Policy):
         return policy
     names = ("local", "interleave", "blocked")

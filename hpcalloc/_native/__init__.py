@@ -106,7 +106,7 @@ def node_ids() -> tuple[int, ...]:
 
 
 def node_info(node: int) -> NodeInfo | None:
-    """What is known of a node; None if there is no such node."""
+    """Return what is known of a node; None if there is no such node."""
     info = ffi.new("numalloc_node_info_t *")
     if lib.numalloc_node_info(node, info) != 0:
         return None
@@ -129,7 +129,7 @@ def can_query() -> int:
 
 
 def block_info(address: int) -> BlockInfo | None:
-    """The live block that `address` lies in; None if it is not the allocator's."""
+    """Return the live block that `address` lies in; None if it is not the allocator's."""
     info = ffi.new("numalloc_block_info_t *")
     if lib.numalloc_block_info(ffi.cast("void *", address), info) != 0:
         return None
@@ -144,7 +144,7 @@ def block_info(address: int) -> BlockInfo | None:
 
 
 def page_counts(address: int, length: int) -> PageCounts | int:
-    """Where the pages of ``[address, address + length)`` are, or the errno of the query."""
+    """Count where the pages of ``[address, address + length)`` are; or return the errno of the query."""
     counts = ffi.new("numalloc_page_counts_t *")
     code: int = lib.numalloc_page_nodes(ffi.cast("void *", address), length, counts)
     if code != 0:
@@ -175,7 +175,7 @@ _STATS_FIELDS: tuple[str, ...] = tuple(name for name, _ in ffi.typeof("numalloc_
 
 
 def stats(node: int = -1) -> dict[str, int]:
-    """The counters of one node by name, or the sums over all nodes (-1)."""
+    """Return the counters of one node by name, or the sums over all nodes (-1)."""
     result = ffi.new("numalloc_stats_t *")
     code = lib.numalloc_stats(node, result)
     if code != 0:
@@ -187,7 +187,7 @@ def stats(node: int = -1) -> dict[str, int]:
 
 
 def stats_dict() -> dict[str, Any]:
-    """All statistics, the options in force and the nodes, as ``numalloc_stats_json`` gives them."""
+    """Return all statistics, the options in force and the nodes, as ``numalloc_stats_json`` gives them."""
     import json
 
     length = lib.numalloc_stats_json(ffi.NULL, 0)
@@ -201,10 +201,11 @@ def stats_dict() -> dict[str, Any]:
 
 
 def describe_nodes(nodes: Iterable[int]) -> str:
-    """``node 0 has 3.1 GiB free of 16.0 GiB`` for each node, for messages."""
+    """Say ``node 0 has 3.1 GiB free of 16.0 GiB`` of each node, for messages."""
     parts = []
     for node in nodes:
         info = node_info(node)
         if info is not None:
-            parts.append(f"node {node} has {info.free_bytes / 2**30:.1f} GiB free of {info.total_bytes / 2**30:.1f} GiB")
+            free, total = info.free_bytes / 2**30, info.total_bytes / 2**30
+            parts.append(f"node {node} has {free:.1f} GiB free of {total:.1f} GiB")
     return ", ".join(parts) or "no node is known"

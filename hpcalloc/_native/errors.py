@@ -13,13 +13,13 @@ __all__ = ["error_for", "name_of"]
 _REMEDIES = {
     errno.ENOMEM: "ask for less, spread it with policy=hpcalloc.interleave(), or drop strict=True",
     errno.ENODEV: "name nodes that `hpcalloc topology` lists as allowed",
-    errno.EPERM: "in a container, allow mbind, set_mempolicy and move_pages (--cap-add SYS_NICE or a seccomp profile)",
+    errno.EPERM: "in a container, allow mbind and move_pages (--cap-add SYS_NICE or a seccomp profile)",
     errno.ENOSYS: "use a kernel built with CONFIG_NUMA and CONFIG_MIGRATION",
 }
 
 
 def name_of(code: int) -> str:
-    """``EPERM (Operation not permitted)``."""
+    """Return ``EPERM (Operation not permitted)``."""
     return f"{errno.errorcode.get(code, f'errno {code}')} ({os.strerror(code)})"
 
 
@@ -32,7 +32,7 @@ def error_for(
     *,
     kind: type[BindingError] | type[PlacementError] = PlacementError,
 ) -> HpcallocError:
-    """Exception for an errno value.
+    """Make the exception for an errno value.
 
     Parameters
     ----------
@@ -43,7 +43,8 @@ def error_for(
     remedy : str, optional
         What to do; a general one for the code by default.
     kind : type, optional
-        What it is when the code names neither memory nor a node: PlacementError or BindingError, with `errno` set.
+        What it is when the code names neither memory nor a node: PlacementError or BindingError, with `errno`
+        set.
 
     Returns
     -------

@@ -361,6 +361,23 @@ typedef struct module_state {
     PyObject *empty_like; /* numpy.empty_like */
 } module_state;
 
+/* As adopt(), of the shape of `prototype`; NULL without an exception also when its axes lie in another order. */
+static PyObject *adopt_like(PyObject *capsule, PyArrayObject *prototype, PyArray_Descr *dtype, PyObject *order_name,
+                            int zero) {
+    NPY_ORDER order = NPY_KEEPORDER;
+    if (!PyArray_OrderConverter(order_name, &order)) {
+        PyErr_Clear();
+        return NULL;
+    }
+    if (order == NPY_ANYORDER || order == NPY_KEEPORDER) {
+        if (PyArray_IS_C_CONTIGUOUS(prototype)) order = NPY_CORDER;
+        else if (PyArray_IS_F_CONTIGUOUS(prototype)) order = NPY_FORTRANORDER;
+        else return NULL;
+    }
+    PyArray_Dims shape = {PyArray_DIMS(prototype), PyArray_NDIM(prototype)};
+    return adopt(capsule, shape, dtype, order == NPY_FORTRANORDER, zero);
+}
+
 PyDoc_STRVAR(like_doc,
 "like(handler, prototype, dtype, order, shape, zero)\n--\n\n"
 "As numpy.empty_like(prototype, dtype, order, False, shape), through `handler`; zeroed if `zero`, without\n"
@@ -378,7 +395,9 @@ static PyObject *like(PyObject *module, PyObject *const *args, Py_ssize_t count)
     PyArray_Descr *effective = dtype != NULL ? dtype : PyArray_DESCR((PyArrayObject *)args[1]);
     PyObject *array = NULL;
     if (without_references(effective, zero ? "zeros_like" : "empty_like")) {
-        PyObject *previous = PyDataMem_SetHandler(args[0]);
+        failure.error = 0;
+        if (args[4] == Py_None) array = adopt_like(args[0], (PyArrayObject *)args[1], effective, args[3], zero);
+        PyObject *previous = array == NULL ? PyDataMem_SetHandler(args[0]) : NULL;
         failure.error = 0;
         if (previous != NULL) {
             PyObject *const numpy_args[] = {args[1], dtype != NULL ? (PyObject *)dtype : Py_None, args[3], Py_False,

@@ -45,9 +45,9 @@ extern "C" {
 #endif
 
 enum {
-    NUMALLOC_MAX_NODES = 1024,   /* node ids are below this: the kernel's own limit */
-    NUMALLOC_NODE_MIXED = -1,    /* numalloc_node_of: interleaved or blocked memory */
-    NUMALLOC_NODE_FOREIGN = -2   /* numalloc_node_of: not a live block of this allocator */
+    NUMALLOC_MAX_NODES = 1024, /* node ids are below this: the kernel's own limit */
+    NUMALLOC_NODE_MIXED = -1,  /* numalloc_node_of: interleaved or blocked memory */
+    NUMALLOC_NODE_FOREIGN = -2 /* numalloc_node_of: not a live block of this allocator */
 };
 
 /* A set of node ids; bit i of word i/64 is node i. Ids may have gaps. */
@@ -103,9 +103,9 @@ enum numalloc_policy {
 };
 
 enum numalloc_flag {
-    NUMALLOC_STRICT = 1 << 0,   /* the home or ENOMEM; pages are faulted in and verified */
-    NUMALLOC_ZERO = 1 << 1,     /* zeroed memory */
-    NUMALLOC_POPULATE = 1 << 2  /* fault the pages in before returning */
+    NUMALLOC_STRICT = 1 << 0,  /* the home or ENOMEM; pages are faulted in and verified */
+    NUMALLOC_ZERO = 1 << 1,    /* zeroed memory */
+    NUMALLOC_POPULATE = 1 << 2 /* fault the pages in before returning */
 };
 
 /* The general form of all the calls above. Zero-initialise it and set what matters. */
@@ -131,24 +131,24 @@ NUMALLOC_API size_t numalloc_usable_size(const void *ptr);
 NUMALLOC_API int numalloc_node_of(const void *ptr);
 
 typedef struct numalloc_block_info {
-    void *start;       /* first byte of the block */
-    size_t size;       /* usable bytes */
-    int size_class;    /* index of the size class, -1 for a large block */
-    int numa_node;     /* as numalloc_node_of */
-    int policy;        /* enum numalloc_policy; small LOCAL blocks report ONNODE, their home */
-    unsigned flags;    /* NUMALLOC_STRICT if the block is strict */
-    size_t huge_page;  /* bytes of an explicit huge page backing the block, else 0 */
+    void *start;      /* first byte of the block */
+    size_t size;      /* usable bytes */
+    int size_class;   /* index of the size class, -1 for a large block */
+    int numa_node;    /* as numalloc_node_of */
+    int policy;       /* enum numalloc_policy; small LOCAL blocks report ONNODE, their home */
+    unsigned flags;   /* NUMALLOC_STRICT if the block is strict */
+    size_t huge_page; /* bytes of an explicit huge page backing the block, else 0 */
 } numalloc_block_info_t;
 
 /* `ptr` may point anywhere into a live block. EFAULT: foreign or free. */
 NUMALLOC_API int numalloc_block_info(const void *ptr, numalloc_block_info_t *info);
 
 typedef struct numalloc_page_counts {
-    size_t page_size;                    /* bytes per counted page (base pages) */
-    size_t pages;                        /* pages that [ptr, ptr+len) touches */
-    size_t untouched;                    /* not yet backed by memory */
-    size_t failed;                       /* the kernel gave an error for the page */
-    size_t on_node[NUMALLOC_MAX_NODES];  /* pages per node id */
+    size_t page_size;                   /* bytes per counted page (base pages) */
+    size_t pages;                       /* pages that [ptr, ptr+len) touches */
+    size_t untouched;                   /* not yet backed by memory */
+    size_t failed;                      /* the kernel gave an error for the page */
+    size_t on_node[NUMALLOC_MAX_NODES]; /* pages per node id */
 } numalloc_page_counts_t;
 
 /* Asks the kernel where the pages of any mapped range are (not only our blocks). EPERM or ENOSYS where
@@ -172,18 +172,18 @@ NUMALLOC_API size_t numalloc_purge(void);
 /* ---- machine ------------------------------------------------------------------------------------- */
 
 typedef struct numalloc_node_info {
-    int node;               /* id */
-    int cpus;               /* logical CPUs (PUs) of the node that are online; 0: memory-only */
-    int allowed;            /* 1: this process may allocate here (Mems_allowed) */
-    uint64_t total_bytes;   /* memory of the node */
-    uint64_t free_bytes;    /* free now */
+    int node;             /* id */
+    int cpus;             /* logical CPUs (PUs) of the node that are online; 0: memory-only */
+    int allowed;          /* 1: this process may allocate here (Mems_allowed) */
+    uint64_t total_bytes; /* memory of the node */
+    uint64_t free_bytes;  /* free now */
 } numalloc_node_info_t;
 
-NUMALLOC_API int numalloc_node_count(void);                  /* allowed nodes with memory, at least 1 */
-NUMALLOC_API int numalloc_node_ids(int *ids, int capacity);  /* fills ascending ids, returns the count */
+NUMALLOC_API int numalloc_node_count(void);                 /* allowed nodes with memory, at least 1 */
+NUMALLOC_API int numalloc_node_ids(int *ids, int capacity); /* fills ascending ids, returns the count */
 NUMALLOC_API int numalloc_node_info(int node, numalloc_node_info_t *info);
-NUMALLOC_API int numalloc_distance(int from, int to);        /* SLIT, 10 = local; -1 unknown node */
-NUMALLOC_API int numalloc_current_node(void);                /* node of the CPU the caller runs on */
+NUMALLOC_API int numalloc_distance(int from, int to); /* SLIT, 10 = local; -1 unknown node */
+NUMALLOC_API int numalloc_current_node(void);         /* node of the CPU the caller runs on */
 
 /* Binds the calling thread to the allowed CPUs of `node`. ENODEV no such node or it has no CPU that this
  * process may use; the affinity is then unchanged. */
@@ -197,23 +197,23 @@ NUMALLOC_API int numalloc_can_query(void);
 /* ---- statistics ---------------------------------------------------------------------------------- */
 
 typedef struct numalloc_stats {
-    uint64_t allocated_bytes;   /* in live blocks, usable size; approximate while other threads run */
-    uint64_t peak_bytes;        /* highest committed_bytes so far */
-    uint64_t committed_bytes;   /* address space of the node opened for use and not returned */
-    uint64_t allocations;       /* blocks ever handed out */
-    uint64_t frees;             /* blocks ever freed */
-    uint64_t remote_frees;      /* of these, by a thread that does not own the block's heap */
-    uint64_t fallbacks;         /* preferred requests for this node served by another, as far as seen: the
+    uint64_t allocated_bytes; /* in live blocks, usable size; approximate while other threads run */
+    uint64_t peak_bytes;      /* highest committed_bytes so far */
+    uint64_t committed_bytes; /* address space of the node opened for use and not returned */
+    uint64_t allocations;     /* blocks ever handed out */
+    uint64_t frees;           /* blocks ever freed */
+    uint64_t remote_frees;    /* of these, by a thread that does not own the block's heap */
+    uint64_t fallbacks;       /* preferred requests for this node served by another, as far as seen: the
                                  * kernel's own fall-back shows only in blocks that are populated at birth */
-    uint64_t strict_failures;   /* strict requests refused with ENOMEM */
-    uint64_t large_blocks;      /* live large blocks */
-    uint64_t large_bytes;       /* their bytes */
-    uint64_t huge_bytes;        /* of these, backed by explicit huge pages */
-    uint64_t cached_bytes;      /* free but still committed memory */
-    uint64_t purged_bytes;      /* ever returned to the system */
-    uint64_t heaps;             /* heaps of the node in use by live threads */
-    uint64_t abandoned_heaps;   /* heaps of dead threads waiting for adoption */
-    uint64_t pages;             /* pages (runs of one size class) in use */
+    uint64_t strict_failures; /* strict requests refused with ENOMEM */
+    uint64_t large_blocks;    /* live large blocks */
+    uint64_t large_bytes;     /* their bytes */
+    uint64_t huge_bytes;      /* of these, backed by explicit huge pages */
+    uint64_t cached_bytes;    /* free but still committed memory */
+    uint64_t purged_bytes;    /* ever returned to the system */
+    uint64_t heaps;           /* heaps of the node in use by live threads */
+    uint64_t abandoned_heaps; /* heaps of dead threads waiting for adoption */
+    uint64_t pages;           /* pages (runs of one size class) in use */
 } numalloc_stats_t;
 
 /* Of one node; node -1 sums all nodes. ENODEV. */

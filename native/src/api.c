@@ -243,17 +243,13 @@ void *numalloc_request(const numalloc_request_t *request) {
     if (!na_init()) return NULL;
     bool strict = na_opt.strict || (request->flags & NUMALLOC_STRICT) != 0;
     switch (request->policy) {
-    case NUMALLOC_LOCAL:
-        return alloc_on(na_home_index(), strict, request->size, request->align, request->flags);
+    case NUMALLOC_LOCAL: return alloc_on(na_home_index(), strict, request->size, request->align, request->flags);
     case NUMALLOC_ONNODE:
         if (!nodeset_has(&na_topo.allowed, request->node)) break;
         return alloc_on(na_topo.index_of[request->node], strict, request->size, request->align, request->flags);
     case NUMALLOC_INTERLEAVE:
-    case NUMALLOC_BLOCKED:
-        return request_spread(request, request->align, strict);
-    default:
-        errno = EINVAL;
-        return NULL;
+    case NUMALLOC_BLOCKED: return request_spread(request, request->align, strict);
+    default: errno = EINVAL; return NULL;
     }
     errno = ENODEV;
     return NULL;

@@ -18,12 +18,13 @@ enum { PATH = 1024, TEXT = 65536 };
 
 struct hierarchy {
     bool found;
-    char mount[PATH]; /* where it is mounted */
-    char group[PATH]; /* our group below it, "" for the root */
+    char mount[PATH];                          /* where it is mounted */
+    char group[PATH];                          /* our group below it, "" for the root */
     const char *limit, *current, *reclaimable; /* file names, key in memory.stat */
 };
 
-static struct hierarchy version2 = {.limit = "memory.max", .current = "memory.current", .reclaimable = "\ninactive_file "};
+static struct hierarchy version2 = {
+    .limit = "memory.max", .current = "memory.current", .reclaimable = "\ninactive_file "};
 static struct hierarchy version1 = {
     .limit = "memory.limit_in_bytes", .current = "memory.usage_in_bytes", .reclaimable = "\ntotal_inactive_file "};
 

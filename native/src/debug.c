@@ -42,8 +42,10 @@ static int check_blocks(const na_region *region, const na_span *page) {
 
 static int check_page(const na_region *region, const na_span *page) {
     const na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
-    if (heap == NULL || heap->region != region) return broken("a page belongs to a heap of another region", region, page);
-    if (page->block_size != class_to_size(page->class_index)) return broken("block size is not the class's", region, page);
+    if (heap == NULL || heap->region != region)
+        return broken("a page belongs to a heap of another region", region, page);
+    if (page->block_size != class_to_size(page->class_index))
+        return broken("block size is not the class's", region, page);
     return check_blocks(region, page);
 }
 
@@ -56,14 +58,16 @@ static int check_part(const na_region *region, int which, uint64_t *used, uint64
     if (part->top > part->opened) bad += broken("spans beyond the opened space", region, NULL);
     for (uintptr_t at = part->start; at < part->top && bad == 0;) {
         const na_span *span = na_map[na_slice_index(at)];
-        if (span == NULL || span->start != at || span->slices == 0) return bad + broken("a gap between spans", region, span);
+        if (span == NULL || span->start != at || span->slices == 0)
+            return bad + broken("a gap between spans", region, span);
         uintptr_t end = at + ((uintptr_t)span->slices << NA_SLICE_SHIFT);
         if (span->part != which) bad += broken("a span of the other part", region, span);
         if (span->kind == NA_FREE) {
             free_spans++;
             *dirty += (uint64_t)na_dirty_count(span->start, span->slices) << NA_SLICE_SHIFT;
             if (before != NULL && before->kind == NA_FREE) bad += broken("free neighbours not joined", region, span);
-            if (na_map[na_slice_index(end - 1)] != span) bad += broken("a free span's end is not in the map", region, span);
+            if (na_map[na_slice_index(end - 1)] != span)
+                bad += broken("a free span's end is not in the map", region, span);
             for (uintptr_t in = at + NA_SLICE; in + NA_SLICE < end; in += NA_SLICE)
                 if (na_map[na_slice_index(in)] != NULL) bad += broken("stale map entry in a free span", region, span);
         } else {
@@ -96,9 +100,11 @@ static int check_queue(const na_heap *heap, const na_queue *queue, int class_ind
     for (const na_span *page = queue->first; page != NULL; before = page, page = page->next) {
         ++*pages;
         if (page->prev != before) bad += broken("queue links differ", heap->region, page);
-        if (atomic_load_explicit(&page->heap, memory_order_relaxed) != heap) bad += broken("page of another heap", heap->region, page);
+        if (atomic_load_explicit(&page->heap, memory_order_relaxed) != heap)
+            bad += broken("page of another heap", heap->region, page);
         if (page->full != (class_index < 0)) bad += broken("page in the wrong queue", heap->region, page);
-        if (class_index >= 0 && page->class_index != class_index) bad += broken("page of another class", heap->region, page);
+        if (class_index >= 0 && page->class_index != class_index)
+            bad += broken("page of another class", heap->region, page);
     }
     if (queue->last != before) bad += broken("queue end differs", heap->region, before);
     return bad;

@@ -29,24 +29,24 @@ extern na_heap na_empty_heap; /* has no page; its allocations take the slow path
 extern bool na_many_nodes;    /* the CPU must be looked at: there is more than one allowed node */
 extern uintptr_t na_secret;   /* marks free blocks */
 
-bool na_init(void);           /* idempotent; false with errno when the address space can't be had */
-na_thread *na_thread_get(void); /* of the caller, made on demand; NULL with errno */
-na_heap *na_heap_here(void);  /* the caller's heap on the node it runs on; NULL with errno */
-int na_home_index(void);      /* index of the node whose memory is local to the caller */
-na_thread *na_threads_first(void); /* under na_threads_lock */
+bool na_init(void);                       /* idempotent; false with errno when the address space can't be had */
+na_thread *na_thread_get(void);           /* of the caller, made on demand; NULL with errno */
+na_heap *na_heap_here(void);              /* the caller's heap on the node it runs on; NULL with errno */
+int na_home_index(void);                  /* index of the node whose memory is local to the caller */
+na_thread *na_threads_first(void);        /* under na_threads_lock */
 void na_thread_forget(na_thread *thread); /* child of fork: its thread is gone */
 extern pthread_mutex_t na_threads_lock;
 
 /* ---- heap.c ---------------------------------------------------------------------------------------- */
 
-na_heap *na_heap_of(na_region *region);  /* the caller's heap in a region; NULL with errno */
+na_heap *na_heap_of(na_region *region);                   /* the caller's heap in a region; NULL with errno */
 void *na_heap_alloc(na_heap *heap, unsigned class_index); /* slow path; NULL with errno */
-void na_heap_collect(na_heap *heap);     /* takes in remote frees; owner only */
-void na_heap_retire(na_heap *heap);      /* its thread ends: to the abandoned or spare ones */
-void na_heap_shed(na_heap *heap);        /* gives empty pages back; owner only */
-void na_heap_show(na_heap *heap, unsigned class_index); /* the direct table follows the queue */
-void na_heap_orphan(na_heap *heap);      /* child of fork: as retire, without touching its pages */
-void na_heaps_reclaim(na_region *region); /* empty pages of abandoned heaps go back; takes the lock */
+void na_heap_collect(na_heap *heap);                      /* takes in remote frees; owner only */
+void na_heap_retire(na_heap *heap);                       /* its thread ends: to the abandoned or spare ones */
+void na_heap_shed(na_heap *heap);                         /* gives empty pages back; owner only */
+void na_heap_show(na_heap *heap, unsigned class_index);   /* the direct table follows the queue */
+void na_heap_orphan(na_heap *heap);                       /* child of fork: as retire, without touching its pages */
+void na_heaps_reclaim(na_region *region);                 /* empty pages of abandoned heaps go back; takes the lock */
 
 /* The queues of a heap are inconsistent between these two; a child of fork looks. */
 static inline void na_heap_enter(na_heap *heap) {
@@ -61,9 +61,9 @@ static inline void na_heap_leave(na_heap *heap) {
 /* ---- page.c ---------------------------------------------------------------------------------------- */
 
 na_span *na_page_new(na_heap *heap, unsigned class_index); /* in no queue yet; NULL with errno */
-void na_page_carve(na_span *page);       /* links the next batch of blocks */
-void na_page_freed(na_span *page);       /* used fell to page->low or below */
-void na_page_release(na_span *page);     /* in no queue, no block in use: to the region */
+void na_page_carve(na_span *page);                         /* links the next batch of blocks */
+void na_page_freed(na_span *page);                         /* used fell to page->low or below */
+void na_page_release(na_span *page);                       /* in no queue, no block in use: to the region */
 
 void na_queue_push(na_queue *queue, na_span *page);
 void na_queue_append(na_queue *queue, na_span *page);
@@ -86,10 +86,10 @@ extern uintptr_t na_reserved; /* its bytes, 0 before na_init */
 extern unsigned na_shift;     /* log2 bytes of a region */
 extern na_span **na_map;      /* slice -> descriptor */
 extern na_region *na_regions;
-extern int na_region_count;   /* 2 * nodes + 1 */
+extern int na_region_count; /* 2 * nodes + 1 */
 
-int na_regions_reserve(void); /* 0 or errno */
-int na_region_open(na_region *region); /* sets the policy; idempotent, takes the lock */
+int na_regions_reserve(void);                           /* 0 or errno */
+int na_region_open(na_region *region);                  /* sets the policy; idempotent, takes the lock */
 int na_region_prepare(na_region *region, size_t bytes); /* commits address space ahead of use */
 int na_region_restore(na_region *region, uintptr_t start, size_t bytes); /* policy and advice again, after
                                                                            * the mapping was replaced */
@@ -129,11 +129,11 @@ static inline bool na_dirty_at(size_t slice) { return (na_dirty[slice >> 6] >> (
 enum { NA_TRACKED_SLICES = 4096 };
 na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean,
                        uint64_t *was_dirty);
-void na_span_free(na_region *region, na_span *span); /* takes the lock */
+void na_span_free(na_region *region, na_span *span);                    /* takes the lock */
 bool na_span_extend(na_region *region, na_span *span, uint32_t slices); /* in place, to `slices`; takes the lock */
 void na_span_trim(na_region *region, na_span *span, uint32_t slices);   /* takes the lock */
-size_t na_span_purge_all(na_region *region);          /* with the lock held; gives bytes */
-void na_span_purge_due(na_region *region);            /* with the lock held */
+size_t na_span_purge_all(na_region *region);                            /* with the lock held; gives bytes */
+void na_span_purge_due(na_region *region);                              /* with the lock held */
 void na_span_free_locked(na_region *region, na_span *span);
 
 /* ---- large.c, mixed.c -------------------------------------------------------------------------------- */

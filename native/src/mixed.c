@@ -65,7 +65,8 @@ static int set_policy(const na_placement *placement, uintptr_t start, size_t byt
 }
 
 static int populate(const na_placement *placement, uintptr_t start, size_t bytes) {
-    if (placement->policy == NUMALLOC_INTERLEAVE) return na_populate(start, bytes, &placement->nodes, placement->strict);
+    if (placement->policy == NUMALLOC_INTERLEAVE)
+        return na_populate(start, bytes, &placement->nodes, placement->strict);
     return each_piece(placement, start, bytes, populate_piece, placement->strict);
 }
 
@@ -123,8 +124,9 @@ void na_mixed_purge_due(na_region *region, bool all) {
 
 static na_span *warm_take(na_region *region, const na_placement *placement, uint32_t slices, size_t align) {
     for (na_span *span = region->warm_last; span != NULL; span = span->older) {
-        bool fits = placement->policy == NUMALLOC_BLOCKED ? span->slices == slices
-                                                          : span->slices >= slices && span->slices - slices <= slices / 8;
+        bool fits = placement->policy == NUMALLOC_BLOCKED
+                        ? span->slices == slices
+                        : span->slices >= slices && span->slices - slices <= slices / 8;
         if (!fits || (span->start & (align - 1)) != 0 || !same_placement(warm_placement(span), placement)) continue;
         na_placement *kept = warm_placement(span);
         warm_remove(region, span);

@@ -14,9 +14,7 @@ static inline bool nodeset_has(const na_nodeset *set, int node) {
     return node >= 0 && node < NUMALLOC_MAX_NODES && ((set->word[node >> 6] >> (node & 63)) & 1u) != 0;
 }
 
-static inline void nodeset_add(na_nodeset *set, int node) {
-    set->word[node >> 6] |= (uint64_t)1 << (node & 63);
-}
+static inline void nodeset_add(na_nodeset *set, int node) { set->word[node >> 6] |= (uint64_t)1 << (node & 63); }
 
 static inline int nodeset_count(const na_nodeset *set) {
     int count = 0;

@@ -20,7 +20,7 @@ extern char **environ;
 enum kind { SIZE, DURATION, FLAG, HUGE_MODE, ERROR_MODE };
 
 static const struct option {
-    const char *name;     /* after NUMALLOC_ */
+    const char *name; /* after NUMALLOC_ */
     enum kind kind;
     const char *accepted; /* for the message about a bad value */
     const char *standard; /* the default, in the same notation */
@@ -52,7 +52,8 @@ static bool parse_number(const char *text, bool suffix, uint64_t *value) {
     const char *c = text;
     if (*c < '0' || *c > '9') return false;
     for (; *c >= '0' && *c <= '9'; c++)
-        if (__builtin_mul_overflow(result, 10u, &result) || __builtin_add_overflow(result, (uint64_t)(*c - '0'), &result))
+        if (__builtin_mul_overflow(result, 10u, &result) ||
+            __builtin_add_overflow(result, (uint64_t)(*c - '0'), &result))
             return false;
     unsigned shift = 0;
     if (suffix && *c != '\0') {
@@ -124,10 +125,12 @@ void na_options_init(void) {
         if (equals == NULL) continue;
         const struct option *found = NULL;
         for (int i = 0; i < OPTIONS && found == NULL; i++)
-            if (strlen(table[i].name) == (size_t)(equals - name) && strncmp(name, table[i].name, (size_t)(equals - name)) == 0)
+            if (strlen(table[i].name) == (size_t)(equals - name) &&
+                strncmp(name, table[i].name, (size_t)(equals - name)) == 0)
                 found = &table[i];
         if (found == NULL) {
-            os_message("numalloc: unknown environment variable NUMALLOC_%.*s is ignored; see docs/options.md for the known ones\n",
+            os_message("numalloc: unknown environment variable NUMALLOC_%.*s is ignored; see docs/options.md for the "
+                       "known ones\n",
                        (int)(equals - name), name);
         } else if (!assign(found, equals + 1)) {
             os_message("numalloc: NUMALLOC_%s=%.200s can't be used: it takes %s; the default %s is used\n", found->name,
@@ -138,8 +141,10 @@ void na_options_init(void) {
 
 size_t na_options_json(char *buffer, size_t capacity) {
     char limit[32] = "null", delay[32] = "null";
-    if (na_opt.node_limit != UINT64_MAX) (void)snprintf(limit, sizeof limit, "%llu", (unsigned long long)na_opt.node_limit);
-    if (na_opt.purge_delay_ms != NA_PURGE_NEVER) (void)snprintf(delay, sizeof delay, "%lld", (long long)na_opt.purge_delay_ms);
+    if (na_opt.node_limit != UINT64_MAX)
+        (void)snprintf(limit, sizeof limit, "%llu", (unsigned long long)na_opt.node_limit);
+    if (na_opt.purge_delay_ms != NA_PURGE_NEVER)
+        (void)snprintf(delay, sizeof delay, "%lld", (long long)na_opt.purge_delay_ms);
     int length = snprintf(buffer, capacity,
                           "\"reserve\": %llu, \"node_limit\": %s, \"hugepages\": \"%s\", \"purge_delay_ms\": %s, "
                           "\"strict\": %s, \"on_error\": \"%s\", \"verbose\": %d, \"stats\": %s",

@@ -20,14 +20,14 @@ enum na_error_mode { NA_ON_ERROR_ABORT, NA_ON_ERROR_WARN };
 #define NA_PURGE_NEVER INT64_MAX
 
 typedef struct na_options {
-    size_t reserve;          /* NUMALLOC_RESERVE: bytes of address space per node, 0 = by itself */
-    uint64_t node_limit;     /* NUMALLOC_NODE_LIMIT: most bytes committed per node, UINT64_MAX = none */
-    enum na_huge_mode huge;  /* NUMALLOC_HUGEPAGES: auto|never|2M|1G */
-    int64_t purge_delay_ms;  /* NUMALLOC_PURGE_DELAY: ms before free memory goes back; "never" */
-    bool strict;             /* NUMALLOC_STRICT: every request is strict */
+    size_t reserve;              /* NUMALLOC_RESERVE: bytes of address space per node, 0 = by itself */
+    uint64_t node_limit;         /* NUMALLOC_NODE_LIMIT: most bytes committed per node, UINT64_MAX = none */
+    enum na_huge_mode huge;      /* NUMALLOC_HUGEPAGES: auto|never|2M|1G */
+    int64_t purge_delay_ms;      /* NUMALLOC_PURGE_DELAY: ms before free memory goes back; "never" */
+    bool strict;                 /* NUMALLOC_STRICT: every request is strict */
     enum na_error_mode on_error; /* NUMALLOC_ON_ERROR: abort|warn */
-    int verbose;             /* NUMALLOC_VERBOSE: 0|1 */
-    bool stats_at_exit;      /* NUMALLOC_STATS: JSON statistics on standard error at exit */
+    int verbose;                 /* NUMALLOC_VERBOSE: 0|1 */
+    bool stats_at_exit;          /* NUMALLOC_STATS: JSON statistics on standard error at exit */
 } na_options;
 
 extern na_options na_opt; /* valid after na_options_init() */

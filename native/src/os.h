@@ -104,8 +104,8 @@ int os_current_cpu(void);
 int os_get_affinity(na_cpuset *cpus); /* calling thread */
 int os_set_affinity(const na_cpuset *cpus);
 
-uint64_t os_now_ms(void);     /* monotonic, coarse */
-uint64_t os_random(void);     /* from the kernel; never fails, falls back to address and clock bits */
+uint64_t os_now_ms(void); /* monotonic, coarse */
+uint64_t os_random(void); /* from the kernel; never fails, falls back to address and clock bits */
 
 /* ---- files ----------------------------------------------------------------------------------------- */
 
@@ -113,8 +113,7 @@ uint64_t os_random(void);     /* from the kernel; never fails, falls back to add
 int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length);
 
 /* Calls visit(id, context) for each entry `<prefix><number>` of a directory, in no order. */
-int os_list_numbered(const char *directory, const char *prefix, void (*visit)(int id, void *context),
-                     void *context);
+int os_list_numbered(const char *directory, const char *prefix, void (*visit)(int id, void *context), void *context);
 
 /* Writes one line to standard error in one write(2), allocates nothing. printf formats. */
 void os_message(const char *format, ...) __attribute__((format(printf, 1, 2)));

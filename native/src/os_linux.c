@@ -44,12 +44,12 @@
 #endif
 
 /* Runs `call`, gives 0 or its errno, and leaves errno as it was. */
-#define RESULT(call)                       \
-    ({                                     \
-        int saved_ = errno;                \
-        int error_ = (call) == 0 ? 0 : errno; \
-        errno = saved_;                    \
-        error_;                            \
+#define RESULT(call)                                                                                                   \
+    ({                                                                                                                 \
+        int saved_ = errno;                                                                                            \
+        int error_ = (call) == 0 ? 0 : errno;                                                                          \
+        errno = saved_;                                                                                                \
+        error_;                                                                                                        \
     })
 
 /* ---- address space ---------------------------------------------------------------------------------- */
@@ -312,7 +312,8 @@ uint64_t os_random(void) {
     if (getrandom(&value, sizeof value, GRND_NONBLOCK) != (ssize_t)sizeof value) {
         struct timespec now = {0, 0};
         (void)clock_gettime(CLOCK_MONOTONIC, &now);
-        value = (uint64_t)(uintptr_t)&value * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)now.tv_nsec << 20 ^ (uint64_t)getpid();
+        value = (uint64_t)(uintptr_t)&value * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)now.tv_nsec << 20 ^
+                (uint64_t)getpid();
     }
     errno = saved;
     return value;

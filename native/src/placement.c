@@ -101,7 +101,8 @@ static int populate_strict(uintptr_t start, uintptr_t end, const na_nodeset *nod
 bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes) {
     if (!na_many_nodes || os_can_query() != 0) return false;
     struct misplaced found = {.nodes = nodes, .repair = -1};
-    return each_status(page_floor(start), page_ceil(start + bytes), find_misplaced, &found) == 0 && found.elsewhere != 0;
+    return each_status(page_floor(start), page_ceil(start + bytes), find_misplaced, &found) == 0 &&
+           found.elsewhere != 0;
 }
 
 int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, bool strict) {

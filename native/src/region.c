@@ -46,9 +46,7 @@ enum { NA_REGION_SHIFT_DEFAULT = 38 };
 enum { NA_REGION_SHIFT_DEFAULT = 38 }; /* 256 GiB */
 #endif
 
-static unsigned log2_ceil(uint64_t value) {
-    return value <= 1 ? 0 : 64u - (unsigned)__builtin_clzll(value - 1);
-}
+static unsigned log2_ceil(uint64_t value) { return value <= 1 ? 0 : 64u - (unsigned)__builtin_clzll(value - 1); }
 
 static unsigned region_shift_wanted(void) {
     unsigned shift = NA_REGION_SHIFT_DEFAULT;
@@ -180,7 +178,8 @@ static int table_open(void *table, size_t bits_per_slice, uintptr_t start, uintp
     uintptr_t last = (uintptr_t)table + (na_slice_index(end - 1) + 1) * bits_per_slice / 8 + 7;
     first &= ~(page - 1);
     last = (last + page - 1) & ~(page - 1);
-    uintptr_t table_end = (uintptr_t)table + (((na_reserved >> NA_SLICE_SHIFT) * bits_per_slice / 8 + page - 1) & ~(page - 1));
+    uintptr_t table_end =
+        (uintptr_t)table + (((na_reserved >> NA_SLICE_SHIFT) * bits_per_slice / 8 + page - 1) & ~(page - 1));
     if (last > table_end) last = table_end;
     return os_commit((void *)first, last - first);
 }
@@ -209,8 +208,8 @@ int na_region_prepare(na_region *region, size_t bytes) {
     pthread_mutex_lock(&region->lock);
     na_part *large = &region->part[1];
     uintptr_t rounded = (bytes + NA_SLICE - 1) & ~((uintptr_t)NA_SLICE - 1);
-    error = rounded < bytes || rounded > large->limit - large->start ? ENOMEM
-                                                                     : na_part_open(large, large->start + rounded);
+    error =
+        rounded < bytes || rounded > large->limit - large->start ? ENOMEM : na_part_open(large, large->start + rounded);
     pthread_mutex_unlock(&region->lock);
     return error;
 }

@@ -39,8 +39,8 @@ static void push(na_span *page, na_block *first, na_block *last, uint32_t count)
     do {
         last->next = (na_block *)(uintptr_t)(old & ADDRESS_MASK);
         new = (((old >> COUNT_SHIFT) + count) << COUNT_SHIFT) | (uint64_t)(uintptr_t)first | QUEUED;
-    } while (!atomic_compare_exchange_weak_explicit(&page->remote, &old, new, memory_order_acq_rel,
-                                                    memory_order_relaxed));
+    } while (
+        !atomic_compare_exchange_weak_explicit(&page->remote, &old, new, memory_order_acq_rel, memory_order_relaxed));
     if ((old & QUEUED) == 0) na_remote_route(atomic_load_explicit(&page->heap, memory_order_acquire), page);
 }
 

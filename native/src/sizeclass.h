@@ -15,11 +15,11 @@
 #include <stdint.h>
 
 enum {
-    NA_GRANULE = 16,           /* bytes: smallest block and smallest alignment */
-    NA_LINEAR_CLASSES = 8,     /* 16 .. 128 */
-    NA_CLASSES = 8 + 9 * 4,    /* 44 */
-    NA_BLOCK_MAX = 64 * 1024,  /* bytes: the largest block that lives in a page */
-    NA_DIRECT_MAX = 1024       /* bytes: sizes up to this index the heap's direct table */
+    NA_GRANULE = 16,          /* bytes: smallest block and smallest alignment */
+    NA_LINEAR_CLASSES = 8,    /* 16 .. 128 */
+    NA_CLASSES = 8 + 9 * 4,   /* 44 */
+    NA_BLOCK_MAX = 64 * 1024, /* bytes: the largest block that lives in a page */
+    NA_DIRECT_MAX = 1024      /* bytes: sizes up to this index the heap's direct table */
 };
 
 /* Class of a size in 1..NA_BLOCK_MAX. */
@@ -36,7 +36,9 @@ static inline size_t class_to_size(unsigned class_index) {
 }
 
 _Static_assert((5 + 0) << 5 == 160, "the first class above 128 is 160");
-_Static_assert((size_t)(5 + ((NA_CLASSES - 1 - NA_LINEAR_CLASSES) & 3)) << (5 + ((NA_CLASSES - 1 - NA_LINEAR_CLASSES) >> 2))
-                   == NA_BLOCK_MAX, "the last class is NA_BLOCK_MAX");
+_Static_assert((size_t)(5 + ((NA_CLASSES - 1 - NA_LINEAR_CLASSES) & 3))
+                       << (5 + ((NA_CLASSES - 1 - NA_LINEAR_CLASSES) >> 2)) ==
+                   NA_BLOCK_MAX,
+               "the last class is NA_BLOCK_MAX");
 
 #endif

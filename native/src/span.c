@@ -378,15 +378,14 @@ static size_t purge(na_region *region, na_span *span, bool all) {
 void na_span_purge_due(na_region *region) {
     if (region->purge_first == NULL || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
     uint64_t now = os_now_ms();
-    while (region->purge_first != NULL &&
-           now - region->purge_first->freed_at >= (uint64_t)na_opt.purge_delay_ms)
+    while (region->purge_first != NULL && now - region->purge_first->freed_at >= (uint64_t)na_opt.purge_delay_ms)
         purge(region, region->purge_first, false);
 }
 
 size_t na_span_purge_all(na_region *region) {
     size_t bytes = 0;
     if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return 0; /* RDMA registrations may cover free memory */
-    for (int p = 0; p < 2; p++) /* by bins: spans with a dirty rest are in no purge list */
+    for (int p = 0; p < 2; p++)                            /* by bins: spans with a dirty rest are in no purge list */
         for (int bin = bin_next(&region->part[p], 0); bin >= 0; bin = bin_next(&region->part[p], (unsigned)bin + 1))
             for (na_span *span = region->part[p].bin[bin]; span != NULL; span = span->next)
                 bytes += purge(region, span, true);

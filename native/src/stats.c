@@ -15,7 +15,8 @@
 #if defined(__SANITIZE_THREAD__)
 __attribute__((no_sanitize("thread")))
 #endif
-static void add_live_pages(const na_region *region, numalloc_stats_t *stats) {
+static void
+add_live_pages(const na_region *region, numalloc_stats_t *stats) {
     for (uint32_t i = 0; i < region->span_count; i++) {
         const na_span *span = na_descriptor_at(region, i);
         if (span->kind != NA_PAGE || span->slices == 0) continue;
@@ -32,7 +33,8 @@ static void add_live_pages(const na_region *region, numalloc_stats_t *stats) {
 #if defined(__SANITIZE_THREAD__)
 __attribute__((no_sanitize("thread")))
 #endif
-static void add_heaps(const na_region *region, numalloc_stats_t *stats) {
+static void
+add_heaps(const na_region *region, numalloc_stats_t *stats) {
     for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) {
         if (atomic_load_explicit(&heap->thread, memory_order_relaxed) != NULL) stats->heaps++;
         stats->remote_frees += heap->remote_frees;

@@ -65,7 +65,8 @@ static na_thread *record_make(void) {
     } else {
         if (arena_end - arena_next < bytes) {
             void *chunk;
-            size_t size = (size_t)NA_SLICE > bytes ? (size_t)NA_SLICE : (bytes + NA_SLICE - 1) & ~((size_t)NA_SLICE - 1);
+            size_t size =
+                (size_t)NA_SLICE > bytes ? (size_t)NA_SLICE : (bytes + NA_SLICE - 1) & ~((size_t)NA_SLICE - 1);
             if (os_map(size, &chunk) != 0) return NULL;
             arena_next = (uintptr_t)chunk;
             arena_end = arena_next + size;

@@ -193,7 +193,9 @@ void na_topology_init(const char *root) {
 
     size_t page = os_page_size();
     size_t square = (size_t)online_count * (size_t)online_count;
-    size_t table = (square + (size_t)na_topo.node_count * (size_t)na_topo.node_count * sizeof *neighbours + 16 + page - 1) & ~(page - 1);
+    size_t table =
+        (square + (size_t)na_topo.node_count * (size_t)na_topo.node_count * sizeof *neighbours + 16 + page - 1) &
+        ~(page - 1);
     void *memory;
     distances = NULL;
     neighbours = NULL;

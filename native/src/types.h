@@ -81,32 +81,34 @@ typedef struct na_region na_region;
  * list; the second is written by the owner alone (a page), or under the region lock (all else). */
 typedef struct na_span {
     _Alignas(64) _Atomic(na_heap *) heap; /* page: its heap; NULL otherwise */
-    _Atomic(uint64_t) remote;        /* page: remote frees, see remote.c */
-    struct na_span *pending_next;    /* page: link in heap->pending */
-    uintptr_t start;                 /* address of the first byte */
-    uint32_t slices;                 /* length */
-    uint32_t block_size;             /* page: bytes */
-    uint16_t region;                 /* index */
-    uint8_t kind;                    /* enum na_span_kind */
-    uint8_t class_index;             /* page: size class */
-    uint8_t part;                    /* 0 small, 1 large */
-    uint8_t huge_shift;              /* large: log2 bytes of explicit huge pages, 0: none */
-    uint8_t remapped;                /* large: pages came by mremap, the mapping has odd offsets */
-    uint8_t dirty;                   /* free: some slice is dirty and the span is in the purge list */
+    _Atomic(uint64_t) remote;             /* page: remote frees, see remote.c */
+    struct na_span *pending_next;         /* page: link in heap->pending */
+    uintptr_t start;                      /* address of the first byte */
+    uint32_t slices;                      /* length */
+    uint32_t block_size;                  /* page: bytes */
+    uint16_t region;                      /* index */
+    uint8_t kind;                         /* enum na_span_kind */
+    uint8_t class_index;                  /* page: size class */
+    uint8_t part;                         /* 0 small, 1 large */
+    uint8_t huge_shift;                   /* large: log2 bytes of explicit huge pages, 0: none */
+    uint8_t remapped;                     /* large: pages came by mremap, the mapping has odd offsets */
+    uint8_t dirty;                        /* free: some slice is dirty and the span is in the purge list */
     union {
-        struct { struct na_span *older, *newer; }; /* free and dirty: purge list; warm: warm list */
-        struct na_placement *placement;            /* large, mixed region: its policy */
+        struct {
+            struct na_span *older, *newer;
+        };                              /* free and dirty: purge list; warm: warm list */
+        struct na_placement *placement; /* large, mixed region: its policy */
     };
 
-    _Alignas(64) na_block *free;     /* page: free blocks */
-    uint64_t count;                  /* page: blocks given out ever << NA_USED_BITS | blocks in use */
-    uint32_t low;                    /* page: a free that leaves `used` at or below this needs care */
-    uint32_t carved;                 /* page: blocks that were ever linked */
-    uint32_t capacity;               /* page: blocks it can hold */
-    uint8_t full;                    /* page: it is in the heap's full queue */
-    uint8_t zeroed;                  /* page: its memory was zero when it became one */
-    struct na_span *next, *prev;     /* page: queue of its heap; free: bin; unused descriptor: next */
-    uint64_t freed_at;               /* free, warm: ms when it became so */
+    _Alignas(64) na_block *free; /* page: free blocks */
+    uint64_t count;              /* page: blocks given out ever << NA_USED_BITS | blocks in use */
+    uint32_t low;                /* page: a free that leaves `used` at or below this needs care */
+    uint32_t carved;             /* page: blocks that were ever linked */
+    uint32_t capacity;           /* page: blocks it can hold */
+    uint8_t full;                /* page: it is in the heap's full queue */
+    uint8_t zeroed;              /* page: its memory was zero when it became one */
+    struct na_span *next, *prev; /* page: queue of its heap; free: bin; unused descriptor: next */
+    uint64_t freed_at;           /* free, warm: ms when it became so */
 } na_span;
 _Static_assert(sizeof(na_span) == 128, "two cache lines");
 
@@ -117,7 +119,7 @@ typedef struct na_queue {
 /* Policy of a span of the mixed region, kept with it for queries, realloc and warm reuse. */
 typedef struct na_placement {
     na_nodeset nodes;
-    size_t stripe; /* blocked: bytes after which the split repeats */
+    size_t stripe;  /* blocked: bytes after which the split repeats */
     uint8_t policy; /* enum numalloc_policy */
     uint8_t strict;
     struct na_placement *next; /* unused ones */
@@ -134,11 +136,11 @@ struct na_heap {
     _Atomic(na_span *) pending;         /* pages with remote frees; any thread pushes */
     _Atomic(struct na_thread *) thread; /* owner, NULL: abandoned or spare */
     na_region *region;
-    uint64_t remote_frees;              /* collected ever */
-    uint32_t pages;                     /* in the queues */
-    volatile uint8_t busy;              /* not 0: queues are being changed, a child of fork must not use them */
-    na_heap *next;                      /* abandoned or spare list */
-    na_heap *all_next;                  /* every heap of the region */
+    uint64_t remote_frees; /* collected ever */
+    uint32_t pages;        /* in the queues */
+    volatile uint8_t busy; /* not 0: queues are being changed, a child of fork must not use them */
+    na_heap *next;         /* abandoned or spare list */
+    na_heap *all_next;     /* every heap of the region */
 };
 
 typedef struct na_remote_slot {
@@ -150,16 +152,16 @@ typedef struct na_remote_slot {
 /* What a thread owns. Reused by later threads, never unmapped. */
 typedef struct na_thread {
     na_remote_slot remote[NA_REMOTE_SLOTS];
-    uint32_t remote_slots_used;        /* slots with blocks in them */
-    uint32_t deal;                     /* next node for small interleaved blocks */
-    struct na_thread *next, *prev;     /* live threads; unused: next */
-    na_heap *heaps[];                  /* one per region, NULL until needed */
+    uint32_t remote_slots_used;    /* slots with blocks in them */
+    uint32_t deal;                 /* next node for small interleaved blocks */
+    struct na_thread *next, *prev; /* live threads; unused: next */
+    na_heap *heaps[];              /* one per region, NULL until needed */
 } na_thread;
 
 typedef struct na_part {
-    uintptr_t start, limit;   /* addresses */
-    uintptr_t top;            /* spans lie in [start, top) without gaps */
-    uintptr_t opened;         /* [start, opened) is committed */
+    uintptr_t start, limit; /* addresses */
+    uintptr_t top;          /* spans lie in [start, top) without gaps */
+    uintptr_t opened;       /* [start, opened) is committed */
     na_span *bin[NA_SPAN_BINS];
     uint64_t bin_used[NA_SPAN_BINS / 64];
 } na_part;
@@ -167,14 +169,14 @@ typedef struct na_part {
 /* Everything below is guarded by `lock` except what is set once at opening. */
 struct na_region {
     pthread_mutex_t lock;
-    uintptr_t base;            /* address of the first byte */
-    int16_t index;             /* of the region */
-    int16_t node_index;        /* of its home in na_topo.node_id[], -1 mixed */
-    int node;                  /* id of its home, -1 mixed */
+    uintptr_t base;     /* address of the first byte */
+    int16_t index;      /* of the region */
+    int16_t node_index; /* of its home in na_topo.node_id[], -1 mixed */
+    int node;           /* id of its home, -1 mixed */
     bool strict;
-    _Atomic(bool) opened;      /* policy set, metadata ready */
+    _Atomic(bool) opened; /* policy set, metadata ready */
     uintptr_t meta_limit, meta_opened;
-    uint32_t span_count;       /* descriptors ever made */
+    uint32_t span_count; /* descriptors ever made */
     na_span *span_unused;
     na_part part[2];
     na_span *purge_first, *purge_last; /* dirty free spans, oldest first */
@@ -182,11 +184,11 @@ struct na_region {
     uint32_t warm_count;
     _Atomic(na_heap *) abandoned, spare; /* changed under the lock; looked at without, to skip it */
     na_heap *all;
-    uintptr_t meta_next, meta_end;     /* where the next heap is carved */
+    uintptr_t meta_next, meta_end; /* where the next heap is carved */
     na_placement *placement_unused;
     /* statistics */
     _Atomic(uint64_t) used_bytes; /* of spans that are not free */
-    uint64_t dirty_bytes;      /* of dirty slices in free spans */
+    uint64_t dirty_bytes;         /* of dirty slices in free spans */
     uint64_t peak_bytes, purged_bytes;
     uint64_t page_allocations, page_frees_retired; /* of pages that are gone */
     uint64_t large_allocations, large_frees, large_blocks, large_bytes, huge_bytes;

@@ -19,27 +19,27 @@ typedef struct check_case {
 
 static jmp_buf check_out;
 
-#define CHECK(condition)                                                                    \
-    do {                                                                                    \
-        if (!(condition)) {                                                                 \
-            printf("%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);                  \
-            longjmp(check_out, 1);                                                          \
-        }                                                                                   \
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            printf("%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);                                             \
+            longjmp(check_out, 1);                                                                                     \
+        }                                                                                                              \
     } while (0)
 
-#define CHECK_EQUAL(a, b)                                                                   \
-    do {                                                                                    \
-        long long a_ = (long long)(a), b_ = (long long)(b);                                 \
-        if (a_ != b_) {                                                                     \
-            printf("%s:%d: failed: %s is %lld, not %s = %lld\n", __FILE__, __LINE__, #a, a_, #b, b_); \
-            longjmp(check_out, 1);                                                          \
-        }                                                                                   \
+#define CHECK_EQUAL(a, b)                                                                                              \
+    do {                                                                                                               \
+        long long a_ = (long long)(a), b_ = (long long)(b);                                                            \
+        if (a_ != b_) {                                                                                                \
+            printf("%s:%d: failed: %s is %lld, not %s = %lld\n", __FILE__, __LINE__, #a, a_, #b, b_);                  \
+            longjmp(check_out, 1);                                                                                     \
+        }                                                                                                              \
     } while (0)
 
-#define SKIP(missing)                                        \
-    do {                                                     \
-        printf("skipped: missing capability: %s\n", missing); \
-        longjmp(check_out, 2);                               \
+#define SKIP(missing)                                                                                                  \
+    do {                                                                                                               \
+        printf("skipped: missing capability: %s\n", missing);                                                          \
+        longjmp(check_out, 2);                                                                                         \
     } while (0)
 
 /* Runs `body` in a child; its exit code, or 256 + the signal that ended it. What it wrote to standard error
@@ -99,7 +99,7 @@ static inline int check_main(const check_case *cases, int count, int argc, char 
     return failed != 0 ? 1 : skipped != 0 ? 77 : 0;
 }
 
-#define CHECK_MAIN(cases) \
+#define CHECK_MAIN(cases)                                                                                              \
     int main(int argc, char **argv) { return check_main(cases, sizeof(cases) / sizeof(cases[0]), argc, argv); }
 
 #endif

@@ -14,7 +14,7 @@
 #include "check.h"
 #include "internal.h"
 
-static int ids[NUMALLOC_MAX_NODES], nodes;   /* allowed nodes */
+static int ids[NUMALLOC_MAX_NODES], nodes;         /* allowed nodes */
 static int cpu_ids[NUMALLOC_MAX_NODES], cpu_nodes; /* those with CPUs */
 static const char *self;
 
@@ -118,7 +118,8 @@ static void control_first_touch_is_seen_to_fail(void) {
     touch_from(toucher, p, size);
     CHECK(!all_on(p, size, wanted));
     size_t all, there = pages_on(p, size, toucher, &all);
-    if (there != all) printf("%zu of %zu pages on %d, %zu on %d\n", there, all, toucher, pages_on(p, size, wanted, &all), wanted);
+    if (there != all)
+        printf("%zu of %zu pages on %d, %zu on %d\n", there, all, toucher, pages_on(p, size, wanted, &all), wanted);
     CHECK(there > all / 2); /* a first touch is only a preference of the kernel's */
     CHECK(!maps_only_on(p, wanted));
     munmap(p, size);
@@ -144,7 +145,8 @@ static void on_node_preferred(void) {
 static void on_node_strict(void) {
     for (int i = 0; i < nodes; i++)
         for (int s = 0; s < SIZES; s++) {
-            numalloc_request_t request = {.size = sizes[s], .policy = NUMALLOC_ONNODE, .node = ids[i], .flags = NUMALLOC_STRICT};
+            numalloc_request_t request = {
+                .size = sizes[s], .policy = NUMALLOC_ONNODE, .node = ids[i], .flags = NUMALLOC_STRICT};
             void *p = numalloc_request(&request);
             CHECK(p != NULL);
             CHECK(all_on(p, sizes[s], ids[i])); /* before anybody touched it */
@@ -171,7 +173,8 @@ static void interleaved_pages_alternate(void) {
     for (int strict = 0; strict < 2; strict++)
         for (int s = 0; s < SIZES; s++) {
             if (sizes[s] < 65536) continue; /* below a page per node there is nothing to alternate */
-            numalloc_request_t request = {.size = sizes[s], .policy = NUMALLOC_INTERLEAVE, .flags = strict ? NUMALLOC_STRICT : 0u};
+            numalloc_request_t request = {
+                .size = sizes[s], .policy = NUMALLOC_INTERLEAVE, .flags = strict ? NUMALLOC_STRICT : 0u};
             char *p = numalloc_request(&request);
             CHECK(p != NULL);
             CHECK_EQUAL(numalloc_node_of(p), NUMALLOC_NODE_MIXED);
@@ -219,8 +222,7 @@ static void blocked_parts_are_in_order(void) {
         CHECK(p != NULL);
         touch_from(cpu_ids[0], p, request.size);
         for (int row = 0; row < 8; row++)
-            for (int i = 0; i < nodes; i++)
-                CHECK(all_on(p + row * 65536 + 65536 / nodes * i + 4096, 4096, ids[i]));
+            for (int i = 0; i < nodes; i++) CHECK(all_on(p + row * 65536 + 65536 / nodes * i + 4096, 4096, ids[i]));
         numalloc_free(p);
     }
 }
@@ -292,7 +294,8 @@ static void migrate_body(task *t) {
             if ((t->error = numalloc_bind_thread(cpu_ids[i])) != 0) return;
             for (int s = 0; s < SIZES; s++) {
                 void *p = numalloc(sizes[s]);
-                if (p == NULL || numalloc_node_of(p) != cpu_ids[i] || numalloc_current_node() != cpu_ids[i]) t->error = EXDEV;
+                if (p == NULL || numalloc_node_of(p) != cpu_ids[i] || numalloc_current_node() != cpu_ids[i])
+                    t->error = EXDEV;
                 numalloc_free(p);
             }
         }
@@ -333,7 +336,8 @@ static void strict_on_a_full_node_is_enomem(void) {
     CHECK_EQUAL(numalloc_node_info(node, &info), 0);
     numalloc_stats_t before, after;
     numalloc_stats(node, &before);
-    numalloc_request_t request = {.size = info.total_bytes + (64u << 20), .policy = NUMALLOC_ONNODE, .node = node, .flags = NUMALLOC_STRICT};
+    numalloc_request_t request = {
+        .size = info.total_bytes + (64u << 20), .policy = NUMALLOC_ONNODE, .node = node, .flags = NUMALLOC_STRICT};
     errno = 0;
     CHECK(numalloc_request(&request) == NULL);
     CHECK_EQUAL(errno, ENOMEM);
@@ -377,7 +381,8 @@ static void a_limited_node_falls_to_the_nearest(void) {
     CHECK(p != NULL);
     int nearest = -1;
     for (int i = 0; i < nodes; i++)
-        if (ids[i] != home && (nearest < 0 || numalloc_distance(home, ids[i]) < numalloc_distance(home, nearest))) nearest = ids[i];
+        if (ids[i] != home && (nearest < 0 || numalloc_distance(home, ids[i]) < numalloc_distance(home, nearest)))
+            nearest = ids[i];
     CHECK_EQUAL(numalloc_node_of(p), nearest);
     numalloc_stats(home, &after);
     CHECK_EQUAL(after.fallbacks - before.fallbacks, 1);
@@ -449,9 +454,11 @@ static void with_explicit_huge_pages(void) {
 
 static void explicit_huge_pages_of_one_node(void) {
     char path[200], command[400];
-    snprintf(path, sizeof path, "/sys/devices/system/node/node%d/hugepages/hugepages-2048kB/nr_hugepages", ids[nodes - 1]);
+    snprintf(path, sizeof path, "/sys/devices/system/node/node%d/hugepages/hugepages-2048kB/nr_hugepages",
+             ids[nodes - 1]);
     FILE *pool = fopen(path, "w");
-    if (pool == NULL || fprintf(pool, "8") < 0 || fclose(pool) != 0) SKIP("the huge page pool can't be set (not root?)");
+    if (pool == NULL || fprintf(pool, "8") < 0 || fclose(pool) != 0)
+        SKIP("the huge page pool can't be set (not root?)");
     snprintf(command, sizeof command, "NUMALLOC_HUGEPAGES=2M '%s' with_explicit_huge_pages", self);
     int code = system(command);
     pool = fopen(path, "w");
@@ -490,7 +497,9 @@ int main(int argc, char **argv) {
         if (numalloc_node_info(ids[i], &info) == 0 && info.cpus > 0) cpu_ids[cpu_nodes++] = ids[i];
     }
     if (cpu_nodes < 2) {
-        fprintf(stderr, "lab_placement: this machine has %d NUMA node(s) with CPUs, at least 2 are needed: make test-numa\n", cpu_nodes);
+        fprintf(stderr,
+                "lab_placement: this machine has %d NUMA node(s) with CPUs, at least 2 are needed: make test-numa\n",
+                cpu_nodes);
         return 2;
     }
     return check_main(cases, sizeof cases / sizeof cases[0], argc, argv);

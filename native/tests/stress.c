@@ -74,8 +74,16 @@ static void verify(const payload *p) {
 static size_t some_size(uint64_t r) {
     switch (r % 100) {
     case 0: return (size_t)(r >> 8) % (4u << 20);
-    case 1: case 2: case 3: return (size_t)(r >> 8) % (300u << 10);
-    case 4: case 5: case 6: case 7: case 8: case 9: case 10: return (size_t)(r >> 8) % 20000;
+    case 1:
+    case 2:
+    case 3: return (size_t)(r >> 8) % (300u << 10);
+    case 4:
+    case 5:
+    case 6:
+    case 7:
+    case 8:
+    case 9:
+    case 10: return (size_t)(r >> 8) % 20000;
     default: return (size_t)(r >> 8) % 1000;
     }
 }
@@ -96,7 +104,9 @@ static payload *some_block(uint64_t r, size_t size, uint64_t *state) {
     case 2: return numalloc_onnode(bytes, node_ids[next(state) % (uint64_t)nodes]);
     case 3: return numalloc_interleaved(bytes, NULL);
     case 4: {
-        numalloc_request_t request = {.size = bytes, .policy = NUMALLOC_ONNODE, .flags = NUMALLOC_STRICT,
+        numalloc_request_t request = {.size = bytes,
+                                      .policy = NUMALLOC_ONNODE,
+                                      .flags = NUMALLOC_STRICT,
                                       .node = node_ids[next(state) % (uint64_t)nodes]};
         /* Strict blocks are populated, so keep the large ones rare. */
         return bytes < 100000 ? numalloc_request(&request) : numalloc(bytes);
@@ -239,9 +249,10 @@ int main(int argc, char **argv) {
     bool whole = numalloc_verify() == 0;
     bool flat = early == 0 || highest <= early + early / 2 + ((uint64_t)32 << 20);
     bool empty = stats.allocated_bytes == 0;
-    printf("stress: %llu threads, %lu operations, %.1f s, %lu errors, invariants %s, %llu bytes left, memory %llu -> %llu MiB %s\n",
-           (unsigned long long)threads, atomic_load(&operations), elapsed, atomic_load(&errors), whole ? "hold" : "BROKEN",
-           (unsigned long long)stats.allocated_bytes, (unsigned long long)(early >> 20), (unsigned long long)(highest >> 20),
-           flat ? "flat" : "GROWS");
+    printf("stress: %llu threads, %lu operations, %.1f s, %lu errors, invariants %s, %llu bytes left, memory %llu -> "
+           "%llu MiB %s\n",
+           (unsigned long long)threads, atomic_load(&operations), elapsed, atomic_load(&errors),
+           whole ? "hold" : "BROKEN", (unsigned long long)stats.allocated_bytes, (unsigned long long)(early >> 20),
+           (unsigned long long)(highest >> 20), flat ? "flat" : "GROWS");
     return atomic_load(&errors) == 0 && whole && flat && empty ? 0 : 1;
 }

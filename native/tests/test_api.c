@@ -105,8 +105,8 @@ static void bad_alignments_are_refused(void) {
 }
 
 static void huge_sizes_are_enomem(void) {
-    static const size_t sizes[] = {SIZE_MAX, SIZE_MAX - 15, SIZE_MAX - 65536, (size_t)PTRDIFF_MAX, (size_t)PTRDIFF_MAX + 1,
-                                   (size_t)1 << 60};
+    static const size_t sizes[] = {
+        SIZE_MAX, SIZE_MAX - 15, SIZE_MAX - 65536, (size_t)PTRDIFF_MAX, (size_t)PTRDIFF_MAX + 1, (size_t)1 << 60};
     void *small = numalloc(100), *large = numalloc(1000000);
     memset(small, 7, 100);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
@@ -237,7 +237,10 @@ static void every_policy_gives_memory(void) {
     for (int policy = NUMALLOC_LOCAL; policy <= NUMALLOC_BLOCKED; policy++)
         for (int strict = 0; strict < 2; strict++)
             for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-                numalloc_request_t request = {.size = sizes[i], .policy = policy, .node = node, .align = 64,
+                numalloc_request_t request = {.size = sizes[i],
+                                              .policy = policy,
+                                              .node = node,
+                                              .align = 64,
                                               .flags = NUMALLOC_ZERO | (strict ? NUMALLOC_STRICT : 0u)};
                 unsigned char *p = numalloc_request(&request);
                 CHECK(p != NULL);
