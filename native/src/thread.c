@@ -45,7 +45,13 @@ bool na_init(void) {
         errno = error;
         return false;
     }
-    if (first) na_fork_install(); /* may allocate, hence after all else */
+    if (first) {
+        na_fork_install(); /* may allocate, hence after all else */
+        if (na_opt.verbose != 0)
+            os_message("numalloc %s: %d node(s), %zu GiB of address space each, bind %s, query %s\n", NUMALLOC_VERSION,
+                       na_topo.node_count, ((size_t)1 << na_shift) >> 30, os_can_bind() == 0 ? "yes" : "no",
+                       os_can_query() == 0 ? "yes" : "no");
+    }
     return true;
 }
 
