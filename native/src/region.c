@@ -70,7 +70,7 @@ static void region_lay_out(na_region *region, int index) {
     int nodes = na_topo.node_count;
     region->index = (int16_t)index;
     region->base = na_base + ((uintptr_t)index << na_shift);
-    region->node_index = index == na_region_count - 1 ? -1 : (int16_t)(index % nodes);
+    region->node_index = (int16_t)(index == na_region_count - 1 ? -1 : index % nodes);
     region->node = region->node_index < 0 ? NUMALLOC_NODE_MIXED : na_topo.node_id[region->node_index];
     region->strict = index >= nodes && region->node_index >= 0;
     pthread_mutex_init(&region->lock, NULL);
