@@ -7,6 +7,7 @@ affinity, no memory policy and no environment.
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ __all__ = [
     "node_ids",
     "node_info",
     "page_counts",
+    "page_size",
     "prefault",
     "stats",
     "stats_dict",
@@ -111,6 +113,11 @@ def node_info(node: int) -> NodeInfo | None:
     if lib.numalloc_node_info(node, info) != 0:
         return None
     return NodeInfo(info.node, info.cpus, bool(info.allowed), info.total_bytes, info.free_bytes)
+
+
+def page_size() -> int:
+    """Bytes of a base page."""
+    return os.sysconf("SC_PAGE_SIZE")
 
 
 def current_node() -> int:

@@ -1,14 +1,43 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * What Python sees of numa_alloc.h, in cffi's dialect. The C compiler checks every line against the header when
- * the module is built, and a test checks that no function is missing. */
-#define NUMALLOC_MAX_NODES 1024
-#define NUMALLOC_NODE_MIXED ...
-#define NUMALLOC_NODE_FOREIGN ...
+ *
+ * cdef.h: native/include/numa_alloc.h as cffi reads it: no preprocessor, no attributes. The compiler checks every
+ * declaration against the header when the module is built; tests/test_native.py checks that none is missing.
+ */
+static const char *const NUMALLOC_VERSION;
 
-typedef struct numalloc_nodemask { uint64_t word[16]; } numalloc_nodemask_t;
+enum {
+    NUMALLOC_MAX_NODES = 1024,
+    NUMALLOC_NODE_MIXED = -1,
+    NUMALLOC_NODE_FOREIGN = -2
+};
 
-enum numalloc_policy { NUMALLOC_LOCAL, NUMALLOC_ONNODE, NUMALLOC_INTERLEAVE, NUMALLOC_BLOCKED };
-enum numalloc_flag { NUMALLOC_STRICT, NUMALLOC_ZERO, NUMALLOC_POPULATE, ... };
+typedef struct numalloc_nodemask {
+    uint64_t word[16];
+} numalloc_nodemask_t;
+
+int numalloc_init(size_t bytes_per_node);
+void numalloc_cleanup(void);
+void *numalloc(size_t size);
+void *numalloc_calloc(size_t count, size_t size);
+void *numalloc_realloc(void *ptr, size_t size);
+void *numalloc_aligned(size_t align, size_t size);
+void numalloc_free(void *ptr);
+void *numalloc_onnode(size_t size, int node);
+void *numalloc_interleaved(size_t size, const numalloc_nodemask_t *nodes);
+void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes);
+
+enum numalloc_policy {
+    NUMALLOC_LOCAL = 0,
+    NUMALLOC_ONNODE = 1,
+    NUMALLOC_INTERLEAVE = 2,
+    NUMALLOC_BLOCKED = 3
+};
+
+enum numalloc_flag {
+    NUMALLOC_STRICT = 1,
+    NUMALLOC_ZERO = 2,
+    NUMALLOC_POPULATE = 4
+};
 
 typedef struct numalloc_request {
     size_t size;
@@ -20,6 +49,10 @@ typedef struct numalloc_request {
     size_t stripe;
 } numalloc_request_t;
 
+void *numalloc_request(const numalloc_request_t *request);
+size_t numalloc_usable_size(const void *ptr);
+int numalloc_node_of(const void *ptr);
+
 typedef struct numalloc_block_info {
     void *start;
     size_t size;
@@ -30,6 +63,8 @@ typedef struct numalloc_block_info {
     size_t huge_page;
 } numalloc_block_info_t;
 
+int numalloc_block_info(const void *ptr, numalloc_block_info_t *info);
+
 typedef struct numalloc_page_counts {
     size_t page_size;
     size_t pages;
@@ -38,6 +73,11 @@ typedef struct numalloc_page_counts {
     size_t on_node[1024];
 } numalloc_page_counts_t;
 
+int numalloc_page_nodes(const void *ptr, size_t len, numalloc_page_counts_t *counts);
+int numalloc_prefault(void *ptr, size_t len);
+int numalloc_migrate(void *ptr, size_t len, int node, size_t *unmoved);
+size_t numalloc_purge(void);
+
 typedef struct numalloc_node_info {
     int node;
     int cpus;
@@ -45,6 +85,15 @@ typedef struct numalloc_node_info {
     uint64_t total_bytes;
     uint64_t free_bytes;
 } numalloc_node_info_t;
+
+int numalloc_node_count(void);
+int numalloc_node_ids(int *ids, int capacity);
+int numalloc_node_info(int node, numalloc_node_info_t *info);
+int numalloc_distance(int from, int to);
+int numalloc_current_node(void);
+int numalloc_bind_thread(int node);
+int numalloc_can_bind(void);
+int numalloc_can_query(void);
 
 typedef struct numalloc_stats {
     uint64_t allocated_bytes;
@@ -65,32 +114,6 @@ typedef struct numalloc_stats {
     uint64_t pages;
 } numalloc_stats_t;
 
-int numalloc_init(size_t bytes_per_node);
-void numalloc_cleanup(void);
-void *numalloc(size_t size);
-void *numalloc_calloc(size_t count, size_t size);
-void *numalloc_realloc(void *ptr, size_t size);
-void *numalloc_aligned(size_t align, size_t size);
-void numalloc_free(void *ptr);
-void *numalloc_onnode(size_t size, int node);
-void *numalloc_interleaved(size_t size, const numalloc_nodemask_t *nodes);
-void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes);
-void *numalloc_request(const numalloc_request_t *request);
-size_t numalloc_usable_size(const void *ptr);
-int numalloc_node_of(const void *ptr);
-int numalloc_block_info(const void *ptr, numalloc_block_info_t *info);
-int numalloc_page_nodes(const void *ptr, size_t len, numalloc_page_counts_t *counts);
-int numalloc_prefault(void *ptr, size_t len);
-int numalloc_migrate(void *ptr, size_t len, int node, size_t *unmoved);
-size_t numalloc_purge(void);
-int numalloc_node_count(void);
-int numalloc_node_ids(int *ids, int capacity);
-int numalloc_node_info(int node, numalloc_node_info_t *info);
-int numalloc_distance(int from, int to);
-int numalloc_current_node(void);
-int numalloc_bind_thread(int node);
-int numalloc_can_bind(void);
-int numalloc_can_query(void);
 int numalloc_stats(int node, numalloc_stats_t *stats);
 size_t numalloc_stats_json(char *buffer, size_t capacity);
 int numalloc_verify(void);

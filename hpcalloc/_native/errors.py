@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 
-from ..exceptions import BindingError, HpcallocError, NodeError, OutOfMemoryError, PlacementError
+from ..exceptions import BindingError, HpcallocError, NodeError, OutOfMemoryError, PlacementError, message
 
 __all__ = ["error_for", "name_of"]
 
@@ -52,7 +52,7 @@ def error_for(
         OutOfMemoryError (ENOMEM), NodeError (ENODEV), otherwise `kind`.
     """
     remedy = remedy or _REMEDIES.get(code, "see what `hpcalloc report` says of this process")
-    text = f"{call}: {value}: {name_of(code)}; limit: {limit}; remedy: {remedy}"
+    text = message(call, f"{value}: {name_of(code)}", limit, remedy)
     if code == errno.ENOMEM:
         return OutOfMemoryError(text)
     if code == errno.ENODEV:

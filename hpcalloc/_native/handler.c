@@ -27,15 +27,15 @@
 #include "numa_alloc.h"
 #include "registry.h"
 
-#define CAPSULE "mem_handler"                /* the name NumPy asks for */
-#define TRACE_DOMAIN 389047                  /* NumPy's domain in tracemalloc (numpy.lib.tracemalloc_domain) */
-#define DETACH_MIN ((size_t)1 << 20)         /* bytes faulted in before a call returns: other threads run meanwhile */
+#define CAPSULE "mem_handler"        /* the name NumPy asks for */
+#define TRACE_DOMAIN 389047          /* NumPy's domain in tracemalloc (numpy.lib.tracemalloc_domain) */
+#define DETACH_MIN ((size_t)1 << 20) /* bytes faulted in before a call returns: other threads run meanwhile */
 
 typedef struct handler {
-    PyDataMem_Handler numpy;     /* first: the capsule's pointer */
-    numalloc_request_t request;  /* template; size is set per call */
-    numalloc_nodemask_t nodes;   /* request.nodes points here, or is NULL */
-    int plain;                   /* local, no flags: the shortest way is open */
+    PyDataMem_Handler numpy;    /* first: the capsule's pointer */
+    numalloc_request_t request; /* template; size is set per call */
+    numalloc_nodemask_t nodes;  /* request.nodes points here, or is NULL */
+    int plain;                  /* local, no flags: the shortest way is open */
 } handler;
 
 /* The last failed callback of the thread. */
@@ -80,9 +80,7 @@ static void *obtain(const handler *self, size_t size, unsigned flags) {
     return block;
 }
 
-static void *handler_malloc(void *context, size_t size) {
-    return obtain(context, size, zero_next ? NUMALLOC_ZERO : 0);
-}
+static void *handler_malloc(void *context, size_t size) { return obtain(context, size, zero_next ? NUMALLOC_ZERO : 0); }
 
 static void *handler_calloc(void *context, size_t count, size_t size) {
     size_t bytes;
@@ -132,10 +130,11 @@ static int read_nodes(PyObject *nodes, handler *self) {
     return 0;
 }
 
-PyDoc_STRVAR(make_handler_doc,
-"make_handler(name, policy, node, nodes, stripe, flags)\n--\n\n"
-"A capsule for numalloc_request's (policy, node, nodes, stripe, flags); `name` is what NumPy's\n"
-"get_handler_name shows, at most 126 bytes. Whether the nodes exist is found out by the first allocation.");
+PyDoc_STRVAR(
+    make_handler_doc,
+    "make_handler(name, policy, node, nodes, stripe, flags)\n--\n\n"
+    "A capsule for numalloc_request's (policy, node, nodes, stripe, flags); `name` is what NumPy's\n"
+    "get_handler_name shows, at most 126 bytes. Whether the nodes exist is found out by the first allocation.");
 
 static PyObject *make_handler(PyObject *module, PyObject *args) {
     (void)module;
@@ -175,9 +174,9 @@ static PyObject *checked_capsule(PyObject *capsule, const char *call) {
 }
 
 PyDoc_STRVAR(set_handler_doc,
-"set_handler(capsule_or_None)\n--\n\n"
-"Makes the handler (None: NumPy's own) the one of the current context and returns the one before.\n"
-"Any capsule that get_handler or set_handler returned is accepted.");
+             "set_handler(capsule_or_None)\n--\n\n"
+             "Makes the handler (None: NumPy's own) the one of the current context and returns the one before.\n"
+             "Any capsule that get_handler or set_handler returned is accepted.");
 
 static PyObject *set_handler(PyObject *module, PyObject *capsule) {
     (void)module;
@@ -196,8 +195,8 @@ static PyObject *get_handler(PyObject *module, PyObject *unused) {
 }
 
 PyDoc_STRVAR(handler_of_doc,
-"handler_of(array)\n--\n\n"
-"The hpcalloc handler that owns the block of `array` (not of its base), None if it is not one of ours.");
+             "handler_of(array)\n--\n\n"
+             "The hpcalloc handler that owns the block of `array` (not of its base), None if it is not one of ours.");
 
 static PyObject *handler_of(PyObject *module, PyObject *array) {
     (void)module;
@@ -222,7 +221,7 @@ static PyObject *nodes_list(const numalloc_nodemask_t *nodes) {
 }
 
 PyDoc_STRVAR(describe_doc,
-"describe(capsule)\n--\n\n(policy, node, nodes or None, stripe, flags) as given to make_handler.");
+             "describe(capsule)\n--\n\n(policy, node, nodes or None, stripe, flags) as given to make_handler.");
 
 static PyObject *describe(PyObject *module, PyObject *capsule) {
     (void)module;
@@ -270,7 +269,8 @@ static int without_references(PyArray_Descr *dtype, const char *call) {
     if (!PyDataType_REFCHK(dtype)) return 1;
     PyErr_Format(PyExc_TypeError,
                  "%s: dtype=%R holds references to Python objects, and only raw data can be placed; "
-                 "use numpy.%s for it, or a dtype without object fields", call, dtype, call);
+                 "use numpy.%s for it, or a dtype without object fields",
+                 call, dtype, call);
     return 0;
 }
 
@@ -340,17 +340,16 @@ static PyObject *new_array(PyObject *const *args, Py_ssize_t count, int zero) {
 }
 
 PyDoc_STRVAR(empty_doc,
-"empty(handler, shape, dtype, order)\n--\n\n"
-"As numpy.empty, through `handler`. dtype None is float64. On MemoryError last_failure() says why.");
+             "empty(handler, shape, dtype, order)\n--\n\n"
+             "As numpy.empty, through `handler`. dtype None is float64. On MemoryError last_failure() says why.");
 
 static PyObject *empty(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
     return new_array(args, count, 0);
 }
 
-PyDoc_STRVAR(zeros_doc,
-"zeros(handler, shape, dtype, order)\n--\n\n"
-"As numpy.zeros, through `handler`: fresh pages are known to be zero and stay untouched.");
+PyDoc_STRVAR(zeros_doc, "zeros(handler, shape, dtype, order)\n--\n\n"
+                        "As numpy.zeros, through `handler`: fresh pages are known to be zero and stay untouched.");
 
 static PyObject *zeros(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
@@ -378,10 +377,11 @@ static PyObject *adopt_like(PyObject *capsule, PyArrayObject *prototype, PyArray
     return adopt(capsule, shape, dtype, order == NPY_FORTRANORDER, zero);
 }
 
-PyDoc_STRVAR(like_doc,
-"like(handler, prototype, dtype, order, shape, zero)\n--\n\n"
-"As numpy.empty_like(prototype, dtype, order, False, shape), through `handler`; zeroed if `zero`, without\n"
-"touching fresh pages. `prototype` must be exactly a numpy.ndarray, so that no foreign code runs meanwhile.");
+PyDoc_STRVAR(
+    like_doc,
+    "like(handler, prototype, dtype, order, shape, zero)\n--\n\n"
+    "As numpy.empty_like(prototype, dtype, order, False, shape), through `handler`; zeroed if `zero`, without\n"
+    "touching fresh pages. `prototype` must be exactly a numpy.ndarray, so that no foreign code runs meanwhile.");
 
 static PyObject *like(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     const module_state *state = PyModule_GetState(module);
@@ -414,9 +414,10 @@ static PyObject *like(PyObject *module, PyObject *const *args, Py_ssize_t count)
 
 /* ---- what happened ----------------------------------------------------------------------------------------- */
 
-PyDoc_STRVAR(last_failure_doc,
-"last_failure()\n--\n\n"
-"(errno, bytes) of the calling thread's last allocation that failed, None if none failed since last asked.");
+PyDoc_STRVAR(
+    last_failure_doc,
+    "last_failure()\n--\n\n"
+    "(errno, bytes) of the calling thread's last allocation that failed, None if none failed since last asked.");
 
 static PyObject *last_failure(PyObject *module, PyObject *unused) {
     (void)module;
@@ -428,9 +429,9 @@ static PyObject *last_failure(PyObject *module, PyObject *unused) {
 }
 
 PyDoc_STRVAR(live_blocks_doc,
-"live_blocks()\n--\n\n"
-"([(address, bytes), ...], missed) of all live array blocks of at least MIN_TRACKED bytes, in no order;\n"
-"`missed` counts those that could not be tracked for want of memory. A block may be freed at any time.");
+             "live_blocks()\n--\n\n"
+             "([(address, bytes), ...], missed) of all live array blocks of at least MIN_TRACKED bytes, in no order;\n"
+             "`missed` counts those that could not be tracked for want of memory. A block may be freed at any time.");
 
 static PyObject *live_blocks(PyObject *module, PyObject *unused) {
     (void)module;
@@ -441,8 +442,8 @@ static PyObject *live_blocks(PyObject *module, PyObject *unused) {
     if (registry_snapshot(&entries, &count, &missed) != 0) return PyErr_NoMemory();
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; list != NULL && i < count; i++) {
-        PyObject *item = Py_BuildValue("KK", (unsigned long long)entries[i].address,
-                                       (unsigned long long)entries[i].size);
+        PyObject *item =
+            Py_BuildValue("KK", (unsigned long long)entries[i].address, (unsigned long long)entries[i].size);
         if (item == NULL) Py_CLEAR(list);
         else PyList_SET_ITEM(list, (Py_ssize_t)i, item);
     }

@@ -26,8 +26,8 @@ typedef struct registry_entry {
 static struct {
     pthread_mutex_t lock;
     registry_entry *slots;
-    size_t mask;    /* slots - 1, a power of two minus 1; 0: no table yet */
-    size_t count;   /* blocks in the table */
+    size_t mask;     /* slots - 1, a power of two minus 1; 0: no table yet */
+    size_t count;    /* blocks in the table */
     uint64_t missed; /* blocks that could not be entered for want of memory */
 } registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
 

@@ -55,7 +55,8 @@ uint64_t os_address_space_left(void);
 enum na_bind_mode { NA_BIND_DEFAULT, NA_BIND_PREFERRED, NA_BIND_STRICT, NA_BIND_INTERLEAVE };
 
 /* Sets the policy of a range; pages already there stay. PREFERRED takes exactly one node.
- * EPERM, ENOSYS: not allowed here (see os_can_bind). EINVAL: a node is not allowed. */
+ * EPERM, ENOSYS: not allowed here (see os_can_bind). EINVAL: no node of the set is allowed; the kernel drops
+ * those that are not from a set that has others, so the caller compares with the allowed nodes first. */
 int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodeset *nodes);
 
 /* Node of each of `count` pages, one per os_page_size() from `address`: node id, or a negative errno
@@ -115,7 +116,7 @@ int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length
 /* Calls visit(id, context) for each entry `<prefix><number>` of a directory, in no order. */
 int os_list_numbered(const char *directory, const char *prefix, void (*visit)(int id, void *context), void *context);
 
-/* Writes one line to standard error in one write(2), allocates nothing. printf formats. */
+/* Writes one line to standard error in one write(2); no malloc. printf formats. */
 void os_message(const char *format, ...) __attribute__((format(printf, 1, 2)));
 _Noreturn void os_abort(void);
 

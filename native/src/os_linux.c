@@ -2,6 +2,10 @@
  *
  * os_linux.c: every system call, for Linux; contracts in os.h. Memory limits of cgroups are in cgroup.c.
  *
+ * Invariants. No function is a cancellation point, so that a thread can't end inside the allocator with a lock
+ * held: files are read and written through syscall() and not libc, which also keeps clear of I/O tracers that
+ * interpose open and read and allocate in them. Stack frames stay below 8 KiB: threads can be small.
+ *
  * Threads: stateless but for answers that never change (page size, what the kernel allows), kept in atomics.
  */
 #define _GNU_SOURCE
@@ -23,10 +27,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#if defined(__has_include)
-#if __has_include(<sys/rseq.h>)
-#include <sys/rseq.h>
+/* glibc 2.35 and later registers a restartable-sequence area for each thread and says where it is. Weak, and
+ * without <sys/rseq.h>, so that a build against an older libc uses them where it runs, and the reverse. */
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_thread_pointer)
 #define NA_HAVE_RSEQ 1
+extern const ptrdiff_t __rseq_offset __attribute__((weak));
+extern const unsigned int __rseq_size __attribute__((weak));
+enum { RSEQ_CPU_ID = 4 }; /* byte offset of cpu_id in the kernel's struct rseq */
 #endif
 #endif
 
@@ -66,7 +74,7 @@ size_t os_page_size(void) {
 
 /* A number at the start of a small file. */
 static int read_number(const char *path, uint64_t *value) {
-    char text[64];
+    char text[256]; /* statm is one long line */
     size_t length;
     int error = os_read_file(path, text, sizeof text, &length);
     if (error != 0) return error;
@@ -191,7 +199,7 @@ int os_move_pages(void *address, size_t count, int node, int *status) {
     return 0;
 }
 
-/* A page of our own, bound to the node it is on, resp. asked for. */
+/* On a page of our own. Seccomp filters look at the call and not at its arguments, so the default policy will do. */
 static int probe_bind(void) {
     void *page;
     int error = map(NULL, os_page_size(), PROT_READ | PROT_WRITE, 0, &page);
@@ -235,10 +243,11 @@ int os_can_query(void) {
 int os_populate(void *address, size_t bytes) {
     int error = RESULT(madvise(address, bytes, MADV_POPULATE_WRITE));
     if (error == 0) return 0;
-    if (error != EINVAL) return error == EFAULT || error == EAGAIN ? ENOMEM : error;
-    /* Before Linux 5.14: an addition of nothing to the first byte of each page. */
+    if (error != EINVAL) return error == EFAULT || error == EAGAIN || error == EHWPOISON ? ENOMEM : error;
+    /* Before Linux 5.14: nothing or-ed into the first byte of each page. volatile, as a compiler may drop an
+     * operation that changes nothing. */
     for (size_t at = 0; at < bytes; at += os_page_size())
-        atomic_fetch_or_explicit((_Atomic(unsigned char) *)((char *)address + at), 0, memory_order_relaxed);
+        atomic_fetch_or_explicit((volatile _Atomic(unsigned char) *)((char *)address + at), 0, memory_order_relaxed);
     return 0;
 }
 
@@ -282,9 +291,9 @@ int os_map_hugetlb(void *address, size_t bytes, size_t page, int node) {
 
 int os_current_cpu(void) {
 #ifdef NA_HAVE_RSEQ
-    if (__rseq_size != 0) {
-        const struct rseq *area = (const struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
-        int cpu = (int)*(const volatile uint32_t *)&area->cpu_id;
+    if (&__rseq_size != NULL && __rseq_size != 0) {
+        const char *area = (const char *)__builtin_thread_pointer() + __rseq_offset;
+        int cpu = (int)*(const volatile uint32_t *)(area + RSEQ_CPU_ID);
         if (cpu >= 0) return cpu; /* negative: registration failed for this thread */
     }
 #endif
@@ -309,7 +318,7 @@ uint64_t os_now_ms(void) {
 uint64_t os_random(void) {
     uint64_t value = 0;
     int saved = errno;
-    if (getrandom(&value, sizeof value, GRND_NONBLOCK) != (ssize_t)sizeof value) {
+    if (syscall(SYS_getrandom, &value, sizeof value, GRND_NONBLOCK) != (long)sizeof value) {
         struct timespec now = {0, 0};
         (void)clock_gettime(CLOCK_MONOTONIC, &now);
         value = (uint64_t)(uintptr_t)&value * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)now.tv_nsec << 20 ^
@@ -321,23 +330,27 @@ uint64_t os_random(void) {
 
 /* ---- files ---------------------------------------------------------------------------------------------- */
 
+static int open_to_read(const char *path, int flags) {
+    return (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC | flags, 0);
+}
+
 int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length) {
     int saved = errno, error = 0;
     size_t have = 0;
-    int file = open(path, O_RDONLY | O_CLOEXEC);
+    int file = open_to_read(path, 0);
     if (file < 0) error = errno;
     while (error == 0) {
         if (have == capacity) {
             error = EFBIG;
             break;
         }
-        ssize_t got = read(file, buffer + have, capacity - have);
+        long got = syscall(SYS_read, file, buffer + have, capacity - have);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) error = errno;
         if (got <= 0) break;
         have += (size_t)got;
     }
-    if (file >= 0) close(file);
+    if (file >= 0) (void)syscall(SYS_close, file);
     if (error == 0 && have == capacity) error = EFBIG;
     if (error == 0) {
         buffer[have] = '\0';
@@ -360,7 +373,7 @@ int os_list_numbered(const char *directory, const char *prefix, void (*visit)(in
     int saved = errno, error = 0;
     _Alignas(8) char buffer[4096];
     size_t prefix_length = strlen(prefix);
-    int file = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int file = open_to_read(directory, O_DIRECTORY);
     if (file < 0) error = errno;
     while (error == 0) {
         long got = syscall(SYS_getdents64, file, buffer, sizeof buffer);
@@ -376,27 +389,40 @@ int os_list_numbered(const char *directory, const char *prefix, void (*visit)(in
             if (*digits == '\0') visit((int)id, context);
         }
     }
-    if (file >= 0) close(file);
+    if (file >= 0) (void)syscall(SYS_close, file);
     errno = saved;
     return error;
 }
 
 void os_message(const char *format, ...) {
-    char text[65536];
+    char few[1024];
+    char *text = few;
     int saved = errno;
     va_list arguments;
     va_start(arguments, format);
-    int length = vsnprintf(text, sizeof text - 1, format, arguments);
+    int wanted = vsnprintf(few, sizeof few - 1, format, arguments);
     va_end(arguments);
-    if (length < 0) length = 0;
-    if ((size_t)length > sizeof text - 2) length = (int)sizeof text - 2;
+    size_t length = wanted < 0 ? 0 : (size_t)wanted, mapped = 0;
+    if (length > sizeof few - 2) { /* a long one gets pages of its own, or is cut */
+        void *pages;
+        mapped = (length + 2 + os_page_size() - 1) & ~(os_page_size() - 1);
+        if (os_map(mapped, &pages) == 0) {
+            text = pages;
+            va_start(arguments, format);
+            (void)vsnprintf(text, length + 1, format, arguments);
+            va_end(arguments);
+        } else {
+            length = sizeof few - 2;
+        }
+    }
     if (length == 0 || text[length - 1] != '\n') text[length++] = '\n';
-    for (int done = 0; done < length;) {
-        ssize_t written = write(STDERR_FILENO, text + done, (size_t)(length - done));
+    for (size_t done = 0; done < length;) {
+        long written = syscall(SYS_write, STDERR_FILENO, text + done, length - done);
         if (written < 0 && errno == EINTR) continue;
         if (written <= 0) break;
-        done += (int)written;
+        done += (size_t)written;
     }
+    if (text != few) (void)os_release(text, mapped);
     errno = saved;
 }
 

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * topology.c: reads nodes, CPUs, memory and distances from sysfs, and what this process may use from
- * /proc/self/status.
+ * /proc/self/status. Where sysfs has no nodes, node 0 has the CPUs of sysfs or of the caller's affinity, and the
+ * memory of /proc/meminfo.
+ *
+ * Invariants. Every index_of, home_of_cpu and neighbour is an index below node_count, or -1 for index_of; each
+ * row of neighbours holds every index once, its own first.
  *
  * Threads: written once by na_topology_init under its caller's lock, read-only afterwards.
  */
@@ -16,10 +20,13 @@ na_topology na_topo;
 enum { PATH = 256, TEXT = 65536 };
 
 static char root_path[PATH];
+static bool without_sysfs; /* no list of nodes: one node, made up */
 static int online_count;
 static int16_t position_of[NUMALLOC_MAX_NODES]; /* node id -> row of `distances` */
 static uint8_t *distances;                      /* online_count squared, by position */
 static int16_t *neighbours;                     /* node_count squared, by index */
+static void *tables;                            /* memory of both */
+static size_t tables_bytes;
 
 /* ---- parsing ---------------------------------------------------------------------------------------- */
 
@@ -52,7 +59,7 @@ static void add_node(int id, void *set) {
     if (id < NUMALLOC_MAX_NODES) nodeset_add(set, id);
 }
 
-/* The value behind `key` in lines like "Node 0 MemFree:   123 kB", in bytes. */
+/* The value behind `key` in lines like "Node 0 MemFree:   123 kB" or "MemFree:   123 kB", in bytes. */
 static bool value_of(const char *text, const char *key, uint64_t *bytes) {
     const char *at = strstr(text, key);
     if (at == NULL) return false;
@@ -67,6 +74,7 @@ static bool value_of(const char *text, const char *key, uint64_t *bytes) {
 
 static int read_meminfo(int node, char *text, size_t capacity) {
     char path[PATH];
+    if (without_sysfs) return read_under_root("/proc/meminfo", text, capacity);
     (void)snprintf(path, sizeof path, "/sys/devices/system/node/node%d/meminfo", node);
     return read_under_root(path, text, capacity);
 }
@@ -74,7 +82,7 @@ static int read_meminfo(int node, char *text, size_t capacity) {
 static uint64_t total_bytes(int node) {
     char text[4096];
     uint64_t bytes = 0;
-    if (read_meminfo(node, text, sizeof text) == 0 && value_of(text, " MemTotal:", &bytes)) return bytes;
+    if (read_meminfo(node, text, sizeof text) == 0 && value_of(text, "MemTotal:", &bytes)) return bytes;
     return 0;
 }
 
@@ -90,6 +98,20 @@ static void read_cpus(int node) {
     (void)snprintf(path, sizeof path, "/sys/devices/system/node/node%d/cpulist", node);
     int16_t id = (int16_t)node;
     if (read_under_root(path, text, sizeof text) == 0) each_in_list(text, set_node_of_cpu, &id);
+}
+
+static void all_cpus_on(int node) {
+    static char text[TEXT]; /* under the caller's lock */
+    int16_t id = (int16_t)node;
+    if (read_under_root("/sys/devices/system/cpu/online", text, sizeof text) == 0 && text[0] >= '0' && text[0] <= '9') {
+        each_in_list(text, set_node_of_cpu, &id);
+        return;
+    }
+    enum { BITS = 8 * sizeof(unsigned long) };
+    na_cpuset cpus;
+    if (os_get_affinity(&cpus) != 0) return;
+    for (int cpu = 0; cpu < NA_MAX_CPUS; cpu++)
+        if ((cpus.word[cpu / BITS] >> (cpu % BITS) & 1) != 0) na_topo.node_of_cpu[cpu] = id;
 }
 
 /* ---- distances ---------------------------------------------------------------------------------------- */
@@ -131,13 +153,12 @@ static void sort_neighbours(int from, int16_t *row) {
     }
 }
 
-static int16_t *neighbours_of_one(void) {
-    static int16_t only;
-    return &only;
-}
+/* The order when there was no memory for tables (or one node): by index, round from the node itself. Twice all
+ * indexes in a row, so that any start has node_count entries behind it. */
+static int16_t round_order[2 * NUMALLOC_MAX_NODES];
 
 const int16_t *na_topology_neighbours(int from) {
-    return neighbours != NULL ? neighbours + from * na_topo.node_count : neighbours_of_one();
+    return neighbours != NULL ? neighbours + from * na_topo.node_count : round_order + from;
 }
 
 /* ---- discovery ---------------------------------------------------------------------------------------- */
@@ -165,7 +186,8 @@ static bool read_mems_allowed(na_nodeset *set) {
 
 static void find_nodes(void) {
     na_nodeset memory, mems_allowed;
-    if (!read_nodeset("/sys/devices/system/node/online", &na_topo.online)) na_topo.online = nodeset_single(0);
+    without_sysfs = !read_nodeset("/sys/devices/system/node/online", &na_topo.online);
+    if (without_sysfs) na_topo.online = nodeset_single(0);
     if (!read_nodeset("/sys/devices/system/node/has_memory", &memory)) memory = na_topo.online;
     if (!read_mems_allowed(&mems_allowed)) mems_allowed = na_topo.online;
     for (int w = 0; w < NUMALLOC_MAX_NODES / 64; w++)
@@ -196,16 +218,20 @@ void na_topology_init(const char *root) {
     size_t table =
         (square + (size_t)na_topo.node_count * (size_t)na_topo.node_count * sizeof *neighbours + 16 + page - 1) &
         ~(page - 1);
-    void *memory;
+    if (tables != NULL) (void)os_release(tables, tables_bytes); /* a first call that failed later, or a test */
+    tables = NULL;
     distances = NULL;
     neighbours = NULL;
-    if (online_count > 1 && os_map(table, &memory) == 0) {
-        neighbours = memory;
+    for (int i = 0; i < 2 * na_topo.node_count; i++) round_order[i] = (int16_t)(i % na_topo.node_count);
+    if (online_count > 1 && os_map(table, &tables) == 0) {
+        tables_bytes = table;
+        neighbours = tables;
         distances = (uint8_t *)(neighbours + na_topo.node_count * na_topo.node_count);
     }
     for (int node = nodeset_next(&na_topo.online, 0); node >= 0; node = nodeset_next(&na_topo.online, node + 1)) {
         if (distances != NULL) read_distances(node);
-        read_cpus(node);
+        if (without_sysfs) all_cpus_on(node);
+        else read_cpus(node);
     }
     for (int i = 0; neighbours != NULL && i < na_topo.node_count; i++)
         sort_neighbours(na_topo.node_id[i], neighbours + i * na_topo.node_count);
@@ -230,10 +256,10 @@ void na_topology_init(const char *root) {
 uint64_t na_topology_free_bytes(int node) {
     char text[4096];
     uint64_t bytes, part;
-    if (read_meminfo(node, text, sizeof text) != 0 || !value_of(text, " MemFree:", &bytes)) return UINT64_MAX;
-    if (value_of(text, " Active(file):", &part)) bytes += part / 2;
-    if (value_of(text, " Inactive(file):", &part)) bytes += part;
-    if (value_of(text, " SReclaimable:", &part)) bytes += part / 2;
+    if (read_meminfo(node, text, sizeof text) != 0 || !value_of(text, "MemFree:", &bytes)) return UINT64_MAX;
+    if (value_of(text, "Active(file):", &part)) bytes += part / 2;
+    if (value_of(text, "Inactive(file):", &part)) bytes += part;
+    if (value_of(text, "SReclaimable:", &part)) bytes += part / 2;
     return bytes;
 }
 
@@ -243,8 +269,8 @@ int na_topology_node_info(int node, numalloc_node_info_t *info) {
     for (int cpu = 0; cpu < NA_MAX_CPUS; cpu++) info->cpus += na_topo.node_of_cpu[cpu] == node;
     char text[4096];
     if (read_meminfo(node, text, sizeof text) == 0) {
-        (void)value_of(text, " MemTotal:", &info->total_bytes);
-        (void)value_of(text, " MemFree:", &info->free_bytes);
+        (void)value_of(text, "MemTotal:", &info->total_bytes);
+        (void)value_of(text, "MemFree:", &info->free_bytes);
     }
     return 0;
 }

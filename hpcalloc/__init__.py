@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""NUMA-aware memory for MPI and OpenMP programs: pinned ranks, node-local NumPy arrays, page-level proof.
+
+Importing it loads the allocator and nothing else: no thread is pinned, no environment variable set, and neither
+mpi4py nor threadpoolctl is imported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .arrays import (
+    array,
+    current_policy,
+    empty,
+    empty_like,
+    full,
+    full_like,
+    ones,
+    ones_like,
+    zeros,
+    zeros_like,
+)
+from .exceptions import (
+    BindingError,
+    ContextClosedError,
+    HpcallocError,
+    NodeError,
+    OutOfMemoryError,
+    PlacementError,
+    PlanError,
+    TopologyError,
+)
+
+# Not lazily: importing the module later would put it in the place of the function of the same name.
+from .placement import Placement, placement
+from .policy import Policy, blocked, interleave, local, on_node
+
+if TYPE_CHECKING:
+    from .context import Context, current, init
+    from .plan import Plan, make_plan
+    from .report import Report
+    from .topology import Topology
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Context": "context",
+    "Plan": "plan",
+    "Report": "report",
+    "Topology": "topology",
+    "current": "context",
+    "init": "context",
+    "make_plan": "plan",
+}
+
+__all__ = [
+    "BindingError",
+    "Context",
+    "ContextClosedError",
+    "HpcallocError",
+    "NodeError",
+    "OutOfMemoryError",
+    "Placement",
+    "PlacementError",
+    "Plan",
+    "PlanError",
+    "Policy",
+    "Report",
+    "Topology",
+    "TopologyError",
+    "array",
+    "blocked",
+    "current",
+    "current_policy",
+    "empty",
+    "empty_like",
+    "full",
+    "full_like",
+    "init",
+    "interleave",
+    "local",
+    "make_plan",
+    "on_node",
+    "ones",
+    "ones_like",
+    "placement",
+    "zeros",
+    "zeros_like",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'hpcalloc' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""``python -m hpcalloc``."""
+
+from .cli import main
+
+main()

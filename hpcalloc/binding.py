@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Pins all threads of the process to CPUs, sizes its BLAS and OpenMP pools to match, and puts both back.
+
+Affinity is enough for memory, too: a thread that can't leave its node first-touches there, and hpcalloc's own
+arrays carry their policy with them. The memory policy of the process (``set_mempolicy``) is therefore left alone:
+the kernel lets a thread set only its own, and one inherited from ``numactl`` or ``srun --mem-bind`` is somebody's
+explicit wish. `inherited_memory_policy` tells what it is.
+
+Which threads move: those whose mask equals the main thread's old one. A thread with another mask was pinned on
+purpose (an OpenMP runtime under OMP_PLACES, an MPI progress thread) and stays where it is. Threads that are started
+meanwhile inherit a mask from one that has moved or will be; the walk is repeated until it finds none to move.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._native.errors import error_for
+from .exceptions import BindingError
+from .topology import format_ids
+
+__all__ = ["Binding", "ThreadPool", "apply", "inherited_memory_policy"]
+
+# What a user sets to size a pool, by threadpoolctl's internal_api.
+_POOL_VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "openblas": ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"),
+    "mkl": ("MKL_NUM_THREADS", "OMP_NUM_THREADS"),
+    "blis": ("BLIS_NUM_THREADS", "OMP_NUM_THREADS"),
+    "flexiblas": ("FLEXIBLAS_NUM_THREADS", "OMP_NUM_THREADS"),
+    "openmp": ("OMP_NUM_THREADS",),
+}
+_PASSES = 1000  # walks over the threads before giving up on one that keeps starting others
+
+
+@dataclass(frozen=True)
+class ThreadPool:
+    """A BLAS or OpenMP thread pool that was resized, or left alone for a reason."""
+
+    library: str  # "openblas", "openmp", "mkl", ...
+    before: int  # threads
+    after: int
+    kept_for: str = ""  # the environment variable that asked for this size, when it was left alone
+
+
+@dataclass
+class Binding:
+    """What `apply` did, to be undone by `restore`."""
+
+    before: frozenset[int]  # CPUs of the main thread
+    after: frozenset[int]
+    moved: tuple[int, ...] = ()  # thread ids
+    left_alone: int = 0  # threads with a mask of their own
+    pools: tuple[ThreadPool, ...] = ()
+    _bystanders: frozenset[tuple[int, str]] = field(default=frozenset(), repr=False)
+    _undo_pools: Callable[[], None] | None = field(default=None, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _restored: bool = False
+
+    def restore(self) -> None:
+        """Give every thread that still has the new mask the old one, and the pools their size. Idempotent.
+
+        Threads that were started since then are moved as well; one that has changed its mask is left alone.
+
+        Raises
+        ------
+        BindingError
+            The kernel refuses the old mask, for instance because the cpuset has shrunk.
+        """
+        with self._lock:
+            if self._restored:
+                return
+            self._restored = True
+            if self._undo_pools is not None:
+                self._undo_pools()
+            if self.before != self.after:
+                _move_threads("restore", self.after, self.before, self._bystanders)
+
+
+def apply(cpus: Iterable[int], *, threads: int | None = None, explicit_threads: bool = False) -> Binding:
+    """Pin the threads of the process to `cpus` and size its pools.
+
+    Parameters
+    ----------
+    cpus : iterable of int
+        Logical CPUs; those the main thread has already change nothing.
+    threads : int, optional
+        Size of the BLAS and OpenMP pools; None leaves them alone.
+    explicit_threads : bool
+        `threads` was asked for in the program and wins over OMP_NUM_THREADS and its like.
+
+    Returns
+    -------
+    Binding
+
+    Raises
+    ------
+    BindingError
+        The kernel refuses; nothing is changed then.
+    """
+    wanted = frozenset(cpus)
+    if not wanted:
+        raise error_for(errno.EINVAL, "apply", "no CPU", "at least one", "name a CPU", kind=BindingError)
+    before = frozenset(os.sched_getaffinity(os.getpid()))
+    binding = Binding(before, wanted)
+    if wanted != before:
+        threads_now = _threads()
+        binding._bystanders = frozenset((tid, _birth(tid)) for tid in threads_now if _mask(tid) == wanted)
+        try:
+            binding.moved = _move_threads("apply", before, wanted, binding._bystanders)
+        except BindingError:
+            if frozenset(os.sched_getaffinity(os.getpid())) == wanted or any(
+                _mask(tid) == wanted for tid in threads_now
+            ):
+                _move_threads("apply", wanted, before, binding._bystanders)
+            raise
+        binding.left_alone = sum(_mask(tid) not in (wanted, None) for tid in _threads())
+    if threads is not None:
+        binding.pools, binding._undo_pools = _size_pools(threads, explicit_threads)
+    return binding
+
+
+# ---- threads ----------------------------------------------------------------------------------------
+
+
+def _threads() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/task")]
+    except OSError:  # no /proc: the calling thread is all that can be reached
+        return [threading.get_native_id()]
+
+
+def _mask(tid: int) -> frozenset[int] | None:
+    try:
+        return frozenset(os.sched_getaffinity(tid))
+    except OSError:  # ended
+        return None
+
+
+def _birth(tid: int) -> str:
+    """Return the thread's start time, which tells it from a later thread of the same id."""
+    try:
+        with open(f"/proc/self/task/{tid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _move_threads(
+    call: str, old: frozenset[int], new: frozenset[int], bystanders: frozenset[tuple[int, str]]
+) -> tuple[int, ...]:
+    """Give the mask `new` to all threads that have `old`."""
+    moved: list[int] = []
+    spared = dict(bystanders)
+    for _ in range(_PASSES):
+        found = False
+        for tid in _threads():
+            if _mask(tid) != old or (tid in spared and spared[tid] == _birth(tid)):
+                continue
+            try:
+                os.sched_setaffinity(tid, new)
+            except ProcessLookupError:
+                continue  # ended
+            except OSError as error:
+                raise _refused(call, tid, new, error.errno or errno.EPERM) from error
+            if _mask(tid) not in (new, None):  # the kernel cuts a mask down to the cpuset without a word
+                raise _refused(call, tid, new, errno.EINVAL)
+            found = True
+            moved.append(tid)
+        if not found:
+            return tuple(moved)
+    raise error_for(
+        errno.EAGAIN,
+        call,
+        f"{len(moved)} threads moved to CPUs {format_ids(new)}",
+        f"{_PASSES} passes, each of which found new threads",
+        "call it while no other thread starts threads",
+        kind=BindingError,
+    )
+
+
+def _refused(call: str, tid: int, cpus: frozenset[int], code: int) -> Exception:
+    allowed = ""
+    try:
+        with open("/proc/self/status") as status:
+            allowed = next(line.split()[1] for line in status if line.startswith("Cpus_allowed_list:"))
+    except (OSError, StopIteration):
+        pass
+    return error_for(
+        code,
+        call,
+        f"sched_setaffinity of thread {tid} to CPUs {format_ids(cpus)}",
+        f"the CPUs of the process's cpuset (now {allowed or 'unknown'})",
+        "ask the launcher for these CPUs, or pass bind='off'",
+        kind=BindingError,
+    )
+
+
+# ---- pools ------------------------------------------------------------------------------------------
+
+
+def _size_pools(threads: int, explicit: bool) -> tuple[tuple[ThreadPool, ...], Callable[[], None] | None]:
+    """Resize the pools that are loaded; what was done and how to undo it."""
+    import threadpoolctl  # not at import: it looks at all loaded libraries and sets an environment variable
+
+    pools: list[ThreadPool] = []
+    changed: list[tuple[Any, int]] = []
+    for library in threadpoolctl.ThreadpoolController().lib_controllers:
+        before = library.num_threads
+        name = str(library.internal_api)
+        if before is None or before == threads:
+            continue
+        asked = next((v for v in _POOL_VARIABLES.get(name, ("OMP_NUM_THREADS",)) if os.environ.get(v)), "")
+        if asked and not explicit:
+            pools.append(ThreadPool(name, before, before, asked))
+            continue
+        library.set_num_threads(threads)
+        changed.append((library, before))
+        pools.append(ThreadPool(name, before, library.num_threads))
+
+    def undo() -> None:
+        for library, size in changed:
+            library.set_num_threads(size)
+
+    return tuple(pools), undo if changed else None
+
+
+# ---- what is -----------------------------------------------------------------------------------------
+
+
+def inherited_memory_policy() -> str:
+    """Tell the memory policy of the main thread, ``default`` unless somebody set one; "" if it can't be read."""
+    try:
+        with open("/proc/self/numa_maps") as maps:
+            return next((line.split()[1] for line in maps if " stack" in line), "")
+    except OSError:
+        return ""

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""``hpcalloc topology``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ..topology import Topology
+
+__all__ = ["command", "gib", "source_option", "topology_of"]
+
+source_option = click.option(
+    "--topology",
+    "source",
+    metavar="FILE|STRING",
+    help="An hwloc 2 XML file or a synthetic description such as 'pack:2 [numa] core:4 pu:2' instead of this machine.",
+)
+
+
+def topology_of(source: str | None) -> Topology:
+    """The topology an option names; this machine's without one."""
+    return Topology.from_source(source) if source is not None else Topology.from_machine()
+
+
+def gib(count: int) -> str:
+    """Bytes in GiB with one decimal."""
+    return f"{count / 2**30:.1f} GiB"
+
+
+@click.command()
+@source_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(source: str | None, as_json: bool) -> None:
+    """Show packages, NUMA nodes, cores and distances."""
+    topology = topology_of(source)
+    facts = topology.to_dict()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{facts['source']}: {facts['packages']} package(s), {len(facts['nodes'])} NUMA node(s), "
+        f"{facts['cores']} core(s), {facts['pus']} PU(s); allowed: CPUs {facts['allowed_cpus']}, "
+        f"nodes {facts['allowed_nodes']}"
+    )
+    table = Table("node", "package", "cores", "CPUs", "memory", "allowed", *(f"to {n['id']}" for n in facts["nodes"]))
+    for node in facts["nodes"]:
+        table.add_row(
+            str(node["id"]),
+            "-" if node["package"] < 0 else str(node["package"]),
+            str(node["cores"]),
+            node["cpus"] or "(memory only)",
+            gib(node["memory_bytes"]) if node["memory_bytes"] else "unknown",
+            "yes" if node["allowed"] else "no",
+            *(str(d) for d in node["distances"].values()),
+        )
+    console.print(table)

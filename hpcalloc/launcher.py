@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What started this process, and what it said: local rank, local size, whether somebody asked for the binding.
+
+Known before MPI_Init, from environment variables only, in this order of trust: the MPI launcher's own, then
+Slurm's, since under ``mpirun`` inside ``sbatch`` Slurm's are those of the batch step (``SLURM_LOCALID`` is 0 for all).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Launch", "detect_launcher", "parent_command"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launcher's word.
+
+    Attributes
+    ----------
+    launcher : str
+        "openmpi", "mpich", "intel", "pals", "flux", "mvapich", "jsm", "slurm", or "none".
+    local_rank, local_size : int or None
+        Index among, and number of, the ranks of this host; None where the launcher does not say.
+    explicit : bool or None
+        Somebody asked for the binding (True), nobody did (False), or that can't be told (None).
+    """
+
+    launcher: str
+    local_rank: int | None
+    local_size: int | None
+    explicit: bool | None
+
+
+_VARIABLES = (
+    ("openmpi", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("mpich", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    ("pals", "PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE"),
+    ("flux", "FLUX_TASK_LOCAL_ID", None),
+    ("mvapich", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),
+    ("jsm", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_LOCAL_SIZE"),
+    ("slurm", "SLURM_LOCALID", None),
+)
+# Variables by which users ask for a binding without the command line.
+_ASKED = {
+    "openmpi": (
+        "PRTE_MCA_hwloc_default_binding_policy",
+        "PRTE_MCA_hwloc_default_cpu_list",
+        "OMPI_MCA_hwloc_base_binding_policy",
+        "OMPI_MCA_rmaps_base_mapping_policy",
+        "PRTE_MCA_rmaps_default_mapping_policy",
+    ),
+    "intel": ("I_MPI_PIN_DOMAIN", "I_MPI_PIN_PROCESSOR_LIST", "I_MPI_PIN_CELL"),
+    "mpich": ("HYDRA_BINDING", "HYDRA_MAPPING", "HYDRA_TOPO_DEBUG"),
+    "slurm": ("SLURM_CPU_BIND", "SLURM_CPU_BIND_TYPE"),
+    "mvapich": ("MV2_CPU_MAPPING", "MV2_CPU_BINDING_POLICY"),
+}
+_BINDING_OPTIONS = ("--bind-to", "-bind-to", "--cpu-set", "--cpu-list", "--map-by", "--rankfile", "-rf", "--report-bindings")
+
+
+def _number(environ: Mapping[str, str], name: str | None) -> int | None:
+    text = environ.get(name, "") if name else ""
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def detect_launcher(environ: Mapping[str, str], command: Sequence[str] | None = None) -> Launch:
+    """Tell the launcher from an environment.
+
+    Parameters
+    ----------
+    environ : mapping
+        Such as ``os.environ``.
+    command : sequence of str, optional
+        Words of the parent process' command line (`parent_command`). Open MPI exports nothing about its binding;
+        where its ``mpirun`` is the parent, its options tell.
+    """
+    for launcher, rank_name, size_name in _VARIABLES:
+        rank = _number(environ, rank_name)
+        if rank is None:
+            continue
+        if launcher == "mpich" and any(name.startswith("I_MPI_") for name in environ):
+            launcher = "intel"
+        size = _number(environ, size_name)
+        if launcher == "slurm":
+            if "SLURM_PROCID" not in environ:
+                continue
+            tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+            size = int(tasks) if tasks.isdigit() else None
+        return Launch(launcher, rank, size, _explicit(launcher, environ, command))
+    return Launch("none", None, None, None)
+
+
+def _explicit(launcher: str, environ: Mapping[str, str], command: Sequence[str] | None) -> bool | None:
+    if any(environ.get(name) for name in _ASKED.get(launcher, ())):
+        return True
+    if launcher == "openmpi":
+        program = command[0].rsplit("/", 1)[-1] if command else ""
+        if command and program in ("mpirun", "mpiexec", "prterun", "orterun"):
+            asked = [w for w in command if w.split("=", 1)[0] in _BINDING_OPTIONS[:-1]]
+            # `--map-by :OVERSUBSCRIBE` places ranks, it asks for no binding.
+            return any(not w.startswith("--map-by") or _maps_to(command) for w in asked)
+        return None
+    # MPICH's hydra binds only when told to; what Slurm and the others do follows from what was asked of them.
+    return None
+
+
+def _maps_to(command: Sequence[str]) -> bool:
+    for i, word in enumerate(command):
+        if word.startswith("--map-by"):
+            value = word.split("=", 1)[1] if "=" in word else (command[i + 1] if i + 1 < len(command) else "")
+            if value.split(":", 1)[0]:
+                return True
+    return False
+
+
+def parent_command(pid: int) -> tuple[str, ...]:
+    """Words of a process' command line; empty if it can't be read."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return tuple(word.decode(errors="replace") for word in file.read().split(b"\0") if word)
+    except OSError:
+        return ()

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Plan: which nodes, CPUs and threads each rank of a host gets, and why. A pure function of its arguments.
+
+The mapping follows what LLNL's mpibind does for CPUs (Leon, E. A.: mpibind: A Memory-Centric Affinity Algorithm for
+Hybrid Applications, MEMSYS 2017): memory first, then cores along caches, one hardware thread per core before
+siblings. It adds where memory goes, and what to do with a binding that is already there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from .exceptions import PlanError, message
+from .topology import Core, Topology, format_ids
+
+__all__ = ["LauncherBinding", "Plan", "RankPlan", "make_plan"]
+
+Bind = Literal["auto", "force", "off"]
+BINDS = ("auto", "force", "off")
+POLICIES = ("local", "interleave")
+
+
+@dataclass(frozen=True)
+class LauncherBinding:
+    """How a rank was started: its affinity, by whom, and whether somebody asked for it (None: unknown)."""
+
+    cpus: frozenset[int]
+    launcher: str = "none"
+    explicit: bool | None = None
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """One rank's share of the host.
+
+    Attributes
+    ----------
+    nodes : tuple of int
+        Home nodes of its memory.
+    cpus : tuple of int
+        PUs, the first of each core before siblings.
+    threads : int
+        OpenMP and BLAS threads.
+    memory : str
+        "local": on its one node; "interleave": pages dealt over `nodes`.
+    shared : bool
+        Other ranks have PUs of this one.
+    action : str
+        "bind", "widen" (a default nobody asked for), "honour" (a binding somebody asked for) or "none".
+    reasons : tuple of str
+    """
+
+    local_rank: int
+    nodes: tuple[int, ...]
+    cpus: tuple[int, ...]
+    threads: int
+    memory: str
+    shared: bool
+    action: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All ranks of a host."""
+
+    topology: Topology
+    local_ranks: int
+    ranks: tuple[RankPlan, ...]
+    reasons: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "source": self.topology.source,
+            "local_ranks": self.local_ranks,
+            "reasons": list(self.reasons),
+            "ranks": [
+                {
+                    "local_rank": r.local_rank,
+                    "nodes": list(r.nodes),
+                    "cpus": format_ids(r.cpus),
+                    "threads": r.threads,
+                    "memory": r.memory,
+                    "shared": r.shared,
+                    "action": r.action,
+                    "reasons": list(r.reasons),
+                }
+                for r in self.ranks
+            ],
+        }
+
+    def omp_environment(self, rank: int) -> dict[str, str]:
+        """OpenMP variables that match the plan of a local rank."""
+        share = self.ranks[rank]
+        return {
+            "OMP_NUM_THREADS": str(share.threads),
+            "OMP_PLACES": ",".join(f"{{{cpu}}}" for cpu in share.cpus),
+            "OMP_PROC_BIND": "spread",
+        }
+
+
+def make_plan(
+    topology: Topology,
+    local_ranks: int,
+    *,
+    threads: int | Literal["auto"] = "auto",
+    smt: bool = False,
+    bind: Bind = "auto",
+    policy: str = "local",
+    bindings: Sequence[LauncherBinding] | None = None,
+) -> Plan:
+    """Give each of a host's ranks nodes, CPUs and threads.
+
+    Parameters
+    ----------
+    topology : Topology
+    local_ranks : int
+        Ranks of this host.
+    threads : int or "auto"
+        Per rank; "auto": one per core of its share, with `smt` one per PU.
+    smt : bool
+        Use the siblings of a core as well.
+    bind : {"auto", "force", "off"}
+        auto: honour a binding that was asked for, replace none and unasked defaults; force: replace any, within
+        the cgroup's CPUs; off: leave it.
+    policy : {"local", "interleave"}
+        local: memory on the rank's node, interleaved over them where it has several.
+    bindings : sequence of LauncherBinding, optional
+        How each local rank was started; None: unbound.
+
+    Returns
+    -------
+    Plan
+        Rank i of it is local rank i.
+
+    Raises
+    ------
+    PlanError
+        Counts below 1, unknown words, no allowed CPU or node.
+    """
+    _check(topology, local_ranks, threads, bind, policy, bindings)
+    cores = topology.usable_cores
+    allowed = frozenset(pu for core in cores for pu in core.pus)
+    given = [b.cpus & allowed for b in bindings] if bindings is not None else [allowed] * local_ranks
+    if any(not cpus for cpus in given):
+        rank = next(i for i, cpus in enumerate(given) if not cpus)
+        raise PlanError(
+            message("make_plan", f"local rank {rank} may run on no allowed CPU", f"CPUs {format_ids(allowed)}",
+                    "widen its affinity or the cpuset")
+        )
+    if bind == "off":
+        shares = [_as_given(topology, i, cpus, "none", smt, "bind='off': affinity left as it is") for i, cpus in enumerate(given)]
+        why: list[str] = ["bind='off'"]
+    else:
+        shares, why = _decide(topology, cores, allowed, given, bindings, bind, smt)
+    core_of = {pu: i for i, core in enumerate(cores) for pu in core.pus}
+    return Plan(topology, local_ranks, tuple(_finish(s, core_of, threads, smt, policy) for s in shares), tuple(why))
+
+
+def _check(topology: Topology, ranks: int, threads: Any, bind: str, policy: str, bindings: Any) -> None:
+    def refuse(value: str, limit: str, remedy: str) -> None:
+        raise PlanError(message("make_plan", value, limit, remedy))
+
+    if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
+        refuse(f"local_ranks={ranks!r}", "an integer from 1", "pass the ranks of one host")
+    if threads != "auto" and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        refuse(f"threads={threads!r}", "'auto' or an integer from 1", "pass one of these")
+    if bind not in BINDS:
+        refuse(f"bind={bind!r}", ", ".join(BINDS), "choose one")
+    if policy not in POLICIES:
+        refuse(f"policy={policy!r}", ", ".join(POLICIES), "choose one")
+    if bindings is not None and len(bindings) != ranks:
+        refuse(f"{len(bindings)} bindings for {ranks} ranks", "one per rank", "gather them from all local ranks")
+    if not topology.usable_cores:
+        refuse(f"no CPU of {topology.source} is allowed", f"allowed CPUs '{format_ids(topology.allowed_cpus)}'",
+               "widen the cpuset")
+    if not topology.allowed_nodes:
+        refuse(f"no node of {topology.source} is allowed", "at least one", "widen the cpuset's mems")
+
+
+# ---- what to do with the binding that is there ------------------------------------------------------------
+
+
+def _decide(
+    topology: Topology,
+    cores: tuple[Core, ...],
+    allowed: frozenset[int],
+    given: Sequence[frozenset[int]],
+    bindings: Sequence[LauncherBinding] | None,
+    bind: str,
+    smt: bool,
+) -> tuple[list[RankPlan], list[str]]:
+    count = len(given)
+    if bind == "force":
+        return _deal(topology, cores, count, smt, "bind", ["bind='force': any other binding is replaced"])
+    if bindings is None or all(cpus == allowed for cpus in given):
+        return _deal(topology, cores, count, smt, "bind", ["the ranks came unbound"])
+    launcher = bindings[0].launcher
+    if _is_default(topology, cores, given, bindings):
+        why = [f"{launcher} bound the ranks to {'; '.join(map(format_ids, given[:4]))}, its default that nobody asked "
+               "for: widened"]
+        return _deal(topology, cores, count, smt, "widen", why)
+    if count > 1 and len(set(given)) == 1:
+        inherited = given[0]
+        inside = tuple(
+            replace(core, pus=tuple(p for p in core.pus if p in inherited)) for core in cores if inherited & set(core.pus)
+        )
+        why = [f"all ranks inherited CPUs {format_ids(inherited)} (taskset or a cgroup): planned inside them"]
+        return _deal(topology, inside, count, smt, "bind", why)
+    why = ["the binding the ranks came with was asked for: honoured"]
+    shares = []
+    for i, cpus in enumerate(given):
+        reason = f"bound to CPUs {format_ids(cpus)} by {bindings[i].launcher}: honoured, memory follows"
+        share = _as_given(topology, i, cpus, "honour", smt, reason)
+        others = [j for j, other in enumerate(given) if j != i and other & cpus]
+        if others:
+            text = f"shares CPUs with local rank{'s' if len(others) > 1 else ''} {format_ids(others)}"
+            share = replace(share, shared=True, reasons=(*share.reasons, text))
+        shares.append(share)
+    return shares, why
+
+
+def _is_default(
+    topology: Topology,
+    cores: tuple[Core, ...],
+    given: Sequence[frozenset[int]],
+    bindings: Sequence[LauncherBinding],
+) -> bool:
+    """Open MPI's own choice: a core per rank up to two ranks, a NUMA node (or package) above."""
+    if any(b.launcher != "openmpi" or b.explicit is True for b in bindings):
+        return False
+    if all(b.explicit is False for b in bindings):
+        return True
+    if len(given) <= 2:
+        return all(any(cpus <= set(core.pus) for core in cores) for cpus in given)
+    homes = [frozenset(p for c in cores if c.node == node.id for p in c.pus) for node in topology.nodes]
+    homes += [frozenset(p for c in cores if c.package == package for p in c.pus) for package in topology.packages]
+    return all(cpus in homes for cpus in given)
+
+
+def _as_given(topology: Topology, rank: int, cpus: frozenset[int], action: str, smt: bool, reason: str) -> RankPlan:
+    nodes = _memory_nodes(topology, sorted({n for c, n in topology.node_of_cpu().items() if c in cpus}))
+    primary = {pu for core in topology.usable_cores for pu in _first(core, cpus)}
+    ordered = tuple(sorted(cpus & primary)) + tuple(sorted(cpus - primary))
+    # A binding that is there is kept whole, siblings included.
+    return RankPlan(rank, nodes, ordered, 0, "", False, action, (reason,))
+
+
+def _first(core: Core, cpus: frozenset[int]) -> tuple[int, ...]:
+    return tuple(pu for pu in core.pus if pu in cpus)[:1]
+
+
+def _memory_nodes(topology: Topology, nodes: Sequence[int]) -> tuple[int, ...]:
+    """`nodes` as far as memory may be had there; the nearest allowed one for each of the others."""
+    homes = []
+    for node in nodes:
+        if node not in topology.allowed_nodes:
+            node = min(topology.allowed_nodes, key=lambda other: (topology.distance(node, other), other))
+        if node not in homes:
+            homes.append(node)
+    return tuple(sorted(homes))
+
+
+# ---- dealing nodes and cores --------------------------------------------------------------------------------
+
+
+def _deal(
+    topology: Topology, cores: tuple[Core, ...], count: int, smt: bool, action: str, why: list[str]
+) -> tuple[list[RankPlan], list[str]]:
+    of_node: dict[int, list[Core]] = {}
+    for core in cores:
+        of_node.setdefault(core.node, []).append(core)
+    nodes = sorted(of_node)
+    for node in nodes:
+        of_node[node].sort(key=lambda core: (core.package, core.caches, core.pus))
+    idle = sorted(topology.allowed_nodes - set(nodes))
+    if idle:
+        why = [*why, f"node{'s' if len(idle) > 1 else ''} {format_ids(idle)} without usable CPUs: no rank's home"]
+    if count < len(nodes):
+        return _blocks(topology, of_node, nodes, count, smt, action), [
+            *why, f"{count} rank{'s' if count > 1 else ''} on {len(nodes)} nodes: contiguous blocks of nodes"]
+    shares: list[RankPlan] = []
+    per_node = _proportional({node: len(of_node[node]) for node in nodes}, count)
+    if len(nodes) > 1:
+        why = [*why, "ranks per node in proportion to its cores: "
+               + ", ".join(f"node {node}: {k}" for node, k in per_node.items())]
+    for node, ranks in per_node.items():
+        for cpus, shared, reason in _split(of_node[node], ranks, smt):
+            homes = _memory_nodes(topology, [node])
+            reasons = [f"{ranks} rank{'s' if ranks > 1 else ''} on the {len(of_node[node])} cores of node {node}", reason]
+            if homes != (node,):
+                reasons.append(f"node {node} has no memory for this process: the nearest that has is {homes[0]}")
+            shares.append(RankPlan(len(shares), homes, cpus, 0, "", shared, action, tuple(r for r in reasons if r)))
+    return shares, why
+
+
+def _blocks(
+    topology: Topology, of_node: dict[int, list[Core]], nodes: list[int], count: int, smt: bool, action: str
+) -> list[RankPlan]:
+    shares = []
+    for i in range(count):
+        block = nodes[i * len(nodes) // count : (i + 1) * len(nodes) // count]
+        cpus = _ordered([core for node in block for core in of_node[node]], smt)
+        reason = f"nodes {format_ids(block)} are this rank's: fewer ranks than nodes"
+        shares.append(RankPlan(i, _memory_nodes(topology, block), cpus, 0, "", False, action, (reason,)))
+    return shares
+
+
+def _proportional(weights: dict[int, int], count: int) -> dict[int, int]:
+    """`count` ranks over nodes by largest remainder, but no node with cores is left out (its bandwidth would be)."""
+    total = sum(weights.values())
+    result = dict.fromkeys(weights, 1)
+    quota = {node: count * weight / total for node, weight in weights.items()}
+    for _ in range(count - len(weights)):
+        node = max(weights, key=lambda n: (quota[n] - result[n], -n))
+        result[node] += 1
+    return result
+
+
+def _ordered(cores: Sequence[Core], smt: bool) -> tuple[int, ...]:
+    first = tuple(core.pus[0] for core in cores)
+    return first + tuple(pu for core in cores for pu in core.pus[1:]) if smt else first
+
+
+def _split(cores: list[Core], ranks: int, smt: bool) -> list[tuple[tuple[int, ...], bool, str]]:
+    """A node's cores over its ranks: (PUs, shared, reason) each."""
+    if ranks <= len(cores):
+        return [
+            (_ordered(cores[i * len(cores) // ranks : (i + 1) * len(cores) // ranks], smt), False, "")
+            for i in range(ranks)
+        ]
+    pus = [pu for core in cores for pu in core.pus]
+    if ranks <= len(pus):
+        reason = f"more ranks ({ranks}) than cores ({len(cores)}): hardware threads are split"
+        return [(tuple(pus[i * len(pus) // ranks : (i + 1) * len(pus) // ranks]), False, reason) for i in range(ranks)]
+    reason = f"more ranks ({ranks}) than hardware threads ({len(pus)}): shared, every rank gets one"
+    dealt = [pus[i * len(pus) // ranks] for i in range(ranks)]
+    return [((pu,), dealt.count(pu) > 1, reason) for pu in dealt]
+
+
+# ---- threads and memory ---------------------------------------------------------------------------------------
+
+
+def _finish(share: RankPlan, core_of: dict[int, int], threads: Any, smt: bool, policy: str) -> RankPlan:
+    reasons = list(share.reasons)
+    cores = len({core_of[cpu] for cpu in share.cpus})
+    chosen = (len(share.cpus) if smt else cores) if threads == "auto" else int(threads)
+    if chosen > len(share.cpus):
+        reasons.append(f"{chosen} threads on {len(share.cpus)} CPUs: oversubscribed")
+    memory = "interleave" if policy == "interleave" or len(share.nodes) > 1 else "local"
+    if memory == "interleave":
+        reasons.append(f"memory interleaved over nodes {format_ids(share.nodes)}")
+    return replace(share, threads=chosen, memory=memory, reasons=tuple(reasons))

@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The bridge: the cdef against the header, errors, data handlers."""
+
+import errno
+import gc
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from hpcalloc import _native
+from hpcalloc._native import _handler
+from hpcalloc._native.errors import error_for
+from hpcalloc.exceptions import BindingError, NodeError, OutOfMemoryError, PlacementError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MIB = 1 << 20
+
+
+def declarations(text):
+    """Functions by name, struct fields and enum values, all without white space."""
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    text = re.sub(r"__attribute__\(\(.*?\)\)|\bNUMALLOC_(API|MALLOC)\b", "", text)
+    functions = {
+        match[2]: re.sub(r"\s+", "", match[1] + match[3])
+        for match in re.finditer(r"^\s*([\w ]+?[ *]+)(numalloc\w*)\s*(\([^;{}]*\));", text, flags=re.M)
+    }
+    structs = {
+        match[1]: [
+            re.sub(r"\s+", "", re.sub(r"\[.*\]", "[]", line)) for line in match[2].split(";") if line.strip()
+        ]
+        for match in re.finditer(r"typedef struct (\w+) \{(.*?)\} \w+;", text, flags=re.S)
+    }
+    enums = dict(re.findall(r"(NUMALLOC_\w+)\s*=\s*([^,}]+)", text))
+    return functions, structs, {name: eval(value) for name, value in enums.items()}
+
+
+def test_cdef_matches_header():
+    header = declarations((ROOT / "native/include/numa_alloc.h").read_text())
+    cdef = declarations((ROOT / "hpcalloc/_native/cdef.h").read_text())
+    assert len(header[0]) >= 29
+    for of_header, of_cdef in zip(header, cdef, strict=True):
+        assert of_cdef == of_header
+
+
+def test_every_declaration_is_bound():
+    functions, _, enums = declarations((ROOT / "native/include/numa_alloc.h").read_text())
+    for name in functions:
+        assert callable(getattr(_native.lib, name))
+    for name, value in enums.items():
+        assert getattr(_native.lib, name) == value
+
+
+def test_version_and_nodes():
+    version = _native.ffi.string(_native.lib.NUMALLOC_VERSION).decode()
+    assert _native.stats_dict()["version"] == version
+    nodes = _native.node_ids()
+    assert nodes == tuple(sorted(nodes))
+    assert len(nodes) >= 1
+    for node in nodes:
+        info = _native.node_info(node)
+        assert info is not None
+        assert info.allowed
+        assert 0 < info.free_bytes <= info.total_bytes
+    assert _native.node_info(1023) is None
+    assert _native.current_node() in nodes or len(nodes) > 1
+
+
+def test_stats_sum_and_unknown_node():
+    total = _native.stats()
+    assert total["allocations"] >= total["frees"]
+    assert set(total) <= set(_native.stats_dict()["total"])
+    with pytest.raises(NodeError, match="node 1023.*limit: nodes.*remedy"):
+        _native.stats(1023)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (errno.ENOMEM, OutOfMemoryError),
+        (errno.ENODEV, NodeError),
+        (errno.EPERM, PlacementError),
+        (errno.EINVAL, PlacementError),
+        (12345, PlacementError),
+    ],
+)
+def test_error_for(code, kind):
+    error = error_for(code, "call", "value", "the limit")
+    assert type(error) is kind
+    for part in ("call", "value", "limit: the limit", "remedy: "):
+        assert part in str(error)
+    if isinstance(error, OSError):
+        assert error.errno == code
+    assert type(error_for(errno.EPERM, "c", "v", "l", kind=BindingError)) is BindingError
+
+
+def test_page_counts_of_foreign_memory():
+    a = np.ones(MIB // 8)
+    counts = _native.page_counts(a.ctypes.data, a.nbytes)
+    if isinstance(counts, int):
+        pytest.skip(f"capability: move_pages gives errno {counts}")
+    assert counts.pages >= a.nbytes // counts.page_size
+    assert sum(counts.on_node.values()) + counts.untouched + counts.failed == counts.pages
+    assert _native.block_info(a.ctypes.data) is None
+    double = counts + counts
+    assert double.pages == 2 * counts.pages
+    assert double.on_node == {node: 2 * n for node, n in counts.on_node.items()}
+
+
+# ---- handlers ---------------------------------------------------------------------------------------
+
+
+def make(policy=_handler.LOCAL, node=0, nodes=None, stripe=0, flags=0, name="hpcalloc test"):
+    return _handler.make_handler(name, policy, node, nodes, stripe, flags)
+
+
+def live():
+    gc.collect()
+    stats = _native.stats()
+    return stats["allocations"] - stats["frees"]
+
+
+def test_array_owns_its_block():
+    handler = make()
+    a = _handler.empty(handler, (3, 4), None, "C")
+    assert a.flags.owndata
+    assert a.base is None
+    assert a.flags.writeable
+    assert a.dtype == np.float64
+    assert _handler.handler_of(a) is handler
+    assert _handler.handler_of(a[1:]) is None
+    assert _handler.handler_of(np.empty(3)) is None
+    info = _native.block_info(a.ctypes.data)
+    assert info is not None
+    assert info.start == a.ctypes.data
+    assert info.size >= a.nbytes
+    name = getattr(np, "_core", np.core if not hasattr(np, "_core") else None).multiarray.get_handler_name
+    assert name(a) == "hpcalloc test"
+
+
+def test_context_variable_is_left_alone():
+    before = _handler.get_handler()
+    handler = make()
+    _handler.empty(handler, 10, None, "C")
+    _handler.zeros(handler, (), "S", "F")  # not the short way
+    _handler.like(handler, np.zeros((2, 3, 4)).transpose(1, 0, 2), None, "K", None, True)
+    with pytest.raises(MemoryError):
+        _handler.empty(handler, 1 << 55, None, "C")
+    with pytest.raises(ValueError, match="negative"):
+        _handler.empty(handler, -1, None, "C")
+    with pytest.raises(ValueError, match="order"):
+        _handler.like(handler, np.zeros(3), None, "Z", None, True)
+    assert _handler.get_handler() is before
+    assert _handler.handler_of(np.empty(10)) is None
+
+
+def test_set_handler_and_back():
+    handler = make()
+    before = _handler.set_handler(handler)
+    try:
+        assert _handler.get_handler() is handler
+        temporary = np.arange(5.0) + 1
+        assert _handler.handler_of(temporary) is handler
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(_handler.handler_of(np.empty(5))))
+        thread.start()
+        thread.join()
+        assert seen == [None]  # a context variable: new threads start with NumPy's own
+    finally:
+        assert _handler.set_handler(before) is handler
+    assert _handler.handler_of(np.empty(5)) is None
+    _handler.set_handler(handler)
+    assert _handler.set_handler(None) is handler
+    assert _handler.handler_of(np.empty(5)) is None
+    temporary.resize(1000)  # through its own handler, though another is active
+    assert _handler.handler_of(temporary) is handler
+    assert temporary[4] == 5
+
+
+@pytest.mark.parametrize("bad", [object(), 3, "x"])
+def test_not_a_handler(bad):
+    with pytest.raises(TypeError, match="handler"):
+        _handler.set_handler(bad)
+    with pytest.raises(TypeError, match="handler"):
+        _handler.empty(bad, 3, None, "C")
+    with pytest.raises(TypeError, match="handler"):
+        _handler.empty(_handler.get_handler(), 3, None, "C")
+    with pytest.raises(TypeError, match="ndarray"):
+        _handler.handler_of(bad)
+
+
+def test_describe():
+    assert _handler.describe(make(_handler.ON_NODE, 3)) == (_handler.ON_NODE, 3, None, 0, 0)
+    spread = make(_handler.BLOCKED, 0, [0, 64, 1023], 8192, _handler.STRICT | _handler.POPULATE)
+    assert _handler.describe(spread) == (_handler.BLOCKED, 0, [0, 64, 1023], 8192, 5)
+    for nodes in ([-1], [1024]):
+        with pytest.raises(ValueError, match="node"):
+            make(nodes=nodes)
+    with pytest.raises(OverflowError):
+        make(nodes=[1 << 70])
+    with pytest.raises(ValueError, match="name"):
+        make(name="x" * 200)
+
+
+def test_handler_lives_as_long_as_its_arrays():
+    a = _handler.empty(make(name="short-lived"), 100_000, None, "C")
+    gc.collect()
+    a.resize(200_000)
+    view = a[5:]
+    del a
+    gc.collect()
+    view[:] = 1
+    assert view.sum() == view.size
+
+
+def test_failure_is_recorded_per_thread():
+    handler = make(_handler.ON_NODE, 1023)
+    assert _handler.last_failure() is None
+    with pytest.raises(MemoryError):
+        _handler.empty(handler, 8, None, "C")
+    assert _handler.last_failure() == (errno.ENODEV, 64)
+    assert _handler.last_failure() is None
+    with pytest.raises(MemoryError):
+        _handler.empty(handler, 8, None, "C")
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(_handler.last_failure()))
+    thread.start()
+    thread.join()
+    assert seen == [None]
+    _handler.empty(make(), 8, None, "C")
+    assert _handler.last_failure() is None
+
+
+def test_tracemalloc_sees_the_arrays():
+    domain = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
+    tracemalloc.start()
+    try:
+        handler = make()
+        arrays = [_handler.empty(handler, MIB, "u1", "C"), _handler.zeros(handler, MIB, "u1", "C")]
+        arrays.append(_handler.like(handler, np.empty((64, 64, 256), "u1").transpose(1, 0, 2), None, "K", None, True))
+        arrays[0].resize(2 * MIB)
+
+        def traced():
+            return sum(t.size for t in tracemalloc.take_snapshot().filter_traces([domain]).traces)
+
+        assert traced() == 4 * MIB
+        arrays.clear()
+        assert traced() == 0
+    finally:
+        tracemalloc.stop()
+
+
+def test_live_blocks():
+    handler = make()
+    before, missed = _handler.live_blocks()
+    assert missed == 0
+    arrays = [_handler.empty(handler, _handler.MIN_TRACKED + i, "u1", "C") for i in range(1000)]
+    small = _handler.empty(handler, _handler.MIN_TRACKED - 1, "u1", "C")
+    expected = {(a.ctypes.data, a.nbytes) for a in arrays} | set(before)
+    assert set(_handler.live_blocks()[0]) == expected
+    assert small.ctypes.data not in {address for address, _ in _handler.live_blocks()[0]}
+    rng = np.random.default_rng(1)
+    rng.shuffle(arrays)
+    del arrays[:500]
+    arrays[0].resize(4 * MIB)
+    arrays[1].resize(16)  # becomes too small to be tracked
+    expected = {(a.ctypes.data, a.nbytes) for a in arrays if a.nbytes >= _handler.MIN_TRACKED} | set(before)
+    assert set(_handler.live_blocks()[0]) == expected
+    arrays.clear()
+    assert set(_handler.live_blocks()[0]) == set(before)
+
+
+def test_zeros_do_not_touch_fresh_pages():
+    handler = make()
+    size = 64 * MIB
+    for a in (
+        _handler.zeros(handler, size, "u1", "C"),
+        _handler.like(handler, np.empty((64, 512, 256), "f8").transpose(1, 0, 2), None, "K", None, True),
+    ):
+        counts = _native.page_counts(a.ctypes.data, a.nbytes)
+        if isinstance(counts, int):
+            pytest.skip(f"capability: move_pages gives errno {counts}")
+        assert counts.untouched >= counts.pages // 2
+        assert not a.any()
+        _native.lib.numalloc_purge()
+
+
+def test_zeros_of_used_memory():
+    handler = make()
+    for size in (1, 100, 4096, 100_000, 3 * MIB):
+        a = _handler.empty(handler, size, "u1", "C")
+        a[:] = 255
+        del a
+        assert not _handler.zeros(handler, size, "u1", "C").any()
+        shuffled = np.empty((2, 3, size), "u1").transpose(1, 0, 2)
+        a = _handler.empty(handler, 6 * size, "u1", "C")
+        a[:] = 255
+        del a
+        assert not _handler.like(handler, shuffled, None, "K", None, True).any()
+
+
+def test_strict_and_populate():
+    for flags in (_handler.STRICT, _handler.POPULATE):
+        handler = make(flags=flags)
+        a = _handler.empty(handler, 8 * MIB, "u1", "C")
+        info = _native.block_info(a.ctypes.data)
+        assert info is not None
+        assert info.strict == (flags == _handler.STRICT)
+        counts = _native.page_counts(a.ctypes.data, a.nbytes)
+        if not isinstance(counts, int):
+            assert counts.untouched == 0
+    with pytest.raises(MemoryError):
+        _handler.empty(make(flags=_handler.STRICT), 1 << 44, "u1", "C")
+    assert _handler.last_failure() == (errno.ENOMEM, 1 << 44)
+
+
+def run_python(code):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_interpreter_exit_with_live_arrays():
+    result = run_python(
+        """
+        import atexit, sys, threading
+        import numpy as np
+        import hpcalloc.arrays as arrays
+        keep = [arrays.zeros(n) for n in (1, 1000, 1_000_000)]
+        sys.modules["kept"] = keep           # freed late in finalisation, or never
+        class Cycle:
+            def __init__(self):
+                self.me, self.data = self, arrays.ones(100_000)
+            def __del__(self):
+                self.data = None
+        Cycle()
+        holder = threading.local()
+        holder.array = arrays.ones(50_000)
+        thread = threading.Thread(target=lambda: setattr(holder, "array", arrays.ones(9)), daemon=True)
+        thread.start()
+        atexit.register(lambda: keep.append(arrays.ones(70_000)))
+        print("done")
+        """
+    )
+    assert result.stdout == "done\n"
+    assert result.stderr == ""
+    assert result.returncode == 0
+
+
+def test_fork_child_allocates():
+    result = run_python(
+        """
+        import os, threading, time
+        import hpcalloc.arrays as arrays
+        from hpcalloc._native import _handler
+        stop = False
+        def churn():
+            while not stop:
+                arrays.ones(20_000)
+        thread = threading.Thread(target=churn)
+        thread.start()
+        kept = arrays.ones(300_000)
+        for _ in range(30):
+            pid = os.fork()
+            if pid == 0:
+                a = arrays.full(300_000, 2.0)
+                ok = a.sum() == 600_000 and kept.sum() == 300_000
+                os._exit(0 if ok and len(_handler.live_blocks()[0]) >= 2 else 1)
+            assert os.waitpid(pid, 0)[1] == 0
+        stop = True
+        thread.join()
+        """
+    )
+    assert result.stderr == ""
+    assert result.returncode == 0
