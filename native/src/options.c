@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * options.c: the NUMALLOC_* environment variables, read once. docs/options.md says the same in prose; a test
- * compares the names.
+ * options.c: the NUMALLOC_* environment variables, read once. One table drives parsing, messages and JSON;
+ * docs/options.md says the same in prose, and a test compares it with the table.
+ *
+ * Invariants. na_opt holds a valid value for every option after na_options_init, whatever the environment is.
+ * Nothing is reported twice.
  *
  * Threads: written once under the caller's lock, read-only afterwards.
  */
@@ -17,10 +20,11 @@ na_options na_opt;
 
 extern char **environ;
 
-enum kind { SIZE, DURATION, FLAG, HUGE_MODE, ERROR_MODE };
+enum kind { SIZE, LIMIT, DURATION, FLAG, LEVEL, HUGE_MODE, ERROR_MODE }; /* the type behind option.value */
 
 static const struct option {
     const char *name; /* after NUMALLOC_ */
+    const char *json; /* name in the JSON of the statistics */
     enum kind kind;
     const char *accepted; /* for the message about a bad value */
     const char *standard; /* the default, in the same notation */
@@ -28,21 +32,21 @@ static const struct option {
 } table[] = {
     /* bytes of address space per node; 0: four times the memory of the largest node, at least 256 GiB, less
      * under ulimit -v */
-    {"RESERVE", SIZE, "a size such as 64G, or 0", "0", &na_opt.reserve},
+    {"RESERVE", "reserve", SIZE, "a size such as 64G, or 0", "0", &na_opt.reserve},
     /* most bytes of memory the allocator may hold on one node, free but unreturned memory included */
-    {"NODE_LIMIT", SIZE, "a size such as 8G, or none", "none", &na_opt.node_limit},
+    {"NODE_LIMIT", "node_limit", LIMIT, "a size such as 8G, or none", "none", &na_opt.node_limit},
     /* what large blocks are made of; what can't be had falls back to the next smaller */
-    {"HUGEPAGES", HUGE_MODE, "auto, never, 2M or 1G", "auto", &na_opt.huge},
+    {"HUGEPAGES", "hugepages", HUGE_MODE, "auto, never, 2M or 1G", "auto", &na_opt.huge},
     /* milliseconds after which the memory of free blocks goes back to the system */
-    {"PURGE_DELAY", DURATION, "milliseconds, or never", "1000", &na_opt.purge_delay_ms},
+    {"PURGE_DELAY", "purge_delay_ms", DURATION, "milliseconds, or never", "1000", &na_opt.purge_delay_ms},
     /* every request behaves as with the flag NUMALLOC_STRICT */
-    {"STRICT", FLAG, "0 or 1", "0", &na_opt.strict},
+    {"STRICT", "strict", FLAG, "0 or 1", "0", &na_opt.strict},
     /* what an invalid free does */
-    {"ON_ERROR", ERROR_MODE, "abort or warn", "abort", &na_opt.on_error},
+    {"ON_ERROR", "on_error", ERROR_MODE, "abort or warn", "abort", &na_opt.on_error},
     /* prints what was discovered and decided at start, on standard error */
-    {"VERBOSE", FLAG, "0 or 1", "0", &na_opt.verbose},
+    {"VERBOSE", "verbose", LEVEL, "0 or 1", "0", &na_opt.verbose},
     /* prints the statistics as JSON on standard error at exit */
-    {"STATS", FLAG, "0 or 1", "0", &na_opt.stats_at_exit},
+    {"STATS", "stats", FLAG, "0 or 1", "0", &na_opt.stats_at_exit},
 };
 
 enum { OPTIONS = sizeof table / sizeof table[0] };
@@ -84,36 +88,40 @@ static bool assign(const struct option *option, const char *text) {
     int index;
     switch (option->kind) {
     case SIZE:
-        if (option->value == &na_opt.node_limit) {
-            if (strcmp(text, "none") == 0) na_opt.node_limit = UINT64_MAX;
-            else if (parse_number(text, true, &number) && number != 0) na_opt.node_limit = number;
-            else return false;
-            return true;
-        }
-        if (!parse_number(text, true, &number)) return false;
-        na_opt.reserve = (size_t)number;
+        if (!parse_number(text, true, &number) || number > SIZE_MAX) return false;
+        *(size_t *)option->value = (size_t)number;
+        return true;
+    case LIMIT:
+        if (strcmp(text, "none") == 0) number = UINT64_MAX;
+        else if (!parse_number(text, true, &number) || number == 0) return false;
+        *(uint64_t *)option->value = number;
         return true;
     case DURATION:
-        if (strcmp(text, "never") == 0) na_opt.purge_delay_ms = NA_PURGE_NEVER;
-        else if (parse_number(text, false, &number)) na_opt.purge_delay_ms = (int64_t)number;
-        else return false;
+        if (strcmp(text, "never") == 0) number = NA_PURGE_NEVER;
+        else if (!parse_number(text, false, &number)) return false;
+        *(int64_t *)option->value = (int64_t)number;
         return true;
     case FLAG:
         if ((index = choice(text, flag_names)) < 0) return false;
-        if (option->value == &na_opt.verbose) na_opt.verbose = index;
-        else *(bool *)option->value = index != 0;
+        *(bool *)option->value = index != 0;
+        return true;
+    case LEVEL:
+        if ((index = choice(text, flag_names)) < 0) return false;
+        *(int *)option->value = index;
         return true;
     case HUGE_MODE:
         if ((index = choice(text, huge_names)) < 0) return false;
-        na_opt.huge = (enum na_huge_mode)index;
+        *(enum na_huge_mode *)option->value = (enum na_huge_mode)index;
         return true;
     case ERROR_MODE:
         if ((index = choice(text, error_names)) < 0) return false;
-        na_opt.on_error = (enum na_error_mode)index;
+        *(enum na_error_mode *)option->value = (enum na_error_mode)index;
         return true;
     }
     return false;
 }
+
+static bool reported; /* the first reading reports; a start that failed later and is tried again does not */
 
 void na_options_init(void) {
     static const char prefix[] = "NUMALLOC_";
@@ -128,28 +136,64 @@ void na_options_init(void) {
             if (strlen(table[i].name) == (size_t)(equals - name) &&
                 strncmp(name, table[i].name, (size_t)(equals - name)) == 0)
                 found = &table[i];
-        if (found == NULL) {
+        if (found == NULL && !reported) {
             os_message("numalloc: unknown environment variable NUMALLOC_%.*s is ignored; see docs/options.md for the "
                        "known ones\n",
                        (int)(equals - name), name);
-        } else if (!assign(found, equals + 1)) {
+        } else if (found != NULL && !assign(found, equals + 1) && !reported) {
             os_message("numalloc: NUMALLOC_%s=%.200s can't be used: it takes %s; the default %s is used\n", found->name,
                        equals + 1, found->accepted, found->standard);
         }
     }
+    reported = true;
+}
+
+void na_options_reread(void) {
+    reported = false;
+    na_options_init();
+}
+
+bool na_option_describe(int index, const char **name, const char **accepted, const char **standard) {
+    if (index < 0 || index >= OPTIONS) return false;
+    *name = table[index].name;
+    *accepted = table[index].accepted;
+    *standard = table[index].standard;
+    return true;
+}
+
+/* The value of an option as JSON; "none" and "never" are null. */
+static void value_as_json(const struct option *option, char *text, size_t capacity) {
+    switch (option->kind) {
+    case SIZE: (void)snprintf(text, capacity, "%zu", *(const size_t *)option->value); return;
+    case LIMIT:
+        if (*(const uint64_t *)option->value == UINT64_MAX) break;
+        (void)snprintf(text, capacity, "%llu", (unsigned long long)*(const uint64_t *)option->value);
+        return;
+    case DURATION:
+        if (*(const int64_t *)option->value == NA_PURGE_NEVER) break;
+        (void)snprintf(text, capacity, "%lld", (long long)*(const int64_t *)option->value);
+        return;
+    case FLAG: (void)snprintf(text, capacity, "%s", *(const bool *)option->value ? "true" : "false"); return;
+    case LEVEL: (void)snprintf(text, capacity, "%d", *(const int *)option->value); return;
+    case HUGE_MODE:
+        (void)snprintf(text, capacity, "\"%s\"", huge_names[*(const enum na_huge_mode *)option->value]);
+        return;
+    case ERROR_MODE:
+        (void)snprintf(text, capacity, "\"%s\"", error_names[*(const enum na_error_mode *)option->value]);
+        return;
+    }
+    (void)snprintf(text, capacity, "null");
 }
 
 size_t na_options_json(char *buffer, size_t capacity) {
-    char limit[32] = "null", delay[32] = "null";
-    if (na_opt.node_limit != UINT64_MAX)
-        (void)snprintf(limit, sizeof limit, "%llu", (unsigned long long)na_opt.node_limit);
-    if (na_opt.purge_delay_ms != NA_PURGE_NEVER)
-        (void)snprintf(delay, sizeof delay, "%lld", (long long)na_opt.purge_delay_ms);
-    int length = snprintf(buffer, capacity,
-                          "\"reserve\": %llu, \"node_limit\": %s, \"hugepages\": \"%s\", \"purge_delay_ms\": %s, "
-                          "\"strict\": %s, \"on_error\": \"%s\", \"verbose\": %d, \"stats\": %s",
-                          (unsigned long long)na_opt.reserve, limit, huge_names[na_opt.huge], delay,
-                          na_opt.strict ? "true" : "false", error_names[na_opt.on_error], na_opt.verbose,
-                          na_opt.stats_at_exit ? "true" : "false");
-    return length < 0 ? 0 : (size_t)length;
+    size_t length = 0;
+    for (int i = 0; i < OPTIONS; i++) {
+        char value[32];
+        value_as_json(&table[i], value, sizeof value);
+        size_t left = length < capacity ? capacity - length : 0;
+        int added = snprintf(left != 0 ? buffer + length : NULL, left, "%s\"%s\": %s", i == 0 ? "" : ", ",
+                             table[i].json, value);
+        if (added > 0) length += (size_t)added;
+    }
+    return length;
 }

@@ -33,8 +33,14 @@ typedef struct na_options {
 extern na_options na_opt; /* valid after na_options_init() */
 
 /* Reads the environment without allocating (it runs before main). Unknown NUMALLOC_ names and values that
- * can't be parsed are each reported once. */
+ * can't be parsed are reported by the first call. */
 void na_options_init(void);
+
+/* For tests: reads the environment as if for the first time, with reports. */
+void na_options_reread(void);
+
+/* Row `index` of the table of options: name after NUMALLOC_, values accepted, default. false: no such row. */
+bool na_option_describe(int index, const char **name, const char **accepted, const char **standard);
 
 /* The options in force as JSON members ("reserve": ..., ...), snprintf-like. */
 size_t na_options_json(char *buffer, size_t capacity);

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Launcher detection from environments as the launchers export them."""
+
+import os
+
+import pytest
+
+from hpcalloc.launcher import Launch, detect_launcher, parent_command
+
+OPENMPI = {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, Launch("none", None, None, None)),
+        (OPENMPI, Launch("openmpi", 1, 4, None)),
+        ({"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}, Launch("mpich", 0, 2, None)),
+        ({"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2", "I_MPI_MPIRUN": "mpirun"}, Launch("intel", 0, 2, None)),
+        (
+            {"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2", "I_MPI_PIN_DOMAIN": "numa"},
+            Launch("intel", 0, 2, True),
+        ),
+        ({"PALS_LOCAL_RANKID": "3"}, Launch("pals", 3, None, None)),
+        ({"FLUX_TASK_LOCAL_ID": "3"}, Launch("flux", 3, None, None)),
+        ({"SLURM_LOCALID": "2", "SLURM_PROCID": "6"}, Launch("slurm", 2, None, None)),
+        ({"SLURM_LOCALID": "2", "SLURM_PROCID": "6", "SLURM_CPU_BIND": "quiet,mask_cpu:0x3"}, Launch("slurm", 2, None, True)),
+        # mpirun inside sbatch: Slurm's local id is that of the batch step
+        ({**OPENMPI, "SLURM_LOCALID": "0", "SLURM_PROCID": "0"}, Launch("openmpi", 1, 4, None)),
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "x"}, Launch("none", None, None, None)),
+    ],
+)
+def test_environments(environ, expected):
+    assert detect_launcher(environ) == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "explicit"),
+    [
+        (["mpirun", "-n", "2", "python", "s.py"], False),
+        (["/opt/bin/prterun", "-n", "2", "python"], False),
+        (["mpirun", "--bind-to", "core", "-n", "2", "python"], True),
+        (["mpirun", "--bind-to=none", "-n", "2", "python"], True),
+        (["mpirun", "--map-by", ":OVERSUBSCRIBE", "-n", "8", "python"], False),
+        (["mpirun", "--map-by", "numa:PE=4", "-n", "8", "python"], True),
+        (["mpirun", "--cpu-set", "0-3", "python"], True),
+        (["bash", "job.sh"], None),
+        ([], None),
+    ],
+)
+def test_open_mpis_command_line(command, explicit):
+    assert detect_launcher(OPENMPI, command).explicit is explicit
+
+
+def test_open_mpis_variables():
+    assert detect_launcher({**OPENMPI, "PRTE_MCA_hwloc_default_binding_policy": "numa"}).explicit is True
+
+
+def test_parent_command():
+    assert parent_command(os.getpid())
+    assert parent_command(2**30) == ()
