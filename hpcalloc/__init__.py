@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """NUMA-aware memory for MPI and OpenMP programs: pinned ranks, node-local NumPy arrays, page-level proof.
 
-Importing it loads the allocator and nothing else: no thread is pinned, no environment variable set, and neither
-mpi4py nor threadpoolctl is imported.
+Importing it loads the allocator and nothing else: no thread is pinned, no environment variable set, and
+neither mpi4py nor threadpoolctl is imported.
 """
 
 from __future__ import annotations

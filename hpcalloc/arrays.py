@@ -327,7 +327,7 @@ def ones(
 def full(
     shape: Shape,
     fill_value: Any,
-    dtype: npt.DTypeLike = None,
+    dtype: npt.DTypeLike | None = None,
     order: Order = "C",
     *,
     device: str | None = None,
@@ -380,7 +380,7 @@ def _like(
 
 def empty_like(
     prototype: npt.ArrayLike,
-    dtype: npt.DTypeLike = None,
+    dtype: npt.DTypeLike | None = None,
     order: OrderLike = "K",
     subok: bool = False,
     shape: Shape | None = None,
@@ -418,7 +418,7 @@ def empty_like(
 
 def zeros_like(
     a: npt.ArrayLike,
-    dtype: npt.DTypeLike = None,
+    dtype: npt.DTypeLike | None = None,
     order: OrderLike = "K",
     subok: bool = False,
     shape: Shape | None = None,
@@ -434,7 +434,7 @@ def zeros_like(
 
 def ones_like(
     a: npt.ArrayLike,
-    dtype: npt.DTypeLike = None,
+    dtype: npt.DTypeLike | None = None,
     order: OrderLike = "K",
     subok: bool = False,
     shape: Shape | None = None,
@@ -453,7 +453,7 @@ def ones_like(
 def full_like(
     a: npt.ArrayLike,
     fill_value: Any,
-    dtype: npt.DTypeLike = None,
+    dtype: npt.DTypeLike | None = None,
     order: OrderLike = "K",
     subok: bool = False,
     shape: Shape | None = None,
@@ -471,7 +471,7 @@ def full_like(
 
 def array(
     object: npt.ArrayLike,  # NumPy's name
-    dtype: npt.DTypeLike = None,
+    dtype: npt.DTypeLike | None = None,
     *,
     copy: bool | None = True,
     order: OrderLike = "K",

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Pins all threads of the process to CPUs, sizes its BLAS and OpenMP pools to match, and puts both back.
 
-Affinity is enough for memory, too: a thread that can't leave its node first-touches there, and hpcalloc's own
-arrays carry their policy with them. The memory policy of the process (``set_mempolicy``) is therefore left alone:
-the kernel lets a thread set only its own, and one inherited from ``numactl`` or ``srun --mem-bind`` is somebody's
-explicit wish. `inherited_memory_policy` tells what it is.
+Affinity is enough for memory, too: a thread that can't leave its node first-touches there, and hpcalloc's
+own arrays carry their policy with them. The memory policy of the process (``set_mempolicy``) is therefore
+left alone: the kernel lets a thread set only its own, and one inherited from ``numactl`` or ``srun
+--mem-bind`` is somebody's explicit wish. `inherited_memory_policy` tells what it is.
 
-Which threads move: those whose mask equals the main thread's old one. A thread with another mask was pinned on
-purpose (an OpenMP runtime under OMP_PLACES, an MPI progress thread) and stays where it is. Threads that are started
-meanwhile inherit a mask from one that has moved or will be; the walk is repeated until it finds none to move.
+Which threads move: those whose mask equals the main thread's old one. A thread with another mask was pinned
+on purpose (an OpenMP runtime under OMP_PLACES, an MPI progress thread) and stays where it is. Threads that
+are started meanwhile inherit a mask from one that has moved or will be; the walk is repeated until it finds
+none to move.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def apply(cpus: Iterable[int], *, threads: int | None = None, explicit_threads: 
                 _move_threads("apply", wanted, before, binding._bystanders)
             raise
         binding.left_alone = sum(_mask(tid) not in (wanted, None) for tid in _threads())
-    if threads is not None:
+    # A pool that nobody sized has as many threads as there were CPUs when it was loaded.
+    if threads is not None and (explicit_threads or threads != len(before)):
         binding.pools, binding._undo_pools = _size_pools(threads, explicit_threads)
     return binding
 
@@ -233,7 +235,7 @@ def _size_pools(threads: int, explicit: bool) -> tuple[tuple[ThreadPool, ...], C
 
 
 def inherited_memory_policy() -> str:
-    """Tell the memory policy of the main thread, ``default`` unless somebody set one; "" if it can't be read."""
+    """Tell the main thread's memory policy, ``default`` unless somebody set one; "" if it can't be read."""
     try:
         with open("/proc/self/numa_maps") as maps:
             return next((line.split()[1] for line in maps if " stack" in line), "")

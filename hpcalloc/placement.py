@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -29,8 +30,8 @@ _POLICIES = {
 class Placement:
     """Where the pages of an array are.
 
-    Pages are base pages; the first and the last may be shared with neighbours. A page that nobody has touched is
-    nowhere yet: it counts for no node, and fractions are of the others.
+    Pages are base pages; the first and the last may be shared with neighbours. A page that nobody has
+    touched is nowhere yet: it counts for no node, and fractions are of the others.
 
     Attributes
     ----------
@@ -90,7 +91,7 @@ class Placement:
 
     @property
     def local_fraction(self) -> float | None:
-        """Share of the touched pages that are on `local_nodes`, 0 to 1; None if unknown or none is touched."""
+        """Share of the touched pages that are on `local_nodes`, 0 to 1; None if none is touched or known."""
         return self.local_pages / self.touched_pages if self.touched_pages else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,8 +130,8 @@ def placement(a: npt.NDArray[Any], *, local_nodes: Iterable[int] | None = None) 
     a : numpy.ndarray
         Any array, also a view, a strided slice, or memory of others.
     local_nodes : iterable of int, optional
-        Nodes that count as local. By default the array's home; for memory of others the nodes of the innermost
-        open context; without one the node that the calling thread is on.
+        Nodes that count as local. By default the array's home; for memory of others the nodes of the
+        innermost open context; without one the node that the calling thread is on.
 
     Returns
     -------
@@ -149,10 +150,7 @@ def placement(a: npt.NDArray[Any], *, local_nodes: Iterable[int] | None = None) 
     start, stop = _bounds(a)
     info = _native.block_info(start) if stop > start else None
     home = _home(a, info) if info is not None else ()
-    if local_nodes is not None:
-        local = tuple(sorted(set(local_nodes)))
-    else:
-        local = home or _context_nodes()
+    local = tuple(sorted(set(local_nodes))) if local_nodes is not None else home or _context_nodes()
     return range_placement(start, stop - start, local, home, info)
 
 
@@ -219,9 +217,8 @@ def _home(a: npt.NDArray[Any], info: _native.BlockInfo) -> tuple[int, ...]:
 
 
 def _context_nodes() -> tuple[int, ...]:
-    from . import context  # which imports this module
-
-    current = context.current()
+    context: Any = sys.modules.get("hpcalloc.context")  # it imports this module; never opened, nothing to ask
+    current = context.current() if context is not None else None
     return current.nodes if current is not None else (_native.current_node(),)
 
 
@@ -265,7 +262,9 @@ def process_memory() -> ProcessMemory:
     except OSError as error:
         unknown = f"/proc/self/numa_maps: {error.strerror}"
     explicit = fields.get("Private_Hugetlb", 0) + fields.get("Shared_Hugetlb", 0)
-    huge = explicit + sum(fields.get(name, 0) for name in ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"))
+    huge = explicit + sum(
+        fields.get(name, 0) for name in ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")
+    )
     return ProcessMemory(
         fields.get("Rss", 0) + explicit, huge, MappingProxyType(dict(sorted(per_node.items()))), unknown
     )

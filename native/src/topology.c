@@ -117,7 +117,8 @@ static void all_cpus_on(int node) {
 /* ---- distances ---------------------------------------------------------------------------------------- */
 
 static void read_distances(int node) {
-    char path[PATH], text[8192];
+    char path[PATH];
+    static char text[8192]; /* under the caller's lock */
     uint8_t *row = distances + position_of[node] * online_count;
     for (int i = 0; i < online_count; i++) row[i] = i == position_of[node] ? 10 : 20; /* ACPI's defaults */
     (void)snprintf(path, sizeof path, "/sys/devices/system/node/node%d/distance", node);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * check.h: a test program is a list of named cases; run all of them or those named on the command line.
- * CHECK stops the case at the first condition that fails. A case that can't run here says SKIP("what is missing").
+ * CHECK stops the case at the first condition that fails, in a child too; only in the thread that runs the case.
+ * A case that can't run here says SKIP("what is missing").
  */
 #ifndef NA_TESTS_CHECK_H
 #define NA_TESTS_CHECK_H
@@ -42,7 +43,7 @@ static jmp_buf check_out;
         longjmp(check_out, 2);                                                                                         \
     } while (0)
 
-/* Runs `body` in a child; its exit code, or 256 + the signal that ended it. What it wrote to standard error
+/* Runs `body` in a child; its exit code (1: a CHECK failed, 77: it said SKIP), or 256 + the signal that ended it. What it wrote to standard error
  * is in `text`. */
 static inline int check_child(void (*body)(void), char *text, size_t capacity) {
     int ends[2];
@@ -54,8 +55,10 @@ static inline int check_child(void (*body)(void), char *text, size_t capacity) {
         dup2(ends[1], 2);
         close(ends[0]);
         close(ends[1]);
-        body();
-        _exit(0);
+        int how = setjmp(check_out); /* a failed CHECK must not run the parent's other cases here */
+        if (how == 0) body();
+        fflush(stdout);
+        _exit(how == 0 ? 0 : how == 1 ? 1 : 77);
     }
     close(ends[1]);
     size_t have = 0;
@@ -83,9 +86,16 @@ static int check_one(const check_case *c) {
     return how;
 }
 
-/* Exit code: 0 all passed, 1 some failed, 77 none failed but some were skipped (ctest's SKIP_RETURN_CODE). */
+/* Exit code: 0 all passed, 1 some failed, 2 a case named that does not exist, 77 none failed but some were skipped (ctest's SKIP_RETURN_CODE). */
 static inline int check_main(const check_case *cases, int count, int argc, char **argv) {
     int passed = 0, failed = 0, skipped = 0;
+    for (int a = 1; a < argc; a++) {
+        int known = 0;
+        for (int i = 0; i < count; i++) known |= strcmp(argv[a], cases[i].name) == 0;
+        if (known) continue;
+        printf("%s: no such case\n", argv[a]);
+        return 2;
+    }
     for (int i = 0; i < count; i++) {
         int wanted = argc < 2;
         for (int a = 1; a < argc; a++) wanted |= strcmp(argv[a], cases[i].name) == 0;

@@ -6,28 +6,29 @@
 #include "check.h"
 #include "options.h"
 
-static const char *const names[] = {"RESERVE", "NODE_LIMIT", "HUGEPAGES", "PURGE_DELAY",
-                                    "STRICT",  "ON_ERROR",   "VERBOSE",   "STATS"};
-enum { NAMES = sizeof names / sizeof names[0] };
-
 static char text[8192];
 static const char *set_name, *set_value;
+
+/* "NUMALLOC_..." of row `index` of the table; NULL behind the last. */
+static const char *full_name(int index) {
+    static char full[64];
+    const char *name, *accepted, *standard;
+    if (!na_option_describe(index, &name, &accepted, &standard)) return NULL;
+    snprintf(full, sizeof full, "NUMALLOC_%s", name);
+    return full;
+}
 
 /* Reads the environment with one variable set; what was written to standard error is in `text`. */
 static void read_it(void) {
     setenv(set_name, set_value, 1);
-    na_options_init();
+    na_options_reread();
 }
 
 static void with(const char *name, const char *value) {
     set_name = name;
     set_value = value;
     CHECK_EQUAL(check_child(read_it, text, sizeof text), 0);
-    for (int i = 0; i < NAMES; i++) {
-        char full[64];
-        snprintf(full, sizeof full, "NUMALLOC_%s", names[i]);
-        unsetenv(full);
-    }
+    for (int i = 0; full_name(i) != NULL; i++) unsetenv(full_name(i));
     setenv(name, value, 1);
     int keep = dup(2);
     CHECK(freopen("/dev/null", "w", stderr) != NULL);
@@ -69,10 +70,10 @@ static void good_values(void) {
 static void garbage_gives_a_message_and_the_default(void) {
     static const char *const bad[] = {"",     "x",  "-1", "12Q", "1e9", "99999999999999999999", "9000000000T",
                                       "0x10", " 1", "1 "};
-    for (int n = 0; n < NAMES; n++)
+    for (int n = 0; full_name(n) != NULL; n++)
         for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
             char name[64];
-            snprintf(name, sizeof name, "NUMALLOC_%s", names[n]);
+            snprintf(name, sizeof name, "%s", full_name(n));
             with(name, bad[i]);
             CHECK(strstr(text, name) != NULL);
             CHECK(strstr(text, "it takes") != NULL && strstr(text, "default") != NULL);
@@ -80,6 +81,12 @@ static void garbage_gives_a_message_and_the_default(void) {
             CHECK(na_opt.purge_delay_ms == 1000 && !na_opt.strict && na_opt.on_error == NA_ON_ERROR_ABORT);
             CHECK(na_opt.verbose == 0 && !na_opt.stats_at_exit);
         }
+}
+
+static void a_limit_of_nothing_is_refused(void) {
+    with("NUMALLOC_NODE_LIMIT", "0");
+    CHECK(strstr(text, "NUMALLOC_NODE_LIMIT=0 ") != NULL);
+    CHECK(na_opt.node_limit == UINT64_MAX);
 }
 
 static void unknown_names_are_reported(void) {
@@ -107,19 +114,60 @@ static void the_document_names_every_option(void) {
     size_t length = fread(document, 1, sizeof document - 1, file);
     fclose(file);
     document[length] = '\0';
-    for (int n = 0; n < NAMES; n++) {
-        char name[64];
-        snprintf(name, sizeof name, "`NUMALLOC_%s`", names[n]);
-        if (strstr(document, name) == NULL) printf("missing: %s\n", name);
-        CHECK(strstr(document, name) != NULL);
+    int rows = 0, options = 0;
+    const char *name, *accepted, *standard;
+    for (; na_option_describe(options, &name, &accepted, &standard); options++) {
+        char start[64], column[64];
+        snprintf(start, sizeof start, "\n| `NUMALLOC_%s` |", name);
+        snprintf(column, sizeof column, "| %s |", standard);
+        const char *row = strstr(document, start);
+        if (row == NULL) printf("missing: NUMALLOC_%s\n", name);
+        CHECK(row != NULL);
+        const char *end = strchr(row + 1, '\n'), *found = strstr(row, column);
+        if (found == NULL || end == NULL || found >= end) printf("NUMALLOC_%s: default is not %s\n", name, standard);
+        CHECK(found != NULL && end != NULL && found < end);
+    }
+    for (const char *at = document; (at = strstr(at, "\n| `NUMALLOC_")) != NULL; at++) rows++;
+    CHECK_EQUAL(rows, options); /* nor any that is gone */
+}
+
+static void a_second_reading_is_silent_body(void) {
+    setenv("NUMALLOC_TYPO", "1", 1);
+    setenv("NUMALLOC_STRICT", "maybe", 1);
+    na_options_reread();
+    na_options_init();
+}
+
+static void a_second_reading_is_silent(void) {
+    CHECK_EQUAL(check_child(a_second_reading_is_silent_body, text, sizeof text), 0);
+    const char *typo = strstr(text, "NUMALLOC_TYPO"), *strict = strstr(text, "NUMALLOC_STRICT");
+    CHECK(typo != NULL && strict != NULL);
+    CHECK(strstr(typo + 1, "NUMALLOC_TYPO") == NULL && strstr(strict + 1, "NUMALLOC_STRICT") == NULL);
+}
+
+static void json_is_cut_like_snprintf(void) {
+    with("NUMALLOC_NODE_LIMIT", "3K");
+    static const char whole[] =
+        "\"reserve\": 0, \"node_limit\": 3072, \"hugepages\": \"auto\", \"purge_delay_ms\": 1000, "
+        "\"strict\": false, \"on_error\": \"abort\", \"verbose\": 0, \"stats\": false";
+    char json[sizeof whole + 8];
+    for (size_t capacity = 0; capacity <= sizeof whole; capacity++) {
+        memset(json, '#', sizeof json);
+        CHECK_EQUAL(na_options_json(capacity == 0 ? NULL : json, capacity), sizeof whole - 1);
+        CHECK(json[capacity] == '#');
+        if (capacity == 0) continue;
+        CHECK(strncmp(json, whole, capacity - 1) == 0 && json[capacity - 1] == '\0');
     }
 }
 
 static const check_case cases[] = {
     {"good_values", good_values},
     {"garbage_gives_a_message_and_the_default", garbage_gives_a_message_and_the_default},
+    {"a_limit_of_nothing_is_refused", a_limit_of_nothing_is_refused},
     {"unknown_names_are_reported", unknown_names_are_reported},
+    {"a_second_reading_is_silent", a_second_reading_is_silent},
     {"json_members", json_members},
+    {"json_is_cut_like_snprintf", json_is_cut_like_snprintf},
     {"the_document_names_every_option", the_document_names_every_option},
 };
 CHECK_MAIN(cases)

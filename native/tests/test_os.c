@@ -1,13 +1,181 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* os_linux.c, cgroup.c: each call does what its contract says and leaves errno alone. */
+#define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
 #include <sched.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 
 #include "check.h"
 #include "os.h"
+
+/* What a container or an older kernel does: from now on `call` gives `error`, whatever its arguments or, with
+ * `third`, only for that third one. */
+static bool refuse(unsigned call, int third, unsigned error) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)third, 0, third < 0 ? 0 : 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof filter[0], filter};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+/* These come before anything else asks os_can_bind or os_can_query, whose answers are kept. */
+static void a_container_is_noticed_body(void) {
+    if (!refuse(SYS_mbind, -1, EPERM) || !refuse(SYS_move_pages, -1, ENOSYS)) SKIP("seccomp filters are not permitted");
+    errno = 55;
+    CHECK_EQUAL(os_can_bind(), EPERM);
+    CHECK_EQUAL(os_can_query(), ENOSYS);
+    CHECK_EQUAL(os_can_bind(), EPERM);
+    CHECK_EQUAL(errno, 55);
+    void *p;
+    CHECK_EQUAL(os_map(os_page_size(), &p), 0);
+    CHECK_EQUAL(os_bind(p, os_page_size(), NA_BIND_DEFAULT, NULL), EPERM);
+}
+
+static void in_child(void (*body)(void)) {
+    int code = check_child(body, NULL, 0);
+    if (code == 77) SKIP("seccomp filters are not permitted");
+    CHECK_EQUAL(code, 0);
+}
+
+static void a_container_is_noticed(void) { in_child(a_container_is_noticed_body); }
+
+/* Faults that writing to each page takes; a page that was only read still has one to come. */
+static long faults_of_writing(char *address, size_t pages) {
+    struct rusage before, after;
+    CHECK_EQUAL(getrusage(RUSAGE_THREAD, &before), 0);
+    for (size_t i = 0; i < pages; i++) ((volatile char *)address)[i * os_page_size() + 1] = 1;
+    CHECK_EQUAL(getrusage(RUSAGE_THREAD, &after), 0);
+    return after.ru_minflt - before.ru_minflt;
+}
+
+static void populate_by_hand_body(void) {
+    char *p;
+    size_t bytes = 64 * os_page_size();
+    CHECK_EQUAL(os_map(bytes, (void **)&p), 0);
+    (void)os_advise_huge(p, bytes, false);
+    p[5 * os_page_size()] = 42;
+    if (!refuse(SYS_madvise, 23, EINVAL)) SKIP("seccomp filters are not permitted");
+    errno = 56;
+    CHECK_EQUAL(os_populate(p, bytes), 0);
+    CHECK_EQUAL(errno, 56);
+    CHECK_EQUAL(p[5 * os_page_size()], 42);
+    CHECK_EQUAL(p[6 * os_page_size()], 0);
+    CHECK(faults_of_writing(p, 64) < 8);
+    CHECK_EQUAL(os_purge(p, bytes), 0);
+    CHECK(faults_of_writing(p, 64) >= 64); /* the count does count */
+}
+static void populate_by_hand(void) { in_child(populate_by_hand_body); }
+
+static unsigned populate_error;
+static void populate_out_of_memory_body(void) {
+    void *p;
+    CHECK_EQUAL(os_map(os_page_size(), &p), 0);
+    if (!refuse(SYS_madvise, 23, populate_error)) SKIP("seccomp filters are not permitted");
+    CHECK_EQUAL(os_populate(p, os_page_size()), ENOMEM);
+}
+static void populate_out_of_memory(void) {
+    static const unsigned errors[] = {ENOMEM, EFAULT, EHWPOISON, EAGAIN};
+    for (size_t i = 0; i < 4; i++) {
+        populate_error = errors[i];
+        in_child(populate_out_of_memory_body);
+    }
+}
+
+static void add_id(int id, void *sum) { *(long *)sum += id; }
+
+/* A thread that is being cancelled must come back from the allocator, which may hold a lock. */
+static void *while_cancelled(void *came_back) {
+    char text[64];
+    size_t length;
+    long sum = 0;
+    (void)pthread_cancel(pthread_self());
+    (void)os_read_file("/proc/sys/vm/overcommit_memory", text, sizeof text, &length);
+    (void)os_list_numbered("/proc/self/task", "", add_id, &sum);
+    (void)os_random();
+    os_message("still here");
+    *(int *)came_back = sum > 0;
+    pthread_testcancel();
+    return NULL;
+}
+
+static void no_cancellation_points_body(void) {
+    pthread_t thread;
+    int came_back = 0;
+    CHECK_EQUAL(pthread_create(&thread, NULL, while_cancelled, &came_back), 0);
+    void *result;
+    CHECK_EQUAL(pthread_join(thread, &result), 0);
+    CHECK_EQUAL(came_back, 1);
+    CHECK(result == PTHREAD_CANCELED);
+}
+static void no_cancellation_points(void) { CHECK_EQUAL(check_child(no_cancellation_points_body, NULL, 0), 0); }
+
+/* The stack of a small thread, with something below it that must stay as it is. */
+static void *speak(void *text) {
+    os_message("%s", (const char *)text);
+    return NULL;
+}
+
+static void messages_need_little_stack(void) {
+    enum { STACK = 24 << 10, BELOW = 256 << 10 };
+    char *memory;
+    CHECK_EQUAL(os_map(BELOW + STACK, (void **)&memory), 0);
+    memset(memory, 0x5a, BELOW);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    CHECK_EQUAL(pthread_attr_setstack(&attributes, memory + BELOW, STACK), 0);
+    pthread_t thread;
+    int keep = dup(2), none = open("/dev/null", O_WRONLY);
+    dup2(none, 2);
+    int error = pthread_create(&thread, &attributes, speak, "small");
+    if (error == 0) pthread_join(thread, NULL);
+    dup2(keep, 2);
+    close(keep);
+    close(none);
+    if (error != 0) SKIP("threads of 24 KiB");
+    for (size_t i = 0; i < BELOW; i++) CHECK_EQUAL(memory[i], 0x5a);
+    os_release(memory, BELOW + STACK);
+}
+
+static void says_much(void) {
+    static char much[50001];
+    memset(much, 'y', sizeof much - 1);
+    os_message("<%s>", much);
+}
+static void long_messages_are_whole(void) {
+    static char text[60000];
+    CHECK_EQUAL(check_child(says_much, text, sizeof text), 0);
+    CHECK_EQUAL(strlen(text), 50003);
+    CHECK(text[0] == '<' && text[50001] == '>' && text[50002] == '\n');
+}
+
+static void current_cpu_follows_the_thread(void) {
+    na_cpuset before, one;
+    CHECK_EQUAL(os_get_affinity(&before), 0);
+    for (int cpu = 0; cpu < NA_MAX_CPUS; cpu++) {
+        if ((before.word[cpu / 64] >> (cpu % 64) & 1) == 0) continue;
+        memset(&one, 0, sizeof one);
+        one.word[cpu / 64] = 1UL << (cpu % 64);
+        CHECK_EQUAL(os_set_affinity(&one), 0);
+        CHECK_EQUAL(os_current_cpu(), cpu);
+        CHECK_EQUAL(os_current_cpu(), sched_getcpu());
+    }
+    CHECK_EQUAL(os_set_affinity(&before), 0);
+}
 
 static void reserve_commit_purge_release(void) {
     size_t page = os_page_size(), bytes = 64 * page;
@@ -68,6 +236,32 @@ static void query_tells_untouched_pages(void) {
     CHECK(status[1] >= 0);
     CHECK_EQUAL(status[2], -ENOENT);
     os_release(p, 3 * os_page_size());
+}
+
+static void binding_is_kept(void) {
+    if (os_can_bind() != 0) SKIP("mbind is not permitted");
+    static const struct {
+        enum na_bind_mode mode;
+        int kernel;
+    } modes[] = {{NA_BIND_PREFERRED, 1}, {NA_BIND_STRICT, 2}, {NA_BIND_INTERLEAVE, 3}, {NA_BIND_DEFAULT, 0}};
+    na_nodeset allowed = {{0}}, home = {{0}};
+    if (syscall(SYS_get_mempolicy, NULL, allowed.word, 1024UL + 1, NULL, 4UL /* MPOL_F_MEMS_ALLOWED */) != 0)
+        SKIP("get_mempolicy is not permitted");
+    int node = -1;
+    for (int i = 0; i < NUMALLOC_MAX_NODES && node < 0; i++)
+        if (allowed.word[i / 64] >> (i % 64) & 1) node = i;
+    home.word[node / 64] = UINT64_C(1) << (node % 64);
+    void *p;
+    CHECK_EQUAL(os_map(os_page_size(), &p), 0);
+    for (size_t i = 0; i < 4; i++) {
+        na_nodeset got = {{0}};
+        int mode = -1;
+        CHECK_EQUAL(os_bind(p, os_page_size(), modes[i].mode, &home), 0);
+        CHECK_EQUAL(syscall(SYS_get_mempolicy, &mode, got.word, 1024UL + 1, p, 2UL /* MPOL_F_ADDR */), 0);
+        CHECK_EQUAL(mode, modes[i].kernel);
+        CHECK_EQUAL(got.word[node / 64], modes[i].mode == NA_BIND_DEFAULT ? 0 : home.word[node / 64]);
+    }
+    os_release(p, os_page_size());
 }
 
 static void binding_to_an_absent_node_is_refused(void) {
@@ -162,11 +356,19 @@ static void clocks_random_limits(void) {
 }
 
 static const check_case cases[] = {
+    {"a_container_is_noticed", a_container_is_noticed},
+    {"populate_by_hand", populate_by_hand},
+    {"populate_out_of_memory", populate_out_of_memory},
+    {"no_cancellation_points", no_cancellation_points},
+    {"messages_need_little_stack", messages_need_little_stack},
+    {"long_messages_are_whole", long_messages_are_whole},
+    {"current_cpu_follows_the_thread", current_cpu_follows_the_thread},
     {"reserve_commit_purge_release", reserve_commit_purge_release},
     {"reserved_is_inaccessible", reserved_is_inaccessible},
     {"readable_reservation_reads_zero", readable_reservation_reads_zero},
     {"populate_keeps_contents", populate_keeps_contents},
     {"query_tells_untouched_pages", query_tells_untouched_pages},
+    {"binding_is_kept", binding_is_kept},
     {"binding_to_an_absent_node_is_refused", binding_to_an_absent_node_is_refused},
     {"remap_moves_pages", remap_moves_pages},
     {"missing_huge_pages_leave_normal_memory", missing_huge_pages_leave_normal_memory},

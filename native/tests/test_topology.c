@@ -151,6 +151,118 @@ static void no_sysfs_is_one_node(void) {
     CHECK_EQUAL(na_topo.home_of_cpu[5], 0);
     CHECK_EQUAL(na_topology_neighbours(0)[0], 0);
     CHECK_EQUAL(na_topology_distance(0, 0), 10);
+    na_cpuset mine, cpus;
+    CHECK_EQUAL(os_get_affinity(&mine), 0);
+    na_topology_cpus_of(0, &cpus);
+    CHECK_EQUAL(memcmp(&mine, &cpus, sizeof cpus), 0);
+}
+
+static void four_nodes_with_gaps_and_one_unusable(void) {
+    machine("0,3,8,11", "0,3,8", "0,8,11");
+    node(0, "0-1", 1000, "10 12 31 20");
+    node(3, "2-3", 1000, "12 10 20 31");
+    node(8, "4-5", 3000, "31 20 10 12");
+    node(11, "6-7", 0, "20 31 12 10");
+    discover();
+    CHECK_EQUAL(na_topo.node_count, 2);
+    CHECK(na_topo.node_id[0] == 0 && na_topo.node_id[1] == 8);
+    CHECK(na_topo.index_of[3] == -1 && na_topo.index_of[11] == -1);
+    CHECK_EQUAL(na_topo.home_of_cpu[2], 0); /* node 3 is not allowed; node 0 is at 12 */
+    CHECK_EQUAL(na_topo.home_of_cpu[6], 1); /* node 11 has no memory; node 8 is at 12 */
+    CHECK_EQUAL(na_topology_distance(3, 11), 31);
+    CHECK_EQUAL(na_topology_distance(11, 0), 20);
+    na_cpuset cpus;
+    na_topology_cpus_of(11, &cpus);
+    CHECK_EQUAL(cpus.word[0], 0xc0);
+}
+
+static void every_row_of_neighbours_is_a_permutation(void) {
+    machine("0-5", "0-5", "0-5");
+    static const char *const rows[] = {"10 20 20 20 20 20", "20 10 15 15 15 15", "21 11 10 12 13 14",
+                                       "16 16 16 10 16 16", "30 29 28 27 10 26", "11 11 11 11 11 10"};
+    for (int i = 0; i < 6; i++) node(i, "", 100, rows[i]);
+    discover();
+    for (int from = 0; from < 6; from++) {
+        const int16_t *row = na_topology_neighbours(from);
+        unsigned seen = 0;
+        CHECK_EQUAL(row[0], from);
+        for (int i = 0; i < 6; i++) {
+            CHECK(row[i] >= 0 && row[i] < 6);
+            seen |= 1u << row[i];
+            if (i >= 2) CHECK(na_topology_distance(from, row[i - 1]) <= na_topology_distance(from, row[i]));
+        }
+        CHECK_EQUAL(seen, 63);
+    }
+    const int16_t *row = na_topology_neighbours(4);
+    CHECK(row[1] == 5 && row[2] == 3 && row[5] == 0);
+}
+
+/* A directory where a file should be can be opened and not read, by root too. */
+static void unreadable_files(void) {
+    machine("0-1", NULL, NULL);
+    write_file("/sys/devices/system/node/has_memory/x", "");
+    write_file("/proc/self/status/x", "");
+    write_file("/sys/devices/system/node/node0/cpulist/x", "");
+    write_file("/sys/devices/system/node/node1/distance/x", "");
+    write_file("/sys/devices/system/node/node1/cpulist", "4-5\n");
+    discover();
+    CHECK_EQUAL(na_topo.node_count, 2); /* all that is online */
+    CHECK_EQUAL(na_topo.node_of_cpu[0], -1);
+    CHECK_EQUAL(na_topo.home_of_cpu[0], 0); /* a CPU that belongs nowhere */
+    CHECK_EQUAL(na_topo.home_of_cpu[5], 1);
+    CHECK_EQUAL(na_topology_distance(0, 1), 20);
+    CHECK_EQUAL(na_topology_distance(1, 1), 10);
+    CHECK(na_topology_free_bytes(0) == UINT64_MAX);
+    CHECK_EQUAL(na_topo.largest_node_bytes, 0);
+}
+
+static void memory_of_a_node(void) {
+    char text[512];
+    machine("0-1", "0-1", "0-1");
+    node(0, "0", 1000, "10 20");
+    node(1, "1", 64, "20 10");
+    na_topology_init(root);
+    numalloc_node_info_t info;
+    CHECK_EQUAL(na_topology_node_info(1, &info), 0);
+    CHECK(info.node == 1 && info.cpus == 1 && info.allowed == 1);
+    CHECK_EQUAL(info.total_bytes, 64LL << 20);
+    CHECK_EQUAL(info.free_bytes, 32LL << 20);
+    CHECK_EQUAL(na_topology_free_bytes(1), 33LL << 20); /* with 1 MiB of idle file pages */
+    /* asked anew each time */
+    snprintf(text, sizeof text, "Node 1 MemTotal: 65536 kB\nNode 1 MemFree: 7 kB\nNode 1 Active(file): 10 kB\n");
+    write_file("/sys/devices/system/node/node1/meminfo", text);
+    CHECK_EQUAL(na_topology_free_bytes(1), 12 * 1024);
+    CHECK(na_topology_free_bytes(5) == UINT64_MAX);
+    discover();
+}
+
+/* A kernel without NUMA: no directory of nodes at all. */
+static void no_nodes_in_sysfs_is_one_node_with_all_cpus(void) {
+    machine("0", NULL, NULL);
+    write_file("/sys/devices/system/cpu/online", "0-2,6\n");
+    write_file("/proc/meminfo", "MemTotal:  2048 kB\nMemFree:  512 kB\nSwapTotal: 9 kB\n");
+    char command[600];
+    snprintf(command, sizeof command, "rm -r %s/sys/devices/system/node", root);
+    CHECK_EQUAL(system(command), 0);
+    na_topology_init(root);
+    CHECK_EQUAL(na_topo.node_count, 1);
+    CHECK_EQUAL(na_topo.largest_node_bytes, 2LL << 20);
+    CHECK_EQUAL(na_topology_free_bytes(0), 512 * 1024);
+    numalloc_node_info_t info;
+    CHECK_EQUAL(na_topology_node_info(0, &info), 0);
+    CHECK_EQUAL(info.cpus, 4);
+    CHECK(na_topo.node_of_cpu[6] == 0 && na_topo.node_of_cpu[3] == -1);
+    discover();
+}
+
+static void again_gives_the_same(void) {
+    machine("0-1", "0-1", "0-1");
+    node(0, "0-1", 1000, "10 17");
+    node(1, "2-3", 1000, "18 10");
+    na_topology_init(root);
+    for (int i = 0; i < 50; i++) na_topology_init(root);
+    CHECK(na_topology_distance(0, 1) == 17 && na_topology_distance(1, 0) == 18);
+    discover();
 }
 
 static void contradicting_files_leave_a_node(void) {
@@ -176,7 +288,13 @@ static const check_case cases[] = {
     {"a_node_without_memory_lives_next_door", a_node_without_memory_lives_next_door},
     {"a_restricted_process", a_restricted_process},
     {"seventy_nodes", seventy_nodes},
+    {"four_nodes_with_gaps_and_one_unusable", four_nodes_with_gaps_and_one_unusable},
+    {"every_row_of_neighbours_is_a_permutation", every_row_of_neighbours_is_a_permutation},
+    {"unreadable_files", unreadable_files},
+    {"memory_of_a_node", memory_of_a_node},
     {"no_sysfs_is_one_node", no_sysfs_is_one_node},
+    {"no_nodes_in_sysfs_is_one_node_with_all_cpus", no_nodes_in_sysfs_is_one_node_with_all_cpus},
+    {"again_gives_the_same", again_gives_the_same},
     {"contradicting_files_leave_a_node", contradicting_files_leave_a_node},
     {"garbage_is_survived", garbage_is_survived},
 };

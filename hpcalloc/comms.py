@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Communicators: which one to use, and errors that every rank of it raises when one does.
+
+mpi4py is never imported here: where it is not imported yet, there is no communicator to use.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from . import exceptions
+from .exceptions import HpcallocError, message
+
+__all__ = ["agree", "free", "mpi", "resolve"]
+
+
+def mpi() -> Any:
+    """Return ``mpi4py.MPI`` if it is imported, else None."""
+    return sys.modules.get("mpi4py.MPI")
+
+
+def resolve(call: str, comm: Any) -> Any:
+    """Return the communicator to use, None for none.
+
+    Parameters
+    ----------
+    call : str
+        For messages.
+    comm : mpi4py.MPI.Intracomm or None
+        None: ``MPI.COMM_WORLD`` if mpi4py is imported and MPI is up, else none.
+
+    Raises
+    ------
+    HpcallocError
+        MPI is not initialised, or finalised.
+    TypeError, ValueError
+        Not an mpi4py communicator; an intercommunicator or ``COMM_NULL``.
+    """
+    module = mpi()
+    if comm is None:
+        up = module is not None and module.Is_initialized() and not module.Is_finalized()
+        return module.COMM_WORLD if up else None
+    if module is None or not isinstance(comm, module.Comm):
+        raise TypeError(
+            message(
+                call,
+                f"comm= a {type(comm).__name__}",
+                "an mpi4py communicator or None",
+                "pass MPI.COMM_WORLD",
+            )
+        )
+    if not module.Is_initialized() or module.Is_finalized():
+        state = "finalised" if module.Is_finalized() else "not initialised"
+        raise HpcallocError(
+            message(call, f"MPI is {state}", "between MPI.Init and MPI.Finalize", "call it earlier")
+        )
+    if comm == module.COMM_NULL:
+        raise ValueError(message(call, "comm is COMM_NULL", "an intracommunicator", "leave this rank out"))
+    if comm.Is_inter():
+        raise ValueError(
+            message(
+                call,
+                "comm is an intercommunicator",
+                "an intracommunicator",
+                "pass comm.Merge(), or the local group",
+            )
+        )
+    return comm
+
+
+def agree(comm: Any, error: Exception | None) -> None:
+    """Raise on every rank of `comm` if any rank has an error; collective. One reduction when there is none.
+
+    Raises
+    ------
+    Exception
+        The rank's own error, or that of the lowest rank that has one, of the same class and with its rank
+        in the message.
+    """
+    if comm is None or comm.Get_size() == 1:
+        if error is not None:
+            raise error
+        return
+    rank, size = comm.Get_rank(), comm.Get_size()
+    failed = comm.allreduce(size if error is None else rank, op=mpi().MIN)
+    if failed == size:
+        return
+    word = (type(error).__name__, str(error), getattr(error, "errno", None)) if rank == failed else None
+    name, text, code = comm.bcast(word, root=failed)
+    if error is not None:
+        raise error
+    raise _as_here(name, f"on rank {failed} of {size}: {text}", code)
+
+
+def _as_here(name: str, text: str, code: int | None) -> Exception:
+    known: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError}
+    known |= {n: getattr(exceptions, n) for n in exceptions.__all__ if n.endswith("Error")}
+    kind = known.get(name)
+    if kind is None:
+        return HpcallocError(f"{text} ({name})")
+    return kind(code, text) if issubclass(kind, OSError) and code is not None else kind(text)
+
+
+def free(*comms: Any) -> None:
+    """Free communicators, unless MPI is finalised already."""
+    module = mpi()
+    if module is None or module.Is_finalized():
+        return
+    for comm in comms:
+        if comm is not None and comm != module.COMM_NULL:
+            comm.Free()

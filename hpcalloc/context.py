@@ -1,0 +1,592 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""``hpcalloc.init``: one rank's place on its host, from the communicator to the arrays, and back on close.
+
+The story in order: find the ranks of this host, gather how each was started, plan (every rank computes the
+same plan), pin, agree that all ranks succeeded, and make the plan's placement the policy of arrays made
+from now on.
+
+Contexts of a process form a stack; there is one pinning, so a second ``init`` while a context is open must
+ask for the same and shares it. The last one to close puts everything back, in whatever order they are
+closed.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec
+
+import numpy.typing as npt
+
+from . import _native, arrays, comms
+from ._native.errors import error_for, name_of
+from .binding import Binding, ThreadPool, apply, inherited_memory_policy
+from .exceptions import BindingError, ContextClosedError, PlanError, message
+from .launcher import Launch, detect_launcher, parent_command
+from .placement import Placement, placement
+from .plan import LauncherBinding, Plan, RankPlan, make_plan
+from .policy import Policy, as_policy
+from .topology import Topology, format_ids
+
+if TYPE_CHECKING:
+    from .report import Report
+
+__all__ = ["Context", "current", "init"]
+
+HUGEPAGES = ("auto", "never", "2M", "1G")
+
+_lock = threading.RLock()  # guards the two below and every open and close
+_open: list[Context] = []  # innermost last
+_unbound = Policy("local")  # without a context
+
+
+# ---- what ranks tell each other -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The arguments of init, as given."""
+
+    bind: str
+    policy: Policy
+    hugepages: str
+    strict: bool
+    threads: int | str
+
+    def __str__(self) -> str:
+        return (
+            f"bind={self.bind!r}, policy={self.policy}, hugepages={self.hugepages!r}, strict={self.strict}, "
+            f"threads={self.threads!r}"
+        )
+
+
+@dataclass(frozen=True)
+class _Word:
+    """What a rank tells the others of its host."""
+
+    binding: LauncherBinding
+    options: _Options | None  # None: the arguments were bad
+    nested: bool  # a context is open already
+
+
+@dataclass
+class _Setup:
+    """What nested contexts share."""
+
+    options: _Options
+    comm: Any
+    launch: Launch
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    node_comm: Any = None
+    numa_comm: Any = None
+    plan: Plan | None = None
+    share: RankPlan | None = None
+    policy: Policy = _unbound
+    binding: Binding | None = None
+    notes: list[str] = field(default_factory=list)
+    users: int = 0
+
+
+# ---- init ---------------------------------------------------------------------------------------------
+
+
+def init(
+    comm: Any = None,
+    *,
+    bind: Literal["auto", "force", "off"] = "auto",
+    policy: Policy | str = "local",
+    hugepages: Literal["auto", "never", "2M", "1G"] = "auto",
+    strict: bool = False,
+    threads: int | Literal["auto"] = "auto",
+) -> Context:
+    """Pin this rank where the plan says and give its arrays that placement.
+
+    Collective over `comm`. An error on one rank is raised on all of them.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm, optional
+        The ranks to plan for. By default ``MPI.COMM_WORLD`` if mpi4py is imported and MPI is up; otherwise
+        this process alone, at the local rank that its launcher's environment tells.
+    bind : {"auto", "force", "off"}
+        auto: honour a binding that somebody asked for, replace none and unasked defaults; force: replace any,
+        within the cgroup's CPUs; off: change no affinity and no thread pool.
+    policy : Policy or {"local", "interleave", "blocked"}
+        Placement of arrays made without one. local: on the rank's node, interleaved over them where it has
+        several. interleave and blocked without nodes: over the rank's nodes.
+    hugepages : {"auto", "never", "2M", "1G"}
+        auto: whatever NUMALLOC_HUGEPAGES says, which the allocator reads when it is loaded; anything else
+        must be what is in force, and is refused otherwise.
+    strict : bool
+        Arrays are on their nodes before they are returned, or OutOfMemoryError is raised; and it is an error
+        where the process may not place memory at all, or not be pinned.
+    threads : int or "auto"
+        Size of BLAS and OpenMP pools that are loaded already. auto: one per core of the rank, unless a
+        variable such as OMP_NUM_THREADS is set.
+
+    Returns
+    -------
+    Context
+        Use it as a context manager, or close it, to get the former affinity and pools back. Arrays outlive
+        it.
+
+    Raises
+    ------
+    PlanError
+        Arguments that contradict those of other ranks of the host, or of a context that is open; what
+        `make_plan` refuses.
+    BindingError
+        The kernel refuses the affinity; with ``strict`` also where memory can't be placed.
+    NodeError
+        `policy` names a node that this process may not use.
+    TypeError, ValueError, HpcallocError
+        A bad argument or communicator, or MPI is not up.
+    """
+    comm = comms.resolve("init", comm)
+    with _lock:
+        options: _Options | None = None
+        error: Exception | None = None
+        try:
+            options = _check(bind, policy, hugepages, strict, threads)
+            if _open:
+                _check_nested(options, comm)
+        except Exception as bad:
+            error = bad
+        launch = detect_launcher(os.environ, parent_command(os.getppid()))
+        affinity = frozenset(os.sched_getaffinity(os.getpid()))
+        own = _Word(LauncherBinding(affinity, launch.launcher, launch.explicit), options, bool(_open))
+        node_comm, words = _neighbours(comm, own)
+        setup: _Setup | None = None
+        nested = bool(_open)
+        try:
+            # Where another rank's arguments are bad, its error will be everybody's.
+            if options is not None and error is None and all(word.options for word in words):
+                _check_words(words)
+                setup = _open[-1]._setup if nested else _prepare(options, comm, node_comm, launch, words)
+                arrays.handler_of(setup.policy)  # NodeError now, not at the first array
+        except Exception as bad:
+            error = bad
+        try:
+            comms.agree(comm, error)
+        except BaseException:
+            if setup is not None and not nested and setup.binding is not None:
+                setup.binding.restore()
+            comms.free(node_comm)
+            raise
+        assert setup is not None
+        if nested:
+            comms.free(node_comm)
+        elif comm is not None:
+            assert setup.share is not None
+            setup.numa_comm = node_comm.Split(setup.share.nodes[0], setup.local_rank)
+        return Context(setup)
+
+
+def current() -> Context | None:
+    """Return the innermost open context of the process, None without one."""
+    with _lock:
+        return _open[-1] if _open else None
+
+
+def _check(bind: Any, policy: Any, hugepages: Any, strict: Any, threads: Any) -> _Options:
+    """Check the arguments that no one else will."""
+    if not isinstance(strict, bool):
+        raise TypeError(message("init", f"strict={strict!r}", "True or False", "pass one of these"))
+    if hugepages not in HUGEPAGES:
+        raise ValueError(message("init", f"hugepages={hugepages!r}", ", ".join(HUGEPAGES), "choose one"))
+    wanted = as_policy("init", policy)
+    if strict:
+        wanted = replace(wanted, strict=True)
+    if hugepages != "auto":
+        in_force = _native.stats_dict()["options"]["hugepages"]
+        if in_force != hugepages:
+            raise PlanError(
+                message(
+                    "init",
+                    f"hugepages={hugepages!r}",
+                    f"{in_force!r}, which is in force since the allocator was loaded",
+                    f"export NUMALLOC_HUGEPAGES={hugepages} before Python starts",
+                )
+            )
+    return _Options(bind, wanted, hugepages, strict, threads)
+
+
+def _check_nested(options: _Options, comm: Any) -> None:
+    setup = _open[-1]._setup
+    same_comm = (comm is None) == (setup.comm is None)
+    if same_comm and comm is not None:
+        mpi: Any = comms.mpi()
+        same_comm = mpi.Comm.Compare(comm, setup.comm) in (mpi.IDENT, mpi.CONGRUENT)
+    if options != setup.options or not same_comm:
+        asked = str(options) if options != setup.options else "another communicator"
+        raise PlanError(
+            message(
+                "init",
+                f"{asked} while a context is open with {setup.options}",
+                "one pinning per process at a time",
+                "close the open context first, or use it: hpcalloc.current()",
+            )
+        )
+
+
+def _check_words(words: Sequence[_Word]) -> None:
+    """Check that the ranks of this host asked for the same."""
+    for i, word in enumerate(words):
+        if word.options != words[0].options or word.nested != words[0].nested:
+            differs = str(word.options) if word.options != words[0].options else "a context open already"
+            raise PlanError(
+                message(
+                    "init",
+                    f"local rank {i} has {differs}, local rank 0 has {words[0].options}",
+                    "the same on all ranks of a host",
+                    "pass the same arguments everywhere, and open and close contexts on all ranks",
+                )
+            )
+
+
+def _neighbours(comm: Any, own: _Word) -> tuple[Any, list[_Word]]:
+    """Return a communicator of this host's ranks (None in serial), and what each of them says."""
+    if comm is None:
+        return None, [own]
+    mpi: Any = comms.mpi()
+    node_comm = comm.Split_type(mpi.COMM_TYPE_SHARED, comm.Get_rank())
+    return node_comm, node_comm.allgather(own)
+
+
+def _prepare(options: _Options, comm: Any, node_comm: Any, launch: Launch, words: Sequence[_Word]) -> _Setup:
+    """Plan and pin; nothing is left behind by an error."""
+    setup = _Setup(options, comm, launch, node_comm=node_comm)
+    bindings = [word.binding for word in words]
+    topology = Topology.from_machine()
+    if comm is not None:
+        setup.rank, setup.size = comm.Get_rank(), comm.Get_size()
+        setup.local_rank, setup.local_size = node_comm.Get_rank(), node_comm.Get_size()
+    else:
+        bindings = _alone(setup, bindings[0], topology, launch)
+    setup.plan = make_plan(
+        topology,
+        len(bindings),
+        threads=options.threads,  # type: ignore[arg-type]  # make_plan checks it
+        bind=options.bind,  # type: ignore[arg-type]
+        policy="interleave" if options.policy.kind == "interleave" else "local",
+        bindings=bindings,
+    )
+    setup.share = setup.plan.ranks[setup.local_rank if len(bindings) > 1 else 0]
+    setup.policy = _effective_policy(options.policy, setup.share)
+    _check_capabilities(setup)
+    _bind(setup)
+    return setup
+
+
+def _alone(setup: _Setup, own: LauncherBinding, topology: Topology, launch: Launch) -> list[LauncherBinding]:
+    """Put a process without a communicator where its launcher says; return how its peers were started."""
+    rank, size = launch.local_rank, launch.local_size
+    if rank is None or size is None or not 0 <= rank < size or size == 1:
+        return [own]
+    setup.local_rank, setup.local_size = rank, size
+    if own.explicit is False or own.cpus >= topology.allowed_cpus:
+        setup.notes.append(f"no communicator: local rank {rank} of {size} is what {launch.launcher} says")
+        return [own] * size
+    # The others' bindings are not known: keep to one's own.
+    setup.notes.append(f"no communicator: the binding by {launch.launcher} is kept")
+    return [replace(own, explicit=True)]
+
+
+def _effective_policy(asked: Policy, share: RankPlan) -> Policy:
+    """Fill in the nodes that the policy leaves to the plan."""
+    if asked.nodes:
+        return asked
+    if asked.kind == "local" and len(share.nodes) > 1:
+        return replace(asked, kind="interleave", nodes=share.nodes)
+    if asked.kind in ("interleave", "blocked"):
+        return replace(asked, nodes=share.nodes)
+    return asked
+
+
+def _check_capabilities(setup: _Setup) -> None:
+    code = _native.can_bind()
+    if code != 0:
+        if setup.options.strict:
+            raise error_for(
+                code, "init", "strict=True without placement", "what the kernel allows", kind=BindingError
+            )
+        setup.notes.append(
+            f"memory can't be placed (mbind: {name_of(code)}): pages are where they are first touched"
+        )
+    code = _native.can_query()
+    if code != 0:
+        setup.notes.append(
+            f"placement can't be asked for (move_pages: {name_of(code)}): it is reported as unknown"
+        )
+    inherited = inherited_memory_policy()
+    if inherited not in ("", "default"):
+        setup.notes.append(
+            f"the process has the memory policy {inherited}: kept; hpcalloc's arrays have their own"
+        )
+
+
+def _bind(setup: _Setup) -> None:
+    share, options = setup.share, setup.options
+    assert share is not None
+    if share.action == "none":
+        return
+    cpus: Iterable[int] = (
+        share.cpus if share.action in ("bind", "widen") else os.sched_getaffinity(os.getpid())
+    )
+    try:
+        setup.binding = apply(cpus, threads=share.threads, explicit_threads=options.threads != "auto")
+    except BindingError as error:
+        if options.strict or options.bind == "force" or error.errno not in (errno.EPERM, errno.ENOSYS):
+            raise
+        setup.notes.append(f"not pinned: {error}")
+
+
+# ---- Context ------------------------------------------------------------------------------------------
+
+P = ParamSpec("P")
+
+
+def _method(make: Callable[P, arrays.Array]) -> Callable[Concatenate[Context, P], arrays.Array]:
+    """Make a method of a creation function: the context's policy is the default."""
+
+    def method(self: Context, /, *args: P.args, **kwargs: P.kwargs) -> arrays.Array:
+        if self._closed:
+            raise self._closed_error(make.__name__)
+        if kwargs.get("policy") is None:
+            kwargs["policy"] = self._setup.policy
+        return make(*args, **kwargs)
+
+    functools.update_wrapper(method, make)
+    signature = inspect.signature(make)
+    me = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    method.__signature__ = signature.replace(parameters=[me, *signature.parameters.values()])  # type: ignore[attr-defined]
+    return method
+
+
+class Context:
+    """A rank's place on its host, made by `init`; a context manager.
+
+    Attributes
+    ----------
+    rank, size : int
+        In the communicator; 0 and 1 in serial.
+    local_rank, local_size : int
+        Among the ranks of this host.
+    nodes : tuple of int
+        NUMA nodes that are home to this rank's memory.
+    cpus : tuple of int
+        CPUs this rank may run on, one of each core before siblings.
+    threads : int
+        Planned threads per rank.
+    plan : Plan
+        Of all ranks of this host.
+    policy : Policy
+        Placement of arrays made without one.
+    topology : Topology
+    launcher : str
+        What started the process.
+    notes : tuple of str
+        What could not be done as usual on this machine.
+    pools : tuple of ThreadPool
+        BLAS and OpenMP pools that were resized, or kept for a variable that is set.
+    closed : bool
+    """
+
+    def __init__(self, setup: _Setup) -> None:
+        """Open a context; call `init` instead."""
+        self._setup = setup
+        self._closed = False
+        assert setup.plan is not None
+        assert setup.share is not None
+        self.plan: Plan = setup.plan
+        self._share: RankPlan = setup.share
+        arrays.set_current_policy(setup.policy)
+        setup.users += 1
+        _open.append(self)
+
+    # ---- what is --------------------------------------------------------------------------------------
+
+    @property
+    def rank(self) -> int:
+        """Rank in the communicator."""
+        return self._setup.rank
+
+    @property
+    def size(self) -> int:
+        """Ranks of the communicator."""
+        return self._setup.size
+
+    @property
+    def local_rank(self) -> int:
+        """Rank among those of this host."""
+        return self._setup.local_rank
+
+    @property
+    def local_size(self) -> int:
+        """Ranks of this host."""
+        return self._setup.local_size
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """NUMA nodes that are home to this rank's memory."""
+        return self._share.nodes
+
+    @property
+    def cpus(self) -> tuple[int, ...]:
+        """CPUs this rank may run on, one of each core before siblings."""
+        return self._share.cpus
+
+    @property
+    def threads(self) -> int:
+        """Planned threads per rank."""
+        return self._share.threads
+
+    @property
+    def action(self) -> str:
+        """What was done about the affinity: "bind", "widen", "honour" or "none"."""
+        bound = self._setup.binding is not None or self._share.action == "none"
+        return self._share.action if bound else "failed"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the rank is where it is."""
+        return (*self.plan.reasons, *self._share.reasons)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be done as usual on this machine."""
+        return tuple(self._setup.notes)
+
+    @property
+    def pools(self) -> tuple[ThreadPool, ...]:
+        """BLAS and OpenMP pools that were resized, or kept for a variable that is set."""
+        return self._setup.binding.pools if self._setup.binding is not None else ()
+
+    @property
+    def policy(self) -> Policy:
+        """Placement of arrays made without one."""
+        return self._setup.policy
+
+    @property
+    def topology(self) -> Topology:
+        """The machine."""
+        return self.plan.topology
+
+    @property
+    def launcher(self) -> str:
+        """What started the process."""
+        return self._setup.launch.launcher
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @property
+    def comm(self) -> Any:
+        """The communicator that was given, None in serial."""
+        return self._checked("comm")._setup.comm
+
+    @property
+    def node_comm(self) -> Any:
+        """The ranks of this host, in the order of the communicator; None in serial."""
+        return self._checked("node_comm")._setup.node_comm
+
+    @property
+    def numa_comm(self) -> Any:
+        """The ranks of this host whose first node is this rank's; None in serial."""
+        return self._checked("numa_comm")._setup.numa_comm
+
+    def __repr__(self) -> str:
+        state = " closed" if self._closed else ""
+        return (
+            f"<hpcalloc.Context{state} rank {self.rank} of {self.size}: nodes {format_ids(self.nodes)}, "
+            f"cpus {format_ids(self.cpus)}, {self.policy}>"
+        )
+
+    def _closed_error(self, name: str) -> ContextClosedError:
+        return ContextClosedError(
+            message(
+                f"Context.{name}", "the context is closed", "an open context", "call hpcalloc.init() again"
+            )
+        )
+
+    def _checked(self, name: str) -> Context:
+        if self._closed:
+            raise self._closed_error(name)
+        return self
+
+    # ---- what it does -----------------------------------------------------------------------------------
+
+    empty = _method(arrays.empty)
+    zeros = _method(arrays.zeros)
+    ones = _method(arrays.ones)
+    full = _method(arrays.full)
+    empty_like = _method(arrays.empty_like)
+    zeros_like = _method(arrays.zeros_like)
+    ones_like = _method(arrays.ones_like)
+    full_like = _method(arrays.full_like)
+    array = _method(arrays.array)
+
+    def placement(self, a: npt.NDArray[Any]) -> Placement:
+        """Ask the kernel where an array's pages are; `local_fraction` counts those on this rank's nodes."""
+        return placement(a, local_nodes=self._checked("placement").nodes)
+
+    def report(self) -> Report:
+        """Gather a report of all ranks; collective.
+
+        Returns
+        -------
+        Report
+            On rank 0 of all ranks, on the others of themselves.
+        """
+        from .report import gather  # not needed by most
+
+        return gather(self._checked("report"))
+
+    def close(self) -> None:
+        """Put affinity and thread pools back, and free the communicators made by `init`.
+
+        Collective where there is a communicator; idempotent. Arrays stay as they are.
+
+        Raises
+        ------
+        BindingError
+            The former affinity is refused, for instance because the cpuset has shrunk.
+        """
+        self._close(free=True)
+
+    def _close(self, free: bool) -> None:
+        with _lock:
+            if self._closed:
+                return
+            self._closed = True
+            _open.remove(self)
+            arrays.set_current_policy(_open[-1].policy if _open else _unbound)
+            setup = self._setup
+            setup.users -= 1
+            if setup.users:
+                return
+            try:
+                if setup.binding is not None:
+                    setup.binding.restore()
+            finally:
+                node_comm, numa_comm = setup.node_comm, setup.numa_comm
+                setup.node_comm = setup.numa_comm = None
+                if free:
+                    comms.free(numa_comm, node_comm)
+
+    def __enter__(self) -> Context:
+        return self._checked("__enter__")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        # When an exception unwinds this rank, the others may not be on their way to a collective call.
+        self._close(free=kind is None)

@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What each rank got: binding, its arrays page by page, memory, fallbacks; gathered over all ranks.
+
+Arrays means the blocks of at least 64 KiB that live when the report is made, whichever context or policy
+made them: the data handler keeps a table of them. Smaller ones share pages and say little.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import _native
+from ._native import _handler
+from .binding import inherited_memory_policy
+from .placement import Placement, process_memory, range_placement
+from .topology import format_ids
+
+if TYPE_CHECKING:
+    from .context import Context
+
+__all__ = ["Report", "arrays_placement", "gather"]
+
+SCHEMA = 1  # of the dict; goes up when a key changes its meaning
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report as a dict, and ways to write it.
+
+    Attributes
+    ----------
+    data : dict
+        ``{"schema", "time", "size", "ranks": [one dict per rank], "summary": {...}}``; plain values only.
+    """
+
+    data: Mapping[str, Any]
+
+    @property
+    def ranks(self) -> Sequence[Mapping[str, Any]]:
+        """One dict per rank, in rank order: all ranks on rank 0, the own one elsewhere."""
+        ranks: Sequence[Mapping[str, Any]] = self.data["ranks"]
+        return ranks
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """Sums and extremes over `ranks`."""
+        summary: Mapping[str, Any] = self.data["summary"]
+        return summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the data."""
+        return dict(self.data)
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Return the data as JSON."""
+        return json.dumps(self.data, indent=indent)
+
+    def to_text(self, width: int | None = None) -> str:
+        """Return tables to read, `width` columns wide; by default as the terminal is, at least 100."""
+        import io
+
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=width or max(100, Console().width), highlight=False)
+        for item in _tables(self.data):
+            console.print(item)
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+
+# ---- collecting ---------------------------------------------------------------------------------------
+
+
+def gather(context: Context) -> Report:
+    """Make the report of a context; collective over its communicator, one gather.
+
+    A rank that can't say something says why in its record; it does not keep the others waiting.
+    """
+    try:
+        record = _record(context)
+    except Exception as error:  # the others are in the gather already
+        record = {
+            "rank": context.rank,
+            "host": socket.gethostname(),
+            "error": f"{type(error).__name__}: {error}",
+        }
+    comm = context.comm
+    records = comm.gather(record, root=0) if comm is not None else [record]
+    return make_report(records if records is not None else [record], context.size)
+
+
+def make_report(records: Sequence[Mapping[str, Any]], size: int) -> Report:
+    """Put the records of ranks together."""
+    return Report(
+        {
+            "schema": SCHEMA,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "size": size,
+            "ranks": list(records),
+            "summary": _summary(records),
+        }
+    )
+
+
+def arrays_placement(local_nodes: Sequence[int]) -> tuple[Placement, int, int]:
+    """Ask for the pages of all live array blocks of at least 64 KiB.
+
+    Returns
+    -------
+    Placement
+        Of all of them together; `nbytes` is the sum of their sizes.
+    int
+        Their number.
+    int
+        Blocks that should be among them but could not be tracked for want of memory.
+    """
+    blocks, missed = _handler.live_blocks()
+    local = tuple(sorted(local_nodes))
+    total = _native.PageCounts(_native.page_size())
+    nbytes = count = huge = 0
+    unknown = ""
+    for start, size in blocks:
+        info = _native.block_info(start)
+        if info is None or info.start != start:
+            continue  # freed meanwhile
+        count += 1
+        nbytes += size
+        huge = max(huge, info.huge_page)
+        if unknown:
+            continue
+        here = range_placement(start, size, local)
+        unknown = here.unknown
+        if not unknown:
+            total += _native.PageCounts(
+                here.page_size, here.pages, here.untouched, here.failed, dict(here.pages_per_node)
+            )
+    if unknown:
+        return (
+            Placement(nbytes, total.page_size, 0, local_nodes=local, huge_page=huge, unknown=unknown),
+            count,
+            missed,
+        )
+    placement = Placement(
+        nbytes,
+        total.page_size,
+        total.pages,
+        total.on_node,
+        total.untouched,
+        total.failed,
+        huge_page=huge,
+        local_nodes=local,
+    )
+    return placement, count, missed
+
+
+def _record(context: Context) -> dict[str, Any]:
+    """Say what this rank knows of itself, in plain values."""
+    arrays, count, missed = arrays_placement(context.nodes)
+    memory = process_memory()
+    allocator = _native.stats_dict()
+    total = allocator["total"]
+    return {
+        "rank": context.rank,
+        "local_rank": context.local_rank,
+        "local_size": context.local_size,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "cpus": format_ids(os.sched_getaffinity(os.getpid())),
+        "planned_cpus": format_ids(context.cpus),
+        "nodes": list(context.nodes),
+        "threads": context.threads,
+        "launcher": context.launcher,
+        "action": context.action,
+        "reasons": list(context.reasons),
+        "notes": list(context.notes),
+        "pools": [
+            {
+                "library": pool.library,
+                "before": pool.before,
+                "after": pool.after,
+                "kept_for": pool.kept_for or None,
+            }
+            for pool in context.pools
+        ],
+        "policy": str(context.policy),
+        "memory_policy": inherited_memory_policy() or None,
+        "arrays": {
+            "count": count,
+            "untracked": missed,
+            "min_bytes": _handler.MIN_TRACKED,
+            **{
+                key: value
+                for key, value in arrays.to_dict().items()
+                if key not in ("home_nodes", "policy", "huge_page", "local_nodes")
+            },
+            "touched": arrays.touched_pages,
+            "local": arrays.local_pages,
+        },
+        "memory": {
+            "resident": memory.resident,
+            "huge": memory.huge,
+            "huge_fraction": memory.huge_fraction,
+            "per_node": {str(node): size for node, size in memory.per_node.items()},
+            "unknown": memory.unknown or None,
+        },
+        "fallbacks": total["fallbacks"],
+        "strict_failures": total["strict_failures"],
+        "remote_frees": total["remote_frees"],
+        "peak_bytes": total["peak_bytes"],
+        "allocator": allocator,
+        "kernel": platform.release(),
+    }
+
+
+def _summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    good = [r for r in records if "error" not in r]
+    touched = sum(r["arrays"]["touched"] for r in good)
+    local = sum(r["arrays"]["local"] for r in good)
+    unknown = sorted({r["arrays"]["unknown"] for r in good if r["arrays"]["unknown"]})
+    fractions = {
+        r["rank"]: r["arrays"]["local_fraction"] for r in good if r["arrays"]["local_fraction"] is not None
+    }
+    worst = min(fractions, key=lambda rank: (fractions[rank], rank), default=None)
+    return {
+        "ranks": len(records),
+        "hosts": len({r["host"] for r in records}),
+        "failed_ranks": [r["rank"] for r in records if "error" in r],
+        "pages": sum(r["arrays"]["pages"] for r in good),
+        "touched": touched,
+        "local": local,
+        "local_fraction": local / touched if touched and not unknown else None,
+        "worst_rank": worst,
+        "worst_fraction": fractions[worst] if worst is not None else None,
+        "unknown": "; ".join(unknown) or None,
+        **{
+            key: sum(r[key] for r in good)
+            for key in ("fallbacks", "strict_failures", "remote_frees", "peak_bytes")
+        },
+        "notes": sorted({note for r in good for note in r["notes"]}),
+    }
+
+
+# ---- writing ------------------------------------------------------------------------------------------
+
+
+def percent(fraction: float | None) -> str:
+    """Write a fraction as ``99.9 %``, never rounded up to 100; ``-`` for None."""
+    if fraction is None:
+        return "-"
+    return f"{int(1000 * fraction) / 10:.1f} %"
+
+
+def size_text(count: float) -> str:
+    """Write bytes as ``1.5 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def _tables(data: Mapping[str, Any]) -> list[Any]:
+    from rich.markup import escape
+    from rich.table import Table
+
+    items: list[Any] = []
+    table = Table(title=f"{len(data['ranks'])} of {data['size']} ranks", title_justify="left")
+    numbers = ("rank", "pages", "local", "untouched", "huge pages", "fallbacks", "remote frees", "peak")
+    for name in ("rank", "host", "cpus", "nodes", "binding", "arrays", *numbers[1:]):
+        table.add_column(name, justify="right" if name in numbers else "left", no_wrap=name in numbers)
+    for r in data["ranks"]:
+        if "error" in r:
+            table.add_row(str(r["rank"]), escape(r["host"]), escape(r["error"]))
+            continue
+        a = r["arrays"]
+        where = ", ".join(f"node {node}: {pages}" for node, pages in a["pages_per_node"].items())
+        table.add_row(
+            str(r["rank"]),
+            escape(r["host"]),
+            r["cpus"],
+            format_ids(r["nodes"]),
+            r["action"],
+            escape(f"{a['count']} ({size_text(a['nbytes'])}) {where}".rstrip()),
+            str(a["pages"]),
+            "unknown" if a["unknown"] else percent(a["local_fraction"]),
+            str(a["untouched"]),
+            percent(r["memory"]["huge_fraction"]),
+            str(r["fallbacks"]),
+            str(r["remote_frees"]),
+            size_text(r["peak_bytes"]),
+        )
+    items.append(table)
+    summary = data["summary"]
+    if summary["unknown"]:
+        items.append(escape(f"placement unknown: {summary['unknown']}"))
+    elif summary["touched"]:
+        items.append(f"{percent(summary['local_fraction'])} of {summary['touched']} array pages local")
+    seen: set[tuple[str, ...]] = set()
+    for r in data["ranks"]:
+        why = tuple(r.get("reasons", ()))
+        if why and why not in seen:
+            seen.add(why)
+            items.append(escape(f"rank {r['rank']}: {'; '.join(why)}"))
+    items += [escape(f"note: {note}") for note in summary["notes"]]
+    return items
