@@ -56,7 +56,16 @@ _ASKED = {
     "slurm": ("SLURM_CPU_BIND", "SLURM_CPU_BIND_TYPE"),
     "mvapich": ("MV2_CPU_MAPPING", "MV2_CPU_BINDING_POLICY"),
 }
-_BINDING_OPTIONS = ("--bind-to", "-bind-to", "--cpu-set", "--cpu-list", "--map-by", "--rankfile", "-rf", "--report-bindings")
+_BINDING_OPTIONS = (
+    "--bind-to",
+    "-bind-to",
+    "--cpu-set",
+    "--cpu-list",
+    "--map-by",
+    "--rankfile",
+    "-rf",
+    "--report-bindings",
+)
 
 
 def _number(environ: Mapping[str, str], name: str | None) -> int | None:

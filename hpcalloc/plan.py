@@ -148,16 +148,25 @@ def make_plan(
     if any(not cpus for cpus in given):
         rank = next(i for i, cpus in enumerate(given) if not cpus)
         raise PlanError(
-            message("make_plan", f"local rank {rank} may run on no allowed CPU", f"CPUs {format_ids(allowed)}",
-                    "widen its affinity or the cpuset")
+            message(
+                "make_plan",
+                f"local rank {rank} may run on no allowed CPU",
+                f"CPUs {format_ids(allowed)}",
+                "widen its affinity or the cpuset",
+            )
         )
     if bind == "off":
-        shares = [_as_given(topology, i, cpus, "none", smt, "bind='off': affinity left as it is") for i, cpus in enumerate(given)]
+        shares = [
+            _as_given(topology, i, cpus, "none", smt, "bind='off': affinity left as it is")
+            for i, cpus in enumerate(given)
+        ]
         why: list[str] = ["bind='off'"]
     else:
         shares, why = _decide(topology, cores, allowed, given, bindings, bind, smt)
     core_of = {pu: i for i, core in enumerate(cores) for pu in core.pus}
-    return Plan(topology, local_ranks, tuple(_finish(s, core_of, threads, smt, policy) for s in shares), tuple(why))
+    return Plan(
+        topology, local_ranks, tuple(_finish(s, core_of, threads, smt, policy) for s in shares), tuple(why)
+    )
 
 
 def _check(topology: Topology, ranks: int, threads: Any, bind: str, policy: str, bindings: Any) -> None:
@@ -173,10 +182,15 @@ def _check(topology: Topology, ranks: int, threads: Any, bind: str, policy: str,
     if policy not in POLICIES:
         refuse(f"policy={policy!r}", ", ".join(POLICIES), "choose one")
     if bindings is not None and len(bindings) != ranks:
-        refuse(f"{len(bindings)} bindings for {ranks} ranks", "one per rank", "gather them from all local ranks")
+        refuse(
+            f"{len(bindings)} bindings for {ranks} ranks", "one per rank", "gather them from all local ranks"
+        )
     if not topology.usable_cores:
-        refuse(f"no CPU of {topology.source} is allowed", f"allowed CPUs '{format_ids(topology.allowed_cpus)}'",
-               "widen the cpuset")
+        refuse(
+            f"no CPU of {topology.source} is allowed",
+            f"allowed CPUs '{format_ids(topology.allowed_cpus)}'",
+            "widen the cpuset",
+        )
     if not topology.allowed_nodes:
         refuse(f"no node of {topology.source} is allowed", "at least one", "widen the cpuset's mems")
 
@@ -200,13 +214,17 @@ def _decide(
         return _deal(topology, cores, count, smt, "bind", ["the ranks came unbound"])
     launcher = bindings[0].launcher
     if _is_default(topology, cores, given, bindings):
-        why = [f"{launcher} bound the ranks to {'; '.join(map(format_ids, given[:4]))}, its default that nobody asked "
-               "for: widened"]
+        why = [
+            f"{launcher} bound the ranks to {'; '.join(map(format_ids, given[:4]))}, its default that nobody asked "
+            "for: widened"
+        ]
         return _deal(topology, cores, count, smt, "widen", why)
     if count > 1 and len(set(given)) == 1:
         inherited = given[0]
         inside = tuple(
-            replace(core, pus=tuple(p for p in core.pus if p in inherited)) for core in cores if inherited & set(core.pus)
+            replace(core, pus=tuple(p for p in core.pus if p in inherited))
+            for core in cores
+            if inherited & set(core.pus)
         )
         why = [f"all ranks inherited CPUs {format_ids(inherited)} (taskset or a cgroup): planned inside them"]
         return _deal(topology, inside, count, smt, "bind", why)
@@ -237,11 +255,15 @@ def _is_default(
     if len(given) <= 2:
         return all(any(cpus <= set(core.pus) for core in cores) for cpus in given)
     homes = [frozenset(p for c in cores if c.node == node.id for p in c.pus) for node in topology.nodes]
-    homes += [frozenset(p for c in cores if c.package == package for p in c.pus) for package in topology.packages]
+    homes += [
+        frozenset(p for c in cores if c.package == package for p in c.pus) for package in topology.packages
+    ]
     return all(cpus in homes for cpus in given)
 
 
-def _as_given(topology: Topology, rank: int, cpus: frozenset[int], action: str, smt: bool, reason: str) -> RankPlan:
+def _as_given(
+    topology: Topology, rank: int, cpus: frozenset[int], action: str, smt: bool, reason: str
+) -> RankPlan:
     nodes = _memory_nodes(topology, sorted({n for c, n in topology.node_of_cpu().items() if c in cpus}))
     primary = {pu for core in topology.usable_cores for pu in _first(core, cpus)}
     ordered = tuple(sorted(cpus & primary)) + tuple(sorted(cpus - primary))
@@ -278,22 +300,37 @@ def _deal(
         of_node[node].sort(key=lambda core: (core.package, core.caches, core.pus))
     idle = sorted(topology.allowed_nodes - set(nodes))
     if idle:
-        why = [*why, f"node{'s' if len(idle) > 1 else ''} {format_ids(idle)} without usable CPUs: no rank's home"]
+        why = [
+            *why,
+            f"node{'s' if len(idle) > 1 else ''} {format_ids(idle)} without usable CPUs: no rank's home",
+        ]
     if count < len(nodes):
         return _blocks(topology, of_node, nodes, count, smt, action), [
-            *why, f"{count} rank{'s' if count > 1 else ''} on {len(nodes)} nodes: contiguous blocks of nodes"]
+            *why,
+            f"{count} rank{'s' if count > 1 else ''} on {len(nodes)} nodes: contiguous blocks of nodes",
+        ]
     shares: list[RankPlan] = []
     per_node = _proportional({node: len(of_node[node]) for node in nodes}, count)
     if len(nodes) > 1:
-        why = [*why, "ranks per node in proportion to its cores: "
-               + ", ".join(f"node {node}: {k}" for node, k in per_node.items())]
+        why = [
+            *why,
+            "ranks per node in proportion to its cores: "
+            + ", ".join(f"node {node}: {k}" for node, k in per_node.items()),
+        ]
     for node, ranks in per_node.items():
         for cpus, shared, reason in _split(of_node[node], ranks, smt):
             homes = _memory_nodes(topology, [node])
-            reasons = [f"{ranks} rank{'s' if ranks > 1 else ''} on the {len(of_node[node])} cores of node {node}", reason]
+            reasons = [
+                f"{ranks} rank{'s' if ranks > 1 else ''} on the {len(of_node[node])} cores of node {node}",
+                reason,
+            ]
             if homes != (node,):
-                reasons.append(f"node {node} has no memory for this process: the nearest that has is {homes[0]}")
-            shares.append(RankPlan(len(shares), homes, cpus, 0, "", shared, action, tuple(r for r in reasons if r)))
+                reasons.append(
+                    f"node {node} has no memory for this process: the nearest that has is {homes[0]}"
+                )
+            shares.append(
+                RankPlan(len(shares), homes, cpus, 0, "", shared, action, tuple(r for r in reasons if r))
+            )
     return shares, why
 
 
@@ -335,7 +372,10 @@ def _split(cores: list[Core], ranks: int, smt: bool) -> list[tuple[tuple[int, ..
     pus = [pu for core in cores for pu in core.pus]
     if ranks <= len(pus):
         reason = f"more ranks ({ranks}) than cores ({len(cores)}): hardware threads are split"
-        return [(tuple(pus[i * len(pus) // ranks : (i + 1) * len(pus) // ranks]), False, reason) for i in range(ranks)]
+        return [
+            (tuple(pus[i * len(pus) // ranks : (i + 1) * len(pus) // ranks]), False, reason)
+            for i in range(ranks)
+        ]
     reason = f"more ranks ({ranks}) than hardware threads ({len(pus)}): shared, every rank gets one"
     dealt = [pus[i * len(pus) // ranks] for i in range(ranks)]
     return [((pu,), dealt.count(pu) > 1, reason) for pu in dealt]

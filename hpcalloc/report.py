@@ -270,30 +270,37 @@ def size_text(count: float) -> str:
 
 
 def _tables(data: Mapping[str, Any]) -> list[Any]:
+    from rich.box import SIMPLE
     from rich.markup import escape
     from rich.table import Table
 
     items: list[Any] = []
-    table = Table(title=f"{len(data['ranks'])} of {data['size']} ranks", title_justify="left")
-    numbers = ("rank", "pages", "local", "untouched", "huge pages", "fallbacks", "remote frees", "peak")
-    for name in ("rank", "host", "cpus", "nodes", "binding", "arrays", *numbers[1:]):
-        table.add_column(name, justify="right" if name in numbers else "left", no_wrap=name in numbers)
+    table = Table(
+        title=f"{len(data['ranks'])} of {data['size']} ranks",
+        title_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("rank", "host", "CPUs", "nodes", "binding", "arrays", "pages by node"):
+        table.add_column(name, no_wrap=name in ("rank", "binding", "arrays"))
+    for name in ("local", "huge", "fallbacks", "remote frees", "peak"):
+        table.add_column(name, justify="right", no_wrap=name != "remote frees")
     for r in data["ranks"]:
         if "error" in r:
             table.add_row(str(r["rank"]), escape(r["host"]), escape(r["error"]))
             continue
         a = r["arrays"]
-        where = ", ".join(f"node {node}: {pages}" for node, pages in a["pages_per_node"].items())
+        where = [f"{node}: {pages}" for node, pages in a["pages_per_node"].items()]
+        where += [f"{what}: {a[what]}" for what in ("untouched", "failed") if a[what]]
         table.add_row(
             str(r["rank"]),
             escape(r["host"]),
             r["cpus"],
             format_ids(r["nodes"]),
             r["action"],
-            escape(f"{a['count']} ({size_text(a['nbytes'])}) {where}".rstrip()),
-            str(a["pages"]),
-            "unknown" if a["unknown"] else percent(a["local_fraction"]),
-            str(a["untouched"]),
+            f"{a['count']}, {size_text(a['nbytes'])}",
+            "unknown" if a["unknown"] else ", ".join(where) or "-",
+            percent(a["local_fraction"]),
             percent(r["memory"]["huge_fraction"]),
             str(r["fallbacks"]),
             str(r["remote_frees"]),

@@ -105,8 +105,12 @@ class Topology:
     def __post_init__(self) -> None:
         if not self.nodes or not self.cores:
             raise TopologyError(
-                message("Topology", f"{self.source} has {len(self.nodes)} nodes and {len(self.cores)} cores",
-                        "at least one of each", "check the source")
+                message(
+                    "Topology",
+                    f"{self.source} has {len(self.nodes)} nodes and {len(self.cores)} cores",
+                    "at least one of each",
+                    "check the source",
+                )
             )
         self._distance.update(self.distances)
 
@@ -119,7 +123,8 @@ class Topology:
     def usable_cores(self) -> tuple[Core, ...]:
         """Cores cut to their allowed PUs; cores without one are left out."""
         cut = (
-            Core(c.package, c.node, tuple(p for p in c.pus if p in self.allowed_cpus), c.caches) for c in self.cores
+            Core(c.package, c.node, tuple(p for p in c.pus if p in self.allowed_cpus), c.caches)
+            for c in self.cores
         )
         return tuple(core for core in cut if core.pus)
 
@@ -160,8 +165,14 @@ class Topology:
         if pathlib.Path(text).is_file():
             return cls.from_hwloc_xml(text)
         if text.endswith(".xml") or "/" in text:
-            raise TopologyError(message("Topology", f"{text!r}: no such file", "an hwloc XML file or a synthetic "
-                                        "description such as 'pack:2 [numa] core:4 pu:2'", "check the name"))
+            raise TopologyError(
+                message(
+                    "Topology",
+                    f"{text!r}: no such file",
+                    "an hwloc XML file or a synthetic description such as 'pack:2 [numa] core:4 pu:2'",
+                    "check the name",
+                )
+            )
         return cls.from_synthetic(text)
 
     # ---- this machine ---------------------------------------------------------------------------------
@@ -193,7 +204,9 @@ class Topology:
         mems = re.search(r"^Mems_allowed_list:\s*(\S+)", status, re.M)
         allowed_nodes = set(parse_ids(mems[1])) if mems else set(node_ids)
         return cls(
-            nodes=tuple(Node(n, m, package_of.get(cpus[0], -1) if cpus else -1, cpus) for n, m, cpus in nodes),
+            nodes=tuple(
+                Node(n, m, package_of.get(cpus[0], -1) if cpus else -1, cpus) for n, m, cpus in nodes
+            ),
             cores=cores,
             allowed_cpus=frozenset(_cgroup_cpus(base) or online) & frozenset(online) or frozenset(online),
             allowed_nodes=frozenset(allowed_nodes & set(with_memory)) or frozenset(with_memory),
@@ -210,14 +223,22 @@ class Topology:
             tree = ET.parse(path).getroot()
         except (OSError, ET.ParseError) as error:
             raise TopologyError(
-                message("Topology.from_hwloc_xml", f"{os.fspath(path)!r}: {error}", "XML of hwloc 2",
-                        "write one with `lstopo --of xml`")
+                message(
+                    "Topology.from_hwloc_xml",
+                    f"{os.fspath(path)!r}: {error}",
+                    "XML of hwloc 2",
+                    "write one with `lstopo --of xml`",
+                )
             ) from None
         top = tree.find("object")
         if tree.tag != "topology" or top is None or tree.get("version", "1").startswith("1"):
             raise TopologyError(
-                message("Topology.from_hwloc_xml", f"{os.fspath(path)!r} is no hwloc 2 topology", "XML of hwloc 2",
-                        "write one with `lstopo --of xml`")
+                message(
+                    "Topology.from_hwloc_xml",
+                    f"{os.fspath(path)!r} is no hwloc 2 topology",
+                    "XML of hwloc 2",
+                    "write one with `lstopo --of xml`",
+                )
             )
         return _Walk(tree, top).topology(str(path))
 
@@ -283,7 +304,10 @@ def _machine_cores(cpu_dir: pathlib.Path, online: Iterable[int], node_of: dict[i
         for level in (3, 2):
             for index in range(10):
                 cache = here / f"cache/index{index}"
-                if _read(cache / "level").strip() == str(level) and _read(cache / "type").strip() != "Instruction":
+                if (
+                    _read(cache / "level").strip() == str(level)
+                    and _read(cache / "type").strip() != "Instruction"
+                ):
                     shared = parse_ids(_read(cache / "shared_cpu_list"))
                     caches.append(shared[0] if shared else cpu)
                     break
@@ -350,7 +374,10 @@ class _Walk:
         first = min(self.nodes, default=0)
         cores = tuple(
             sorted(
-                (Core(package, owner.get(pus[0], first), pus, caches) for package, pus, caches, _ in self.cores),
+                (
+                    Core(package, owner.get(pus[0], first), pus, caches)
+                    for package, pus, caches, _ in self.cores
+                ),
                 key=lambda core: (core.node, core.pus),
             )
         )
@@ -400,15 +427,21 @@ def _memory(text: str, attributes: str | None) -> int:
     match = re.fullmatch(r"memory=(\d+)\s*([A-Za-z]*)", attributes)
     if match is None or match[2].upper() not in _UNITS:
         raise TopologyError(
-            message("Topology.from_synthetic", f"'({attributes})' in {text!r}", "(memory=<size>), such as memory=16GB",
-                    "correct it")
+            message(
+                "Topology.from_synthetic",
+                f"'({attributes})' in {text!r}",
+                "(memory=<size>), such as memory=16GB",
+                "correct it",
+            )
         )
     return int(match[1]) * _UNITS[match[2].upper()]
 
 
 def _synthetic(text: str) -> Topology:
-    pattern = r"\[\s*(?P<attached>[A-Za-z]+)\s*(?:\((?P<am>[^)]*)\))?\s*\]|(?P<kind>[A-Za-z0-9]+):(?P<count>\d+)" \
-              r"(?:\((?P<m>[^)]*)\))?"
+    pattern = (
+        r"\[\s*(?P<attached>[A-Za-z]+)\s*(?:\((?P<am>[^)]*)\))?\s*\]|(?P<kind>[A-Za-z0-9]+):(?P<count>\d+)"
+        r"(?:\((?P<m>[^)]*)\))?"
+    )
     levels: list[tuple[str, int]] = []  # (kind, count); count 0 for an attached node
     memory = 2**30
     rest = text
@@ -421,20 +454,30 @@ def _synthetic(text: str) -> Topology:
         known = _LEVELS.get(kind)
         if known is None or (count == 0 and known != "numa") or count > 4096:
             raise TopologyError(
-                message("Topology.from_synthetic", f"{match[0]!r} in {text!r}",
-                        "pack, group, numa, l3, l2, core, pu with counts from 1 to 4096, or [numa]", "correct it")
+                message(
+                    "Topology.from_synthetic",
+                    f"{match[0]!r} in {text!r}",
+                    "pack, group, numa, l3, l2, core, pu with counts from 1 to 4096, or [numa]",
+                    "correct it",
+                )
             )
         if known == "numa":
             memory = _memory(text, attributes)
         levels.append((known, count))
     if rest.strip() or not levels:
         raise TopologyError(
-            message("Topology.from_synthetic", f"{rest.strip()!r} in {text!r} is not understood",
-                    "levels such as 'pack:2 [numa] core:4 pu:2'", "correct it")
+            message(
+                "Topology.from_synthetic",
+                f"{rest.strip()!r} in {text!r} is not understood",
+                "levels such as 'pack:2 [numa] core:4 pu:2'",
+                "correct it",
+            )
         )
     if sum(kind == "numa" for kind, _ in levels) > 1:
         raise TopologyError(
-            message("Topology.from_synthetic", f"{text!r} has several numa levels", "one", "use an hwloc XML file")
+            message(
+                "Topology.from_synthetic", f"{text!r} has several numa levels", "one", "use an hwloc XML file"
+            )
         )
     return _grow(text, levels, memory)
 

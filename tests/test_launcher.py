@@ -16,7 +16,10 @@ OPENMPI = {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
         ({}, Launch("none", None, None, None)),
         (OPENMPI, Launch("openmpi", 1, 4, None)),
         ({"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}, Launch("mpich", 0, 2, None)),
-        ({"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2", "I_MPI_MPIRUN": "mpirun"}, Launch("intel", 0, 2, None)),
+        (
+            {"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2", "I_MPI_MPIRUN": "mpirun"},
+            Launch("intel", 0, 2, None),
+        ),
         (
             {"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2", "I_MPI_PIN_DOMAIN": "numa"},
             Launch("intel", 0, 2, True),
@@ -24,7 +27,10 @@ OPENMPI = {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
         ({"PALS_LOCAL_RANKID": "3"}, Launch("pals", 3, None, None)),
         ({"FLUX_TASK_LOCAL_ID": "3"}, Launch("flux", 3, None, None)),
         ({"SLURM_LOCALID": "2", "SLURM_PROCID": "6"}, Launch("slurm", 2, None, None)),
-        ({"SLURM_LOCALID": "2", "SLURM_PROCID": "6", "SLURM_CPU_BIND": "quiet,mask_cpu:0x3"}, Launch("slurm", 2, None, True)),
+        (
+            {"SLURM_LOCALID": "2", "SLURM_PROCID": "6", "SLURM_CPU_BIND": "quiet,mask_cpu:0x3"},
+            Launch("slurm", 2, None, True),
+        ),
         # mpirun inside sbatch: Slurm's local id is that of the batch step
         ({**OPENMPI, "SLURM_LOCALID": "0", "SLURM_PROCID": "0"}, Launch("openmpi", 1, 4, None)),
         ({"OMPI_COMM_WORLD_LOCAL_RANK": "x"}, Launch("none", None, None, None)),

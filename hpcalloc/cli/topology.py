@@ -47,7 +47,9 @@ def command(source: str | None, as_json: bool) -> None:
         f"{facts['cores']} core(s), {facts['pus']} PU(s); allowed: CPUs {facts['allowed_cpus']}, "
         f"nodes {facts['allowed_nodes']}"
     )
-    table = Table("node", "package", "cores", "CPUs", "memory", "allowed", *(f"to {n['id']}" for n in facts["nodes"]))
+    table = Table(
+        "node", "package", "cores", "CPUs", "memory", "allowed", *(f"to {n['id']}" for n in facts["nodes"])
+    )
     for node in facts["nodes"]:
         table.add_row(
             str(node["id"]),
