@@ -14,6 +14,7 @@ none to move.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -114,9 +115,7 @@ def apply(cpus: Iterable[int], *, threads: int | None = None, explicit_threads: 
         try:
             binding.moved = _move_threads("apply", before, wanted, binding._bystanders)
         except BindingError:
-            if frozenset(os.sched_getaffinity(os.getpid())) == wanted or any(
-                _mask(tid) == wanted for tid in threads_now
-            ):
+            with contextlib.suppress(BindingError):  # what is raised already says more
                 _move_threads("apply", wanted, before, binding._bystanders)
             raise
         binding.left_alone = sum(_mask(tid) not in (wanted, None) for tid in _threads())
@@ -170,6 +169,8 @@ def _move_threads(
             except OSError as error:
                 raise _refused(call, tid, new, error.errno or errno.EPERM) from error
             if _mask(tid) not in (new, None):  # the kernel cuts a mask down to the cpuset without a word
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(tid, old)
                 raise _refused(call, tid, new, errno.EINVAL)
             found = True
             moved.append(tid)

@@ -283,8 +283,8 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
     )
     for name in ("rank", "host", "CPUs", "nodes", "binding", "arrays", "pages by node"):
         table.add_column(name, no_wrap=name in ("rank", "binding", "arrays"))
-    for name in ("local", "huge", "fallbacks", "remote frees", "peak"):
-        table.add_column(name, justify="right", no_wrap=name != "remote frees")
+    for name in ("local", "huge", "fallbacks", "remote", "peak"):
+        table.add_column(name, justify="right", no_wrap=True)
     for r in data["ranks"]:
         if "error" in r:
             table.add_row(str(r["rank"]), escape(r["host"]), escape(r["error"]))
