@@ -5,7 +5,10 @@
  * The kernel answers a full memory cgroup with the OOM killer, MADV_POPULATE_WRITE included, so the limits of
  * the process' cgroup and of all its ancestors are compared before memory is faulted in.
  *
- * Threads: the paths are looked up once; losing a race just looks them up twice.
+ * Invariants. Paths are looked up once and published whole, so that neither a race nor a fork in the midst of it
+ * leaves half of them. Stack frames stay small, as in os_linux.c.
+ *
+ * Threads: no locks; threads that race look the paths up twice and one result is kept.
  */
 #include "os.h"
 
@@ -14,106 +17,151 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PATH = 1024, TEXT = 65536 };
+enum { PATH = 1024, FILE_NAME = 32, TEXT = 65536, TEXT_MAX = 1 << 24 };
 
 struct hierarchy {
-    bool found;
-    char mount[PATH];                          /* where it is mounted */
-    char group[PATH];                          /* our group below it, "" for the root */
     const char *limit, *current, *reclaimable; /* file names, key in memory.stat */
+    char directory[2 * PATH];                  /* of our group, "" if the hierarchy is not there */
+    size_t mount;                              /* length of the mount point within it */
 };
 
-static struct hierarchy version2 = {
-    .limit = "memory.max", .current = "memory.current", .reclaimable = "\ninactive_file "};
-static struct hierarchy version1 = {
-    .limit = "memory.limit_in_bytes", .current = "memory.usage_in_bytes", .reclaimable = "\ntotal_inactive_file "};
+struct hierarchies {
+    struct hierarchy two, one;
+};
 
-/* Copies up to `end` or white space. */
-static void copy_field(char *to, const char *from, char end) {
-    size_t n = 0;
-    while (from[n] != '\0' && from[n] != ' ' && from[n] != '\n' && from[n] != end && n < PATH - 1) {
-        to[n] = from[n];
-        n++;
+/* A whole file in memory of its own, which the caller releases; NULL if it can't be had. */
+static char *read_all(const char *path, size_t *mapped) {
+    for (size_t size = TEXT; size <= TEXT_MAX; size *= 2) {
+        void *text;
+        size_t length;
+        if (os_map(size, &text) != 0) return NULL;
+        int error = os_read_file(path, text, size, &length);
+        *mapped = size;
+        if (error == 0) return text;
+        (void)os_release(text, size);
+        if (error != EFBIG) return NULL;
     }
-    to[n] = '\0';
+    return NULL;
 }
 
-/* Has `options`, the last field of a mountinfo line, the word "memory"? */
+static bool is_octal(char c) { return c >= '0' && c <= '7'; }
+
+/* Copies up to `end` or the end of the line; `escapes`: \040 and the like stand for a character, as in mountinfo.
+ * false: does not fit. */
+static bool copy_field(char *to, const char *from, char end, bool escapes) {
+    size_t n = 0;
+    while (*from != '\0' && *from != '\n' && *from != end) {
+        char c = *from++;
+        if (escapes && c == '\\' && is_octal(from[0]) && is_octal(from[1]) && is_octal(from[2])) {
+            c = (char)((from[0] - '0') * 64 + (from[1] - '0') * 8 + (from[2] - '0'));
+            from += 3;
+        }
+        if (n == PATH - 1) return false;
+        to[n++] = c;
+    }
+    to[n] = '\0';
+    return true;
+}
+
+/* Has [line, end) the word "memory" between commas, colons or blanks? */
 static bool names_memory(const char *line, const char *end) {
     for (const char *at = line; (at = strstr(at, "memory")) != NULL && at < end; at += 6)
-        if ((at[-1] == ',' || at[-1] == ' ') && (at[6] == ',' || at[6] == '\n' || at[6] == '\0')) return true;
+        if (strchr(",: ", at[-1]) != NULL && (at[6] == '\0' || strchr(",:\n", at[6]) != NULL)) return true;
     return false;
 }
 
-/* Lines: id parent major:minor root mount-point options [tags] - type source super-options */
-static void find_mounts(char *text) {
-    for (char *line = text; *line != '\0';) {
-        char *end = strchr(line, '\n');
-        if (end == NULL) end = line + strlen(line);
-        char *dash = strstr(line, " - cgroup");
-        if (dash != NULL && dash < end) {
-            bool two = strncmp(dash + 9, "2 ", 2) == 0;
-            struct hierarchy *h = two ? &version2 : &version1;
-            if ((two || names_memory(dash, end)) && h->mount[0] == '\0') {
-                const char *field = line;
-                for (int i = 0; i < 4 && field != NULL; i++) {
-                    field = strchr(field, ' ');
-                    if (field != NULL) field++;
-                }
-                if (field != NULL) copy_field(h->mount, field, ' ');
-            }
-        }
-        line = *end == '\0' ? end : end + 1;
-    }
-}
-
-/* Lines: hierarchy-id:controllers:path; version 2 has id 0 and no controllers. */
-static void find_groups(const char *text) {
+/* Lines: hierarchy-id:controllers:path; version 2 has id 0 and no controllers. "" if there is no such line. */
+static void find_group(const char *text, bool two, char *group) {
+    group[0] = '\0';
     for (const char *line = text; line != NULL && *line != '\0';) {
         const char *first = strchr(line, ':');
         const char *second = first != NULL ? strchr(first + 1, ':') : NULL;
-        if (second == NULL) break;
-        struct hierarchy *h = NULL;
-        if (second == first + 1) {
-            h = &version2;
-        } else {
-            for (const char *at = first; (at = strstr(at, "memory")) != NULL && at < second; at += 6)
-                if ((at[-1] == ',' || at[-1] == ':') && (at[6] == ',' || at[6] == ':')) h = &version1;
-        }
-        if (h != NULL && h->mount[0] != '\0') {
-            h->found = true;
-            if (strncmp(second + 1, "/\n", 2) == 0) h->group[0] = '\0';
-            else copy_field(h->group, second + 1, '\n');
+        if (second == NULL) return;
+        if (two ? second == first + 1 : names_memory(first, second + 1)) {
+            if (!copy_field(group, second + 1, '\n', false)) group[0] = '\0';
+            return;
         }
         line = strchr(second, '\n');
         if (line != NULL) line++;
     }
 }
 
-static void look_up(void) {
-    static _Atomic(int) done;
-    static char text[TEXT];
-    static _Atomic(bool) busy;
-    if (atomic_load_explicit(&done, memory_order_acquire)) return;
-    if (atomic_exchange(&busy, true)) return; /* another thread is at it: this time without limits */
-    size_t length;
-    if (os_read_file("/proc/self/mountinfo", text, sizeof text, &length) == 0) find_mounts(text);
-    if (os_read_file("/proc/self/cgroup", text, sizeof text, &length) == 0) find_groups(text);
-    atomic_store_explicit(&done, 1, memory_order_release);
+/* Lines: id parent major:minor root mount-point options [tags] - type source super-options. A mount shows the
+ * groups from `root` on, so ours is there if its path begins with it. */
+static void find_directory(const char *text, bool two, const char *group, struct hierarchy *h) {
+    for (const char *line = text; *line != '\0' && h->directory[0] == '\0' && group[0] != '\0';) {
+        const char *end = strchr(line, '\n');
+        if (end == NULL) end = line + strlen(line);
+        const char *type = strstr(line, " - cgroup");
+        bool right = type != NULL && type < end &&
+                     (two ? strncmp(type + 9, "2 ", 2) == 0 : type[9] == ' ' && names_memory(type, end));
+        const char *field = line;
+        for (int i = 0; i < 3 && field != NULL; i++) {
+            field = strchr(field, ' ');
+            if (field != NULL) field++;
+        }
+        const char *mount = right && field != NULL ? strchr(field, ' ') : NULL;
+        if (mount != NULL && copy_field(h->directory, field, ' ', true)) {
+            size_t root = strcmp(h->directory, "/") == 0 ? 0 : strlen(h->directory);
+            bool ours = strncmp(group, h->directory, root) == 0 && (group[root] == '/' || group[root] == '\0');
+            h->directory[0] = '\0';
+            if (ours && copy_field(h->directory, mount + 1, ' ', true)) {
+                h->mount = strlen(h->directory);
+                const char *below = strcmp(group + root, "/") == 0 ? "" : group + root;
+                memcpy(h->directory + h->mount, below, strlen(below) + 1);
+            }
+        }
+        line = *end == '\0' ? end : end + 1;
+    }
 }
 
-/* A number in `file` of the group: UINT64_MAX for "max" or no such file. */
-static uint64_t number_in(const char *directory, const char *file, const char *key) {
-    char path[2 * PATH + 64], text[16384];
-    size_t length;
-    (void)snprintf(path, sizeof path, "%s/%s", directory, file);
-    if (os_read_file(path, text, sizeof text, &length) != 0) return UINT64_MAX;
-    const char *at = text;
-    if (key != NULL) {
-        at = strstr(text, key);
-        if (at == NULL) return UINT64_MAX;
-        at += strlen(key);
+static const struct hierarchies *look_up(void) {
+    static _Atomic(struct hierarchies *) known;
+    struct hierarchies *found = atomic_load_explicit(&known, memory_order_acquire);
+    if (found != NULL) return found;
+    void *memory;
+    size_t bytes = (sizeof *found + os_page_size() - 1) & ~(os_page_size() - 1), mounts_size, groups_size;
+    if (os_map(bytes, &memory) != 0) return NULL;
+    found = memory;
+    found->two.limit = "memory.max";
+    found->two.current = "memory.current";
+    found->two.reclaimable = "inactive_file ";
+    found->one.limit = "memory.limit_in_bytes";
+    found->one.current = "memory.usage_in_bytes";
+    found->one.reclaimable = "total_inactive_file ";
+    char *groups = read_all("/proc/self/cgroup", &groups_size);
+    char *mounts = groups != NULL ? read_all("/proc/self/mountinfo", &mounts_size) : NULL;
+    if (mounts != NULL) {
+        char group[PATH];
+        find_group(groups, true, group);
+        find_directory(mounts, true, group, &found->two);
+        find_group(groups, false, group);
+        find_directory(mounts, false, group, &found->one);
+        (void)os_release(mounts, mounts_size);
     }
+    if (groups != NULL) (void)os_release(groups, groups_size);
+    struct hierarchies *other = NULL;
+    if (atomic_compare_exchange_strong(&known, &other, found)) return found;
+    (void)os_release(memory, bytes);
+    return other;
+}
+
+/* The number in a file of the group, or behind `key` at the start of one of its lines. UINT64_MAX for "max" or
+ * none. `path` is the group's directory, of `length`, with room for a file name. */
+static uint64_t number_in(char *path, size_t length, const char *file, const char *key) {
+    char text[4096];
+    size_t bytes;
+    (void)snprintf(path + length, FILE_NAME, "/%s", file);
+    int error = os_read_file(path, text, sizeof text, &bytes);
+    path[length] = '\0';
+    if (error != 0) return UINT64_MAX;
+    const char *at = text;
+    while (key != NULL && strncmp(at, key, strlen(key)) != 0) {
+        at = strchr(at, '\n');
+        if (at == NULL) return UINT64_MAX;
+        at++;
+    }
+    if (key != NULL) at += strlen(key);
     if (*at < '0' || *at > '9') return UINT64_MAX;
     uint64_t value = 0;
     while (*at >= '0' && *at <= '9') value = value * 10 + (uint64_t)(*at++ - '0');
@@ -122,29 +170,30 @@ static uint64_t number_in(const char *directory, const char *file, const char *k
 
 static uint64_t room_in(const struct hierarchy *h) {
     uint64_t room = UINT64_MAX;
-    char directory[2 * PATH];
-    if (!h->found) return room;
-    (void)snprintf(directory, sizeof directory, "%s%s", h->mount, h->group);
-    size_t mount = strlen(h->mount);
-    for (;;) {
-        uint64_t limit = number_in(directory, h->limit, NULL);
-        uint64_t used = limit != UINT64_MAX ? number_in(directory, h->current, NULL) : UINT64_MAX;
+    char path[2 * PATH + FILE_NAME];
+    size_t length = strlen(h->directory);
+    memcpy(path, h->directory, length + 1);
+    while (length != 0) {
+        uint64_t limit = number_in(path, length, h->limit, NULL);
+        uint64_t used = limit != UINT64_MAX ? number_in(path, length, h->current, NULL) : UINT64_MAX;
         if (limit != UINT64_MAX && used != UINT64_MAX) {
-            uint64_t cache = number_in(directory, "memory.stat", h->reclaimable);
+            uint64_t cache = number_in(path, length, "memory.stat", h->reclaimable);
             if (cache == UINT64_MAX) cache = 0;
             used = cache < used ? used - cache : 0;
             uint64_t left = used < limit ? limit - used : 0;
             if (left < room) room = left;
         }
-        char *slash = strrchr(directory, '/');
-        if (slash == NULL || (size_t)(slash - directory) < mount) break;
-        *slash = '\0';
+        const char *slash = strrchr(path, '/');
+        if (slash == NULL || (size_t)(slash - path) < h->mount) break;
+        length = (size_t)(slash - path);
+        path[length] = '\0';
     }
     return room;
 }
 
 uint64_t os_cgroup_room(void) {
-    look_up();
-    uint64_t two = room_in(&version2), one = room_in(&version1);
+    const struct hierarchies *found = look_up();
+    if (found == NULL) return UINT64_MAX;
+    uint64_t two = room_in(&found->two), one = room_in(&found->one);
     return two < one ? two : one;
 }

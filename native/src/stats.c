@@ -143,7 +143,11 @@ size_t numalloc_stats_json(char *buffer, size_t capacity) {
 
 __attribute__((destructor)) static void report_at_exit(void) {
     if (!na_opt.stats_at_exit) return;
-    char text[65536];
-    numalloc_stats_json(text, sizeof text);
-    os_message("%s", text);
+    size_t bytes = numalloc_stats_json(NULL, 0) + 4096; /* counters may grow by digits meanwhile */
+    void *text;
+    bytes = (bytes + os_page_size() - 1) & ~(os_page_size() - 1);
+    if (os_map(bytes, &text) != 0) return;
+    numalloc_stats_json(text, bytes);
+    os_message("%s", (char *)text);
+    (void)os_release(text, bytes);
 }
