@@ -126,7 +126,9 @@ def main() -> int:
 
         places = [hpcalloc.placement(a, local_nodes=ctx.nodes) for a in (u, new, work)]
         touched = cart.allreduce(sum(p.touched_pages for p in places))
-        local = cart.allreduce(sum(p.local_pages for p in places))
+        # On this rank's nodes, and by policy: memory that first touch happened to put there has no home.
+        ours = [p for p in places if p.home_nodes and set(p.home_nodes) <= set(ctx.nodes)]
+        local = cart.allreduce(sum(p.local_pages for p in ours))
         unknown = next((p.unknown for p in places if p.unknown), "")
         report = ctx.report()  # collective
         if ctx.rank == 0:

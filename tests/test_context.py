@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""init and Context in one process; tests/mpi has those of several ranks."""
+
+import errno
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+
+import numpy as np
+import pytest
+
+import hpcalloc
+from hpcalloc import _native, context
+from hpcalloc._native import _handler
+
+ALL = frozenset(os.sched_getaffinity(0))
+NODES = _native.node_ids()
+LAUNCHER = ("OMPI_", "PMI", "PALS_", "MPI_LOCAL", "SLURM_", "FLUX_", "MV2_", "JSM_")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    """No launcher, no communicator; and everything is as before afterwards."""
+    for name in [name for name in os.environ if name.startswith(LAUNCHER)]:
+        monkeypatch.delenv(name)
+    monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
+    environment = dict(os.environ)
+    yield
+    while hpcalloc.current() is not None:
+        hpcalloc.current().close()
+    assert os.sched_getaffinity(0) == ALL
+    assert hpcalloc.current_policy() == hpcalloc.local()
+    added = {k for k in os.environ if os.environ[k] != environment.get(k)}
+    assert added <= {"KMP_INIT_AT_FORK", "PYTEST_CURRENT_TEST"}  # the former is threadpoolctl's
+
+
+def run_python(code, **environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER)}
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**clean, **environment},
+    )
+
+
+def test_import_has_no_side_effects():
+    result = run_python(
+        """
+        import os, sys
+        before = os.sched_getaffinity(0), dict(os.environ)
+        import hpcalloc
+        assert (os.sched_getaffinity(0), dict(os.environ)) == before
+        late = {"mpi4py", "threadpoolctl", "rich", "click", "hpcalloc.context", "hpcalloc.report", "hpcalloc.plan"}
+        assert not late & set(sys.modules), late & set(sys.modules)
+        import hpcalloc.placement
+        assert callable(hpcalloc.placement) and callable(hpcalloc.init) and hpcalloc.Context
+        assert set(hpcalloc.__all__) <= set(dir(hpcalloc))
+        for name in hpcalloc.__all__:
+            assert getattr(hpcalloc, name) is not None
+        try:
+            hpcalloc.nonsense
+        except AttributeError as error:
+            assert "nonsense" in str(error)
+        assert not {"mpi4py", "threadpoolctl", "rich", "click"} & set(sys.modules)
+        """
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_attributes():
+    with hpcalloc.init() as ctx:
+        assert (ctx.rank, ctx.size, ctx.local_rank, ctx.local_size) == (0, 1, 0, 1)
+        assert (ctx.comm, ctx.node_comm, ctx.numa_comm) == (None, None, None)
+        assert set(ctx.cpus) == os.sched_getaffinity(0)
+        assert set(ctx.nodes) <= set(NODES)
+        assert ctx.threads == ctx.plan.ranks[0].threads
+        assert ctx.topology is ctx.plan.topology
+        assert ctx.action == "bind"
+        assert ctx.reasons
+        assert ctx.launcher == "none"
+        assert not ctx.closed
+        assert hpcalloc.current() is ctx
+        assert "rank 0 of 1" in repr(ctx)
+        if len(ctx.nodes) == 1:
+            assert ctx.policy == hpcalloc.local()
+    assert ctx.closed
+    assert "closed" in repr(ctx)
+    assert hpcalloc.current() is None
+
+
+def test_arrays_of_a_context():
+    with hpcalloc.init() as ctx:
+        made = [
+            ctx.empty(5),
+            ctx.zeros((2, 3), "f4", "F"),
+            ctx.ones(4, dtype=int),
+            ctx.full(3, 7.0),
+            ctx.array([1, 2, 3]),
+            ctx.empty_like(np.ones(3)),
+            ctx.zeros_like([1, 2]),
+            ctx.ones_like(np.ones((2, 2)), "i2"),
+            ctx.full_like([1, 2], 9),
+            ctx.empty(3, policy=hpcalloc.on_node(NODES[0], strict=True)),
+        ]
+        for a in made:
+            assert a.flags.owndata
+            assert _handler.handler_of(a) is not None
+        assert made[1].flags.f_contiguous
+        with pytest.raises(ValueError, match="shape=-1"):
+            ctx.zeros(-1)
+        where = ctx.placement(ctx.ones(100_000))
+        assert where.local_nodes == ctx.nodes
+        assert where.local_fraction in (1.0, None)
+    made[2][:] = 3  # arrays outlive the context
+    made[2].resize(100)
+    assert made[2].sum() == 12
+
+
+def test_policy_of_a_context():
+    for policy in ("interleave", hpcalloc.interleave(NODES[:1]), "blocked", hpcalloc.on_node(NODES[0]), "local"):
+        with hpcalloc.init(policy=policy) as ctx:
+            assert hpcalloc.current_policy() == ctx.policy
+            if policy not in ("local",):
+                assert ctx.policy.nodes
+            for a in (ctx.zeros((100, 100)), hpcalloc.zeros((100, 100)), ctx.empty_like(np.zeros((3, 3)))):
+                kind = _handler.describe(_handler.handler_of(a))[0]
+                assert kind == {"local": 0, "on_node": 1, "interleave": 2, "blocked": 3}[ctx.policy.kind]
+    with hpcalloc.init(strict=True) as ctx:
+        assert ctx.policy.strict
+        assert _native.block_info(ctx.ones(100_000).ctypes.data).strict
+
+
+def test_several_nodes_interleave(monkeypatch):
+    share = context.RankPlan(0, (0, 2), (0, 1), 2, "interleave", False, "bind", ())
+    effective = context._effective_policy
+    assert effective(hpcalloc.local(strict=True), share) == hpcalloc.interleave([0, 2], strict=True)
+    assert effective(hpcalloc.interleave(), share) == hpcalloc.interleave([0, 2])
+    assert effective(hpcalloc.blocked(1), share) == hpcalloc.blocked(1, [0, 2])
+    assert effective(hpcalloc.interleave([5]), share) == hpcalloc.interleave([5])
+    assert effective(hpcalloc.on_node(7), share) == hpcalloc.on_node(7)
+
+
+def test_use_after_close():
+    ctx = hpcalloc.init()
+    ctx.close()
+    ctx.close()
+    assert (ctx.rank, ctx.nodes) == (0, ctx.plan.ranks[0].nodes)  # facts stay
+    calls = [lambda name=name: getattr(ctx, name)(3) for name in ("empty", "zeros", "ones", "array", "ones_like")]
+    calls += [lambda: ctx.full(3, 3), lambda: ctx.placement(np.ones(3)), ctx.report, ctx.__enter__]
+    calls += [lambda name=name: getattr(ctx, name) for name in ("comm", "node_comm", "numa_comm")]
+    for call in calls:
+        with pytest.raises(hpcalloc.ContextClosedError, match=r"Context\..*closed.*remedy: call hpcalloc.init"):
+            call()
+    assert hpcalloc.empty(3).size == 3
+
+
+def test_nested_in_any_order():
+    outer = hpcalloc.init(policy="interleave")
+    inner = hpcalloc.init(policy="interleave")
+    assert hpcalloc.current() is inner
+    assert inner.plan is outer.plan
+    outer.close()
+    assert hpcalloc.current() is inner
+    assert hpcalloc.current_policy() == inner.policy
+    assert inner.zeros(3).sum() == 0
+    assert set(inner.cpus) == os.sched_getaffinity(0)
+    with pytest.raises(hpcalloc.ContextClosedError):
+        outer.empty(3)
+    inner.close()
+    assert hpcalloc.current_policy() == hpcalloc.local()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"bind": "off"}, {"policy": "interleave"}, {"strict": True}, {"threads": 1}, {"policy": hpcalloc.on_node(0)}],
+)
+def test_different_options_while_open(other):
+    with hpcalloc.init() as ctx:
+        with pytest.raises(hpcalloc.PlanError, match=r"init: .* while a context is open with bind='auto'.*remedy: close"):
+            hpcalloc.init(**other)
+        assert hpcalloc.current() is ctx
+        assert ctx.ones(3).sum() == 3
+    hpcalloc.init(bind="off").close()
+
+
+def test_exceptions_restore():
+    with pytest.raises(ZeroDivisionError), hpcalloc.init():
+        1 / 0  # noqa: B018
+    assert os.sched_getaffinity(0) == ALL
+
+
+@pytest.mark.skipif(len(ALL) < 2, reason="capability: needs two CPUs")
+def test_honours_and_forces():
+    one = {max(ALL)}
+    os.sched_setaffinity(0, one)
+    try:
+        with hpcalloc.init() as ctx:
+            assert os.sched_getaffinity(0) == one == set(ctx.cpus)
+            assert ctx.action == "honour"
+        with hpcalloc.init(bind="force") as ctx:
+            assert os.sched_getaffinity(0) > one
+            assert ctx.action == "bind"
+        assert os.sched_getaffinity(0) == one
+        with hpcalloc.init(bind="off") as ctx:
+            assert os.sched_getaffinity(0) == one
+            assert ctx.action == "none"
+    finally:
+        os.sched_setaffinity(0, ALL)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "kind", "match"),
+    [
+        ({"bind": "tight"}, hpcalloc.PlanError, "bind='tight'"),
+        ({"policy": "near"}, ValueError, "policy='near'"),
+        ({"policy": 3}, TypeError, "policy=3"),
+        ({"policy": hpcalloc.on_node(1023)}, hpcalloc.NodeError, "node 1023"),
+        ({"hugepages": "4K"}, ValueError, "hugepages='4K'"),
+        ({"strict": 1}, TypeError, "strict=1"),
+        ({"threads": 0}, hpcalloc.PlanError, "threads=0"),
+        ({"threads": "many"}, hpcalloc.PlanError, "threads='many'"),
+        ({"comm": 7}, TypeError, "comm= a int"),
+    ],
+)
+def test_bad_arguments(kwargs, kind, match):
+    with pytest.raises(kind, match=f"{match}.*limit.*remedy"):
+        hpcalloc.init(**kwargs)
+    assert hpcalloc.current() is None
+    assert os.sched_getaffinity(0) == ALL
+    with pytest.raises(TypeError):
+        hpcalloc.init(None, "auto")
+
+
+def test_hugepages_must_be_in_force():
+    in_force = _native.stats_dict()["options"]["hugepages"]
+    hpcalloc.init(hugepages=in_force).close()
+    other = "never" if in_force != "never" else "2M"
+    with pytest.raises(hpcalloc.PlanError, match=f"hugepages='{other}'.*remedy: export NUMALLOC_HUGEPAGES={other}"):
+        hpcalloc.init(hugepages=other)
+    result = run_python("import hpcalloc; hpcalloc.init(hugepages='never').close()", NUMALLOC_HUGEPAGES="never")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+# ---- what the kernel refuses ---------------------------------------------------------------------------
+
+
+def test_pinning_not_permitted(monkeypatch):
+    if len(ALL) < 2:
+        pytest.skip("capability: needs two CPUs")
+
+    def refused(tid, cpus):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    os.sched_setaffinity(0, ALL)
+    monkeypatch.setattr(
+        context, "make_plan", lambda *a, **k: hpcalloc.make_plan(*a, **{**k, "bind": "force"})
+    )
+    real_setaffinity = os.sched_setaffinity
+    real_setaffinity(0, {min(ALL)})
+    monkeypatch.setattr(os, "sched_setaffinity", refused)
+    try:
+        with hpcalloc.init() as ctx:
+            assert ctx.action == "failed"
+            assert any("not pinned" in note and "EPERM" in note for note in ctx.notes)
+            assert any("not pinned" in note for note in ctx.report().summary["notes"])
+        for kwargs in ({"bind": "force"}, {"strict": True}):
+            with pytest.raises(hpcalloc.BindingError, match="EPERM"):
+                hpcalloc.init(**kwargs)
+    finally:
+        monkeypatch.undo()
+        real_setaffinity(0, ALL)
+
+
+def test_placing_not_permitted(monkeypatch):
+    monkeypatch.setattr(_native, "can_bind", lambda: errno.EPERM)
+    monkeypatch.setattr(_native, "can_query", lambda: errno.ENOSYS)
+    with hpcalloc.init() as ctx:
+        assert any("mbind: EPERM" in note for note in ctx.notes)
+        assert any("move_pages: ENOSYS" in note for note in ctx.notes)
+    with pytest.raises(hpcalloc.BindingError, match=r"strict=True.*EPERM.*remedy: in a container"):
+        hpcalloc.init(strict=True)
+
+
+def test_inherited_memory_policy_is_noted(monkeypatch):
+    monkeypatch.setattr(context, "inherited_memory_policy", lambda: "interleave:0-1")
+    with hpcalloc.init() as ctx:
+        assert any("interleave:0-1" in note for note in ctx.notes)
+
+
+# ---- without a communicator under a launcher --------------------------------------------------------------
+
+
+def test_local_rank_of_the_launcher(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "1")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
+    with hpcalloc.init() as ctx:
+        assert (ctx.rank, ctx.size, ctx.local_rank, ctx.local_size) == (0, 1, 1, 2)
+        assert len(ctx.plan.ranks) == 2
+        if len(ctx.topology.usable_cores) > 1:
+            assert not set(ctx.cpus) & set(ctx.plan.ranks[0].cpus)
+        assert any("no communicator" in note for note in ctx.notes)
+
+
+@pytest.mark.skipif(len(ALL) < 2, reason="capability: needs two CPUs")
+def test_binding_of_the_launcher_is_kept_alone(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "1")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
+    os.sched_setaffinity(0, {max(ALL)})
+    try:
+        with hpcalloc.init() as ctx:
+            assert set(ctx.cpus) == {max(ALL)}
+            assert ctx.action == "honour"
+    finally:
+        os.sched_setaffinity(0, ALL)
+
+
+def test_mpi_down():
+    pytest.importorskip("mpi4py", reason="capability: needs mpi4py")
+    result = run_python(
+        """
+        import mpi4py
+        mpi4py.rc.initialize = False
+        from mpi4py import MPI
+        import hpcalloc
+        for state in ("not initialised", "finalised"):
+            try:
+                hpcalloc.init(MPI.COMM_WORLD)
+            except hpcalloc.HpcallocError as error:
+                assert f"MPI is {state}" in str(error) and "remedy" in str(error), error
+            else:
+                raise AssertionError(state)
+            with hpcalloc.init() as ctx:   # serial
+                assert ctx.comm is None and ctx.size == 1
+            if state == "not initialised":
+                MPI.Init()
+                with hpcalloc.init() as ctx:
+                    assert ctx.comm == MPI.COMM_WORLD
+                ctx = hpcalloc.init(MPI.COMM_WORLD)
+                a = ctx.ones(100_000)
+                MPI.Finalize()
+                ctx.close()                # nothing to free any more
+                assert a.sum() == a.size
+        """
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+# ---- threads, processes, garbage ----------------------------------------------------------------------------
+
+
+def test_threads_open_and_close():
+    failures = []
+
+    def work():
+        try:
+            for _ in range(20):
+                with hpcalloc.init() as ctx:
+                    assert ctx.ones(1000).sum() == 1000
+                    assert hpcalloc.current() is not None
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert hpcalloc.current() is None
+
+
+def test_stays_open_without_a_reference():
+    hpcalloc.init()
+    gc.collect()
+    ctx = hpcalloc.current()
+    assert ctx is not None
+    assert ctx.ones(3).sum() == 3
+    ctx.close()
+
+
+def test_no_pickle_of_contexts():
+    with hpcalloc.init() as ctx, pytest.raises(TypeError):
+        pickle.dumps(ctx)
+
+
+def test_interpreter_exit_with_open_context():
+    result = run_python("import hpcalloc; ctx = hpcalloc.init(); a = ctx.ones(100_000); b = hpcalloc.init()")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

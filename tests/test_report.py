@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Reports: of a process, of ranks, as JSON and text; the verb."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import hpcalloc
+from hpcalloc import _native, report
+from hpcalloc._native import _handler
+
+CORES = len(os.sched_getaffinity(0))
+
+
+@pytest.fixture
+def ctx(monkeypatch):
+    monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
+    for name in [name for name in os.environ if name.startswith(("OMPI_", "PMI", "SLURM_"))]:
+        monkeypatch.delenv(name)
+    with hpcalloc.init() as context:
+        yield context
+
+
+def test_counts_the_arrays(ctx):
+    before = ctx.report().ranks[0]["arrays"]
+    a, b = ctx.ones(1 << 20), hpcalloc.zeros(_handler.MIN_TRACKED, "u1")
+    small = ctx.ones(10)
+    foreign = np.ones(1 << 20)
+    after = ctx.report().ranks[0]["arrays"]
+    assert after["count"] == before["count"] + 2
+    assert after["nbytes"] == before["nbytes"] + a.nbytes + b.nbytes
+    if after["unknown"] is None:
+        pages = after["pages"] - before["pages"]
+        assert pages == (a.nbytes + b.nbytes) // after["page_size"]
+        assert after["touched"] + after["untouched"] == after["pages"]
+        assert after["local_fraction"] == 1.0
+    del a, b, small, foreign
+    assert ctx.report().ranks[0]["arrays"]["count"] == before["count"]
+
+
+def test_json_round_trip(ctx):
+    kept = ctx.ones(100_000)
+    made = ctx.report()
+    data = json.loads(made.to_json())
+    assert data == made.to_dict()
+    assert data["size"] == 1
+    (rank,) = data["ranks"]
+    assert rank["pid"] == os.getpid()
+    assert rank["nodes"] == list(ctx.nodes)
+    assert rank["action"] == "bind"
+    assert rank["reasons"] == list(ctx.reasons)
+    assert rank["allocator"]["options"]
+    assert rank["memory"]["resident"] > kept.nbytes
+    assert data["summary"]["ranks"] == data["summary"]["hosts"] == 1
+    assert data["summary"]["failed_ranks"] == []
+
+
+def test_text(ctx):
+    kept = ctx.ones(100_000)
+    text = ctx.report().to_text()
+    assert max(map(len, text.splitlines())) <= 100
+    for part in ("1 of 1 ranks", "binding", "bind", "fallbacks", ctx.reasons[0][:20]):
+        assert part in text
+    if _native.can_query() == 0:
+        assert "100.0 % of" in text
+    assert str(ctx.report())
+    del kept
+
+
+def test_unknown_is_said(ctx, monkeypatch):
+    kept = ctx.ones(100_000)
+    monkeypatch.setattr(_native, "page_counts", lambda start, length: 1)
+    made = ctx.report()
+    assert "EPERM" in made.summary["unknown"]
+    assert made.summary["local_fraction"] is None
+    assert "placement unknown: move_pages: EPERM" in made.to_text()
+    assert made.ranks[0]["arrays"]["count"] >= 1
+    del kept
+
+
+def test_a_rank_that_fails_says_so(ctx, monkeypatch):
+    monkeypatch.setattr(report, "process_memory", lambda: 1 / 0)
+    made = ctx.report()
+    assert made.summary["failed_ranks"] == [0]
+    assert "ZeroDivisionError" in made.to_text()
+
+
+def test_summary_of_many():
+    def record(rank, local, touched, fallbacks=0):
+        fraction = local / touched if touched else None
+        arrays = {"touched": touched, "local": local, "pages": touched, "unknown": None, "local_fraction": fraction}
+        return {
+            "rank": rank,
+            "host": f"n{rank // 2}",
+            "arrays": arrays,
+            "fallbacks": fallbacks,
+            "strict_failures": 0,
+            "remote_frees": 1,
+            "peak_bytes": 10,
+            "notes": ["same"],
+        }
+
+    made = report.make_report([record(0, 10, 10), record(1, 5, 10, 3), record(2, 0, 0), {"rank": 3, "host": "n1", "error": "x"}], 4)
+    summary = made.summary
+    assert summary["hosts"] == 2
+    assert summary["local_fraction"] == 0.75
+    assert (summary["worst_rank"], summary["worst_fraction"]) == (1, 0.5)
+    assert (summary["fallbacks"], summary["remote_frees"], summary["peak_bytes"]) == (3, 3, 30)
+    assert summary["failed_ranks"] == [3]
+    assert summary["notes"] == ["same"]
+
+
+def test_numbers():
+    assert report.percent(None) == "-"
+    assert report.percent(1.0) == "100.0 %"
+    assert report.percent(0.99999) == "99.9 %"
+    assert report.percent(0.0) == "0.0 %"
+    assert [report.size_text(n) for n in (0, 1023, 1536, 5 << 30, 3 << 50)] == [
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "5.0 GiB",
+        "3072.0 TiB",
+    ]
+
+
+# ---- the verb ---------------------------------------------------------------------------------------
+
+
+def run(*words, launch=()):
+    environment = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **os.environ}
+    return subprocess.run(
+        [*launch, sys.executable, "-m", "hpcalloc", "report", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
+
+
+def test_verb():
+    result = run("--size", "2")
+    assert (result.returncode, result.stderr) == (0, "")
+    for part in ("machine: ", "may place memory: ", "transparent huge pages: ", "launcher: none", "1 of 1 ranks"):
+        assert part in result.stdout
+    result = run("--json", "--bind", "off", "--no-mpi")
+    data = json.loads(result.stdout)
+    assert data["machine"]["topology"]["nodes"]
+    assert data["machine"]["can_bind"] == (_native.can_bind() == 0)
+    assert data["ranks"][0]["action"] == "none"
+    assert data["ranks"][0]["arrays"]["nbytes"] == 64 << 20
+    assert run("--size", "0").returncode == 2
+    assert run("--bind", "tight").returncode == 2
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="capability: needs mpirun")
+def test_verb_under_mpirun():
+    version = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=False).stdout
+    openmpi = "Open MPI" in version or "Open RTE" in version
+    launch = ["mpirun", "-n", "2"]
+    if openmpi and CORES < 2:
+        launch += ["--map-by", ":OVERSUBSCRIBE"]
+    result = run("--json", "--size", "4", launch=launch)
+    assert result.returncode == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert [r["rank"] for r in data["ranks"]] == [0, 1]
+    assert data["summary"]["failed_ranks"] == []
+    if _native.can_query() == 0:
+        assert data["summary"]["local_fraction"] == 1.0
+        assert data["summary"]["pages"] == 2 * (4 << 20) // data["ranks"][0]["arrays"]["page_size"]
+    if CORES > 1:
+        first, second = data["ranks"]
+        assert first["cpus"] != second["cpus"]
+        # Open MPI binds two ranks to a core each though nobody asked: widened, and said so.
+        assert {first["action"], second["action"]} == {"widen" if openmpi else "bind"}
+        assert first["cpus"] == first["planned_cpus"]
