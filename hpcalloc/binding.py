@@ -208,8 +208,11 @@ def _refused(call: str, tid: int, cpus: frozenset[int], code: int) -> Exception:
 
 def _size_pools(threads: int, explicit: bool) -> tuple[tuple[ThreadPool, ...], Callable[[], None] | None]:
     """Resize the pools that are loaded; what was done and how to undo it."""
-    import threadpoolctl  # not at import: it looks at all loaded libraries and sets an environment variable
+    had = "KMP_DUPLICATE_LIB_OK" in os.environ
+    import threadpoolctl  # not with this module: it is slow, and sets that variable, which children would inherit
 
+    if not had:
+        os.environ.pop("KMP_DUPLICATE_LIB_OK", None)
     pools: list[ThreadPool] = []
     changed: list[tuple[Any, int]] = []
     for library in threadpoolctl.ThreadpoolController().lib_controllers:

@@ -93,6 +93,7 @@ class _Setup:
     binding: Binding | None = None
     notes: list[str] = field(default_factory=list)
     users: int = 0
+    pid: int = field(default_factory=os.getpid)  # a forked child has the context, but no MPI
 
 
 # ---- init ---------------------------------------------------------------------------------------------
@@ -581,7 +582,7 @@ class Context:
             finally:
                 node_comm, numa_comm = setup.node_comm, setup.numa_comm
                 setup.node_comm = setup.numa_comm = None
-                if free:
+                if free and setup.pid == os.getpid():
                     comms.free(numa_comm, node_comm)
 
     def __enter__(self) -> Context:

@@ -281,13 +281,13 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
         box=SIMPLE,
         padding=(0, 1, 0, 0),
     )
-    for name in ("rank", "host", "CPUs", "nodes", "binding", "arrays", "pages by node"):
-        table.add_column(name, no_wrap=name in ("rank", "binding", "arrays"))
+    for name in ("rank", "host", "CPUs", "nodes", "binding", "arrays"):
+        table.add_column(name, no_wrap=name in ("rank", "binding", "arrays"), overflow="fold")
+    table.add_column("pages by node", min_width=13, overflow="fold")
     for name in ("local", "huge", "fallbacks", "remote", "peak"):
         table.add_column(name, justify="right", no_wrap=True)
     for r in data["ranks"]:
         if "error" in r:
-            table.add_row(str(r["rank"]), escape(r["host"]), escape(r["error"]))
             continue
         a = r["arrays"]
         where = [f"{node}: {pages}" for node, pages in a["pages_per_node"].items()]
@@ -312,11 +312,19 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
         items.append(escape(f"placement unknown: {summary['unknown']}"))
     elif summary["touched"]:
         items.append(f"{percent(summary['local_fraction'])} of {summary['touched']} array pages local")
-    seen: set[tuple[str, ...]] = set()
-    for r in data["ranks"]:
-        why = tuple(r.get("reasons", ()))
-        if why and why not in seen:
-            seen.add(why)
-            items.append(escape(f"rank {r['rank']}: {'; '.join(why)}"))
+    items += [
+        escape(f"rank {r['rank']} on {r['host']} has no report: {r['error']}")
+        for r in data["ranks"]
+        if "error" in r
+    ]
+    given = {r["rank"]: r["reasons"] for r in data["ranks"] if "error" not in r}
+    common = [
+        why for why in next(iter(given.values()), ()) if all(why in reasons for reasons in given.values())
+    ]
+    items += [escape(f"all ranks: {why}") for why in common] if len(given) > 1 else []
+    for rank, reasons in given.items():
+        own = [why for why in reasons if len(given) == 1 or why not in common]
+        if own:
+            items.append(escape(f"rank {rank}: {'; '.join(own)}"))
     items += [escape(f"note: {note}") for note in summary["notes"]]
     return items

@@ -56,7 +56,9 @@ def live():
 # ---- NumPy's semantics ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n in arrays.__all__ if n not in ("current_policy", "set_current_policy")])
+@pytest.mark.parametrize(
+    "name", [n for n in arrays.__all__ if n not in ("current_policy", "set_current_policy")]
+)
 def test_signature_is_numpys(name):
     mine = dict(inspect.signature(getattr(arrays, name)).parameters)
     assert mine.pop("policy").kind is inspect.Parameter.KEYWORD_ONLY
@@ -65,6 +67,8 @@ def test_signature_is_numpys(name):
     except ValueError:  # NumPy does not tell
         return
     mine.pop("like", None), theirs.pop("like", None), theirs.pop("ndmax", None)
+    if "device" not in theirs:  # before NumPy 2
+        mine.pop("device", None)
     assert list(mine) == list(theirs)
     for key, parameter in theirs.items():
         assert mine[key].kind in (parameter.kind, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -230,23 +234,15 @@ def test_numpy_uses_them():
         ((1,) * 100, ValueError),
         (1 << 58, hpcalloc.OutOfMemoryError),
         ("a", TypeError),
-        (None, TypeError),
         (2.5, TypeError),
         ((2, "b"), TypeError),
-        ({}, TypeError),
     ],
 )
 def test_bad_shapes(make, shape, kind):
     before = live()
     for policy in (None, hpcalloc.interleave(), hpcalloc.blocked()):
-        if shape == {} and policy is None:
-            continue  # NumPy takes an empty dict for ()
-        try:
-            with pytest.raises(kind) as caught:
-                make(shape, policy=policy)
-        except pytest.fail.Exception:
-            assert shape == {}
-            continue
+        with pytest.raises(kind) as caught:
+            make(shape, policy=policy)
         if kind is not TypeError:
             for part in (make.__name__, "shape=", "limit: ", "remedy: ", str(shape)[:12]):
                 assert part in str(caught.value)
@@ -254,7 +250,9 @@ def test_bad_shapes(make, shape, kind):
 
 
 @pytest.mark.parametrize(
-    "dtype", [object, "O", [("a", "f8"), ("b", "O")], np.dtype(("O", (2,)))], ids=["object", "O", "struct", "sub"]
+    "dtype",
+    [object, "O", [("a", "f8"), ("b", "O")], np.dtype(("O", (2,)))],
+    ids=["object", "O", "struct", "sub"],
 )
 def test_references_are_refused(dtype):
     prototype = np.zeros(3)
@@ -293,7 +291,13 @@ def test_out_of_memory_names_everything():
     with pytest.raises(hpcalloc.OutOfMemoryError) as caught:
         hpcalloc.zeros((1 << 20, 1 << 30), policy=hpcalloc.on_node(NODE))
     assert isinstance(caught.value, MemoryError)
-    for part in ("zeros: shape=(1048576, 1073741824)", str(1 << 53), f"on_node({NODE})", f"node {NODE} has", "remedy: "):
+    for part in (
+        "zeros: shape=(1048576, 1073741824)",
+        str(1 << 53),
+        f"on_node({NODE})",
+        f"node {NODE} has",
+        "remedy: ",
+    ):
         assert part in str(caught.value)
 
 
@@ -511,7 +515,11 @@ def test_threads_at_once():
     assert live() == before
 
 
-@given(st.lists(st.tuples(st.sampled_from(["new", "del", "resize", "view"]), st.integers(0, 200_000)), max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["new", "del", "resize", "view"]), st.integers(0, 200_000)), max_size=40
+    )
+)
 @settings(max_examples=50, deadline=None)
 def test_any_sequence_leaves_nothing(steps):
     before = live()

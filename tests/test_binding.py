@@ -124,7 +124,9 @@ def test_refused():
     absent = max(ALL) + 1
     with pytest.raises(BindingError, match=r"no CPU.*limit.*remedy"):
         binding.apply([])
-    with pytest.raises(BindingError, match=rf"CPUs {absent}: EINVAL.*limit: the CPUs of.*cpuset.*remedy") as caught:
+    with pytest.raises(
+        BindingError, match=rf"CPUs {absent}: EINVAL.*limit: the CPUs of.*cpuset.*remedy"
+    ) as caught:
         binding.apply({absent})
     assert caught.value.errno is not None
     # Partly outside: the kernel would cut the mask down without a word.
@@ -176,7 +178,9 @@ def pool(monkeypatch):
 def test_pools_are_sized_and_restored(pool):
     record = binding.apply(ALL, threads=1, explicit_threads=True)
     assert pool.num_threads == 1
-    assert [(p.before, p.after, p.kept_for) for p in record.pools if p.library == pool.internal_api] == [(2, 1, "")]
+    assert [(p.before, p.after, p.kept_for) for p in record.pools if p.library == pool.internal_api] == [
+        (2, 1, "")
+    ]
     a = np.ones((100, 100))
     assert (a @ a)[0, 0] == 100
     record.restore()

@@ -3,6 +3,7 @@
 
 import errno
 import gc
+import importlib
 import pathlib
 import re
 import subprocess
@@ -140,8 +141,8 @@ def test_array_owns_its_block():
     assert info is not None
     assert info.start == a.ctypes.data
     assert info.size >= a.nbytes
-    name = getattr(np, "_core", np.core if not hasattr(np, "_core") else None).multiarray.get_handler_name
-    assert name(a) == "hpcalloc test"
+    core = importlib.import_module("numpy._core" if np.__version__ >= "2" else "numpy.core")
+    assert core.multiarray.get_handler_name(a) == "hpcalloc test"
 
 
 def test_context_variable_is_left_alone():
@@ -243,7 +244,9 @@ def test_tracemalloc_sees_the_arrays():
     try:
         handler = make()
         arrays = [_handler.empty(handler, MIB, "u1", "C"), _handler.zeros(handler, MIB, "u1", "C")]
-        arrays.append(_handler.like(handler, np.empty((64, 64, 256), "u1").transpose(1, 0, 2), None, "K", None, True))
+        arrays.append(
+            _handler.like(handler, np.empty((64, 64, 256), "u1").transpose(1, 0, 2), None, "K", None, True)
+        )
         arrays[0].resize(2 * MIB)
 
         def traced():
@@ -322,7 +325,11 @@ def test_strict_and_populate():
 
 def run_python(code):
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -356,8 +363,9 @@ def test_interpreter_exit_with_live_arrays():
 def test_fork_child_allocates():
     result = run_python(
         """
-        import os, threading, time
+        import os, threading, warnings
         import hpcalloc.arrays as arrays
+        warnings.simplefilter("ignore")  # Python's own, on forking with threads
         from hpcalloc._native import _handler
         stop = False
         def churn():

@@ -139,7 +139,9 @@ def test_fraction_of_mixed():
     where = Placement(4096 * 10, 4096, 10, {0: 6, 3: 2}, untouched=1, failed=1, local_nodes=(0,))
     assert where.local_fraction == 6 / 9
     assert where.nodes == (0, 3)
-    assert str(where) == "10 pages of 4096 bytes: 6 on node 0, 2 on node 3, 1 untouched, 1 failed; 66.7 % local"
+    assert (
+        str(where) == "10 pages of 4096 bytes: 6 on node 0, 2 on node 3, 1 untouched, 1 failed; 66.7 % local"
+    )
 
 
 def test_process_memory():

@@ -93,7 +93,13 @@ def test_a_rank_that_fails_says_so(ctx, monkeypatch):
 def test_summary_of_many():
     def record(rank, local, touched, fallbacks=0):
         fraction = local / touched if touched else None
-        arrays = {"touched": touched, "local": local, "pages": touched, "unknown": None, "local_fraction": fraction}
+        arrays = {
+            "touched": touched,
+            "local": local,
+            "pages": touched,
+            "unknown": None,
+            "local_fraction": fraction,
+        }
         return {
             "rank": rank,
             "host": f"n{rank // 2}",
@@ -105,7 +111,9 @@ def test_summary_of_many():
             "notes": ["same"],
         }
 
-    made = report.make_report([record(0, 10, 10), record(1, 5, 10, 3), record(2, 0, 0), {"rank": 3, "host": "n1", "error": "x"}], 4)
+    made = report.make_report(
+        [record(0, 10, 10), record(1, 5, 10, 3), record(2, 0, 0), {"rank": 3, "host": "n1", "error": "x"}], 4
+    )
     summary = made.summary
     assert summary["hosts"] == 2
     assert summary["local_fraction"] == 0.75
@@ -147,7 +155,13 @@ def run(*words, launch=()):
 def test_verb():
     result = run("--size", "2")
     assert (result.returncode, result.stderr) == (0, "")
-    for part in ("machine: ", "may place memory: ", "transparent huge pages: ", "launcher: none", "1 of 1 ranks"):
+    for part in (
+        "machine: ",
+        "may place memory: ",
+        "transparent huge pages: ",
+        "launcher: none",
+        "1 of 1 ranks",
+    ):
         assert part in result.stdout
     result = run("--json", "--bind", "off", "--no-mpi")
     data = json.loads(result.stdout)

@@ -8,12 +8,14 @@ affinity, no memory policy and no environment.
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._cffi import ffi, lib
+
+if TYPE_CHECKING:
+    import pathlib
 
 __all__ = [
     "MAX_NODES",
@@ -97,6 +99,8 @@ def include_dir() -> pathlib.Path:
 
 def library_dir() -> pathlib.Path:
     """Directory of ``libnumalloc.so``, ``libnumalloc.a`` and ``libnumalloc_preload.so``."""
+    import pathlib  # the only user of a module that takes a while to import
+
     return pathlib.Path(__file__).parent
 
 

@@ -27,6 +27,10 @@
 #include "numa_alloc.h"
 #include "registry.h"
 
+#if NPY_ABI_VERSION < 0x02000000 /* NumPy 1 has no accessor */
+#define PyDataType_ELSIZE(dtype) ((dtype)->elsize)
+#endif
+
 #define CAPSULE "mem_handler"        /* the name NumPy asks for */
 #define TRACE_DOMAIN 389047          /* NumPy's domain in tracemalloc (numpy.lib.tracemalloc_domain) */
 #define DETACH_MIN ((size_t)1 << 20) /* bytes faulted in before a call returns: other threads run meanwhile */

@@ -20,7 +20,7 @@ from ..topology import format_ids
 
 __all__ = ["command"]
 
-_MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PALS_LOCAL_RANKID", "SLURM_STEP_ID")
+_MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PALS_LOCAL_RANKID")
 
 
 @click.command()

@@ -136,9 +136,8 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     void *block = na_heap_alloc(heap, size_to_class(padded));
     if (block == NULL) return NULL;
     if ((flags & NUMALLOC_POPULATE) != 0) {
-        uintptr_t mask = os_page_size() - 1, start = (uintptr_t)block & ~mask;
         na_nodeset home = nodeset_single(region->node);
-        int error = na_populate(start, (((uintptr_t)block + size + mask) & ~mask) - start, &home, region->strict);
+        int error = na_populate((uintptr_t)block, size, &home, region->strict);
         if (error != 0) {
             numalloc_free(block);
             errno = error;
@@ -281,7 +280,6 @@ static void *alloc_like(const na_span *span, size_t size) {
     const na_region *region = &na_regions[span->region];
     if (region->node_index >= 0) return alloc_on(region->node_index, region->strict, size, 0, 0);
     na_placement placement = *span->placement;
-    if (placement.stripe == usable(span) || placement.policy == NUMALLOC_INTERLEAVE) placement.stripe = 0;
     return na_mixed_alloc(&placement, size, 0, 0);
 }
 

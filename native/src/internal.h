@@ -150,7 +150,7 @@ void na_mixed_purge_due(na_region *region, bool all); /* with the lock held */
 
 /* ---- placement.c ------------------------------------------------------------------------------------- */
 
-/* Faults a range in and, where `strict`, checks that each page is on a node of the set. ENOMEM, or EPERM
+/* Faults the pages of a range in and, where `strict`, checks that each page is on a node of the set. ENOMEM, or EPERM
  * where placement can't be set or asked for. */
 int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, bool strict);
 

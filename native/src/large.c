@@ -97,7 +97,7 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
     bool explicit_huge = hugetlb && back_with_hugetlb(region, span);
     if (region->strict || (flags & NUMALLOC_POPULATE) != 0) {
         na_nodeset home = nodeset_single(region->node);
-        error = na_populate(span->start, round_up(size, os_page_size()), &home, region->strict);
+        error = na_populate(span->start, size, &home, region->strict);
         if (error != 0) {
             if (region->strict) atomic_fetch_add_explicit(&region->strict_failures, 1, memory_order_relaxed);
             na_span_free(region, span);

@@ -18,7 +18,7 @@ static size_t span_bytes(const na_span *span) { return (size_t)span->slices << N
 static size_t round_up(size_t value, size_t to) { return (value + to - 1) & ~(to - 1); }
 
 static bool same_placement(const na_placement *a, const na_placement *b) {
-    return a->policy == b->policy && a->strict == b->strict && a->stripe == b->stripe &&
+    return a->policy == b->policy && a->strict == b->strict && a->stripe == b->stripe && a->size == b->size &&
            nodeset_equal(&a->nodes, &b->nodes);
 }
 
@@ -26,7 +26,7 @@ static bool same_placement(const na_placement *a, const na_placement *b) {
 static int each_piece(const na_placement *placement, uintptr_t start, size_t bytes,
                       int (*visit)(uintptr_t from, size_t length, int node, bool strict), bool strict) {
     size_t page = os_page_size();
-    size_t stripe = placement->stripe;
+    size_t stripe = placement->stripe != 0 ? placement->stripe : bytes;
     size_t count = (size_t)nodeset_count(&placement->nodes);
     size_t end = round_up(bytes, page);
     size_t from = 0;
@@ -144,11 +144,13 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
     na_region *region = na_region_mixed();
     na_placement placement = *wanted;
     size_t bytes = round_up(size, NA_SLICE);
-    if (placement.stripe == 0 || placement.stripe > size) placement.stripe = size;
+    if (placement.stripe >= size || placement.policy == NUMALLOC_INTERLEAVE) placement.stripe = 0;
+    placement.size = placement.policy == NUMALLOC_BLOCKED ? size : 0;
     if (align < NA_SLICE) align = NA_SLICE;
     if (bytes >> NA_SLICE_SHIFT >= NA_ALIGN_HUGE_SLICES && align < ((size_t)NA_HUGE_SLICES << NA_SLICE_SHIFT))
         align = (size_t)NA_HUGE_SLICES << NA_SLICE_SHIFT;
-    size_t pieces = (size + placement.stripe - 1) / placement.stripe * (size_t)nodeset_count(&placement.nodes);
+    size_t stripes = placement.stripe == 0 ? 1 : (size + placement.stripe - 1) / placement.stripe;
+    size_t pieces = stripes * (size_t)nodeset_count(&placement.nodes);
     if (placement.policy == NUMALLOC_BLOCKED && pieces > NA_PIECES_MAX) {
         errno = EINVAL;
         return NULL;

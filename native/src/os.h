@@ -28,7 +28,6 @@ typedef struct na_cpuset {
 /* ---- address space -------------------------------------------------------------------------------- */
 
 size_t os_page_size(void);      /* bytes of a base page; constant */
-size_t os_huge_page_size(void); /* bytes of a PMD huge page (2 MiB on x86-64), 0 if the kernel has none */
 
 /* Reserves address space with no access and no memory behind it. align: power of two >= page size. */
 int os_reserve(size_t bytes, size_t align, void **address);
@@ -95,8 +94,6 @@ int os_map_fresh(void *address, size_t bytes);
  * committed and reads as zeros. ENOSYS before Linux 5.7. Policy travels with the pages. */
 int os_remap(void *from, size_t bytes, void *to);
 
-int os_dont_dump(void *address, size_t bytes, bool skip); /* MADV_DONTDUMP / MADV_DODUMP */
-
 /* ---- threads and CPUs ----------------------------------------------------------------------------- */
 
 /* CPU the caller runs on (may change at once). Cheapest way there is: rseq's cpu_id where glibc
@@ -112,9 +109,6 @@ uint64_t os_random(void); /* from the kernel; never fails, falls back to address
 
 /* Reads a whole small file into buffer (NUL-terminated); *length without the NUL. EFBIG if it doesn't fit. */
 int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length);
-
-/* Calls visit(id, context) for each entry `<prefix><number>` of a directory, in no order. */
-int os_list_numbered(const char *directory, const char *prefix, void (*visit)(int id, void *context), void *context);
 
 /* Writes one line to standard error in one write(2); no malloc. printf formats. */
 void os_message(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -84,18 +84,6 @@ static int read_number(const char *path, uint64_t *value) {
     return 0;
 }
 
-size_t os_huge_page_size(void) {
-    static _Atomic(size_t) known; /* size + 1 */
-    size_t size = atomic_load_explicit(&known, memory_order_relaxed);
-    if (size == 0) {
-        uint64_t bytes = 0;
-        (void)read_number("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", &bytes);
-        size = (size_t)bytes + 1;
-        atomic_store_explicit(&known, size, memory_order_relaxed);
-    }
-    return size - 1;
-}
-
 static int map(void *at, size_t bytes, int protection, int flags, void **address) {
     int saved = errno;
     void *got = mmap(at, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
@@ -145,10 +133,6 @@ int os_remap(void *from, size_t bytes, void *to) {
     int error = got == MAP_FAILED ? errno : 0;
     errno = saved;
     return error == EINVAL ? ENOSYS : error; /* older kernels do not know the flag */
-}
-
-int os_dont_dump(void *address, size_t bytes, bool skip) {
-    return RESULT(madvise(address, bytes, skip ? MADV_DONTDUMP : MADV_DODUMP));
 }
 
 /* ---- placement ---------------------------------------------------------------------------------------- */
@@ -330,14 +314,12 @@ uint64_t os_random(void) {
 
 /* ---- files ---------------------------------------------------------------------------------------------- */
 
-static int open_to_read(const char *path, int flags) {
-    return (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC | flags, 0);
-}
+static int open_to_read(const char *path) { return (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0); }
 
 int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length) {
     int saved = errno, error = 0;
     size_t have = 0;
-    int file = open_to_read(path, 0);
+    int file = open_to_read(path);
     if (file < 0) error = errno;
     while (error == 0) {
         if (have == capacity) {
@@ -356,40 +338,6 @@ int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length
         buffer[have] = '\0';
         *length = have;
     }
-    errno = saved;
-    return error;
-}
-
-/* As the kernel lays out getdents64; opendir would call malloc. */
-struct directory_entry {
-    uint64_t inode;
-    int64_t offset;
-    unsigned short length;
-    unsigned char type;
-    char name[];
-};
-
-int os_list_numbered(const char *directory, const char *prefix, void (*visit)(int id, void *context), void *context) {
-    int saved = errno, error = 0;
-    _Alignas(8) char buffer[4096];
-    size_t prefix_length = strlen(prefix);
-    int file = open_to_read(directory, O_DIRECTORY);
-    if (file < 0) error = errno;
-    while (error == 0) {
-        long got = syscall(SYS_getdents64, file, buffer, sizeof buffer);
-        if (got < 0) error = errno;
-        if (got <= 0) break;
-        for (long at = 0; at < got;) {
-            const struct directory_entry *entry = (const struct directory_entry *)(buffer + at);
-            at += entry->length;
-            const char *digits = entry->name + prefix_length;
-            if (strncmp(entry->name, prefix, prefix_length) != 0 || *digits < '0' || *digits > '9') continue;
-            long id = 0;
-            while (*digits >= '0' && *digits <= '9' && id < 1000000) id = id * 10 + (*digits++ - '0');
-            if (*digits == '\0') visit((int)id, context);
-        }
-    }
-    if (file >= 0) (void)syscall(SYS_close, file);
     errno = saved;
     return error;
 }

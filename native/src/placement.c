@@ -15,7 +15,7 @@ enum { NA_QUERY_PAGES = 1024, NA_POPULATE_CHUNK = 32 << 20 /* bytes */ };
 static uintptr_t page_floor(uintptr_t address) { return address & ~((uintptr_t)os_page_size() - 1); }
 static uintptr_t page_ceil(uintptr_t address) { return page_floor(address + os_page_size() - 1); }
 
-/* Calls visit with the status of up to NA_QUERY_PAGES pages at a time; stops at an error. */
+/* Calls visit with the status of up to NA_QUERY_PAGES pages at a time; stops at an error. Both ends are on pages. */
 static int each_status(uintptr_t start, uintptr_t end,
                        void (*visit)(uintptr_t start, const int *status, size_t count, void *context), void *context) {
     int status[NA_QUERY_PAGES];
@@ -106,7 +106,8 @@ bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes) 
 }
 
 int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, bool strict) {
-    uintptr_t end = start + bytes;
+    uintptr_t end = page_ceil(start + bytes);
+    start = page_floor(start);
     /* On a machine of one node every page is on it; nothing needs to be asked. */
     bool verify = strict && nodeset_count(&na_topo.online) > 1;
     if (verify) {
@@ -139,8 +140,7 @@ int numalloc_prefault(void *ptr, size_t len) {
     const na_region *region = &na_regions[span->region];
     /* The nodes only matter to strict memory of one home; other strict memory was populated at birth. */
     na_nodeset home = region->node_index >= 0 ? nodeset_single(region->node) : na_topo.allowed;
-    uintptr_t start = page_floor((uintptr_t)ptr);
-    return na_populate(start, page_ceil((uintptr_t)ptr + len) - start, &home, region->strict);
+    return na_populate((uintptr_t)ptr, len, &home, region->strict);
 }
 
 int numalloc_migrate(void *ptr, size_t len, int node, size_t *unmoved) {

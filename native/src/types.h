@@ -119,7 +119,8 @@ typedef struct na_queue {
 /* Policy of a span of the mixed region, kept with it for queries, realloc and warm reuse. */
 typedef struct na_placement {
     na_nodeset nodes;
-    size_t stripe;  /* blocked: bytes after which the split repeats */
+    size_t size;    /* blocked: bytes that were split, else 0 */
+    size_t stripe;  /* blocked: bytes after which the split repeats, 0: it does not */
     uint8_t policy; /* enum numalloc_policy */
     uint8_t strict;
     struct na_placement *next; /* unused ones */

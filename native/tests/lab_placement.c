@@ -106,7 +106,7 @@ static bool maps_only_on(const void *p, int node) {
 
 /* ---- the cases ------------------------------------------------------------------------------------------ */
 
-static const size_t sizes[] = {16, 100, 2048, 8192, 65536, 262144, (size_t)1 << 20, (size_t)24 << 20};
+static const size_t sizes[] = {16, 100, 2048, 8192, 65536, 200000, 262144, (size_t)1 << 20, (size_t)24 << 20};
 enum { SIZES = sizeof sizes / sizeof sizes[0] };
 
 /* Without a policy the toucher decides: what every check below must be able to see. */

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""init and Context on several ranks.
+
+    timeout 300 mpirun -n 2 python -m mpi4py -m pytest -x --with-mpi -m mpi tests/mpi
+
+An error on one rank must be raised on all and hang none: each of these tests ends with a barrier.
+"""
+
+import os
+
+import numpy as np
+import pytest
+
+import hpcalloc
+from hpcalloc import _native
+
+pytestmark = pytest.mark.mpi
+ALL = frozenset(os.sched_getaffinity(0))
+
+
+@pytest.fixture
+def world():
+    from mpi4py import MPI
+
+    yield MPI.COMM_WORLD
+    while hpcalloc.current() is not None:
+        hpcalloc.current().close()
+    assert os.sched_getaffinity(0) == ALL
+    assert hpcalloc.current_policy() == hpcalloc.local()
+    MPI.COMM_WORLD.Barrier()
+
+
+def raised(call):
+    """What a call raises, None if nothing."""
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
+
+
+def test_ranks_and_communicators(world):
+    with hpcalloc.init(world) as ctx:
+        assert ctx.comm is world
+        assert (ctx.rank, ctx.size) == (world.Get_rank(), world.Get_size())
+        assert (ctx.local_rank, ctx.local_size) == (ctx.node_comm.Get_rank(), ctx.node_comm.Get_size())
+        assert ctx.local_size <= ctx.size
+        assert ctx.numa_comm.allreduce(ctx.nodes[0]) == ctx.nodes[0] * ctx.numa_comm.Get_size()
+        assert set(ctx.cpus) == os.sched_getaffinity(0)
+        plans = world.allgather(ctx.plan.to_dict()["ranks"])
+        assert all(plan == plans[0] for plan in plans) or ctx.local_size < ctx.size
+        cpus = ctx.node_comm.allgather(ctx.cpus)
+        if ctx.local_size <= len(ctx.topology.usable_cores) and ctx.action in ("bind", "widen"):
+            assert len(set().union(*cpus)) == sum(map(len, cpus))
+        if ctx.action == "bind" and ctx.local_size > len(ctx.topology.allowed_cpus):
+            assert ctx.plan.ranks[ctx.local_rank].shared
+        assert ctx.placement(ctx.ones(200_000)).local_fraction in (1.0, None)
+    assert os.sched_getaffinity(0) == ALL
+
+
+def test_world_is_the_default(world):
+    with hpcalloc.init() as ctx:
+        assert ctx.comm == world
+        assert ctx.size == world.Get_size()
+
+
+def test_many_times(world):
+    """Communicators are freed: MPI libraries have a few thousand."""
+    for _ in range(200):
+        hpcalloc.init(world).close()
+    a = world.allreduce(1)
+    assert a == world.Get_size()
+
+
+def test_nested(world):
+    with hpcalloc.init(world) as outer, hpcalloc.init(world) as inner:
+        assert inner.node_comm is outer.node_comm
+        assert inner.plan is outer.plan
+    first, second = hpcalloc.init(world), hpcalloc.init(world.Dup())  # congruent
+    first.close()
+    assert second.node_comm.allreduce(1) == second.local_size
+    second.comm  # noqa: B018 - still open
+    second.close()
+
+
+@pytest.mark.mpi(min_size=2)
+def test_sub_communicators(world):
+    rank = world.Get_rank()
+    part = world.Split(rank % 2, rank)
+    with hpcalloc.init(part) as ctx:
+        assert ctx.size == part.Get_size()
+        assert ctx.rank == part.Get_rank()
+        error = raised(lambda: hpcalloc.init(world))
+        assert isinstance(error, hpcalloc.PlanError)
+        assert "another communicator" in str(error)
+    part.Free()
+
+
+# ---- errors: on all ranks, and no rank hangs ---------------------------------------------------------------
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("culprit", [0, -1])
+@pytest.mark.parametrize(
+    ("kwargs", "kind"),
+    [
+        ({"strict": "very"}, TypeError),
+        ({"policy": "near"}, ValueError),
+        ({"policy": hpcalloc.on_node(1023)}, hpcalloc.PlanError),
+        ({"bind": "off"}, hpcalloc.PlanError),
+        ({"hugepages": "4K"}, ValueError),
+        ({"threads": -1}, hpcalloc.PlanError),
+    ],
+)
+def test_one_rank_is_wrong(world, culprit, kwargs, kind):
+    culprit %= world.Get_size()
+    mine = kwargs if world.Get_rank() == culprit else {}
+    error = raised(lambda: hpcalloc.init(world, **mine))
+    assert isinstance(error, kind)
+    assert "remedy" in str(error)
+    if world.Get_rank() != culprit and kind is not hpcalloc.PlanError:
+        assert f"on rank {culprit} of {world.Get_size()}" in str(error)
+    assert hpcalloc.current() is None
+    hpcalloc.init(world).close()  # and all is well again
+
+
+@pytest.mark.mpi(min_size=2)
+def test_all_ranks_are_wrong(world):
+    for kwargs, kind in (
+        ({"policy": hpcalloc.on_node(1023)}, hpcalloc.NodeError),
+        ({"bind": "loose"}, hpcalloc.PlanError),
+    ):
+        assert isinstance(raised(lambda kwargs=kwargs: hpcalloc.init(world, **kwargs)), kind)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_kernel_refuses_one_rank(world, monkeypatch):
+    last = world.Get_rank() == world.Get_size() - 1
+    if last:
+        monkeypatch.setattr(_native, "can_bind", lambda: 1)
+    error = raised(lambda: hpcalloc.init(world, strict=True))
+    assert isinstance(error, hpcalloc.BindingError)
+    assert error.errno == 1
+    assert ("on rank" in str(error)) != last
+    assert os.sched_getaffinity(0) == ALL  # the others were pinned already
+    if not last:
+        assert hpcalloc.current() is None
+
+
+@pytest.mark.mpi(min_size=2)
+def test_open_on_one_rank_only(world):
+    mine = hpcalloc.init(world.Split(world.Get_rank(), 0)) if world.Get_rank() == 0 else world.Split(1, 0)
+    error = raised(lambda: hpcalloc.init(world))
+    assert isinstance(error, hpcalloc.PlanError)
+    if world.Get_rank() == 0:
+        mine.close()
+
+
+@pytest.mark.mpi(min_size=2)
+def test_exception_in_one_rank_hangs_none(world):
+    def work():
+        with hpcalloc.init(world) as ctx:
+            if ctx.rank == 0:
+                raise ZeroDivisionError
+
+    assert (raised(work) is None) == (world.Get_rank() != 0)
+    hpcalloc.init(world).close()
+
+
+@pytest.mark.mpi(min_size=2)
+def test_wrong_communicators(world):
+    from mpi4py import MPI
+
+    half = world.Split(world.Get_rank() % 2, world.Get_rank())
+    inter = half.Create_intercomm(0, world, 1 - world.Get_rank() % 2)
+    for comm, kind, match in (
+        (MPI.COMM_NULL, ValueError, "COMM_NULL"),
+        (inter, ValueError, "intercommunicator"),
+        (MPI.GROUP_EMPTY, TypeError, "Group"),
+        ("world", TypeError, "str"),
+    ):
+        with pytest.raises(kind, match=f"{match}.*limit.*remedy"):
+            hpcalloc.init(comm)
+    inter.Free()
+    half.Free()
+
+
+# ---- reports ------------------------------------------------------------------------------------------
+
+
+def test_report(world):
+    with hpcalloc.init(world) as ctx:
+        kept = ctx.ones(1 << 18)
+        report = ctx.report()
+        if ctx.rank == 0:
+            assert [r["rank"] for r in report.ranks] == list(range(ctx.size))
+            assert report.summary["failed_ranks"] == []
+            assert report.summary["pages"] >= ctx.size * kept.nbytes // 4096 or report.summary["unknown"]
+            assert report.summary["local_fraction"] in (1.0, None)
+            assert f"{ctx.size} of {ctx.size} ranks" in report.to_text()
+        else:
+            assert [r["rank"] for r in report.ranks] == [ctx.rank]
+        assert report.data["size"] == ctx.size
+
+
+@pytest.mark.mpi(min_size=2)
+def test_report_with_a_failing_rank(world, monkeypatch):
+    from hpcalloc import report as module
+
+    with hpcalloc.init(world) as ctx:
+        if ctx.rank == ctx.size - 1:
+            monkeypatch.setattr(module, "process_memory", lambda: 1 / 0)
+        report = ctx.report()
+        if ctx.rank == 0:
+            assert report.summary["failed_ranks"] == [ctx.size - 1]
+            assert "ZeroDivisionError" in report.to_text()
+
+
+# ---- arrays in messages ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1 << 18])
+def test_arrays_as_buffers(world, size):
+    with hpcalloc.init(world) as ctx:
+        sent, got = ctx.full(size, float(ctx.rank)), ctx.empty(size)
+        world.Allreduce(sent, got)
+        assert (got == sum(range(ctx.size))).all()
+        right, left = (ctx.rank + 1) % ctx.size, (ctx.rank - 1) % ctx.size
+        world.Sendrecv(sent, right, recvbuf=got, source=left)
+        assert (got == left).all()
+        everything = world.allgather(sent)  # pickled
+        assert [a[0] for a in everything] == list(range(ctx.size))
+    np.testing.assert_array_equal(got, np.full(size, float(left)))
