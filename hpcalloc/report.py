@@ -279,7 +279,7 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
         title=f"{len(data['ranks'])} of {data['size']} ranks",
         title_justify="left",
         box=SIMPLE,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
     for name in ("rank", "host", "CPUs", "nodes", "binding", "arrays"):
         table.add_column(name, no_wrap=name in ("rank", "binding", "arrays"), overflow="fold")
