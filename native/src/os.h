@@ -27,7 +27,7 @@ typedef struct na_cpuset {
 
 /* ---- address space -------------------------------------------------------------------------------- */
 
-size_t os_page_size(void);      /* bytes of a base page; constant */
+size_t os_page_size(void); /* bytes of a base page; constant */
 
 /* Reserves address space with no access and no memory behind it. align: power of two >= page size. */
 int os_reserve(size_t bytes, size_t align, void **address);
