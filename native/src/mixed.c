@@ -58,10 +58,11 @@ static int populate_piece(uintptr_t from, size_t length, int node, bool strict) 
     return na_populate(from, length, &home, strict);
 }
 
-static int set_policy(const na_placement *placement, uintptr_t start, size_t bytes) {
+/* Interleaving covers the whole span, since the next user of a warm one may ask for more of it. */
+static int set_policy(const na_placement *placement, const na_span *span, size_t size) {
     if (placement->policy == NUMALLOC_INTERLEAVE)
-        return os_bind((void *)start, bytes, NA_BIND_INTERLEAVE, &placement->nodes);
-    return each_piece(placement, start, bytes, bind_piece, placement->strict);
+        return os_bind((void *)span->start, span_bytes(span), NA_BIND_INTERLEAVE, &placement->nodes);
+    return each_piece(placement, span->start, size, bind_piece, placement->strict);
 }
 
 static int populate(const na_placement *placement, uintptr_t start, size_t bytes) {
@@ -185,7 +186,7 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
         if (span != NULL) {
             span->placement = kept;
             if (os_can_bind() != 0) atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);
-            else error = set_policy(&placement, span->start, round_up(size, os_page_size()));
+            else error = set_policy(&placement, span, size);
             if (error == 0 && !clean) { /* pages that are there already lie where the last user had them */
                 error = os_purge((void *)span->start, span_bytes(span));
                 clean = error == 0;

@@ -18,7 +18,7 @@ online=$(ls -d /sys/devices/system/node/node[0-9]* | wc -l)
 if [ "$nodes" = 4 ]; then
     "$python" "$root"/tests/lab/check_python.py && echo "arrays of every policy: ok" || echo "arrays of every policy: FAILED"
     # Four ranks, a node each; MPI's shared memory wants a real directory.
-    if timeout 240 mpirun --mca osc ^ucx -n 4 "$python" "$root"/examples/mpi/heat2d.py --size 64 --steps 50 >/tmp/heat.out 2>&1; then
+    if timeout 240 mpirun --mca osc ^ucx -n 4 "$python" "$root"/examples/mpi/heat2d.py --size 256 --steps 50 >/tmp/heat.out 2>&1; then
         tail -25 /tmp/heat.out
         last=$(tail -1 /tmp/heat.out)
         case $last in
