@@ -70,7 +70,7 @@ class _Word:
     """What a rank tells the others of its host."""
 
     binding: LauncherBinding
-    options: _Options | None  # None: the arguments were bad
+    options: _Options | None  # None: it has an error to raise
     nested: bool  # a context is open already
 
 
@@ -156,9 +156,10 @@ def init(
         options: _Options | None = None
         error: Exception | None = None
         try:
-            options = _check(bind, policy, hugepages, strict, threads)
+            asked = _check(bind, policy, hugepages, strict, threads)
             if _open:
-                _check_nested(options, comm)
+                _check_nested(asked, comm)
+            options = asked
         except Exception as bad:
             error = bad
         launch = detect_launcher(os.environ, parent_command(os.getppid()))
@@ -169,7 +170,7 @@ def init(
         nested = bool(_open)
         try:
             # Where another rank's arguments are bad, its error will be everybody's.
-            if options is not None and error is None and all(word.options for word in words):
+            if options is not None and all(word.options for word in words):
                 _check_words(words)
                 setup = _open[-1]._setup if nested else _prepare(options, comm, node_comm, launch, words)
                 arrays.handler_of(setup.policy)  # NodeError now, not at the first array
@@ -266,13 +267,44 @@ def _prepare(options: _Options, comm: Any, node_comm: Any, launch: Launch, words
     """Plan and pin; nothing is left behind by an error."""
     setup = _Setup(options, comm, launch, node_comm=node_comm)
     bindings = [word.binding for word in words]
-    topology = Topology.from_machine()
-    if comm is not None:
+    if comm is None:
+        topology = Topology.from_machine()
+        bindings = _alone(setup, bindings[0], topology, launch)
+        plan = _make_plan(topology, options, bindings)
+        share = plan.ranks[setup.local_rank if len(bindings) > 1 else 0]
+    else:
         setup.rank, setup.size = comm.Get_rank(), comm.Get_size()
         setup.local_rank, setup.local_size = node_comm.Get_rank(), node_comm.Get_size()
-    else:
-        bindings = _alone(setup, bindings[0], topology, launch)
-    setup.plan = make_plan(
+        plan = _plan_together(node_comm, options, bindings)
+        share = plan.ranks[setup.local_rank]
+    setup.plan, setup.share = plan, share
+    setup.policy = _effective_policy(options.policy, share)
+    _check_capabilities(setup)
+    _bind(setup)
+    return setup
+
+
+def _plan_together(node_comm: Any, options: _Options, bindings: Sequence[LauncherBinding]) -> Plan:
+    """Plan on local rank 0 for all: one rank reads the machine, and all have the same plan or the same error."""
+    word: Plan | Exception | None = None
+    if node_comm.Get_rank() == 0:
+        try:
+            topology = Topology.from_machine()
+            # Where a launcher gives each rank a cpuset of its own, the host's ranks may use all of these.
+            theirs = frozenset().union(*(binding.cpus for binding in bindings))
+            topology = replace(topology, allowed_cpus=topology.allowed_cpus | theirs)
+            word = _make_plan(topology, options, bindings)
+        except Exception as error:
+            word = error
+    word = node_comm.bcast(word, root=0)
+    if isinstance(word, Plan):
+        return word
+    assert word is not None
+    raise word
+
+
+def _make_plan(topology: Topology, options: _Options, bindings: Sequence[LauncherBinding]) -> Plan:
+    return make_plan(
         topology,
         len(bindings),
         threads=options.threads,  # type: ignore[arg-type]  # make_plan checks it
@@ -280,11 +312,6 @@ def _prepare(options: _Options, comm: Any, node_comm: Any, launch: Launch, words
         policy="interleave" if options.policy.kind == "interleave" else "local",
         bindings=bindings,
     )
-    setup.share = setup.plan.ranks[setup.local_rank if len(bindings) > 1 else 0]
-    setup.policy = _effective_policy(options.policy, setup.share)
-    _check_capabilities(setup)
-    _bind(setup)
-    return setup
 
 
 def _alone(setup: _Setup, own: LauncherBinding, topology: Topology, launch: Launch) -> list[LauncherBinding]:
@@ -356,13 +383,14 @@ P = ParamSpec("P")
 
 
 def _method(make: Callable[P, arrays.Array]) -> Callable[Concatenate[Context, P], arrays.Array]:
-    """Make a method of a creation function: the context's policy is the default."""
+    """Make a method of a creation function.
+
+    Contexts that are open at the same time have the same policy, and it is the current one.
+    """
 
     def method(self: Context, /, *args: P.args, **kwargs: P.kwargs) -> arrays.Array:
         if self._closed:
             raise self._closed_error(make.__name__)
-        if kwargs.get("policy") is None:
-            kwargs["policy"] = self._setup.policy
         return make(*args, **kwargs)
 
     functools.update_wrapper(method, make)

@@ -190,7 +190,7 @@ def test_pools_are_sized_and_restored(pool):
 def test_users_variable_wins_unless_explicit(pool, monkeypatch):
     variable = binding._POOL_VARIABLES[pool.internal_api][0]
     monkeypatch.setenv(variable, "2")
-    threads = len(ALL) + 1
+    threads = len(ALL) + 2  # neither the pool's size nor what apply() takes for untouched
     record = binding.apply(ALL, threads=threads)
     assert pool.num_threads == 2
     assert [p.kept_for for p in record.pools] == [variable]
