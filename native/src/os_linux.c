@@ -163,8 +163,20 @@ static int move_pages_call(void *address, size_t count, const int *nodes, int *s
     return 0;
 }
 
+/* Before Linux 6.2 or so the kernel answers EFAULT both for what is not mapped and for pages of a mapping that
+ * were never written (page tables missing, or the shared zero page); mincore knows what is mapped. */
+static void tell_untouched(const void *address, size_t count, int *status) {
+    size_t page = os_page_size();
+    unsigned char resident;
+    for (size_t i = 0; i < count; i++)
+        if (status[i] == -EFAULT && RESULT(mincore((char *)(uintptr_t)address + i * page, page, &resident)) == 0)
+            status[i] = -ENOENT;
+}
+
 int os_query_pages(const void *address, size_t count, int *status) {
-    return move_pages_call((void *)(uintptr_t)address, count, NULL, status);
+    int error = move_pages_call((void *)(uintptr_t)address, count, NULL, status);
+    if (error == 0) tell_untouched(address, count, status);
+    return error;
 }
 
 int os_move_pages(void *address, size_t count, int node, int *status) {
@@ -177,7 +189,7 @@ int os_move_pages(void *address, size_t count, int node, int *status) {
         int error = move_pages_call(part, now, nodes, status + done);
         if (error != 0 && error != ENOENT) return error; /* ENOENT: no page of the range is there */
         /* Where pages failed the kernel may leave the status of others unset: ask. */
-        error = move_pages_call(part, now, NULL, status + done);
+        error = os_query_pages(part, now, status + done);
         if (error != 0) return error;
     }
     return 0;

@@ -260,6 +260,21 @@ static void binding_is_kept(void) {
     os_release(p, os_page_size());
 }
 
+/* A page that was only read is the shared zero page: it is on no node yet. What is not mapped is an error. */
+static void query_tells_read_pages_from_unmapped_ones(void) {
+    if (os_can_query() != 0) SKIP("move_pages is not permitted");
+    char *p;
+    size_t page = os_page_size();
+    int status[2];
+    CHECK_EQUAL(os_map(2 * page, (void **)&p), 0);
+    CHECK_EQUAL(*(volatile char *)p, 0);
+    CHECK_EQUAL(os_release(p + page, page), 0);
+    CHECK_EQUAL(os_query_pages(p, 2, status), 0);
+    CHECK_EQUAL(status[0], -ENOENT);
+    CHECK_EQUAL(status[1], -EFAULT);
+    os_release(p, page);
+}
+
 static void binding_to_an_absent_node_is_refused(void) {
     if (os_can_bind() != 0) SKIP("mbind is not permitted");
     void *p;
@@ -350,6 +365,7 @@ static const check_case cases[] = {
     {"readable_reservation_reads_zero", readable_reservation_reads_zero},
     {"populate_keeps_contents", populate_keeps_contents},
     {"query_tells_untouched_pages", query_tells_untouched_pages},
+    {"query_tells_read_pages_from_unmapped_ones", query_tells_read_pages_from_unmapped_ones},
     {"binding_is_kept", binding_is_kept},
     {"binding_to_an_absent_node_is_refused", binding_to_an_absent_node_is_refused},
     {"remap_moves_pages", remap_moves_pages},
