@@ -271,9 +271,7 @@ void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes) {
 
 /* ---- realloc ------------------------------------------------------------------------------------------- */
 
-static size_t usable(const na_span *span) {
-    return span->kind == NA_PAGE ? span->block_size : (size_t)span->slices << NA_SLICE_SHIFT;
-}
+static size_t usable(const na_span *span) { return span->kind == NA_PAGE ? span->block_size : na_span_bytes(span); }
 
 /* A block of the same home as `span`'s. */
 static void *alloc_like(const na_span *span, size_t size) {

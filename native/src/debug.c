@@ -60,7 +60,7 @@ static int check_part(const na_region *region, int which, uint64_t *used, uint64
         const na_span *span = na_map[na_slice_index(at)];
         if (span == NULL || span->start != at || span->slices == 0)
             return bad + broken("a gap between spans", region, span);
-        uintptr_t end = at + ((uintptr_t)span->slices << NA_SLICE_SHIFT);
+        uintptr_t end = na_span_end(span);
         if (span->part != which) bad += broken("a span of the other part", region, span);
         if (span->kind == NA_FREE) {
             free_spans++;

@@ -16,6 +16,14 @@
 #include "topology.h"
 #include "types.h"
 
+/* ---- sizes ------------------------------------------------------------------------------------------ */
+
+#define NA_HUGE_BYTES ((size_t)NA_HUGE_SLICES << NA_SLICE_SHIFT) /* a 2 MiB huge page */
+
+static inline size_t na_round_up(size_t value, size_t power) { return (value + power - 1) & ~(power - 1); }
+static inline size_t na_span_bytes(const na_span *span) { return (size_t)span->slices << NA_SLICE_SHIFT; }
+static inline uintptr_t na_span_end(const na_span *span) { return span->start + na_span_bytes(span); }
+
 /* ---- thread.c: what is per process and per thread -------------------------------------------------- */
 
 typedef struct na_tls {
@@ -141,7 +149,7 @@ void na_span_free_locked(na_region *region, na_span *span);
 void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flags); /* NULL with errno */
 void na_large_free(na_span *span);
 void *na_large_realloc(na_span *span, size_t size); /* in place or moved within its region; NULL with errno */
-void na_large_zero(na_span *span, size_t size, bool clean, const uint64_t *was_dirty);
+size_t na_large_align(size_t bytes, size_t align);  /* where a block of that size starts, in bytes */
 void na_large_account(na_region *region, const na_span *span, int sign); /* with the lock held */
 
 void *na_mixed_alloc(const na_placement *placement, size_t size, size_t align, unsigned flags);

@@ -13,10 +13,9 @@
 #include <string.h>
 
 static uint32_t slices_of(size_t bytes) { return (uint32_t)((bytes + NA_SLICE - 1) >> NA_SLICE_SHIFT); }
-static size_t span_bytes(const na_span *span) { return (size_t)span->slices << NA_SLICE_SHIFT; }
 
 void na_large_account(na_region *region, const na_span *span, int sign) {
-    uint64_t bytes = span_bytes(span);
+    uint64_t bytes = na_span_bytes(span);
     uint64_t huge = span->huge_shift != 0 ? bytes : 0;
     if (sign > 0) {
         region->large_allocations++;
@@ -32,7 +31,7 @@ void na_large_account(na_region *region, const na_span *span, int sign) {
 }
 
 /* Zeroes the slices that were dirty, of the first `size` bytes. */
-void na_large_zero(na_span *span, size_t size, bool clean, const uint64_t *was_dirty) {
+static void zero_dirty(na_span *span, size_t size, bool clean, const uint64_t *was_dirty) {
     if (clean) return;
     if (span->slices > NA_TRACKED_SLICES) {
         memset((void *)span->start, 0, size);
@@ -56,18 +55,22 @@ static bool back_with_hugetlb(na_region *region, na_span *span) {
     if (na_opt.huge != NA_HUGE_2M && na_opt.huge != NA_HUGE_1G) return false;
     for (unsigned shift = na_opt.huge == NA_HUGE_1G ? 30 : 21; shift >= 21; shift -= 9) {
         size_t page = (size_t)1 << shift;
-        if (span_bytes(span) % page != 0 || span->start % page != 0) continue;
-        if (os_map_hugetlb((void *)span->start, span_bytes(span), page, region->node) == 0) {
+        if (na_span_bytes(span) % page != 0 || span->start % page != 0) continue;
+        if (os_map_hugetlb((void *)span->start, na_span_bytes(span), page, region->node) == 0) {
             span->huge_shift = (uint8_t)shift;
             return true;
         }
         /* The range is normal memory again, without policy. */
-        (void)na_region_restore(region, span->start, span_bytes(span));
+        (void)na_region_restore(region, span->start, na_span_bytes(span));
     }
     return false;
 }
 
-static size_t round_up(size_t value, size_t to) { return (value + to - 1) & ~(to - 1); }
+/* Blocks start on a slice, large ones on a huge page. */
+size_t na_large_align(size_t bytes, size_t align) {
+    size_t least = bytes >> NA_SLICE_SHIFT >= NA_ALIGN_HUGE_SLICES ? NA_HUGE_BYTES : NA_SLICE;
+    return align > least ? align : least;
+}
 
 void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     int error = na_region_open(region);
@@ -75,23 +78,22 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
         errno = error;
         return NULL;
     }
-    size_t bytes = round_up(size, NA_SLICE);
-    size_t want_align = align > NA_SLICE ? align : NA_SLICE;
-    size_t huge = (size_t)NA_HUGE_SLICES << NA_SLICE_SHIFT;
-    bool hugetlb = (na_opt.huge == NA_HUGE_2M || na_opt.huge == NA_HUGE_1G) && size >= huge;
+    size_t bytes = na_round_up(size, NA_SLICE);
+    bool hugetlb = (na_opt.huge == NA_HUGE_2M || na_opt.huge == NA_HUGE_1G) && size >= NA_HUGE_BYTES;
     if (hugetlb) {
-        size_t page = na_opt.huge == NA_HUGE_1G && size >= ((size_t)1 << 30) ? (size_t)1 << 30 : huge;
-        bytes = round_up(size, page);
-        if (want_align < page) want_align = page;
+        size_t page = na_opt.huge == NA_HUGE_1G && size >= ((size_t)1 << 30) ? (size_t)1 << 30 : NA_HUGE_BYTES;
+        bytes = na_round_up(size, page);
+        if (align < page) align = page;
     }
-    if (bytes >> NA_SLICE_SHIFT >= NA_ALIGN_HUGE_SLICES && want_align < huge) want_align = huge;
+    align = na_large_align(bytes, align);
     if (bytes >= ((size_t)1 << na_shift)) {
         errno = ENOMEM;
         return NULL;
     }
-    bool clean;
+    bool clean, zero = (flags & NUMALLOC_ZERO) != 0;
     uint64_t was_dirty[NA_TRACKED_SLICES / 64];
-    na_span *span = na_span_alloc(region, slices_of(bytes), slices_of(want_align), NA_LARGE, &clean, was_dirty);
+    na_span *span =
+        na_span_alloc(region, slices_of(bytes), slices_of(align), NA_LARGE, &clean, zero ? was_dirty : NULL);
     if (span == NULL) return NULL;
     span->older = span->newer = NULL;
     bool explicit_huge = hugetlb && back_with_hugetlb(region, span);
@@ -108,7 +110,7 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
         if (!region->strict && na_pages_elsewhere(span->start, size, &home))
             atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);
     }
-    if ((flags & NUMALLOC_ZERO) != 0 && !explicit_huge) na_large_zero(span, size, clean, was_dirty);
+    if (zero && !explicit_huge) zero_dirty(span, size, clean, was_dirty);
     pthread_mutex_lock(&region->lock);
     na_large_account(region, span, 1);
     pthread_mutex_unlock(&region->lock);
@@ -119,8 +121,8 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
  * again, so that the kernel can merge it with its neighbours. */
 static void heal(na_region *region, na_span *span) {
     if (span->huge_shift == 0 && !span->remapped) return;
-    if (os_map_fresh((void *)span->start, span_bytes(span)) == 0)
-        (void)na_region_restore(region, span->start, span_bytes(span));
+    if (os_map_fresh((void *)span->start, na_span_bytes(span)) == 0)
+        (void)na_region_restore(region, span->start, na_span_bytes(span));
 }
 
 void na_large_free(na_span *span) {
@@ -144,31 +146,31 @@ static void resize_accounting(na_region *region, size_t before, size_t after) {
 /* Moves the pages instead of their contents. false: not done, both ranges as before. */
 static bool move_by_remap(na_region *region, na_span *from, na_span *to) {
     if (from->huge_shift != 0 || to->huge_shift != 0 || from->slices < NA_LARGE_PART_SLICES) return false;
-    int error = os_remap((void *)from->start, span_bytes(from), (void *)to->start);
+    int error = os_remap((void *)from->start, na_span_bytes(from), (void *)to->start);
     if (error == ENOSYS) return false;
     to->remapped = 1;
     if (error == 0) return true;
     /* The kernel may have unmapped the target before it failed. */
-    if (os_map_fresh((void *)to->start, span_bytes(to)) == 0)
-        (void)na_region_restore(region, to->start, span_bytes(to));
+    if (os_map_fresh((void *)to->start, na_span_bytes(to)) == 0)
+        (void)na_region_restore(region, to->start, na_span_bytes(to));
     return false;
 }
 
 void *na_large_realloc(na_span *span, size_t size) {
     na_region *region = &na_regions[span->region];
-    size_t before = span_bytes(span);
+    size_t before = na_span_bytes(span);
     uint32_t want = slices_of(size);
     if (size <= before) {
         /* A small cut is not worth the span it makes. */
         if (span->huge_shift == 0 && want < span->slices - span->slices / 8) {
             na_span_trim(region, span, want);
-            resize_accounting(region, before, span_bytes(span));
+            resize_accounting(region, before, na_span_bytes(span));
         }
         return (void *)span->start;
     }
     /* Strict memory is checked when it is allocated, so it can't just be extended. */
     if (span->huge_shift == 0 && !region->strict && na_span_extend(region, span, want)) {
-        resize_accounting(region, before, span_bytes(span));
+        resize_accounting(region, before, na_span_bytes(span));
         return (void *)span->start;
     }
     void *moved = na_large_alloc(region, size, 0, 0);

@@ -14,9 +14,6 @@
 
 enum { NA_PIECES_MAX = 8192 /* policy ranges of one block: the kernel allows 65530 VMAs per process */ };
 
-static size_t span_bytes(const na_span *span) { return (size_t)span->slices << NA_SLICE_SHIFT; }
-static size_t round_up(size_t value, size_t to) { return (value + to - 1) & ~(to - 1); }
-
 static bool same_placement(const na_placement *a, const na_placement *b) {
     return a->policy == b->policy && a->strict == b->strict && a->stripe == b->stripe && a->size == b->size &&
            nodeset_equal(&a->nodes, &b->nodes);
@@ -28,7 +25,7 @@ static int each_piece(const na_placement *placement, uintptr_t start, size_t byt
     size_t page = os_page_size();
     size_t stripe = placement->stripe != 0 ? placement->stripe : bytes;
     size_t count = (size_t)nodeset_count(&placement->nodes);
-    size_t end = round_up(bytes, page);
+    size_t end = na_round_up(bytes, page);
     size_t from = 0;
     for (size_t base = 0; base < bytes; base += stripe) {
         int node = nodeset_next(&placement->nodes, 0);
@@ -61,7 +58,7 @@ static int populate_piece(uintptr_t from, size_t length, int node, bool strict) 
 /* Interleaving covers the whole span, since the next user of a warm one may ask for more of it. */
 static int set_policy(const na_placement *placement, const na_span *span, size_t size) {
     if (placement->policy == NUMALLOC_INTERLEAVE)
-        return os_bind((void *)span->start, span_bytes(span), NA_BIND_INTERLEAVE, &placement->nodes);
+        return os_bind((void *)span->start, na_span_bytes(span), NA_BIND_INTERLEAVE, &placement->nodes);
     return each_piece(placement, span->start, size, bind_piece, placement->strict);
 }
 
@@ -105,11 +102,11 @@ static void dissolve(na_region *region, na_span *span) {
     warm_remove(region, span);
     placement_delete(region, warm_placement(span));
     span->free = NULL;
-    if (na_opt.purge_delay_ms != NA_PURGE_NEVER && os_purge((void *)span->start, span_bytes(span)) == 0) {
+    if (na_opt.purge_delay_ms != NA_PURGE_NEVER && os_purge((void *)span->start, na_span_bytes(span)) == 0) {
         na_dirty_clear(span->start, span->slices);
-        region->purged_bytes += span_bytes(span);
+        region->purged_bytes += na_span_bytes(span);
     }
-    if (os_can_bind() == 0) (void)os_bind((void *)span->start, span_bytes(span), NA_BIND_DEFAULT, NULL);
+    if (os_can_bind() == 0) (void)os_bind((void *)span->start, na_span_bytes(span), NA_BIND_DEFAULT, NULL);
     na_span_free_locked(region, span);
 }
 
@@ -144,12 +141,10 @@ static na_span *warm_take(na_region *region, const na_placement *placement, uint
 void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsigned flags) {
     na_region *region = na_region_mixed();
     na_placement placement = *wanted;
-    size_t bytes = round_up(size, NA_SLICE);
+    size_t bytes = na_round_up(size, NA_SLICE);
     if (placement.stripe >= size || placement.policy == NUMALLOC_INTERLEAVE) placement.stripe = 0;
     placement.size = placement.policy == NUMALLOC_BLOCKED ? size : 0;
-    if (align < NA_SLICE) align = NA_SLICE;
-    if (bytes >> NA_SLICE_SHIFT >= NA_ALIGN_HUGE_SLICES && align < ((size_t)NA_HUGE_SLICES << NA_SLICE_SHIFT))
-        align = (size_t)NA_HUGE_SLICES << NA_SLICE_SHIFT;
+    align = na_large_align(bytes, align);
     size_t stripes = placement.stripe == 0 ? 1 : (size + placement.stripe - 1) / placement.stripe;
     size_t pieces = stripes * (size_t)nodeset_count(&placement.nodes);
     if (placement.policy == NUMALLOC_BLOCKED && pieces > NA_PIECES_MAX) {
@@ -167,8 +162,6 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
         return NULL;
     }
     uint32_t slices = (uint32_t)(bytes >> NA_SLICE_SHIFT);
-    bool clean = false;
-    uint64_t was_dirty[NA_TRACKED_SLICES / 64];
     pthread_mutex_lock(&region->lock);
     na_mixed_purge_due(region, false);
     na_span *span = warm_take(region, &placement, slices, align);
@@ -179,18 +172,15 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
         errno = ENOMEM;
         return NULL;
     }
-    if (warm) {
-        memset(was_dirty, 0xff, sizeof was_dirty);
-    } else {
-        span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_LARGE, &clean, was_dirty);
+    if (!warm) {
+        bool clean;
+        span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_LARGE, &clean, NULL);
         if (span != NULL) {
             span->placement = kept;
             if (os_can_bind() != 0) atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);
             else error = set_policy(&placement, span, size);
-            if (error == 0 && !clean) { /* pages that are there already lie where the last user had them */
-                error = os_purge((void *)span->start, span_bytes(span));
-                clean = error == 0;
-            }
+            /* Pages that are there already lie where the last user had them. What is left reads as zeros. */
+            if (error == 0 && !clean) error = os_purge((void *)span->start, na_span_bytes(span));
         } else {
             error = ENOMEM;
         }
@@ -200,13 +190,13 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
         if (error != 0 && placement.strict)
             atomic_fetch_add_explicit(&region->strict_failures, 1, memory_order_relaxed);
     }
-    if (error == 0 && (flags & NUMALLOC_ZERO) != 0) na_large_zero(span, size, clean, was_dirty);
+    if (error == 0 && warm && (flags & NUMALLOC_ZERO) != 0) memset((void *)span->start, 0, size);
     pthread_mutex_lock(&region->lock);
     if (error == 0) {
         na_large_account(region, span, 1);
     } else {
         if (span != NULL) {
-            if (os_can_bind() == 0) (void)os_bind((void *)span->start, span_bytes(span), NA_BIND_DEFAULT, NULL);
+            if (os_can_bind() == 0) (void)os_bind((void *)span->start, na_span_bytes(span), NA_BIND_DEFAULT, NULL);
             span->older = span->newer = NULL;
             na_span_free_locked(region, span);
         }

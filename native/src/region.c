@@ -76,8 +76,7 @@ static void region_lay_out(na_region *region, int index) {
     pthread_mutex_init(&region->lock, NULL);
 
     size_t bytes = (size_t)1 << na_shift;
-    size_t huge = (size_t)NA_HUGE_SLICES * NA_SLICE;
-    size_t meta = (bytes / NA_SLICE * sizeof(na_span) + huge - 1) & ~(huge - 1);
+    size_t meta = na_round_up(bytes / NA_SLICE * sizeof(na_span), NA_HUGE_BYTES);
     region->meta_limit = region->base + meta;
     region->meta_opened = region->base;
     uintptr_t middle = region->base + bytes / 4;

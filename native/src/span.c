@@ -10,8 +10,6 @@
  */
 #include "internal.h"
 
-static uintptr_t span_end(const na_span *span) { return span->start + ((uintptr_t)span->slices << NA_SLICE_SHIFT); }
-
 /* ---- bins: sizes 1..3 exact, then four bins per doubling; all of a later bin is larger ---------------- */
 
 static unsigned bin_of(uint32_t slices) {
@@ -78,7 +76,7 @@ static void map_fill(uintptr_t start, uint32_t slices, na_span *span) {
 
 static void map_ends(na_span *span, na_span *value) {
     na_map[na_slice_index(span->start)] = value;
-    na_map[na_slice_index(span_end(span) - 1)] = value;
+    na_map[na_slice_index(na_span_end(span) - 1)] = value;
 }
 
 /* ---- free spans ------------------------------------------------------------------------------------------ */
@@ -155,7 +153,7 @@ static bool cut(na_region *region, na_span *span, uintptr_t start, uint32_t slic
         free_span_insert(region, first);
     }
     if (last != NULL) {
-        last->start = span_end(span);
+        last->start = na_span_end(span);
         last->slices = behind;
         last->freed_at = freed_at;
         free_span_insert(region, last);
@@ -172,7 +170,7 @@ static uintptr_t align_up(uintptr_t address, uint32_t align_slices) {
 
 static bool fits(const na_span *span, uint32_t slices, uint32_t align, uintptr_t *start) {
     *start = align_up(span->start, align);
-    return *start + ((uintptr_t)slices << NA_SLICE_SHIFT) <= span_end(span);
+    return *start + ((uintptr_t)slices << NA_SLICE_SHIFT) <= na_span_end(span);
 }
 
 /* Good fit: a few of the bin that may hold it, then the next larger bins. */
@@ -306,14 +304,14 @@ void na_span_free(na_region *region, na_span *span) {
 bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
     pthread_mutex_lock(&region->lock);
     uint32_t more = slices - span->slices;
-    uintptr_t end = span_end(span);
+    uintptr_t end = na_span_end(span);
     na_part *part = &region->part[span->part];
     bool done = false;
     if (!over_limit(region, (uint64_t)more << NA_SLICE_SHIFT)) {
         na_span *after = end < part->top ? na_map[na_slice_index(end)] : NULL;
         bool after_free = after != NULL && after->kind == NA_FREE;
         uint32_t have = after_free ? after->slices : 0;
-        bool at_top = end == part->top || (after_free && span_end(after) == part->top);
+        bool at_top = end == part->top || (after_free && na_span_end(after) == part->top);
         if (have < more && at_top) {
             uintptr_t upto = end + ((uintptr_t)more << NA_SLICE_SHIFT);
             if (upto > end && upto <= part->limit && na_part_open(part, upto) == 0) {
@@ -347,7 +345,7 @@ void na_span_trim(na_region *region, na_span *span, uint32_t slices) {
     if (rest != NULL) {
         uint32_t less = span->slices - slices;
         span->slices = slices;
-        release_range(region, span_end(span), less, rest);
+        release_range(region, na_span_end(span), less, rest);
         na_span_purge_due(region);
     }
     pthread_mutex_unlock(&region->lock);
@@ -359,11 +357,11 @@ void na_span_trim(na_region *region, na_span *span, uint32_t slices) {
  * one costs its neighbour the huge page. The span leaves the purge list either way: its rest goes when a
  * neighbour is freed. */
 static size_t purge(na_region *region, na_span *span, bool all) {
-    uintptr_t start = span->start, end = span_end(span);
+    uintptr_t start = span->start, end = na_span_end(span);
     purge_list_remove(region, span);
     if (span->part == 1 && !all && na_opt.huge != NA_HUGE_NEVER) {
         start = align_up(start, NA_HUGE_SLICES);
-        end &= ~(((uintptr_t)NA_HUGE_SLICES << NA_SLICE_SHIFT) - 1);
+        end &= ~(NA_HUGE_BYTES - 1);
         if (start >= end) return 0;
     }
     uint32_t slices = (uint32_t)((end - start) >> NA_SLICE_SHIFT);

@@ -57,7 +57,7 @@ static void add_region(na_region *region, numalloc_stats_t *stats) {
     stats->huge_bytes += region->huge_bytes;
     stats->cached_bytes += region->dirty_bytes;
     for (const na_span *span = region->warm_first; span != NULL; span = span->newer)
-        stats->cached_bytes += (uint64_t)span->slices << NA_SLICE_SHIFT;
+        stats->cached_bytes += na_span_bytes(span);
     stats->committed_bytes += atomic_load_explicit(&region->used_bytes, memory_order_relaxed) + region->dirty_bytes;
     stats->peak_bytes += region->peak_bytes;
     stats->purged_bytes += region->purged_bytes;
