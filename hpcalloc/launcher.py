@@ -64,7 +64,6 @@ _BINDING_OPTIONS = (
     "--map-by",
     "--rankfile",
     "-rf",
-    "--report-bindings",
 )
 
 
@@ -106,7 +105,7 @@ def _explicit(launcher: str, environ: Mapping[str, str], command: Sequence[str] 
     if launcher == "openmpi":
         program = command[0].rsplit("/", 1)[-1] if command else ""
         if command and program in ("mpirun", "mpiexec", "prterun", "orterun"):
-            asked = [w for w in command if w.split("=", 1)[0] in _BINDING_OPTIONS[:-1]]
+            asked = [w for w in command if w.split("=", 1)[0] in _BINDING_OPTIONS]
             # `--map-by :OVERSUBSCRIBE` places ranks, it asks for no binding.
             return any(not w.startswith("--map-by") or _maps_to(command) for w in asked)
         return None

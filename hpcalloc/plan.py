@@ -143,7 +143,8 @@ def make_plan(
     """
     _check(topology, local_ranks, threads, bind, policy, bindings)
     cores = topology.usable_cores
-    allowed = frozenset(pu for core in cores for pu in core.pus)
+    core_of = {pu: core for core in cores for pu in core.pus}
+    allowed = frozenset(core_of)
     given = [b.cpus & allowed for b in bindings] if bindings is not None else [allowed] * local_ranks
     if any(not cpus for cpus in given):
         rank = next(i for i, cpus in enumerate(given) if not cpus)
@@ -157,13 +158,12 @@ def make_plan(
         )
     if bind == "off":
         shares = [
-            _as_given(topology, i, cpus, "none", smt, "bind='off': affinity left as it is")
+            _as_given(topology, core_of, i, cpus, "none", "bind='off': affinity left as it is")
             for i, cpus in enumerate(given)
         ]
         why: list[str] = ["bind='off'"]
     else:
-        shares, why = _decide(topology, cores, allowed, given, bindings, bind, smt)
-    core_of = {pu: i for i, core in enumerate(cores) for pu in core.pus}
+        shares, why = _decide(topology, cores, core_of, given, bindings, bind, smt)
     return Plan(
         topology, local_ranks, tuple(_finish(s, core_of, threads, smt, policy) for s in shares), tuple(why)
     )
@@ -201,7 +201,7 @@ def _check(topology: Topology, ranks: int, threads: Any, bind: str, policy: str,
 def _decide(
     topology: Topology,
     cores: tuple[Core, ...],
-    allowed: frozenset[int],
+    core_of: dict[int, Core],
     given: Sequence[frozenset[int]],
     bindings: Sequence[LauncherBinding] | None,
     bind: str,
@@ -210,7 +210,7 @@ def _decide(
     count = len(given)
     if bind == "force":
         return _deal(topology, cores, count, smt, "bind", ["bind='force': any other binding is replaced"])
-    if bindings is None or all(cpus == allowed for cpus in given):
+    if bindings is None or all(cpus == core_of.keys() for cpus in given):
         return _deal(topology, cores, count, smt, "bind", ["the ranks came unbound"])
     launcher = bindings[0].launcher
     if _is_default(topology, cores, given, bindings):
@@ -232,7 +232,7 @@ def _decide(
     shares = []
     for i, cpus in enumerate(given):
         reason = f"bound to CPUs {format_ids(cpus)} by {bindings[i].launcher}: honoured, memory follows"
-        share = _as_given(topology, i, cpus, "honour", smt, reason)
+        share = _as_given(topology, core_of, i, cpus, "honour", reason)
         others = [j for j, other in enumerate(given) if j != i and other & cpus]
         if others:
             text = f"shares CPUs with local rank{'s' if len(others) > 1 else ''} {format_ids(others)}"
@@ -262,17 +262,14 @@ def _is_default(
 
 
 def _as_given(
-    topology: Topology, rank: int, cpus: frozenset[int], action: str, smt: bool, reason: str
+    topology: Topology, core_of: dict[int, Core], rank: int, cpus: frozenset[int], action: str, reason: str
 ) -> RankPlan:
-    nodes = _memory_nodes(topology, sorted({n for c, n in topology.node_of_cpu().items() if c in cpus}))
-    primary = {pu for core in topology.usable_cores for pu in _first(core, cpus)}
-    ordered = tuple(sorted(cpus & primary)) + tuple(sorted(cpus - primary))
+    touched = {core_of[cpu].pus: core_of[cpu] for cpu in cpus}.values()
+    nodes = _memory_nodes(topology, sorted({core.node for core in touched}))
+    primary = {next(pu for pu in core.pus if pu in cpus) for core in touched}
     # A binding that is there is kept whole, siblings included.
+    ordered = (*sorted(primary), *sorted(cpus - primary))
     return RankPlan(rank, nodes, ordered, 0, "", False, action, (reason,))
-
-
-def _first(core: Core, cpus: frozenset[int]) -> tuple[int, ...]:
-    return tuple(pu for pu in core.pus if pu in cpus)[:1]
 
 
 def _memory_nodes(topology: Topology, nodes: Sequence[int]) -> tuple[int, ...]:
@@ -384,9 +381,9 @@ def _split(cores: list[Core], ranks: int, smt: bool) -> list[tuple[tuple[int, ..
 # ---- threads and memory ---------------------------------------------------------------------------------------
 
 
-def _finish(share: RankPlan, core_of: dict[int, int], threads: Any, smt: bool, policy: str) -> RankPlan:
+def _finish(share: RankPlan, core_of: dict[int, Core], threads: Any, smt: bool, policy: str) -> RankPlan:
     reasons = list(share.reasons)
-    cores = len({core_of[cpu] for cpu in share.cpus})
+    cores = len({core_of[cpu].pus for cpu in share.cpus})
     chosen = (len(share.cpus) if smt else cores) if threads == "auto" else int(threads)
     if chosen > len(share.cpus):
         reasons.append(f"{chosen} threads on {len(share.cpus)} CPUs: oversubscribed")
