@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * api.c: the calls that allocate, free and describe blocks: checks arguments, finds the region, and hands over
- * to heap.c or large.c. The fast paths of numalloc() and numalloc_free() are here, at the top.
+ * to heap.c or large.c. The fast paths are in fast.h.
  *
  * Threads: no state of its own but what numalloc_init was given.
  */
-#include "internal.h"
+#include "fast.h"
 
 #include <string.h>
 
@@ -13,52 +13,12 @@
 #define NA_FLAGS (NUMALLOC_STRICT | NUMALLOC_ZERO | NUMALLOC_POPULATE)
 
 static void *alloc_here(size_t size, size_t align, unsigned flags);
-static void free_slow(na_span *span, void *ptr, const char *call);
 
-/* ---- fast paths -------------------------------------------------------------------------------------- */
-
-/* The heap of the node the thread is on right now. */
-static inline na_heap *heap_now(void) {
-    if (NA_UNLIKELY(na_many_nodes) && os_current_cpu() != na_self.cpu) {
-        na_heap *heap = na_heap_here();
-        return heap != NULL ? heap : &na_empty_heap;
-    }
-    return na_self.heap;
-}
-
-void *numalloc(size_t size) {
-    if (NA_LIKELY(size <= NA_DIRECT_MAX)) {
-        na_span *page = heap_now()->direct[(size + NA_GRANULE - 1) / NA_GRANULE];
-        na_block *block = page->free;
-        if (NA_LIKELY(block != NULL)) {
-            page->free = block->next;
-            page->count += NA_COUNT_MALLOC;
-            block->key = 0;
-            return block;
-        }
-    }
-    return alloc_here(size, 0, 0);
-}
-
-/* Into a page of one of the caller's own heaps. */
-static inline void free_own(na_span *page, na_block *block) {
-    block->next = page->free;
-    block->key = na_secret ^ (uintptr_t)block;
-    page->free = block;
-    page->count--;
-    if (NA_UNLIKELY(na_page_used(page) <= page->low)) na_page_freed(page);
-}
-
-static inline bool marked_free(const na_block *block) { return block->key == (na_secret ^ (uintptr_t)block); }
+void *numalloc(size_t size) { return na_alloc_fast(size); }
 
 void numalloc_free(void *ptr) {
     na_span *span = na_span_at(ptr);
-    if (NA_LIKELY(span != NULL && atomic_load_explicit(&span->heap, memory_order_relaxed) == na_self.heap &&
-                  !marked_free(ptr))) {
-        free_own(span, ptr);
-        return;
-    }
-    if (ptr != NULL) free_slow(span, ptr, "numalloc_free");
+    if (!na_free_fast(span, ptr) && ptr != NULL) na_free_slow(span, ptr, "numalloc_free");
 }
 
 /* ---- freeing, the rest ------------------------------------------------------------------------------- */
@@ -89,10 +49,10 @@ static const char *fault_of(const na_span *span, const void *ptr, const char **r
         *remedy = REMEDY_START;
         return NOT_START;
     }
-    return marked_free(ptr) ? NOT_LIVE : NULL;
+    return na_marked_free(ptr) ? NOT_LIVE : NULL;
 }
 
-static void free_slow(na_span *span, void *ptr, const char *call) {
+__attribute__((noinline)) void na_free_slow(na_span *span, void *ptr, const char *call) {
     const char *remedy, *fault = fault_of(span, ptr, &remedy);
     if (fault != NULL) {
         na_misuse(call, ptr, fault, remedy);
@@ -106,7 +66,7 @@ static void free_slow(na_span *span, void *ptr, const char *call) {
     na_heap *heap = atomic_load_explicit(&span->heap, memory_order_relaxed);
     na_thread *self = na_thread_get(); /* NULL: no memory even for that; the free still works */
     if (self != NULL && atomic_load_explicit(&heap->thread, memory_order_relaxed) == self) {
-        free_own(span, ptr);
+        na_page_push(span, ptr);
     } else {
         na_block *block = ptr;
         block->key = na_secret ^ (uintptr_t)block;
@@ -119,7 +79,7 @@ static void free_slow(na_span *span, void *ptr, const char *call) {
 /* Blocks that were never given out before, of memory that was zero, are zero but for their links. */
 static void zero_block(void *ptr, size_t size) {
     const na_span *page = na_span_at(ptr);
-    bool virgin = page->zeroed && (page->count >> NA_USED_BITS) == (page->count & NA_USED_MASK);
+    bool virgin = page->zeroed && page->frees == 0;
     memset(ptr, 0, virgin ? sizeof(na_block) : size);
 }
 
@@ -167,6 +127,16 @@ static void *alloc_here(size_t size, size_t align, unsigned flags) {
     na_heap *heap = na_heap_here();
     if (heap == NULL) return NULL; /* no region could be opened: there is no other node either */
     return alloc_on(heap->region->node_index, na_opt.strict || (flags & NUMALLOC_STRICT) != 0, size, align, flags);
+}
+
+/* Blocks above NA_DIRECT_MAX are looked up by class; most need no more than that. */
+__attribute__((noinline)) void *na_alloc_slow(size_t size) {
+    if (size - NA_DIRECT_MAX - 1 < NA_BLOCK_MAX - NA_DIRECT_MAX && !na_moved()) {
+        na_span *page = na_self.heap->queue[size_to_class(size)].first;
+        void *block = page != NULL ? na_page_pop(page) : NULL;
+        if (block != NULL) return block;
+    }
+    return alloc_here(size, 0, 0);
 }
 
 static bool align_valid(size_t align) { return align != 0 && (align & (align - 1)) == 0 && align <= NA_ALIGN_MAX; }
@@ -330,7 +300,7 @@ int numalloc_block_info(const void *ptr, numalloc_block_info_t *info) {
         uint32_t index = (uint32_t)(((uintptr_t)ptr - start) / span->block_size);
         if (index >= span->capacity) return EFAULT;
         start += (uintptr_t)index * span->block_size;
-        if (marked_free((na_block *)start)) return EFAULT;
+        if (na_marked_free((na_block *)start)) return EFAULT;
     }
     const na_region *region = &na_regions[span->region];
     bool mixed = region->node_index < 0;

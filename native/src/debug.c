@@ -24,13 +24,17 @@ static int broken(const char *what, const na_region *region, const na_span *span
 static int check_blocks(const na_region *region, const na_span *page) {
     int bad = 0;
     uint32_t linked = 0;
-    for (const na_block *block = page->free; block != NULL && bad == 0; block = block->next) {
+    for (na_list list = page->free; list != 0 && bad == 0; list = na_list_first(list)->below) {
+        const na_block *block = na_list_first(list);
+        uint32_t left = na_list_count(block->below);
         size_t offset = (uintptr_t)block - page->start;
         if (offset % page->block_size != 0 || offset / page->block_size >= page->carved)
             bad += broken("a free block lies outside its page's blocks", region, page);
         else if (block->key != (na_secret ^ (uintptr_t)block))
             bad += broken("a free block lost its mark (written after free?)", region, page);
-        if (++linked > page->carved) bad += broken("the free list is a ring", region, page);
+        else if (left + 1 != na_list_count(list) || (left == 0) != (block->below == 0))
+            bad += broken("the free list's count is wrong", region, page);
+        linked++;
     }
     /* Blocks in remote lists and slots count as used until the owner takes them in. */
     if (bad == 0 && linked + na_page_used(page) != page->carved)

@@ -10,7 +10,7 @@
  * Threads: the owner only, except `pending` (anyone) and the region's lists of heaps (region lock). Queues are
  * changed between na_heap_enter and na_heap_leave only, see fork.c.
  */
-#include "internal.h"
+#include "fast.h"
 
 #include <string.h>
 
@@ -74,19 +74,16 @@ na_heap *na_heap_of(na_region *region) {
 
 static void page_take_remote(na_heap *heap, na_span *page) {
     uint32_t count;
-    na_block *first = na_remote_take(page, &count);
-    if (first == NULL) return;
-    if (page->free == NULL) {
-        page->free = first;
-    } else {
-        na_block *last = first;
-        while (last->next != NULL) last = last->next;
-        last->next = page->free;
-        page->free = first;
+    na_list list = page->free;
+    for (na_block *block = na_remote_take(page, &count), *next; block != NULL; block = next) {
+        next = block->next;
+        block->below = list;
+        list = na_list_with(list, block);
     }
-    page->count -= count;
+    page->free = list;
+    page->frees += count;
     heap->remote_frees += count;
-    if (na_page_used(page) <= page->low) na_page_freed(page);
+    if (count != 0 && (page->full || na_page_used(page) == 0)) na_page_freed(page);
 }
 
 /* Empties the pending list of a heap; pages that moved on meanwhile are sent after. `mine`: the heap whose
@@ -107,11 +104,19 @@ void na_heap_collect(na_heap *heap) { pending_empty(heap, heap); }
 
 /* ---- pages from heaps that have no thread ---------------------------------------------------------------- */
 
+/* Behind the other pages of its class. A page that was alone may be given back from now on. */
+void na_heap_join(na_heap *heap, na_span *page) {
+    na_queue *queue = &heap->queue[page->class_index];
+    if (queue->first != NULL && queue->first == queue->last) queue->first->attention = queue->first->carved;
+    na_queue_append(queue, page);
+}
+
 static void move_pages(na_queue *from, na_heap *to) {
     for (na_span *page; (page = from->first) != NULL;) {
         na_queue_remove(from, page);
         atomic_store_explicit(&page->heap, to, memory_order_release);
-        na_queue_append(page->full ? &to->full : &to->queue[page->class_index], page);
+        if (page->full) na_queue_append(&to->full, page);
+        else na_heap_join(to, page);
     }
 }
 
@@ -153,7 +158,7 @@ static bool take_over(na_heap *heap) {
 static na_span *queue_search(na_heap *heap, unsigned class_index) {
     na_queue *queue = &heap->queue[class_index];
     na_span *page = queue->first;
-    while (page != NULL && page->free == NULL) {
+    while (page != NULL && page->free == 0) {
         if (page->carved < page->capacity) {
             na_page_carve(page);
             break;
@@ -161,7 +166,7 @@ static na_span *queue_search(na_heap *heap, unsigned class_index) {
         na_span *next = page->next;
         na_queue_remove(queue, page);
         page->full = 1;
-        page->low = (uint32_t)NA_USED_MASK; /* the next free brings it back */
+        page->attention = 1; /* the next free brings it back */
         na_queue_push(&heap->full, page);
         page = next;
     }
@@ -179,16 +184,10 @@ void *na_heap_alloc(na_heap *heap, unsigned class_index) {
     }
     if (page == NULL && (page = na_page_new(heap, class_index)) != NULL) {
         na_page_carve(page);
-        na_queue_push(&heap->queue[class_index], page);
+        na_heap_join(heap, page);
         na_heap_show(heap, class_index);
     }
-    na_block *block = NULL;
-    if (page != NULL) {
-        block = page->free;
-        page->free = block->next;
-        page->count += NA_COUNT_MALLOC;
-        block->key = 0;
-    }
+    void *block = page != NULL ? na_page_pop(page) : NULL;
     na_heap_leave(heap);
     return block;
 }

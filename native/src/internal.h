@@ -16,6 +16,8 @@
 #include "topology.h"
 #include "types.h"
 
+#pragma GCC visibility push(hidden) /* direct loads and calls between our own files */
+
 /* ---- sizes ------------------------------------------------------------------------------------------ */
 
 #define NA_HUGE_BYTES ((size_t)NA_HUGE_SLICES << NA_SLICE_SHIFT) /* a 2 MiB huge page */
@@ -53,6 +55,7 @@ void na_heap_collect(na_heap *heap);                      /* takes in remote fre
 void na_heap_retire(na_heap *heap);                       /* its thread ends: to the abandoned or spare ones */
 void na_heap_shed(na_heap *heap);                         /* gives empty pages back; owner only */
 void na_heap_show(na_heap *heap, unsigned class_index);   /* the direct table follows the queue */
+void na_heap_join(na_heap *heap, na_span *page);          /* a page with free blocks comes into its queue */
 void na_heap_orphan(na_heap *heap);                       /* child of fork: as retire, without touching its pages */
 void na_heaps_reclaim(na_region *region);                 /* empty pages of abandoned heaps go back; takes the lock */
 
@@ -70,14 +73,14 @@ static inline void na_heap_leave(na_heap *heap) {
 
 na_span *na_page_new(na_heap *heap, unsigned class_index); /* in no queue yet; NULL with errno */
 void na_page_carve(na_span *page);                         /* links the next batch of blocks */
-void na_page_freed(na_span *page);                         /* used fell to page->low or below */
+void na_page_freed(na_span *page);                         /* its free blocks reached page->attention */
 void na_page_release(na_span *page);                       /* in no queue, no block in use: to the region */
 
 void na_queue_push(na_queue *queue, na_span *page);
 void na_queue_append(na_queue *queue, na_span *page);
 void na_queue_remove(na_queue *queue, na_span *page);
 
-static inline uint32_t na_page_used(const na_span *page) { return (uint32_t)(page->count & NA_USED_MASK); }
+static inline uint32_t na_page_used(const na_span *page) { return page->carved - na_list_count(page->free); }
 
 /* ---- remote.c -------------------------------------------------------------------------------------- */
 
@@ -176,5 +179,7 @@ void na_misuse(const char *call, const void *address, const char *what, const ch
 /* ---- fork.c ------------------------------------------------------------------------------------------ */
 
 void na_fork_install(void);
+
+#pragma GCC visibility pop
 
 #endif

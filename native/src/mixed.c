@@ -81,7 +81,7 @@ static void warm_remove(na_region *region, na_span *span) {
 
 /* A warm span needs its placement and the list's links at once: the links live in the placement's place and
  * the placement in `free`, which only pages use. */
-static na_placement *warm_placement(const na_span *span) { return (na_placement *)(void *)span->free; }
+static na_placement *warm_placement(const na_span *span) { return (na_placement *)(uintptr_t)span->free; }
 
 static void placement_delete(na_region *region, na_placement *placement) {
     placement->next = region->placement_unused;
@@ -101,7 +101,7 @@ static na_placement *placement_new(na_region *region, const na_placement *value)
 static void dissolve(na_region *region, na_span *span) {
     warm_remove(region, span);
     placement_delete(region, warm_placement(span));
-    span->free = NULL;
+    span->free = 0;
     if (na_opt.purge_delay_ms != NA_PURGE_NEVER && os_purge((void *)span->start, na_span_bytes(span)) == 0) {
         na_dirty_clear(span->start, span->slices);
         region->purged_bytes += na_span_bytes(span);
@@ -128,7 +128,7 @@ static na_span *warm_take(na_region *region, const na_placement *placement, uint
         if (!fits || (span->start & (align - 1)) != 0 || !same_placement(warm_placement(span), placement)) continue;
         na_placement *kept = warm_placement(span);
         warm_remove(region, span);
-        span->free = NULL;
+        span->free = 0;
         span->placement = kept;
         span->kind = NA_LARGE;
         return span;
@@ -215,7 +215,7 @@ void na_mixed_free(na_span *span) {
     pthread_mutex_lock(&region->lock);
     na_large_account(region, span, -1);
     na_placement *placement = span->placement;
-    span->free = (na_block *)(void *)placement;
+    span->free = (uintptr_t)placement;
     span->kind = NA_WARM;
     span->freed_at = os_now_ms();
     span->newer = NULL;

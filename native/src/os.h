@@ -17,6 +17,8 @@
 
 #include "numa_alloc.h"
 
+#pragma GCC visibility push(hidden)
+
 typedef numalloc_nodemask_t na_nodeset; /* bit i: node id i */
 
 /* A set of logical CPUs, same layout as the kernel's; CPU numbers below NA_MAX_CPUS. */
@@ -99,6 +101,14 @@ int os_remap(void *from, size_t bytes, void *to);
 /* CPU the caller runs on (may change at once). Cheapest way there is: rseq's cpu_id where glibc
  * registered it, else sched_getcpu(). */
 int os_current_cpu(void);
+
+/* Is it surely `cpu`? One load; false also where that can't be told so cheaply (no rseq: the offset is 0, and what is
+ * read there is no CPU number). */
+extern ptrdiff_t os_cpu_offset; /* of rseq's cpu_id from the thread pointer */
+static inline bool os_cpu_is(int cpu) {
+    return *(const volatile int *)((const char *)__builtin_thread_pointer() + os_cpu_offset) == cpu;
+}
+
 int os_get_affinity(na_cpuset *cpus); /* calling thread */
 int os_set_affinity(const na_cpuset *cpus);
 
@@ -113,5 +123,7 @@ int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length
 /* Writes one line to standard error in one write(2); no malloc. printf formats. */
 void os_message(const char *format, ...) __attribute__((format(printf, 1, 2)));
 _Noreturn void os_abort(void);
+
+#pragma GCC visibility pop
 
 #endif

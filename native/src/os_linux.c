@@ -285,14 +285,19 @@ int os_map_hugetlb(void *address, size_t bytes, size_t page, int node) {
 
 /* ---- threads and CPUs --------------------------------------------------------------------------------- */
 
-int os_current_cpu(void) {
+ptrdiff_t os_cpu_offset;
+
 #ifdef NA_HAVE_RSEQ
-    if (&__rseq_size != NULL && __rseq_size != 0) {
-        const char *area = (const char *)__builtin_thread_pointer() + __rseq_offset;
-        int cpu = (int)*(const volatile uint32_t *)(area + RSEQ_CPU_ID);
+__attribute__((constructor)) static void find_rseq(void) {
+    if (&__rseq_size != NULL && __rseq_size != 0) os_cpu_offset = __rseq_offset + RSEQ_CPU_ID;
+}
+#endif
+
+int os_current_cpu(void) {
+    if (os_cpu_offset != 0) {
+        int cpu = *(const volatile int *)((const char *)__builtin_thread_pointer() + os_cpu_offset);
         if (cpu >= 0) return cpu; /* negative: registration failed for this thread */
     }
-#endif
     return sched_getcpu();
 }
 

@@ -56,9 +56,9 @@ na_span *na_page_new(na_heap *heap, unsigned class_index) {
             return NULL;
         }
     }
-    page->free = NULL;
-    page->count = 0;
-    page->low = 0;
+    page->free = 0;
+    page->frees = 0;
+    page->attention = 0;
     page->carved = 0;
     page->block_size = (uint32_t)block_size;
     page->capacity = (uint32_t)(bytes / block_size);
@@ -78,25 +78,25 @@ void na_page_carve(na_span *page) {
     uint32_t left = page->capacity - page->carved;
     if (batch > left) batch = left;
     uintptr_t first = page->start + (uintptr_t)page->carved * size;
-    na_block *next = page->free;
+    na_list list = page->free;
     for (uint32_t i = batch; i-- > 0;) { /* in ascending order when popped */
         na_block *block = (na_block *)(first + (uintptr_t)i * size);
-        block->next = next;
+        block->below = list;
         block->key = na_secret ^ (uintptr_t)block;
-        next = block;
+        list = na_list_with(list, block);
     }
-    page->free = next;
+    page->free = list;
     page->carved += batch;
+    page->attention = page->carved;
 }
 
 void na_page_release(na_span *page) {
     na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
     na_region *region = heap->region;
-    uint64_t given = page->count >> NA_USED_BITS;
     heap->pages--;
     pthread_mutex_lock(&region->lock);
-    region->page_allocations += given;
-    region->page_frees_retired += given;
+    region->page_allocations += page->frees;
+    region->page_frees_retired += page->frees;
     na_span_free_locked(region, page);
     pthread_mutex_unlock(&region->lock);
 }
@@ -108,14 +108,16 @@ void na_page_freed(na_span *page) {
     if (page->full) {
         na_queue_remove(&heap->full, page);
         page->full = 0;
-        page->low = 0;
+        page->attention = page->carved;
         /* Behind the others: a page that has just one free block is a poor one to allocate from. */
-        na_queue_append(queue, page);
+        na_heap_join(heap, page);
         if (queue->first == page) na_heap_show(heap, page->class_index);
     }
-    /* The last page of its class stays: programs that allocate and free one block would make and return a
-     * page each time. */
-    if (na_page_used(page) == 0 && queue->first != queue->last) {
+    /* The last page of its class stays, and isn't looked at again until it has company: programs that allocate and
+     * free one block would make and return a page each time. */
+    if (na_page_used(page) == 0 && queue->first == queue->last) {
+        page->attention = 0;
+    } else if (na_page_used(page) == 0) {
         bool front = queue->first == page;
         na_queue_remove(queue, page);
         if (front) na_heap_show(heap, page->class_index);

@@ -5,7 +5,7 @@
  * Pointers that are not ours (from before the library was in place, or from a library that brings its own
  * allocator) go to the C library. Alignment follows C: every block is aligned to 16.
  */
-#include "internal.h"
+#include "fast.h"
 
 #include <malloc.h>
 #include <stdlib.h>
@@ -18,14 +18,16 @@ extern void *__libc_realloc(void *ptr, size_t size);
 
 static bool foreign(const void *ptr) { return (uintptr_t)ptr - na_base >= na_reserved; }
 
-NUMALLOC_API void *malloc(size_t size) { return numalloc(size); }
+NUMALLOC_API void *malloc(size_t size) { return na_alloc_fast(size); }
+
+static __attribute__((noinline)) void free_rest(na_span *span, void *ptr) {
+    if (foreign(ptr)) __libc_free(ptr);
+    else na_free_slow(span, ptr, "free");
+}
 
 NUMALLOC_API void free(void *ptr) {
-    if (NA_UNLIKELY(foreign(ptr))) {
-        if (ptr != NULL) __libc_free(ptr);
-        return;
-    }
-    numalloc_free(ptr);
+    na_span *span = na_span_at(ptr);
+    if (!na_free_fast(span, ptr) && ptr != NULL) free_rest(span, ptr);
 }
 
 NUMALLOC_API void cfree(void *ptr) { free(ptr); }

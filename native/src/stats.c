@@ -20,12 +20,12 @@ add_live_pages(const na_region *region, numalloc_stats_t *stats) {
     for (uint32_t i = 0; i < region->span_count; i++) {
         const na_span *span = na_descriptor_at(region, i);
         if (span->kind != NA_PAGE || span->slices == 0) continue;
-        uint64_t count = span->count, waiting = na_remote_count(span);
-        uint64_t used = count & NA_USED_MASK;
-        used -= waiting < used ? waiting : used;
+        uint64_t used = na_page_used(span), waiting = na_remote_count(span);
+        if (waiting > used) waiting = used;
         stats->pages++;
-        stats->allocations += count >> NA_USED_BITS;
-        stats->frees += (count >> NA_USED_BITS) - used;
+        stats->allocations += span->frees + used;
+        used -= waiting;
+        stats->frees += span->frees + waiting;
         stats->allocated_bytes += used * span->block_size;
     }
 }

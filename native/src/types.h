@@ -58,21 +58,32 @@ enum {
     NA_WARM_SLOTS = 16              /* freed mixed spans kept with policy and pages */
 };
 
+/* A list of a page's free blocks in one word: address of the first << 16 | number of blocks. As each block holds the
+ * list below it in the same form, taking one off the list needs no counting, and putting one on needs an increment of
+ * what was read anyway. */
+typedef uint64_t na_list;
+#define NA_LIST_BITS 16
+#define NA_LIST_MASK ((UINT64_C(1) << NA_LIST_BITS) - 1)
+
 /* The first two words of a free block. `key` marks it as free, so that a second free is noticed. */
 typedef struct na_block {
-    struct na_block *next;
+    union {
+        na_list below;         /* in its page's list: the rest of it */
+        struct na_block *next; /* in a chain of remote frees */
+    };
     uintptr_t key; /* na_secret ^ address while free */
 } na_block;
+
+static inline na_block *na_list_first(na_list list) { return (na_block *)(uintptr_t)(list >> NA_LIST_BITS); }
+static inline uint32_t na_list_count(na_list list) { return (uint32_t)(list & NA_LIST_MASK); }
+static inline na_list na_list_with(na_list list, na_block *block) {
+    return ((uint64_t)(uintptr_t)block << NA_LIST_BITS) | ((list + 1) & NA_LIST_MASK);
+}
 _Static_assert(sizeof(na_block) <= NA_GRANULE, "a free block must hold its links");
 
 enum na_span_kind { NA_FREE, NA_PAGE, NA_LARGE, NA_META, NA_WARM };
 
-/* How many blocks of a page are in use, and how many it ever gave out, in one word: a malloc adds both with
- * one instruction, a free subtracts one. */
-#define NA_USED_BITS 20
-#define NA_USED_MASK ((UINT64_C(1) << NA_USED_BITS) - 1)
-#define NA_COUNT_MALLOC ((UINT64_C(1) << NA_USED_BITS) + 1)
-_Static_assert((NA_SLICE * NA_MEDIUM_PAGE_SLICES) / NA_GRANULE < (1 << NA_USED_BITS), "used fits");
+_Static_assert((NA_SLICE * NA_MEDIUM_PAGE_SLICES) / NA_GRANULE < (1 << NA_LIST_BITS), "the number of blocks fits");
 
 typedef struct na_heap na_heap;
 typedef struct na_region na_region;
@@ -100,13 +111,13 @@ typedef struct na_span {
         struct na_placement *placement; /* large, mixed region: its policy */
     };
 
-    _Alignas(64) na_block *free; /* page: free blocks */
-    uint64_t count;              /* page: blocks given out ever << NA_USED_BITS | blocks in use */
-    uint32_t low;                /* page: a free that leaves `used` at or below this needs care */
-    uint32_t carved;             /* page: blocks that were ever linked */
-    uint32_t capacity;           /* page: blocks it can hold */
-    uint8_t full;                /* page: it is in the heap's full queue */
-    uint8_t zeroed;              /* page: its memory was zero when it became one */
+    _Alignas(64) na_list free; /* page: free blocks */
+    uint64_t frees;            /* page: blocks freed ever, as its owner has seen it */
+    uint32_t attention;        /* page: a free that makes this many free blocks needs care; 0: none does */
+    uint32_t carved;           /* page: blocks that were ever linked */
+    uint32_t capacity;         /* page: blocks it can hold */
+    uint8_t full;              /* page: it is in the heap's full queue */
+    uint8_t zeroed;            /* page: its memory was zero when it became one */
     struct na_span *next, *prev; /* page: queue of its heap; free: bin; unused descriptor: next */
     uint64_t freed_at;           /* free, warm: ms when it became so */
 } na_span;
