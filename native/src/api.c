@@ -129,12 +129,21 @@ static void *alloc_here(size_t size, size_t align, unsigned flags) {
     return alloc_on(heap->region->node_index, na_opt.strict || (flags & NUMALLOC_STRICT) != 0, size, align, flags);
 }
 
-/* Blocks above NA_DIRECT_MAX are looked up by class; most need no more than that. */
+/* Blocks above NA_DIRECT_MAX are looked up by class; most need no more than that, and those below no more than the next
+ * batch of the same page. */
 __attribute__((noinline)) void *na_alloc_slow(size_t size) {
-    if (size - NA_DIRECT_MAX - 1 < NA_BLOCK_MAX - NA_DIRECT_MAX && !na_moved()) {
-        na_span *page = na_self.heap->queue[size_to_class(size)].first;
-        void *block = page != NULL ? na_page_pop(page) : NULL;
-        if (block != NULL) return block;
+    if (size - 1 < NA_BLOCK_MAX && !na_moved()) {
+        na_heap *heap = na_self.heap;
+        na_span *page = heap->queue[size_to_class(size)].first;
+        if (page != NULL) {
+            if (page->free == 0 && page->carved < page->capacity) {
+                na_heap_enter(heap);
+                na_page_carve(page);
+                na_heap_leave(heap);
+            }
+            void *block = na_page_pop(page);
+            if (NA_LIKELY(block != NULL)) return block;
+        }
     }
     return alloc_here(size, 0, 0);
 }
@@ -146,7 +155,12 @@ void *numalloc_aligned(size_t align, size_t size) {
         errno = EINVAL;
         return NULL;
     }
-    if (align <= NA_GRANULE) return numalloc(size);
+    if (align <= NA_GRANULE) return na_alloc_fast(size);
+    /* A class that is a multiple of the alignment is aligned, see sizeclass.h. */
+    if (align <= NA_SLICE && size - 1 < NA_BLOCK_MAX) {
+        size_t padded = na_round_up(size, align);
+        if (padded <= NA_BLOCK_MAX) return na_alloc_fast(padded);
+    }
     return alloc_here(size, align, 0);
 }
 
