@@ -27,7 +27,7 @@ mpirun = $(if $(filter mpich,$(MPI)),mpirun -n $(1),mpirun -n $(1) $(if $(shell 
 NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.in')
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
-.PHONY: all native demo quick test test-native test-python test-mpi test-examples lint test-numa clean help
+.PHONY: all native demo quick bench test test-native test-python test-mpi test-examples lint test-numa clean help
 
 all: native $(VENV)/installed ## libraries in build/native, the package in the virtual environment
 
@@ -70,6 +70,9 @@ demo: $(VENV)/installed ## the main job: a heat equation on two pinned ranks
 
 quick: native ## threads, time, M ops/s of the allocator
 	@build/native/bin/quick
+
+bench: $(VENV)/installed ## every allocator found on the machine side by side
+	@$(BIN)/hpcalloc bench alloc $(BENCH_OPTIONS)
 
 # ---- testing -----------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from ..exceptions import HpcallocError
 VERBS = {
     "topology": "Packages, NUMA nodes, cores and distances of a machine.",
     "plan": "Which nodes, CPUs and threads N ranks on a host would get, and why.",
+    "bench": "Measure: this allocator beside others.",
     "report": "What this process or job may do, how it is bound, and where its memory goes.",
 }
 

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Benchmarks: side by side, interleaved, medians. ``hpcalloc bench`` prints what these modules measure."""

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Allocators side by side: the same work under LD_PRELOAD of each, interleaved, medians.
+
+The work is done by the C program ``workloads`` (``native/bench/workloads.c``), which knows no allocator. The
+allocators take turns within each repetition and the order rotates from one to the next, so that a slow spell of
+the machine hits all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import _native
+from ..exceptions import HpcallocError
+
+__all__ = [
+    "OURS",
+    "Measurement",
+    "Workload",
+    "compare",
+    "find_peers",
+    "instructions",
+    "own_library",
+    "workloads",
+]
+
+OURS = "hpcalloc"
+"""Name of this library among the allocators."""
+
+_LIBRARIES = {
+    "jemalloc": "libjemalloc.so.2",
+    "tcmalloc": "libtcmalloc_minimal.so.4",
+    "mimalloc": "libmimalloc.so.2.0",
+    "tbbmalloc": "libtbbmalloc_proxy.so.2",
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One kind of work: its name, the least number of threads it makes sense with, and what it does."""
+
+    name: str
+    least_threads: int
+    what: str
+
+
+@dataclass
+class Measurement:
+    """What one allocator did in one workload: seconds per operation and peak resident bytes of each run."""
+
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: list[int] = field(default_factory=list)
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Medians and the single runs."""
+        if self.error is not None:
+            return {"error": self.error}
+        return {
+            "ns_per_operation": statistics.median(self.seconds) * 1e9,
+            "peak_bytes": int(statistics.median(self.peak_bytes)),
+            "runs_ns": [s * 1e9 for s in self.seconds],
+        }
+
+
+def _installed(name: str) -> Path:
+    # An editable installation keeps sources and built files in two folders of one package.
+    for folder in _native.__path__:
+        if (path := Path(folder) / name).exists():
+            return path
+    raise HpcallocError(f"bench: {name} is missing in {', '.join(_native.__path__)}; reinstall hpcalloc")
+
+
+def own_library() -> Path:
+    """The preload library of this installation."""
+    return _installed("libnumalloc_preload.so")
+
+
+def _program() -> Path:
+    return _installed("workloads")
+
+
+def workloads() -> list[Workload]:
+    """All workloads, as the program lists them."""
+    out = subprocess.run([_program(), "--list"], capture_output=True, text=True, check=True).stdout
+    rows = (line.split("\t") for line in out.splitlines())
+    return [Workload(name, int(least), what) for name, least, what in rows]
+
+
+def find_peers(extra: Iterable[str] = ()) -> dict[str, str]:
+    """Allocators to compare with: glibc (the empty path), those the dynamic linker knows, and ``NAME=LIBRARY``.
+
+    Raises
+    ------
+    HpcallocError
+        An extra one is not of that form, or its library does not exist.
+    """
+    peers = {"glibc": ""}
+    listing = ""
+    ldconfig = shutil.which("ldconfig", path=os.environ.get("PATH", "") + ":/sbin:/usr/sbin")
+    if ldconfig:
+        listing = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=False).stdout
+    for name, library in _LIBRARIES.items():
+        found = re.search(rf"^\s*{re.escape(library)} .*=> (\S+)$", listing, re.MULTILINE)
+        if found:
+            peers[name] = found.group(1)
+    for text in extra:
+        name, equals, path = text.partition("=")
+        if not equals or not name or name == OURS:
+            raise HpcallocError(
+                f"--peer {text!r}: expected NAME=LIBRARY.so with a name of its own, such as mimalloc3=/opt/libmimalloc.so"
+            )
+        if not Path(path).is_file():
+            raise HpcallocError(f"--peer {text!r}: there is no library {path}")
+        peers[name] = str(Path(path).resolve())
+    return peers
+
+
+def _environment(library: str) -> dict[str, str]:
+    environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+    if library:
+        environment["LD_PRELOAD"] = library
+    return environment
+
+
+def _run_once(
+    workload: str, threads: int, scale: float, library: str, into: Measurement, timeout: float
+) -> None:
+    command = [str(_program()), workload, "--threads", str(threads), "--scale", repr(scale)]
+    try:
+        done = subprocess.run(
+            command, env=_environment(library), capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired:
+        into.error = f"not done after {timeout:g} s"
+        return
+    if done.returncode != 0:
+        into.error = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return
+    facts = json.loads(done.stdout.splitlines()[-1])
+    into.seconds.append(facts["seconds"] / facts["operations"])
+    into.peak_bytes.append(facts["peak_bytes"])
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Geometric mean; NaN of nothing."""
+    logs = [math.log(value) for value in values]
+    return math.exp(sum(logs) / len(logs)) if logs else math.nan
+
+
+def _ratio_to_best(row: Mapping[str, dict[str, Any]], name: str, what: str) -> tuple[float, str]:
+    """An allocator's figure over the best of the others, and who that is; NaN where one is missing."""
+    others = {k: v[what] for k, v in row.items() if k != name and what in v}
+    if not others or what not in row[name]:
+        return math.nan, ""
+    best = min(others, key=lambda k: others[k])
+    return row[name][what] / others[best], best
+
+
+def _summary(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name in names:
+        times, memory = {}, []
+        for row in rows:
+            ratio, _ = _ratio_to_best(row["allocators"], name, "ns_per_operation")
+            if not math.isnan(ratio):
+                times[f"{row['workload']} ({row['threads']})"] = ratio
+            ratio, _ = _ratio_to_best(row["allocators"], name, "peak_bytes")
+            if not math.isnan(ratio):
+                memory.append(ratio)
+        worst = max(times, key=lambda k: times[k]) if times else None
+        out[name] = {
+            "time_ratio": geometric_mean(times.values()),
+            "worst_ratio": times[worst] if worst is not None else math.nan,
+            "worst_workload": worst,
+            "memory_ratio": geometric_mean(memory),
+            "failed": [f"{r['workload']} ({r['threads']})" for r in rows if "error" in r["allocators"][name]],
+        }
+    return out
+
+
+def compare(
+    peers: Mapping[str, str],
+    *,
+    names: Sequence[str] | None = None,
+    threads: Sequence[int] = (1,),
+    repeats: int = 3,
+    scale: float = 0.25,
+    timeout: float = 300.0,
+    ours: str | None = None,
+    advance: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Run every workload under every allocator.
+
+    Parameters
+    ----------
+    peers : mapping
+        Name to library path, "" for the C library's own; see `find_peers`.
+    names : sequence of str, optional
+        Workloads; all by default.
+    threads : sequence of int
+        Numbers of threads. A workload that needs more is run once with the least it needs.
+    repeats : int
+        Runs of each, of which the median counts.
+    scale : float
+        Amount of work; 1 is about half a second a run.
+    timeout : float
+        Seconds after which a run counts as failed.
+    ours : str, optional
+        Library to measure as this one; the installed by default.
+    advance : callable
+        Called with the workload's name after each run, for a progress bar.
+
+    Returns
+    -------
+    dict
+        ``machine``, ``allocators`` (name to path), ``rows`` (a workload with a number of threads each:
+        nanoseconds per operation and peak bytes by allocator, ours over the best of the others) and ``summary``
+        (for each allocator the geometric means over the best of the *others*, and its worst row).
+
+    Raises
+    ------
+    HpcallocError
+        Unknown workload, or a count below one.
+    """
+    known = {w.name: w for w in workloads()}
+    chosen = list(names) if names else list(known)
+    for name in chosen:
+        if name not in known:
+            raise HpcallocError(f"bench alloc: there is no workload {name!r}; known: {', '.join(known)}")
+    if repeats < 1 or min(threads) < 1 or not scale > 0:
+        raise HpcallocError(
+            f"bench alloc: repeats {repeats}, threads {list(threads)}, scale {scale}: all must be positive"
+        )
+    libraries = {OURS: ours if ours is not None else str(own_library()), **peers}
+    order = list(libraries)
+    rows = []
+    for name in chosen:
+        for count in sorted({max(t, known[name].least_threads) for t in threads}):
+            measured = {a: Measurement() for a in order}
+            for repeat in range(repeats):
+                for a in order[repeat % len(order) :] + order[: repeat % len(order)]:
+                    if measured[a].error is None:
+                        _run_once(name, count, scale, libraries[a], measured[a], timeout)
+                    advance(f"{name}, {count} thread(s)")
+            figures = {a: m.to_dict() for a, m in measured.items()}
+            ratio, best = _ratio_to_best(figures, OURS, "ns_per_operation")
+            memory, leanest = _ratio_to_best(figures, OURS, "peak_bytes")
+            rows.append(
+                {
+                    "workload": name,
+                    "threads": count,
+                    "allocators": figures,
+                    "best_peer": best,
+                    "ratio": ratio,
+                    "leanest_peer": leanest,
+                    "memory_ratio": memory,
+                }
+            )
+    return {
+        "machine": {
+            "cpus": os.cpu_count(),
+            "kernel": platform.release(),
+            "libc": " ".join(platform.libc_ver()),
+        },
+        "repeats": repeats,
+        "scale": scale,
+        "allocators": libraries,
+        "rows": rows,
+        "summary": _summary(rows, order),
+    }
+
+
+def runs(names: Sequence[str] | None, threads: Sequence[int], repeats: int, allocators: int) -> int:
+    """How many runs `compare` makes, for a progress bar."""
+    least = {w.name: w.least_threads for w in workloads()}
+    counts = (len({max(t, least.get(n, 1)) for t in threads}) for n in (names or least))
+    return sum(counts) * repeats * allocators
+
+
+def instructions(libraries: Mapping[str, str]) -> dict[str, float]:
+    """Instructions of a malloc and free of 64 bytes together, loop included, counted by valgrind; no noise.
+
+    The difference of two runs that differ in the number of pairs alone. Empty where valgrind is missing; an
+    allocator that does not run under it is left out.
+    """
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        return {}
+    out = {}
+    for name, library in libraries.items():
+        totals = []
+        for scale in (0.0025, 0.005):
+            command = [valgrind, "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
+            command += [str(_program()), "pair", "--scale", str(scale)]
+            # A small reservation: valgrind has no room for many terabytes.
+            environment = {**_environment(library), "NUMALLOC_RESERVE": "1G"}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
+            if done.returncode != 0 or not found:
+                break
+            pairs = json.loads(done.stdout.splitlines()[-1])["operations"]
+            totals.append((pairs, int(found.group(1).replace(",", ""))))
+        if len(totals) == 2:
+            (few, low), (many, high) = totals
+            out[name] = (high - low) / (many - few)
+    return out

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Benchmarks run, keep the contents of blocks, and compare what they say they compare. No test looks at a time."""
+
+import json
+import math
+import subprocess
+
+import pytest
+from click.testing import CliRunner
+
+from hpcalloc import HpcallocError
+from hpcalloc.bench import alloc
+from hpcalloc.cli.main import cli
+
+NAMES = [workload.name for workload in alloc.workloads()]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_workload_under_ours(name, threads):
+    scale = {"huge": 0.05, "large": 0.02}.get(name, 0.005)
+    result = alloc.compare({"glibc": ""}, names=[name], threads=[threads], repeats=1, scale=scale)
+    for row in result["rows"]:
+        for figures in row["allocators"].values():
+            assert "error" not in figures, figures
+            assert figures["ns_per_operation"] > 0
+            assert figures["peak_bytes"] > 2**20
+
+
+def test_the_preloaded_library_serves(monkeypatch, capfd):
+    # Seen from the outside: our library prints its statistics, the C library knows nothing of it.
+    monkeypatch.setenv("NUMALLOC_ON_ERROR", "nonsense")
+    measured = alloc.Measurement()
+    alloc._run_once("pair", 1, 1e-5, "", measured, 60)
+    assert measured.error is None
+    command = [str(alloc._program()), "pair", "--scale", "1e-5"]
+    out = subprocess.run(
+        command, env=alloc._environment(str(alloc.own_library())), capture_output=True, text=True, check=True
+    )
+    assert "NUMALLOC_ON_ERROR" in out.stderr
+
+
+def test_ratios_are_against_the_best_of_the_others():
+    rows = [
+        {
+            "workload": "a",
+            "threads": 1,
+            "allocators": {"x": figures(2, 8), "y": figures(4, 4), "z": figures(8, 2)},
+        },
+        {
+            "workload": "b",
+            "threads": 1,
+            "allocators": {"x": figures(9, 8), "y": figures(3, 4), "z": {"error": "no"}},
+        },
+    ]
+    summary = alloc._summary(rows, ["x", "y", "z"])
+    assert summary["x"]["time_ratio"] == pytest.approx(math.sqrt(2 / 4 * 9 / 3))
+    assert summary["x"]["worst_ratio"] == pytest.approx(3)
+    assert summary["x"]["worst_workload"] == "b (1)"
+    assert summary["y"]["memory_ratio"] == pytest.approx(math.sqrt(4 / 2 * 4 / 8))
+    assert summary["z"]["time_ratio"] == pytest.approx(8 / 2)
+    assert summary["z"]["failed"] == ["b (1)"]
+
+
+def figures(nanoseconds, peak):
+    return {"ns_per_operation": nanoseconds, "peak_bytes": peak}
+
+
+def test_an_allocator_that_fails_is_named_and_left_out(tmp_path):
+    broken = tmp_path / "broken.so"
+    source = tmp_path / "broken.c"
+    source.write_text(
+        "#include <stddef.h>\nint posix_memalign(void **p, size_t a, size_t s){(void)p,(void)a,(void)s;return 12;}"
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", broken, source], check=True)
+    result = alloc.compare(alloc.find_peers([f"broken={broken}"]), names=["aligned"], repeats=1, scale=0.001)
+    assert "out of memory" in result["rows"][0]["allocators"]["broken"]["error"]
+    assert result["summary"]["broken"]["failed"] == ["aligned (1)"]
+    assert result["rows"][0]["best_peer"] != "broken"
+
+
+def test_command_writes_json_and_plot(tmp_path):
+    numbers, plot = tmp_path / "out.json", tmp_path / "out.png"
+    arguments = ["bench", "alloc", "--workload", "pair", "--workload", "around", "--threads", "1,2"]
+    arguments += ["--repeats", "1", "--scale", "0.001", "--json", str(numbers), "--plot", str(plot)]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    rows = json.loads(numbers.read_text())["rows"]
+    assert [(r["workload"], r["threads"]) for r in rows] == [("pair", 1), ("pair", 2), ("around", 2)]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "glibc" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--workload", "nothing"],
+        ["--threads", "many"],
+        ["--threads", "0"],
+        ["--repeats", "0"],
+        ["--scale", "0"],
+        ["--peer", "mimalloc3"],
+        ["--peer", "mine=/no/such/library.so"],
+        ["--peer", "hpcalloc=/bin/true"],
+        ["--workload", "pair", "--repeats", "1", "--scale", "0.0001", "--plot", "/tmp/plot.nonsense"],
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(arguments):
+    result = CliRunner().invoke(cli, ["bench", "alloc", *arguments])
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_unknown_workload_names_the_known():
+    with pytest.raises(HpcallocError, match="window-wide"):
+        alloc.compare({"glibc": ""}, names=["nothing"])
