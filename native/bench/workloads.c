@@ -466,9 +466,9 @@ static const struct workload {
     {"grow", grow, NULL, 1, 300e3, "realloc grows vectors by half and a string by a little, to 1 MiB"},
     {"calloc", zeroed, NULL, 1, 1e6, "zeroed blocks of 16 bytes to 128 KiB"},
     {"aligned", aligned, NULL, 1, 8e6, "posix_memalign to 32 bytes .. 4 KiB"},
-    {"temporaries", temporaries, NULL, 1, 20e3, "pairs of arrays of 64 KiB to 16 MiB, written, as in a*b+c"},
-    {"large", large, NULL, 1, 1000, "arrays of 1 to 64 MiB, written"},
-    {"huge", huge, NULL, 1, 12, "arrays of 128 MiB to 1 GiB, written"},
+    {"temporaries", temporaries, NULL, 1, 80e3, "pairs of arrays of 64 KiB to 16 MiB, written, as in a*b+c"},
+    {"large", large, NULL, 1, 6000, "arrays of 1 to 64 MiB, written"},
+    {"huge", huge, NULL, 1, 60, "arrays of 128 MiB to 1 GiB, written"},
     {"fragment", fragment, NULL, 1, 6e6, "long-lived blocks among short-lived ones of changing size"},
 };
 enum { WORKLOADS = sizeof list / sizeof list[0] };
