@@ -52,6 +52,19 @@ static const char *fault_of(const na_span *span, const void *ptr, const char **r
     return na_marked_free(ptr) ? NOT_LIVE : NULL;
 }
 
+/* Keeps a block of another heap for the caller's own next allocations. Only of the same region, so that it is used on
+ * its home node, and only some, so that a thread that just frees does not hoard. */
+static bool borrow(na_heap *heap, const na_span *page, na_block *block) {
+    if (page->block_size > NA_DIRECT_MAX || heap->region != &na_regions[page->region]) return false;
+    na_span *borrowed = &heap->borrowed[page->class_index];
+    uint32_t count = na_list_count(borrowed->free);
+    if (count >= NA_BORROW_BLOCKS || count * page->block_size >= NA_BORROW_BYTES) return false;
+    block->below = borrowed->free;
+    borrowed->free = na_list_with(borrowed->free, block);
+    borrowed->frees++;
+    return true;
+}
+
 __attribute__((noinline)) void na_free_slow(na_span *span, void *ptr, const char *call) {
     const char *remedy, *fault = fault_of(span, ptr, &remedy);
     if (fault != NULL) {
@@ -65,21 +78,22 @@ __attribute__((noinline)) void na_free_slow(na_span *span, void *ptr, const char
     }
     na_heap *heap = atomic_load_explicit(&span->heap, memory_order_relaxed);
     na_thread *self = na_thread_get(); /* NULL: no memory even for that; the free still works */
+    na_block *block = ptr;
     if (self != NULL && atomic_load_explicit(&heap->thread, memory_order_relaxed) == self) {
-        na_page_push(span, ptr);
+        na_page_push(span, block);
     } else {
-        na_block *block = ptr;
         block->key = na_secret ^ (uintptr_t)block;
-        na_remote_free(span, block);
+        if (!borrow(na_self.heap, span, block)) na_remote_free(span, block);
     }
 }
 
 /* ---- allocating, the rest ------------------------------------------------------------------------------ */
 
-/* Blocks that were never given out before, of memory that was zero, are zero but for their links. */
-static void zero_block(void *ptr, size_t size) {
+/* Blocks that were never given out before, of memory that was zero, are zero but for their links. A borrowed block was
+ * given out before, which its page's owner has not heard of. */
+static void zero_block(void *ptr, size_t size, bool borrowed) {
     const na_span *page = na_span_at(ptr);
-    bool virgin = page->zeroed && page->frees == 0;
+    bool virgin = page->zeroed && page->frees == 0 && !borrowed;
     memset(ptr, 0, virgin ? sizeof(na_block) : size);
 }
 
@@ -104,7 +118,7 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
             return NULL;
         }
     }
-    if ((flags & NUMALLOC_ZERO) != 0) zero_block(block, size);
+    if ((flags & NUMALLOC_ZERO) != 0) zero_block(block, size, false);
     return block;
 }
 
@@ -134,7 +148,12 @@ static void *alloc_here(size_t size, size_t align, unsigned flags) {
 __attribute__((noinline)) void *na_alloc_slow(size_t size) {
     if (size - 1 < NA_BLOCK_MAX && !na_moved()) {
         na_heap *heap = na_self.heap;
-        na_span *page = heap->queue[size_to_class(size)].first;
+        unsigned class_index = size_to_class(size);
+        if (size <= NA_DIRECT_MAX && heap->borrowed[class_index].free != 0) {
+            na_heap_point(heap, class_index, &heap->borrowed[class_index]);
+            return na_page_pop(&heap->borrowed[class_index]);
+        }
+        na_span *page = heap->queue[class_index].first;
         if (page != NULL) {
             if (page->free == 0 && page->carved < page->capacity) {
                 na_heap_enter(heap);
@@ -142,7 +161,11 @@ __attribute__((noinline)) void *na_alloc_slow(size_t size) {
                 na_heap_leave(heap);
             }
             void *block = na_page_pop(page);
-            if (NA_LIKELY(block != NULL)) return block;
+            if (NA_LIKELY(block != NULL)) {
+                if (size <= NA_DIRECT_MAX && heap->direct[(size + NA_GRANULE - 1) / NA_GRANULE] != page)
+                    na_heap_show(heap, class_index);
+                return block;
+            }
         }
     }
     return alloc_here(size, 0, 0);
@@ -171,8 +194,11 @@ void *numalloc_calloc(size_t count, size_t size) {
         return NULL;
     }
     if (NA_LIKELY(bytes <= NA_DIRECT_MAX)) {
-        void *block = numalloc(bytes);
-        if (block != NULL) zero_block(block, bytes < sizeof(na_block) ? sizeof(na_block) : bytes);
+        void *block = na_alloc_fast(bytes);
+        if (block == NULL) return NULL;
+        /* Was it served by the borrowed ones? na_alloc_slow leaves the table pointing at what served. */
+        const na_span *source = na_self.heap->direct[(bytes + NA_GRANULE - 1) / NA_GRANULE];
+        zero_block(block, bytes < sizeof(na_block) ? sizeof(na_block) : bytes, source->capacity == 0);
         return block;
     }
     return alloc_here(bytes, 0, NUMALLOC_ZERO);

@@ -19,10 +19,13 @@ static na_span na_empty_page; /* has no block, is never freed to */
 na_heap na_empty_heap = {.direct = {[0 ... NA_DIRECT_ENTRIES - 1] = &na_empty_page}};
 
 void na_heap_show(na_heap *heap, unsigned class_index) {
+    na_span *page = heap->queue[class_index].first;
+    na_heap_point(heap, class_index, page != NULL ? page : &na_empty_page);
+}
+
+void na_heap_point(na_heap *heap, unsigned class_index, na_span *page) {
     size_t size = class_to_size(class_index);
     if (size > NA_DIRECT_MAX) return;
-    na_span *page = heap->queue[class_index].first;
-    if (page == NULL) page = &na_empty_page;
     size_t below = class_index == 0 ? 0 : class_to_size(class_index - 1) / NA_GRANULE + 1;
     for (size_t i = below; i <= size / NA_GRANULE; i++) heap->direct[i] = page;
 }
@@ -194,7 +197,23 @@ void *na_heap_alloc(na_heap *heap, unsigned class_index) {
 
 /* ---- the end ---------------------------------------------------------------------------------------------------- */
 
+/* Borrowed blocks go home. */
+static void borrowed_return(na_heap *heap) {
+    for (unsigned c = 0; c < NA_DIRECT_CLASSES; c++) {
+        na_span *borrowed = &heap->borrowed[c];
+        na_heap_show(heap, c);
+        while (borrowed->free != 0) {
+            na_block *block = na_list_first(borrowed->free);
+            borrowed->free = block->below;
+            borrowed->frees--;
+            na_remote_free(na_span_at(block), block);
+        }
+    }
+    if (na_self.thread != NULL) na_remote_flush(na_self.thread);
+}
+
 void na_heap_shed(na_heap *heap) {
+    borrowed_return(heap);
     na_heap_collect(heap);
     na_heap_enter(heap);
     for (unsigned c = 0; c < NA_CLASSES; c++) {

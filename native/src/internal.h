@@ -54,10 +54,11 @@ void *na_heap_alloc(na_heap *heap, unsigned class_index); /* slow path; NULL wit
 void na_heap_collect(na_heap *heap);                      /* takes in remote frees; owner only */
 void na_heap_retire(na_heap *heap);                       /* its thread ends: to the abandoned or spare ones */
 void na_heap_shed(na_heap *heap);                         /* gives empty pages back; owner only */
-void na_heap_show(na_heap *heap, unsigned class_index);   /* the direct table follows the queue */
-void na_heap_join(na_heap *heap, na_span *page);          /* a page with free blocks comes into its queue */
-void na_heap_orphan(na_heap *heap);                       /* child of fork: as retire, without touching its pages */
-void na_heaps_reclaim(na_region *region);                 /* empty pages of abandoned heaps go back; takes the lock */
+void na_heap_point(na_heap *heap, unsigned class_index, na_span *page); /* page that numalloc() tries */
+void na_heap_show(na_heap *heap, unsigned class_index);                 /* the direct table follows the queue */
+void na_heap_join(na_heap *heap, na_span *page); /* a page with free blocks comes into its queue */
+void na_heap_orphan(na_heap *heap);              /* child of fork: as retire, without touching its pages */
+void na_heaps_reclaim(na_region *region);        /* empty pages of abandoned heaps go back; takes the lock */
 
 /* The queues of a heap are inconsistent between these two; a child of fork looks. */
 static inline void na_heap_enter(na_heap *heap) {

@@ -35,6 +35,9 @@ static inline size_t class_to_size(unsigned class_index) {
     return (size_t)(5 + (above & 3)) << (5 + (above >> 2));
 }
 
+_Static_assert((5 + ((8 + 3 * 4 - 1 - NA_LINEAR_CLASSES) & 3)) << (5 + ((8 + 3 * 4 - 1 - NA_LINEAR_CLASSES) >> 2)) ==
+                   NA_DIRECT_MAX,
+               "the last direct class is NA_DIRECT_MAX");
 _Static_assert((5 + 0) << 5 == 160, "the first class above 128 is 160");
 _Static_assert((size_t)(5 + ((NA_CLASSES - 1 - NA_LINEAR_CLASSES) & 3))
                        << (5 + ((NA_CLASSES - 1 - NA_LINEAR_CLASSES) >> 2)) ==

@@ -14,6 +14,7 @@
  *   heap     the pages of one region that one thread owns; no other thread changes them
  *   owner    the thread whose heap a page is in
  *   remote   done by a thread that is not the owner
+ *   borrowed free blocks of other heaps of the same region, freed by this heap's thread and used by it next
  *   pending  list of a heap's pages that have received remote frees
  *   abandoned  a heap whose thread ended while it had live blocks; waits for a thread of its node
  *   spare    a heap without pages or owner, kept for the next thread (heaps are never unmapped, so that a
@@ -55,6 +56,8 @@ enum {
     NA_REMOTE_SLOTS = 16,           /* pages a thread collects remote frees for at a time */
     NA_REMOTE_BATCH = 64,           /* blocks at most in one of them */
     NA_REMOTE_BATCH_BYTES = 16384,  /* bytes at most in one of them */
+    NA_BORROW_BLOCKS = 128,         /* blocks a heap borrows at most of one class */
+    NA_BORROW_BYTES = 16384,        /* bytes of them at most */
     NA_WARM_SLOTS = 16              /* freed mixed spans kept with policy and pages */
 };
 
@@ -111,13 +114,13 @@ typedef struct na_span {
         struct na_placement *placement; /* large, mixed region: its policy */
     };
 
-    _Alignas(64) na_list free; /* page: free blocks */
-    uint64_t frees;            /* page: blocks freed ever, as its owner has seen it */
-    uint32_t attention;        /* page: a free that makes this many free blocks needs care; 0: none does */
-    uint32_t carved;           /* page: blocks that were ever linked */
-    uint32_t capacity;         /* page: blocks it can hold */
-    uint8_t full;              /* page: it is in the heap's full queue */
-    uint8_t zeroed;            /* page: its memory was zero when it became one */
+    _Alignas(64) na_list free;   /* page: free blocks */
+    uint64_t frees;              /* page: blocks freed ever, as its owner has seen it */
+    uint32_t attention;          /* page: a free that makes this many free blocks needs care; 0: none does */
+    uint32_t carved;             /* page: blocks that were ever linked */
+    uint32_t capacity;           /* page: blocks it can hold */
+    uint8_t full;                /* page: it is in the heap's full queue */
+    uint8_t zeroed;              /* page: its memory was zero when it became one */
     struct na_span *next, *prev; /* page: queue of its heap; free: bin; unused descriptor: next */
     uint64_t freed_at;           /* free, warm: ms when it became so */
 } na_span;
@@ -137,7 +140,7 @@ typedef struct na_placement {
     struct na_placement *next; /* unused ones */
 } na_placement;
 
-enum { NA_DIRECT_ENTRIES = NA_DIRECT_MAX / NA_GRANULE + 1 };
+enum { NA_DIRECT_ENTRIES = NA_DIRECT_MAX / NA_GRANULE + 1, NA_DIRECT_CLASSES = 8 + 3 * 4 };
 
 /* The pages of one region that one thread owns. Only the owner touches anything but `pending`, `thread` and
  * the links, which the region lock guards. */
@@ -148,6 +151,9 @@ struct na_heap {
     _Atomic(na_span *) pending;         /* pages with remote frees; any thread pushes */
     _Atomic(struct na_thread *) thread; /* owner, NULL: abandoned or spare */
     na_region *region;
+    /* Borrowed blocks: no pages, but lists in the form of one, so that numalloc() can be pointed at them. Each block
+     * still counts as used in its own page. */
+    na_span borrowed[NA_DIRECT_CLASSES];
     uint64_t remote_frees; /* collected ever */
     uint32_t pages;        /* in the queues */
     volatile uint8_t busy; /* not 0: queues are being changed, a child of fork must not use them */

@@ -232,6 +232,55 @@ static void a_child_of_a_threaded_process_allocates(void) {
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
+enum { LENT = 100, LENT_BYTES = 208 };
+static unsigned char *lent[LENT];
+static void *lend(void *barrier) {
+    for (int i = 0; i < LENT; i++) memset(lent[i] = numalloc(LENT_BYTES), 0xa5, LENT_BYTES);
+    pthread_barrier_wait(barrier);
+    pthread_barrier_wait(barrier); /* alive while the blocks are freed and used again */
+    return NULL;
+}
+
+static uint64_t live_bytes(void) {
+    numalloc_stats_t stats;
+    CHECK_EQUAL(numalloc_stats(-1, &stats), 0);
+    return stats.allocated_bytes;
+}
+
+/* Blocks of a neighbour on the same node are used by the thread that freed them, zeroed when that is asked for, and
+ * go home with it. */
+static void freed_blocks_of_a_neighbour_are_borrowed(void) {
+    pthread_barrier_t barrier;
+    pthread_barrier_init(&barrier, NULL, 2);
+    pthread_t thread;
+    CHECK_EQUAL(pthread_create(&thread, NULL, lend, &barrier), 0);
+    pthread_barrier_wait(&barrier);
+    numalloc_free(numalloc(LENT_BYTES)); /* the thread has a heap */
+    uint64_t before = live_bytes();
+    uint64_t usable = numalloc_usable_size(lent[0]);
+    for (int i = 0; i < LENT; i++) numalloc_free(lent[i]);
+    CHECK_EQUAL(numalloc_verify(), 0);
+    /* Those beyond what may be borrowed wait in the thread's slots. */
+    int known = (int)((before - live_bytes()) / usable), again = 0, dirty = 0;
+    CHECK(known > 0);
+    enum { MANY = 4000 };
+    static unsigned char *mine[MANY];
+    for (int i = 0; i < MANY; i++) {
+        mine[i] = numalloc_calloc(1, LENT_BYTES);
+        for (int k = 0; k < LENT; k++) again += mine[i] == lent[k];
+        for (int k = 0; k < LENT_BYTES; k++) dirty += mine[i][k] != 0;
+    }
+    CHECK_EQUAL(dirty, 0);
+    CHECK(numalloc_node_count() > 1 || again >= known); /* threads may run on two nodes */
+    CHECK_EQUAL(numalloc_verify(), 0);
+    for (int i = 0; i < MANY; i++) numalloc_free(mine[i]);
+    pthread_barrier_wait(&barrier);
+    pthread_join(thread, NULL);
+    (void)numalloc_purge();
+    CHECK_EQUAL(numalloc_verify(), 0);
+    pthread_barrier_destroy(&barrier);
+}
+
 static void child_frees_parents_blocks_body(void) {
     for (int i = 0; i < 100; i++) numalloc_free(blocks[i]);
     if (numalloc_verify() != 0) _exit(4);
@@ -252,6 +301,7 @@ static const check_case cases[] = {
     {"short_threads_leave_nothing", short_threads_leave_nothing},
     {"abandoned_memory_is_adopted", abandoned_memory_is_adopted},
     {"abandoned_memory_is_stolen_by_the_living", abandoned_memory_is_stolen_by_the_living},
+    {"freed_blocks_of_a_neighbour_are_borrowed", freed_blocks_of_a_neighbour_are_borrowed},
     {"destructors_may_allocate", destructors_may_allocate},
     {"a_child_of_a_threaded_process_allocates", a_child_of_a_threaded_process_allocates},
     {"a_child_frees_its_parents_blocks", a_child_frees_its_parents_blocks},
