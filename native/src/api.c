@@ -104,7 +104,8 @@ static void free_slow(na_span *span, void *ptr, const char *call) {
         return;
     }
     na_heap *heap = atomic_load_explicit(&span->heap, memory_order_relaxed);
-    na_thread *self = na_thread_get(); /* NULL: no memory even for that; the free still works */
+    /* NULL: no memory even for that, or the thread ended and nobody would end it again; the free still works. */
+    na_thread *self = na_self.ended ? na_self.thread : na_thread_get();
     if (self != NULL && atomic_load_explicit(&heap->thread, memory_order_relaxed) == self) {
         free_own(span, ptr);
     } else {
