@@ -9,17 +9,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-__attribute__((weak)) extern int numalloc_node_of(void *ptr);
-__attribute__((weak)) extern int numalloc_verify(void);
-#ifdef __cplusplus
-}
-#endif
+#include "numa_alloc.h"
+
+#pragma weak numalloc_node_of
+#pragma weak numalloc_stats
+#pragma weak numalloc_stats_json
+#pragma weak numalloc_verify
 
 /* Is it a live block of the library? */
-static inline int served(void *ptr) { return numalloc_node_of != NULL && numalloc_node_of(ptr) != -2; }
+static inline int served(void *ptr) {
+    __asm__("" : "+r"(ptr)); /* what is in it does not matter, and the compiler warns when it is nothing */
+    return &numalloc_node_of != NULL && numalloc_node_of(ptr) != NUMALLOC_NODE_FOREIGN;
+}
 
 /* First in main: without the library every case would test the C library. */
 static inline void served_or_exit(void) {

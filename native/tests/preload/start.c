@@ -9,8 +9,6 @@
 
 #include <malloc.h>
 
-__attribute__((weak)) extern size_t numalloc_stats_json(char *buffer, size_t capacity);
-
 static char *first_block, *last_block;
 
 /* Before the constructors of all libraries, the C library's own included: environ is not set yet. */
