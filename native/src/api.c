@@ -77,7 +77,8 @@ __attribute__((noinline)) void na_free_slow(na_span *span, void *ptr, const char
         return;
     }
     na_heap *heap = atomic_load_explicit(&span->heap, memory_order_relaxed);
-    na_thread *self = na_thread_get(); /* NULL: no memory even for that; the free still works */
+    /* NULL: no memory even for that, or the thread ended and nobody would end it again; the free still works. */
+    na_thread *self = na_self.ended ? na_self.thread : na_thread_get();
     na_block *block = ptr;
     if (self != NULL && atomic_load_explicit(&heap->thread, memory_order_relaxed) == self) {
         na_page_push(span, block);

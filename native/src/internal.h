@@ -32,6 +32,7 @@ typedef struct na_tls {
     na_heap *heap;     /* of the node the thread was last seen on; na_empty_heap before the first use */
     na_thread *thread; /* NULL before the first use and after the thread's end */
     int cpu;           /* where heap was chosen; only kept up on machines with several nodes */
+    bool ended;        /* thread_end ran: what comes now may be the thread's last words */
 } na_tls;
 
 extern _Thread_local na_tls na_self __attribute__((tls_model("initial-exec")));

@@ -123,28 +123,45 @@ static bool assign(const struct option *option, const char *text) {
 
 static bool reported; /* the first reading reports; a start that failed later and is tried again does not */
 
-void na_options_init(void) {
+/* NAME=value */
+static void read_entry(const char *entry) {
     static const char prefix[] = "NUMALLOC_";
     enum { PREFIX = sizeof prefix - 1 };
-    for (int i = 0; i < OPTIONS; i++) (void)assign(&table[i], table[i].standard);
-    for (char **entry = environ; entry != NULL && *entry != NULL; entry++) {
-        if (strncmp(*entry, prefix, PREFIX) != 0) continue;
-        const char *name = *entry + PREFIX, *equals = strchr(name, '=');
-        if (equals == NULL) continue;
-        const struct option *found = NULL;
-        for (int i = 0; i < OPTIONS && found == NULL; i++)
-            if (strlen(table[i].name) == (size_t)(equals - name) &&
-                strncmp(name, table[i].name, (size_t)(equals - name)) == 0)
-                found = &table[i];
-        if (found == NULL && !reported) {
-            os_message("numalloc: unknown environment variable NUMALLOC_%.*s is ignored; see docs/options.md for the "
-                       "known ones\n",
-                       (int)(equals - name), name);
-        } else if (found != NULL && !assign(found, equals + 1) && !reported) {
-            os_message("numalloc: NUMALLOC_%s=%.200s can't be used: it takes %s; the default %s is used\n", found->name,
-                       equals + 1, found->accepted, found->standard);
-        }
+    if (strncmp(entry, prefix, PREFIX) != 0) return;
+    const char *name = entry + PREFIX, *equals = strchr(name, '=');
+    if (equals == NULL) return;
+    const struct option *found = NULL;
+    for (int i = 0; i < OPTIONS && found == NULL; i++)
+        if (strlen(table[i].name) == (size_t)(equals - name) &&
+            strncmp(name, table[i].name, (size_t)(equals - name)) == 0)
+            found = &table[i];
+    if (found == NULL && !reported) {
+        os_message("numalloc: unknown environment variable NUMALLOC_%.*s is ignored; see docs/options.md for the "
+                   "known ones\n",
+                   (int)(equals - name), name);
+    } else if (found != NULL && !assign(found, equals + 1) && !reported) {
+        os_message("numalloc: NUMALLOC_%s=%.200s can't be used: it takes %s; the default %s is used\n", found->name,
+                   equals + 1, found->accepted, found->standard);
     }
+}
+
+/* A program that allocates before the C library's constructor ran (in .preinit_array, or the dynamic linker's
+ * hooks) is there before environ is; the kernel has the same strings. */
+static void read_kernel_entries(void) {
+    enum { MOST = 4 << 20 }; /* bytes; what exec takes under an ordinary stack limit is less */
+    void *text;
+    size_t length;
+    if (os_map(MOST, &text) != 0) return;
+    if (os_read_file("/proc/self/environ", text, MOST, &length) == 0)
+        for (const char *entry = text; entry < (const char *)text + length; entry += strlen(entry) + 1)
+            read_entry(entry);
+    (void)os_release(text, MOST);
+}
+
+void na_options_init(void) {
+    for (int i = 0; i < OPTIONS; i++) (void)assign(&table[i], table[i].standard);
+    if (environ == NULL) read_kernel_entries();
+    for (char **entry = environ; entry != NULL && *entry != NULL; entry++) read_entry(*entry);
     reported = true;
 }
 

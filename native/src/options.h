@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * options.h: what NUMALLOC_* environment variables set. Read once, immutable afterwards.
+ * options.h: what NUMALLOC_* environment variables set. Read once, immutable afterwards but for purge_delay_ms,
+ * which mallopt(M_TRIM_THRESHOLD, -1) turns off in a program under the preload library.
  */
 #ifndef NA_OPTIONS_H
 #define NA_OPTIONS_H

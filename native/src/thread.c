@@ -127,6 +127,7 @@ static void thread_end(void *record) {
         if (thread->heaps[i] != NULL) na_heap_retire(thread->heaps[i]);
     na_self.thread = NULL;
     na_self.cpu = -1;
+    na_self.ended = true;
     pthread_mutex_lock(&na_threads_lock);
     na_thread_forget(thread);
     pthread_mutex_unlock(&na_threads_lock);
