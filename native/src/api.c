@@ -151,7 +151,7 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
 /* On a node, or when it can't and `strict` is not asked for, on the next by distance, which is counted. */
 static void *alloc_on(int node_index, bool strict, size_t size, size_t align, unsigned flags) {
     void *block = na_alloc(na_region_node(node_index, strict), size, align, flags);
-    if (NA_LIKELY(block != NULL) || strict || errno != ENOMEM) return block;
+    if (NA_LIKELY(block != NULL) || strict || (errno != ENOMEM && errno != ENODEV)) return block;
     const int16_t *neighbour = na_topology_neighbours(node_index);
     for (int i = 1; i < na_topo.node_count; i++) {
         block = na_alloc(na_region_node(neighbour[i], false), size, align, flags);

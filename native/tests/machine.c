@@ -35,7 +35,7 @@ static int nodes = AS_IT_IS;
 static struct shared {
     atomic_ullong calls[MACHINE_COUNT];
     atomic_bool failed;
-} *shared;
+} * shared;
 static atomic_int fault_call = -1;
 static int fault_error;
 static unsigned long long fault_first, fault_last;
@@ -225,7 +225,7 @@ WRAP(int, map_hugetlb, (void *address, size_t bytes, size_t page, int node)) {
     int fresh = __wrap_os_map_fresh(address, bytes); /* its own failure counts as one of os_map_fresh */
     if (fresh != 0) {
         (void)mprotect(address, bytes, PROT_NONE);
-        return fresh;
+        return ENOTRECOVERABLE;
     }
     note(address, bytes, NA_BIND_DEFAULT, NULL);
     if (error != 0) return error;
