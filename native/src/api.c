@@ -379,8 +379,8 @@ size_t numalloc_purge(void) {
     for (int i = 0; i < na_region_count; i++) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        na_heaps_reclaim(region); /* first, since it may send remote frees to the caller's heap */
         if (thread != NULL && thread->heaps[i] != NULL) na_heap_shed(thread->heaps[i]);
-        na_heaps_reclaim(region);
         pthread_mutex_lock(&region->lock);
         uint64_t before = region->purged_bytes;
         na_mixed_purge_due(region, true);
