@@ -31,17 +31,27 @@ const int machine_errors[MACHINE_COUNT][8] = {
 };
 
 enum { AS_IT_IS = 1, NO_SYSFS = 0, TWO = 2 };
-static int nodes = AS_IT_IS;
+__attribute__((weak)) int machine_nodes = AS_IT_IS;
+__attribute__((weak)) bool machine_quiet = false;
+static int nodes;
 static struct shared {
     atomic_ullong calls[MACHINE_COUNT];
     atomic_bool failed;
 } * shared;
 static atomic_int fault_call = -1;
-static int fault_error;
-static unsigned long long fault_first, fault_last;
+static atomic_int fault_error;
+static atomic_ullong fault_first, fault_last;
 
 uint64_t machine_calls(enum machine_call call) { return atomic_load(&shared->calls[call]); }
 void machine_heal(void) { atomic_store(&fault_call, -1); }
+
+void machine_arm(enum machine_call call, uint64_t number, int error) {
+    atomic_store(&fault_call, -1);
+    atomic_store(&fault_error, error);
+    atomic_store(&fault_first, machine_calls(call) + number);
+    atomic_store(&fault_last, machine_calls(call) + number);
+    atomic_store(&fault_call, (int)call);
+}
 bool machine_failed(void) { return atomic_load(&shared->failed); }
 
 /* Before the library's own constructor, and for calls that come even earlier. */
@@ -50,11 +60,16 @@ __attribute__((constructor(101))) static void machine_start(void) {
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED) abort();
     const char *text = getenv("MACHINE_NODES");
-    if (text != NULL) nodes = atoi(text);
+    nodes = text != NULL ? atoi(text) : machine_nodes;
     char name[32];
     text = getenv("MACHINE_FAULT");
     if (text == NULL) return;
-    if (sscanf(text, "%31[a-z_]:%llu:%llu:%d", name, &fault_first, &fault_last, &fault_error) != 4) abort();
+    unsigned long long first, last;
+    int error;
+    if (sscanf(text, "%31[a-z_]:%llu:%llu:%d", name, &first, &last, &error) != 4) abort();
+    fault_first = first;
+    fault_last = last;
+    fault_error = error;
     for (int i = 0; i < MACHINE_COUNT; i++)
         if (strcmp(name, machine_name[i]) == 0) atomic_store(&fault_call, i);
 }
@@ -258,6 +273,7 @@ void __wrap_os_message(const char *format, ...) __attribute__((format(printf, 1,
 void __wrap_os_message(const char *format, ...) {
     char text[2048];
     (void)counted(MACHINE_message);
+    if (machine_quiet && strstr(format, "invariant") == NULL) return;
     va_list arguments;
     va_start(arguments, format);
     (void)vsnprintf(text, sizeof text, format, arguments);

@@ -62,6 +62,12 @@ enum machine_call {
 extern const char *const machine_name[MACHINE_COUNT];
 extern const int machine_errors[MACHINE_COUNT][8]; /* ends with 0 */
 
+/* What a program wants when the environment says nothing; it may define them itself. */
+extern int machine_nodes;  /* 1: the machine as it is */
+extern bool machine_quiet; /* os_message writes nothing */
+
+void machine_arm(enum machine_call call, uint64_t number, int error); /* the number-th call from now on fails, once */
+
 uint64_t machine_calls(enum machine_call call); /* so far, children of fork included */
 void machine_heal(void);                        /* nothing fails from now on */
 bool machine_failed(void);                      /* the call that was to fail was made */
