@@ -312,8 +312,9 @@ static void no_huge_pages(void) {
 static void node_limit(void) { starts("MACHINE_NODES=2 NUMALLOC_NODE_LIMIT=64M", "node_limit"); }
 
 static bool write_file(const char *directory, const char *name, const char *text) {
-    char path[1024];
-    snprintf(path, sizeof path, "%s/%s", directory, name);
+    char path[1200];
+    int written = snprintf(path, sizeof path, "%s/%s", directory, name);
+    if (written < 0 || (size_t)written >= sizeof path) return false;
     FILE *file = fopen(path, "w");
     if (file == NULL) return false;
     bool good = fputs(text, file) >= 0;
@@ -335,7 +336,8 @@ static bool make_group(char *directory, size_t capacity) {
         int name = (int)strcspn(at, "\n");
         snprintf(directory, capacity, "%s%.*s", kinds[i][1], name, at);
         if (kinds[i][3][0] != '\0') (void)write_file(directory, kinds[i][3], "+memory");
-        snprintf(directory, capacity, "%s%.*s/numalloc-test-%d", kinds[i][1], name, at, (int)getpid());
+        int written = snprintf(directory, capacity, "%s%.*s/numalloc-test-%d", kinds[i][1], name, at, (int)getpid());
+        if (written < 0 || (size_t)written >= capacity) continue;
         if (mkdir(directory, 0755) != 0) continue;
         if (write_file(directory, kinds[i][2], "134217728")) return true;
         (void)rmdir(directory);
@@ -343,13 +345,16 @@ static bool make_group(char *directory, size_t capacity) {
     return false;
 }
 
+static char group_made[1024];
+static void remove_group(void) { (void)rmdir(group_made); }
+
 static void cgroup_limit(void) {
     if (SANITIZED) return; /* their shadow counts as well */
-    char directory[1024], prefix[1200];
-    if (!make_group(directory, sizeof directory)) SKIP("making a memory cgroup");
+    char *directory = group_made, prefix[1200];
+    if (!make_group(directory, sizeof group_made)) SKIP("making a memory cgroup");
+    (void)atexit(remove_group);
     snprintf(prefix, sizeof prefix, "echo $$ >'%s'/cgroup.procs && exec", directory);
     starts(prefix, "cgroup");
-    CHECK_EQUAL(rmdir(directory), 0);
 }
 
 /* Named on the command line only: it changes the machine, which the NUMA lab's kernels have for themselves. */
