@@ -15,7 +15,8 @@
  * fork() included; none may be called from a signal handler. A block may be freed by any thread.
  *
  * Errors. Allocating functions return NULL and set errno (ENOMEM: no memory or size over PTRDIFF_MAX;
- * EINVAL: bad alignment, flag or policy; ENODEV: no such node, or one this process may not use).
+ * EINVAL: bad alignment, flag or policy; ENODEV: no such node, or one this process may not use; EPERM, ENOSYS: a
+ * strict request where placement can't be set or asked for, see numalloc_can_bind).
  * Functions that return int return 0 or an errno value and leave errno alone, unless they say otherwise.
  * Freeing a foreign pointer, or a block twice, writes one line that names call, address and remedy to
  * standard error and aborts; with NUMALLOC_ON_ERROR=warn it writes the line and ignores the call.

@@ -126,7 +126,7 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
 /* On a node, or when it can't and `strict` is not asked for, on the next by distance, which is counted. */
 static void *alloc_on(int node_index, bool strict, size_t size, size_t align, unsigned flags) {
     void *block = na_alloc(na_region_node(node_index, strict), size, align, flags);
-    if (NA_LIKELY(block != NULL) || strict || errno != ENOMEM) return block;
+    if (NA_LIKELY(block != NULL) || strict || (errno != ENOMEM && errno != ENODEV)) return block;
     const int16_t *neighbour = na_topology_neighbours(node_index);
     for (int i = 1; i < na_topo.node_count; i++) {
         block = na_alloc(na_region_node(neighbour[i], false), size, align, flags);
@@ -390,8 +390,8 @@ size_t numalloc_purge(void) {
     for (int i = 0; i < na_region_count; i++) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        na_heaps_reclaim(region); /* first, since it may send remote frees to the caller's heap */
         if (thread != NULL && thread->heaps[i] != NULL) na_heap_shed(thread->heaps[i]);
-        na_heaps_reclaim(region);
         pthread_mutex_lock(&region->lock);
         uint64_t before = region->purged_bytes;
         na_mixed_purge_due(region, true);

@@ -50,20 +50,52 @@ static void zero_dirty(na_span *span, size_t size, bool clean, const uint64_t *w
     }
 }
 
-/* Explicit huge pages for the whole span if its length is a multiple of them. true: it is zero now. */
-static bool back_with_hugetlb(na_region *region, na_span *span) {
-    if (na_opt.huge != NA_HUGE_2M && na_opt.huge != NA_HUGE_1G) return false;
+/* What became of a span whose mapping was to be replaced. LOST: it may have none, or one that can't be touched. */
+enum backing { ORDINARY, HUGE_PAGES, LOST };
+
+/* Address space that can't be used again is never given out: it stays a span in use, without memory. */
+static void give_up(na_span *span) {
+    (void)os_purge((void *)span->start, na_span_bytes(span));
+    span->kind = NA_META;
+}
+
+/* Explicit huge pages for the whole span if its length is a multiple of them; it is zero then. */
+static enum backing back_with_hugetlb(na_region *region, na_span *span) {
     for (unsigned shift = na_opt.huge == NA_HUGE_1G ? 30 : 21; shift >= 21; shift -= 9) {
         size_t page = (size_t)1 << shift;
         if (na_span_bytes(span) % page != 0 || span->start % page != 0) continue;
-        if (os_map_hugetlb((void *)span->start, na_span_bytes(span), page, region->node) == 0) {
+        int error = os_map_hugetlb((void *)span->start, na_span_bytes(span), page, region->node);
+        if (error == 0) {
             span->huge_shift = (uint8_t)shift;
-            return true;
+            return HUGE_PAGES;
         }
+        if (error == ENOTRECOVERABLE) return LOST;
         /* The range is normal memory again, without policy. */
         (void)na_region_restore(region, span->start, na_span_bytes(span));
     }
-    return false;
+    return ORDINARY;
+}
+
+/* A range whose mapping was replaced (explicit huge pages, mremap) becomes an ordinary piece of the region
+ * again, so that the kernel can merge it with its neighbours. false: it can't be used. */
+static bool heal(na_region *region, na_span *span) {
+    if (os_map_fresh((void *)span->start, na_span_bytes(span)) == 0) {
+        (void)na_region_restore(region, span->start, na_span_bytes(span));
+        return true;
+    }
+    /* Either nothing was done, or there is a hole now, which os_commit finds. Huge pages stay what they are, and
+     * those that come after a purge may be missing in the pool. */
+    return span->huge_shift == 0 && os_commit((void *)span->start, na_span_bytes(span)) == 0;
+}
+
+/* Gives a span back that is no block any more, or never became one. `sign`: -1 if it is counted as one. */
+static void dispose(na_region *region, na_span *span, int sign) {
+    bool usable = (span->huge_shift == 0 && !span->remapped) || heal(region, span);
+    if (!usable) give_up(span);
+    pthread_mutex_lock(&region->lock);
+    if (sign != 0) na_large_account(region, span, sign);
+    if (usable) na_span_free_locked(region, span);
+    pthread_mutex_unlock(&region->lock);
 }
 
 /* Blocks start on a slice, large ones on a huge page. */
@@ -96,13 +128,18 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
         na_span_alloc(region, slices_of(bytes), slices_of(align), NA_LARGE, &clean, zero ? was_dirty : NULL);
     if (span == NULL) return NULL;
     span->older = span->newer = NULL;
-    bool explicit_huge = hugetlb && back_with_hugetlb(region, span);
+    enum backing backing = hugetlb ? back_with_hugetlb(region, span) : ORDINARY;
+    if (backing == LOST) {
+        give_up(span);
+        errno = ENOMEM;
+        return NULL;
+    }
     if (region->strict || (flags & NUMALLOC_POPULATE) != 0) {
         na_nodeset home = nodeset_single(region->node);
         error = na_populate(span->start, size, &home, region->strict);
         if (error != 0) {
             if (region->strict) atomic_fetch_add_explicit(&region->strict_failures, 1, memory_order_relaxed);
-            na_span_free(region, span);
+            dispose(region, span, 0);
             errno = error;
             return NULL;
         }
@@ -110,29 +147,14 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
         if (!region->strict && na_pages_elsewhere(span->start, size, &home))
             atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);
     }
-    if (zero && !explicit_huge) zero_dirty(span, size, clean, was_dirty);
+    if (zero && backing != HUGE_PAGES) zero_dirty(span, size, clean, was_dirty);
     pthread_mutex_lock(&region->lock);
     na_large_account(region, span, 1);
     pthread_mutex_unlock(&region->lock);
     return (void *)span->start;
 }
 
-/* A range whose mapping was replaced (explicit huge pages, mremap) becomes an ordinary piece of the region
- * again, so that the kernel can merge it with its neighbours. */
-static void heal(na_region *region, na_span *span) {
-    if (span->huge_shift == 0 && !span->remapped) return;
-    if (os_map_fresh((void *)span->start, na_span_bytes(span)) == 0)
-        (void)na_region_restore(region, span->start, na_span_bytes(span));
-}
-
-void na_large_free(na_span *span) {
-    na_region *region = &na_regions[span->region];
-    heal(region, span);
-    pthread_mutex_lock(&region->lock);
-    na_large_account(region, span, -1);
-    na_span_free_locked(region, span);
-    pthread_mutex_unlock(&region->lock);
-}
+void na_large_free(na_span *span) { dispose(&na_regions[span->region], span, -1); }
 
 /* ---- realloc ------------------------------------------------------------------------------------------- */
 
@@ -143,17 +165,16 @@ static void resize_accounting(na_region *region, size_t before, size_t after) {
     pthread_mutex_unlock(&region->lock);
 }
 
-/* Moves the pages instead of their contents. false: not done, both ranges as before. */
-static bool move_by_remap(na_region *region, na_span *from, na_span *to) {
-    if (from->huge_shift != 0 || to->huge_shift != 0 || from->slices < NA_LARGE_PART_SLICES) return false;
+enum move { MOVED, NOT_MOVED, TARGET_LOST };
+
+/* Moves the pages instead of their contents. `from` is as before unless they moved. */
+static enum move move_by_remap(na_region *region, na_span *from, na_span *to) {
+    if (from->huge_shift != 0 || to->huge_shift != 0 || from->slices < NA_LARGE_PART_SLICES) return NOT_MOVED;
     int error = os_remap((void *)from->start, na_span_bytes(from), (void *)to->start);
-    if (error == ENOSYS) return false;
+    if (error == ENOSYS) return NOT_MOVED;
     to->remapped = 1;
-    if (error == 0) return true;
-    /* The kernel may have unmapped the target before it failed. */
-    if (os_map_fresh((void *)to->start, na_span_bytes(to)) == 0)
-        (void)na_region_restore(region, to->start, na_span_bytes(to));
-    return false;
+    if (error == 0) return MOVED;
+    return heal(region, to) ? NOT_MOVED : TARGET_LOST; /* the kernel may have unmapped it before it failed */
 }
 
 void *na_large_realloc(na_span *span, size_t size) {
@@ -175,7 +196,13 @@ void *na_large_realloc(na_span *span, size_t size) {
     }
     void *moved = na_large_alloc(region, size, 0, 0);
     if (moved == NULL) return NULL;
-    if (!move_by_remap(region, span, na_span_at(moved))) memcpy(moved, (void *)span->start, before);
+    enum move how = move_by_remap(region, span, na_span_at(moved));
+    if (how == TARGET_LOST) {
+        na_large_free(na_span_at(moved)); /* gives it up, as it can't be healed */
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (how == NOT_MOVED) memcpy(moved, (void *)span->start, before);
     na_large_free(span);
     return moved;
 }

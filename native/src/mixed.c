@@ -172,15 +172,22 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
         errno = ENOMEM;
         return NULL;
     }
+    bool stale = warm; /* holds what the last user left */
     if (!warm) {
         bool clean;
         span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_LARGE, &clean, NULL);
         if (span != NULL) {
             span->placement = kept;
-            if (os_can_bind() != 0) atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);
-            else error = set_policy(&placement, span, size);
-            /* Pages that are there already lie where the last user had them. What is left reads as zeros. */
-            if (error == 0 && !clean) error = os_purge((void *)span->start, na_span_bytes(span));
+            error = os_can_bind();
+            if (error == 0) error = set_policy(&placement, span, size);
+            if (error == EINVAL) error = ENODEV; /* the nodes were taken from this process meanwhile */
+            if ((error == EPERM || error == ENOSYS) && !placement.strict) { /* where they are touched, then */
+                atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);
+                error = 0;
+            }
+            /* Pages that are there already lie where the last user had them. They stay there when they can't be
+             * purged (mlockall), but for strict requests, which look. */
+            stale = !clean && os_purge((void *)span->start, na_span_bytes(span)) != 0;
         } else {
             error = ENOMEM;
         }
@@ -190,7 +197,7 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
         if (error != 0 && placement.strict)
             atomic_fetch_add_explicit(&region->strict_failures, 1, memory_order_relaxed);
     }
-    if (error == 0 && warm && (flags & NUMALLOC_ZERO) != 0) memset((void *)span->start, 0, size);
+    if (error == 0 && stale && (flags & NUMALLOC_ZERO) != 0) memset((void *)span->start, 0, size);
     pthread_mutex_lock(&region->lock);
     if (error == 0) {
         na_large_account(region, span, 1);

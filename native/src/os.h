@@ -85,15 +85,17 @@ enum na_thp_mode { NA_THP_NEVER, NA_THP_MADVISE, NA_THP_ALWAYS };
 int os_thp_mode(enum na_thp_mode *mode);
 
 /* Replaces a committed range by explicit huge pages of `page` bytes (2 MiB or 1 GiB; address and bytes
- * multiples of it) on `node`, populated; on any failure the range is normal committed memory again, with
- * policy lost (caller binds again). ENOMEM: the node's pool is short. */
+ * multiples of it) on `node`, populated; on failure the range is normal committed memory again, with policy
+ * lost (caller binds again). ENOMEM: the node's pool is short. ENOTRECOVERABLE: it can't be made normal again and
+ * must not be touched. */
 int os_map_hugetlb(void *address, size_t bytes, size_t page, int node);
 
-/* Replaces a range by fresh, zero, committed normal memory with no policy. */
+/* Replaces a range by fresh, zero, committed normal memory with no policy. On failure it may be unmapped. */
 int os_map_fresh(void *address, size_t bytes);
 
 /* Moves the pages of [from, from+bytes) to committed space at `to` without copying; `from` stays
- * committed and reads as zeros. ENOSYS before Linux 5.7. Policy travels with the pages. */
+ * committed and reads as zeros. ENOSYS before Linux 5.7, nothing is changed then; on other errors `to` may be
+ * unmapped. Policy travels with the pages. */
 int os_remap(void *from, size_t bytes, void *to);
 
 /* ---- threads and CPUs ----------------------------------------------------------------------------- */

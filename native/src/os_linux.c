@@ -280,7 +280,7 @@ int os_map_hugetlb(void *address, size_t bytes, size_t page, int node) {
         if (error == 0) return 0;
     }
     int again = os_map_fresh(address, bytes);
-    return again != 0 ? again : error == EINVAL ? ENOSYS : ENOMEM;
+    return again != 0 ? ENOTRECOVERABLE : error == EINVAL ? ENOSYS : ENOMEM;
 }
 
 /* ---- threads and CPUs --------------------------------------------------------------------------------- */

@@ -83,12 +83,33 @@ static uint64_t room_on(const na_nodeset *nodes) {
     return room;
 }
 
+/* Free memory that the allocator keeps warm counts against the limits like any other. */
+static void give_back_free_memory(void) {
+    for (int i = 0; i < na_region_count; i++) {
+        na_region *region = &na_regions[i];
+        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        pthread_mutex_lock(&region->lock);
+        if (region->node_index < 0 && na_opt.purge_delay_ms != NA_PURGE_NEVER) na_mixed_purge_due(region, true);
+        na_span_purge_all(region);
+        pthread_mutex_unlock(&region->lock);
+    }
+}
+
+/* May `bytes` more be faulted in? `nodes`: where they have to be, NULL: anywhere. */
+static bool room_for(uint64_t bytes, const na_nodeset *nodes) {
+    for (int attempt = 0; attempt < 2; attempt++) {
+        if (bytes <= os_cgroup_room() && (nodes == NULL || bytes <= room_on(nodes))) return true;
+        if (attempt == 0) give_back_free_memory();
+    }
+    return false;
+}
+
 static int populate_strict(uintptr_t start, uintptr_t end, const na_nodeset *nodes) {
     struct misplaced found = {.nodes = nodes, .repair = -1};
     int error = each_status(start, end, find_misplaced, &found);
     if (error != 0 || (found.untouched == 0 && found.elsewhere == 0)) return error;
     uint64_t need = (uint64_t)(found.untouched + found.elsewhere) * os_page_size();
-    if (need > os_cgroup_room() || need > room_on(nodes)) return ENOMEM;
+    if (!room_for(need, nodes)) return ENOMEM;
     error = os_populate((void *)start, end - start);
     if (error != 0) return error;
     /* Pages that fell elsewhere are tried once more: the node may have reclaimed meanwhile. */
@@ -119,7 +140,7 @@ int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, bool str
         uintptr_t chunk = end - start > NA_POPULATE_CHUNK ? start + NA_POPULATE_CHUNK : end;
         int error;
         if (verify) error = populate_strict(start, chunk, nodes);
-        else if (chunk - start > os_cgroup_room() || (strict && chunk - start > room_on(nodes))) error = ENOMEM;
+        else if (!room_for(chunk - start, strict ? nodes : NULL)) error = ENOMEM;
         else error = os_populate((void *)start, chunk - start);
         if (error != 0) return error;
         start = chunk;

@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* test_memory_use [--full] [case...]: how much memory the process holds over time, as the system counts it: it stays
+ * flat under streams of remote frees and of short threads, comes back, is kept when that is asked for, and grows beyond
+ * what was prepared. Each case is a process of its own. Each fails when the feature it is about is taken out. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "check.h"
+#include "numa_alloc.h"
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+enum { SANITIZED = 1 }; /* shadow memory, and threads' own, would be counted */
+#else
+enum { SANITIZED = 0 };
+#endif
+
+enum { MIB = 1 << 20 };
+static bool full;
+
+/* MiB of memory the process has. */
+static long resident(void) {
+    long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    CHECK(file != NULL && fscanf(file, "%*d %ld", &pages) == 1);
+    fclose(file);
+    return pages * sysconf(_SC_PAGESIZE) / MIB;
+}
+
+static numalloc_stats_t total(void) {
+    numalloc_stats_t stats;
+    CHECK_EQUAL(numalloc_stats(-1, &stats), 0);
+    return stats;
+}
+
+static void sleep_ms(long ms) {
+    struct timespec nap = {ms / 1000, ms % 1000 * 1000000};
+    while (nanosleep(&nap, &nap) != 0) {}
+}
+
+/* Touches each page. */
+static void touch(void *p, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 4096) ((volatile char *)p)[i] = 1;
+}
+
+/* ---- coalescing ---------------------------------------------------------------------------------------------------- */
+
+/* NUMALLOC_NODE_LIMIT=64M: what fragments held must serve a large block, since nothing else may be had. */
+static void fragments_become_one(void) {
+    static const size_t sizes[] = {200, 3000, 50000, 200000, 2 * MIB};
+    static void *block[400000];
+    for (int s = 0; s < 5; s++) {
+        int n = 0;
+        while (n < 400000 && (block[n] = numalloc(sizes[s])) != NULL) n++;
+        CHECK_EQUAL(errno, ENOMEM);
+        CHECK((size_t)n * sizes[s] > 48 * MIB);
+        void *large = numalloc(40 * MIB);
+        CHECK(large == NULL);
+        for (int i = 0; i < n; i += 2) numalloc_free(block[i]); /* first every other: no two neighbours */
+        if (sizes[s] < MIB) CHECK((large = numalloc(40 * MIB)) == NULL);
+        for (int i = 1; i < n; i += 2) numalloc_free(block[i]);
+        (void)numalloc_purge(); /* empty pages that a heap keeps for the next block of its class */
+        large = numalloc(40 * MIB);
+        CHECK(large != NULL);
+        touch(large, 40 * MIB);
+        numalloc_free(large);
+    }
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+/* ---- remote frees ---------------------------------------------------------------------------------------------------- */
+
+typedef struct item {
+    struct item *next;
+    uint64_t number, check;
+} item;
+enum { WAITING_MAX = 10000 };
+static _Atomic(item *) inbox; /* newest first; taken whole */
+static atomic_long sent, taken, damaged;
+
+static void *consume(void *count) {
+    uint64_t left = *(uint64_t *)count;
+    while (left != 0) {
+        item *list = atomic_exchange(&inbox, NULL);
+        if (list == NULL) {
+            sched_yield();
+            continue;
+        }
+        while (list != NULL) {
+            item *next = list->next;
+            if (list->check != ~list->number) atomic_fetch_add(&damaged, 1);
+            numalloc_free(list);
+            atomic_fetch_add_explicit(&taken, 1, memory_order_relaxed);
+            left--;
+            list = next;
+        }
+    }
+    return NULL;
+}
+
+/* One thread only allocates, another only frees. */
+static void a_stream_stays_flat(void) {
+    uint64_t count = full ? 10000000 : SANITIZED ? 300000 : 2000000;
+    pthread_t consumer;
+    CHECK_EQUAL(pthread_create(&consumer, NULL, consume, &count), 0);
+    long early = 0, late = 0;
+    uint64_t committed_early = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        while (atomic_load_explicit(&sent, memory_order_relaxed) - atomic_load_explicit(&taken, memory_order_relaxed) >
+               WAITING_MAX)
+            sched_yield();
+        item *it = numalloc(sizeof(item) + i % 7 * 48);
+        CHECK(it != NULL);
+        it->number = i;
+        it->check = ~i;
+        it->next = atomic_load(&inbox);
+        while (!atomic_compare_exchange_weak(&inbox, &it->next, it)) {}
+        atomic_fetch_add_explicit(&sent, 1, memory_order_relaxed);
+        if (i == count / 20) {
+            early = resident();
+            committed_early = total().committed_bytes;
+        }
+    }
+    late = resident();
+    uint64_t committed_late = total().committed_bytes;
+    pthread_join(consumer, NULL);
+    CHECK_EQUAL(damaged, 0);
+    printf("%llu blocks: %ld MiB -> %ld MiB\n", (unsigned long long)count, early, late);
+    CHECK(committed_late <= committed_early + 6 * MIB); /* the stream is 150 bytes times count */
+    if (!SANITIZED) CHECK(late <= early + 6);
+    numalloc_cleanup();
+    CHECK_EQUAL(total().allocated_bytes, 0);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+/* ---- threads that end -------------------------------------------------------------------------------------------------- */
+
+enum { LEFT = 40, KEPT = 64 };
+static void *left[KEPT][LEFT]; /* of the last threads */
+
+static void *short_life(void *argument) {
+    void **mine = argument;
+    void *own[100];
+    for (int i = 0; i < 100; i++) own[i] = numalloc((size_t)(i * 17 % 1500));
+    for (int i = 0; i < LEFT; i++)
+        if (mine != NULL) mine[i] = numalloc((size_t)(i * 53 % 4000));
+    for (int i = 0; i < 100; i++) numalloc_free(own[i]);
+    return NULL;
+}
+
+/* Most threads leave nothing; every fourth leaves blocks that another thread frees much later. */
+static void threads_come_and_go(void) {
+    int count = full ? 100000 : SANITIZED ? 1000 : 5000;
+    long early = 0;
+    uint64_t committed_early = 0;
+    for (int i = 0; i < count; i++) {
+        void **mine = NULL;
+        if (i % 4 == 0) {
+            mine = left[i / 4 % KEPT];
+            for (int k = 0; k < LEFT; k++) {
+                numalloc_free(mine[k]);
+                mine[k] = NULL;
+            }
+        }
+        pthread_t thread;
+        CHECK_EQUAL(pthread_create(&thread, NULL, short_life, mine), 0);
+        pthread_join(thread, NULL);
+        if (i == count / 5) {
+            early = resident();
+            committed_early = total().committed_bytes;
+        }
+    }
+    numalloc_stats_t stats = total();
+    printf("%d threads: %ld MiB -> %ld MiB, %llu abandoned heaps\n", count, early, resident(),
+           (unsigned long long)stats.abandoned_heaps);
+    CHECK(stats.committed_bytes <= committed_early + 2 * MIB);
+    if (!SANITIZED) CHECK(resident() <= early + 3);
+    CHECK(stats.abandoned_heaps <= 4);
+    for (int t = 0; t < KEPT; t++)
+        for (int k = 0; k < LEFT; k++) numalloc_free(left[t][k]);
+    numalloc_cleanup();
+    CHECK_EQUAL(total().allocated_bytes, 0);
+    CHECK_EQUAL(total().pages, 0);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+/* ---- memory that comes back, or does not ---------------------------------------------------------------------------------- */
+
+static void peak(size_t bytes) {
+    enum { N = 300 };
+    static void *block[N];
+    for (int i = 0; i < N; i++) {
+        size_t size = bytes / N;
+        if (i % 3 == 0) size = bytes / N * 2;
+        if (i % 3 == 1) size = 60000;
+        CHECK((block[i] = numalloc(size)) != NULL);
+        touch(block[i], size);
+    }
+    for (int i = 0; i < N; i++) numalloc_free(block[i]);
+}
+
+/* Is there something that purges while the program makes no calls? Then this becomes 1, and the case is strict. */
+enum { IDLE_PURGER = 0 };
+
+/* NUMALLOC_PURGE_DELAY=200: a peak, then a program that does something else. */
+static void idle_memory_returns(void) {
+    long before = resident();
+    peak(300 * MIB);
+    long high = resident();
+    sleep_ms(SANITIZED ? 2500 : 1500);
+    long idle = resident();
+    for (int i = 0; i < 4; i++) numalloc_free(numalloc(200000)); /* any work on spans purges what is due */
+    long after = resident();
+    printf("%ld MiB -> %ld MiB -> idle %ld MiB -> after a call %ld MiB\n", before, high, idle, after);
+    CHECK(high >= before + 200);
+    CHECK(after <= before + 30);
+    if (idle <= before + 30) return;
+    CHECK(!IDLE_PURGER);
+    printf("memory came back with the next call only: there is no idle purger yet\n");
+}
+
+/* NUMALLOC_PURGE_DELAY=never: what was registered with a network card stays. */
+static void never_keeps(void) {
+    long before = resident();
+    peak(300 * MIB);
+    sleep_ms(100);
+    CHECK_EQUAL(numalloc_purge(), 0);
+    numalloc_cleanup();
+    numalloc_free(numalloc(200000));
+    CHECK(resident() >= before + 200);
+    CHECK(total().cached_bytes >= 200 * (uint64_t)MIB);
+    CHECK_EQUAL(total().purged_bytes, 0);
+}
+
+/* ---- growth ------------------------------------------------------------------------------------------------------------- */
+
+static void grows_beyond_the_pool(void) {
+    CHECK_EQUAL(numalloc_init(MIB), 0);
+    static void *block[1024];
+    for (int i = 0; i < 256; i++) {
+        CHECK((block[i] = numalloc(4 * MIB)) != NULL);
+        touch(block[i], 4 * MIB);
+    }
+    if (!SANITIZED) CHECK(resident() >= 1024);
+    CHECK(total().allocated_bytes >= (uint64_t)1024 * MIB);
+    for (int i = 0; i < 256; i++) numalloc_free(block[i]);
+    void *whole = numalloc((size_t)1024 * MIB);
+    CHECK(whole != NULL);
+    numalloc_free(whole);
+    CHECK_EQUAL(numalloc_init(MIB), 0);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+/* ---- starting --------------------------------------------------------------------------------------------------------------- */
+
+static const struct check_case bodies[] = {
+    {"fragments_become_one", fragments_become_one},
+    {"a_stream_stays_flat", a_stream_stays_flat},
+    {"threads_come_and_go", threads_come_and_go},
+    {"idle_memory_returns", idle_memory_returns},
+    {"never_keeps", never_keeps},
+    {"grows_beyond_the_pool", grows_beyond_the_pool},
+};
+
+static void start(const char *environment, const char *body) {
+    char command[512];
+    snprintf(command, sizeof command, "%s \"$CHECK_SELF\" --body%s %s", environment, full ? "-full" : "", body);
+    fflush(stdout);
+    CHECK_EQUAL(system(command), 0);
+}
+
+static void coalescing(void) { start("NUMALLOC_NODE_LIMIT=64M", "fragments_become_one"); }
+static void remote_frees(void) { start("", "a_stream_stays_flat"); }
+static void thread_death(void) { start("", "threads_come_and_go"); }
+static void idle(void) { start("NUMALLOC_PURGE_DELAY=200", "idle_memory_returns"); }
+static void never(void) { start("NUMALLOC_PURGE_DELAY=never", "never_keeps"); }
+static void growth(void) { start("", "grows_beyond_the_pool"); }
+
+static const check_case cases[] = {
+    {"coalescing", coalescing},
+    {"remote_frees", remote_frees},
+    {"thread_death", thread_death},
+    {"idle", idle},
+    {"never", never},
+    {"growth", growth},
+};
+
+int main(int argc, char **argv) {
+    if (argc == 3 && strncmp(argv[1], "--body", 6) == 0) {
+        full = strcmp(argv[1], "--body-full") == 0;
+        return check_main(bodies, sizeof bodies / sizeof bodies[0], argc - 1, argv + 1);
+    }
+    setenv("CHECK_SELF", argv[0], 1);
+    if (argc > 1 && strcmp(argv[1], "--full") == 0) {
+        full = true;
+        argv[1] = argv[0];
+        argc--;
+        argv++;
+    }
+    return check_main(cases, sizeof cases / sizeof cases[0], argc, argv);
+}
