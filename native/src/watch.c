@@ -66,6 +66,10 @@ void *na_watch_alloc(const numalloc_request_t *request) {
     if (na_watch_busy) return na_request(request);
     na_record record = {.size = request->size};
     void *user = guard ? na_guard_alloc(request, &record) : na_request(request);
+    if (user == NULL && guard && errno == ENOMEM) { /* what the quarantine holds may be what is missing */
+        na_guard_drain();
+        user = na_guard_alloc(request, &record);
+    }
     if (user == NULL || note(user, &record)) return user;
     na_guard_undo(&record);
     return na_request(request);
