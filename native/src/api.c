@@ -172,8 +172,7 @@ static void *alloc_on(int node_index, bool strict, size_t size, size_t align, un
 
 static void *alloc_here(size_t size, size_t align, unsigned flags) {
     if (!na_init()) return NULL;
-    if (NA_UNLIKELY(na_watched))
-        return na_watch_alloc(&(numalloc_request_t){.size = size, .align = align, .flags = flags});
+    if (NA_UNLIKELY(na_watched)) return na_watch_here(size, align, flags);
     na_heap *heap = na_heap_here();
     if (heap == NULL) return NULL; /* no region could be opened: there is no other node either */
     return alloc_on(heap->region->node_index, na_opt.strict || (flags & NUMALLOC_STRICT) != 0, size, align, flags);

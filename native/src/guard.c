@@ -125,6 +125,9 @@ void na_guard_undo(const na_record *record) { give_back(record); }
 
 /* First byte in [from, to) that is not `pattern`; `to` if there is none. */
 static uintptr_t first_other(uintptr_t from, uintptr_t to, unsigned char pattern) {
+    if (from == to) return to;
+    const unsigned char *bytes = (const unsigned char *)from;
+    if (bytes[0] == pattern && memcmp(bytes, bytes + 1, to - from - 1) == 0) return to;
     while (from < to && *(const volatile unsigned char *)from == pattern) from++;
     return from;
 }

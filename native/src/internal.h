@@ -179,8 +179,9 @@ uintptr_t na_block_start(const void *ptr); /* of the live block that ptr points 
 
 /* While it is set, na_self.heap is na_empty_heap, so that both fast paths miss. Constant after na_init. */
 extern bool na_watched;
-int na_watch_init(void);   /* 0 or errno */
-void na_watch_start(void); /* when constructors run */
+int na_watch_init(void);                                        /* 0 or errno */
+void na_watch_start(void);                                      /* when constructors run */
+void *na_watch_here(size_t size, size_t align, unsigned flags); /* NUMALLOC_LOCAL */
 void *na_watch_alloc(const numalloc_request_t *request);
 void *na_watch_realloc(void *ptr, size_t size);
 void na_watch_free(void *ptr, const char *call);

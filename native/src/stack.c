@@ -124,10 +124,13 @@ void na_site_fork(int how) { na_fork_step(&lock, how); }
 
 /* ---- names --------------------------------------------------------------------------------------------- */
 
+/* The public calls, and what they end in by a jump that leaves no frame of theirs. */
 static bool own_function(const void *start) {
     const void *const own[] = {(void *)numalloc,         (void *)numalloc_calloc,      (void *)numalloc_realloc,
                                (void *)numalloc_aligned, (void *)numalloc_request,     (void *)numalloc_onnode,
-                               (void *)numalloc_free,    (void *)numalloc_interleaved, (void *)numalloc_blocked};
+                               (void *)numalloc_free,    (void *)numalloc_interleaved, (void *)numalloc_blocked,
+                               (void *)na_watch_here,    (void *)na_watch_alloc,       (void *)na_watch_realloc,
+                               (void *)na_watch_free,    (void *)na_guard_free,        (void *)na_guard_realloc};
     for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
         if (start == own[i]) return true;
     return false;

@@ -75,6 +75,11 @@ void *na_watch_alloc(const numalloc_request_t *request) {
     return na_request(request);
 }
 
+void *na_watch_here(size_t size, size_t align, unsigned flags) {
+    numalloc_request_t request = {.size = size, .align = align, .flags = flags};
+    return na_watch_alloc(&request);
+}
+
 void na_watch_free(void *ptr, const char *call) {
     uintptr_t start = na_block_start(ptr);
     if (start != 0 && guard) {
