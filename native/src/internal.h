@@ -4,7 +4,8 @@
  *
  * Includes go one way: numa_alloc.h <- os.h <- nodeset.h <- topology.h, options.h; sizeclass.h <- types.h <-
  * internal.h. Calls go one way too: api -> heap, large -> page, remote -> span -> region -> os; thread.c ties a
- * thread to its heaps; stats, debug and fork look at everything and are called by nothing below api.
+ * thread to its heaps; stats, debug and fork look at everything and are called by nothing below api. watch.c stands
+ * between api's public calls and what they do (na_request, na_realloc, na_free).
  */
 #ifndef NA_INTERNAL_H
 #define NA_INTERNAL_H

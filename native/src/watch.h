@@ -10,7 +10,7 @@
  *
  * Locks, all leaves (nothing is taken while one is held, and none is held while a block is allocated or freed, a
  * stack walked or a symbol looked up): the stripes of the table of records, sites, quarantine, the arena below
- * them all. fork holds all of them.
+ * them all. fork holds all of them. The lock of the leak report is none: leaks.c.
  */
 #ifndef NA_WATCH_H
 #define NA_WATCH_H
