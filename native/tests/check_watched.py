@@ -41,7 +41,7 @@ failures = 0
 def check(name, passed, detail=""):
     global failures
     failures += not passed
-    print(f"{name}: {'ok' if passed else f'FAILED: {detail}'}", flush=True)
+    print(f"{name}: {'ok' if passed else f'FAILED: {str(detail)[:1000]}'}", flush=True)
 
 
 def run(*command, **settings):
@@ -137,7 +137,8 @@ def leaks(directory):
         sums = sum(g["bytes"] for g in r["groups"]) == r["bytes"] and sum(g["blocks"] for g in r["groups"]) == r["blocks"]
         falling = all(a["bytes"] >= b["bytes"] for a, b in zip(r["groups"], r["groups"][1:], strict=False))
         check("leaks: sums and order", sums and falling and r["blocks"] > 0 and r["unrecorded"] == 0, r)
-        check("leaks: start-up is set apart", r["startup_blocks"] > 0, r)
+    # The one that loads extension modules by dlopen.
+    check("leaks: start-up is set apart", max(r["startup_blocks"] for r in reports) > 0)
     compiler = shutil.which("cc")
     if compiler is None:
         print("leaks: no C compiler, skipped")
