@@ -117,3 +117,12 @@ typedef struct numalloc_stats {
 int numalloc_stats(int node, numalloc_stats_t *stats);
 size_t numalloc_stats_json(char *buffer, size_t capacity);
 int numalloc_verify(void);
+
+typedef struct numalloc_leak_totals {
+    uint64_t blocks, bytes;
+    uint64_t startup_blocks, startup_bytes;
+    uint64_t unrecorded;
+} numalloc_leak_totals_t;
+
+int numalloc_leak_report(const char *path, numalloc_leak_totals_t *totals);
+int numalloc_profile_dump(const char *path);

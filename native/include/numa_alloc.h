@@ -22,8 +22,9 @@
  * standard error and aborts; with NUMALLOC_ON_ERROR=warn it writes the line and ignores the call.
  *
  * Environment. NUMALLOC_RESERVE, NUMALLOC_NODE_LIMIT, NUMALLOC_HUGEPAGES, NUMALLOC_PURGE_DELAY,
- * NUMALLOC_STRICT, NUMALLOC_ON_ERROR, NUMALLOC_VERBOSE, NUMALLOC_STATS; see docs/options.md. A value that
- * can't be parsed is reported once on standard error and the default is used.
+ * NUMALLOC_STRICT, NUMALLOC_ON_ERROR, NUMALLOC_VERBOSE, NUMALLOC_STATS, NUMALLOC_LEAKS, NUMALLOC_PROFILE,
+ * NUMALLOC_PROFILE_RATE, NUMALLOC_GUARD, NUMALLOC_QUARANTINE, NUMALLOC_WATCH_LIMIT; see docs/options.md. A value
+ * that can't be parsed is reported once on standard error and the default is used.
  */
 #ifndef NUMA_ALLOC_H
 #define NUMA_ALLOC_H
@@ -227,6 +228,27 @@ NUMALLOC_API size_t numalloc_stats_json(char *buffer, size_t capacity);
 /* Walks every structure and checks the invariants; for tests and bug reports. 0, or EINVAL after writing
  * what is wrong to standard error. Other threads must not be in the allocator meanwhile. */
 NUMALLOC_API int numalloc_verify(void);
+
+/* ---- modes that watch every block (docs/options.md) ------------------------------------------------ */
+
+typedef struct numalloc_leak_totals {
+    uint64_t blocks, bytes;                 /* live, sizes as asked for */
+    uint64_t startup_blocks, startup_bytes; /* live, of the dynamic linker and libraries' constructors; not above */
+    uint64_t unrecorded;                    /* times there was no memory for a record: the rest is incomplete */
+} numalloc_leak_totals_t;
+
+/* Lists the live blocks by call stack, largest sum first, as NUMALLOC_LEAKS does at exit and numalloc_cleanup().
+ * Blocks that are still in use are listed as well. `path`: a file, emptied first, %p in its name is the process id,
+ * as JSON if it ends in .json; "stderr"; NULL: no list. `totals` may be NULL.
+ * ENOTSUP NUMALLOC_LEAKS is off; EINVAL the path is empty or too long; ENOMEM; else what opening or writing gave.
+ * The totals are set only where 0 is returned. */
+NUMALLOC_API int numalloc_leak_report(const char *path, numalloc_leak_totals_t *totals);
+
+/* Writes the sampled heap profile, live and cumulative, as NUMALLOC_PROFILE does at exit and numalloc_cleanup().
+ * `path` as above, NULL: the one of NUMALLOC_PROFILE. In pprof's text format; if it ends in .collapsed, one line per
+ * stack of live bytes, in .allocated.collapsed of all bytes ever allocated. ENOTSUP NUMALLOC_PROFILE is off; else as
+ * above. */
+NUMALLOC_API int numalloc_profile_dump(const char *path);
 
 #ifdef __cplusplus
 }

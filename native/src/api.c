@@ -65,7 +65,7 @@ static bool borrow(na_heap *heap, const na_span *page, na_block *block) {
     return true;
 }
 
-__attribute__((noinline)) void na_free_slow(na_span *span, void *ptr, const char *call) {
+static void free_block(na_span *span, void *ptr, const char *call) {
     const char *remedy, *fault = fault_of(span, ptr, &remedy);
     if (fault != NULL) {
         na_misuse(call, ptr, fault, remedy);
@@ -87,6 +87,13 @@ __attribute__((noinline)) void na_free_slow(na_span *span, void *ptr, const char
         if (!borrow(na_self.heap, span, block)) na_remote_free(span, block);
     }
 }
+
+__attribute__((noinline)) void na_free_slow(na_span *span, void *ptr, const char *call) {
+    if (NA_UNLIKELY(na_watched)) na_watch_free(ptr, call);
+    else free_block(span, ptr, call);
+}
+
+void na_free(void *ptr, const char *call) { free_block(na_span_at(ptr), ptr, call); }
 
 /* ---- allocating, the rest ------------------------------------------------------------------------------ */
 
@@ -114,7 +121,7 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
         na_nodeset home = nodeset_single(region->node);
         int error = na_populate((uintptr_t)block, size, &home, region->strict);
         if (error != 0) {
-            numalloc_free(block);
+            na_free(block, "numalloc_request");
             errno = error;
             return NULL;
         }
@@ -139,6 +146,8 @@ static void *alloc_on(int node_index, bool strict, size_t size, size_t align, un
 }
 
 static void *alloc_here(size_t size, size_t align, unsigned flags) {
+    if (!na_init()) return NULL;
+    if (NA_UNLIKELY(na_watched)) return na_watch_here(size, align, flags);
     na_heap *heap = na_heap_here();
     if (heap == NULL) return NULL; /* no region could be opened: there is no other node either */
     return alloc_on(heap->region->node_index, na_opt.strict || (flags & NUMALLOC_STRICT) != 0, size, align, flags);
@@ -181,7 +190,7 @@ void *numalloc_aligned(size_t align, size_t size) {
     }
     if (align <= NA_GRANULE) return na_alloc_fast(size);
     /* A class that is a multiple of the alignment is aligned, see sizeclass.h. */
-    if (align <= NA_SLICE && size - 1 < NA_BLOCK_MAX) {
+    if (align <= NA_SLICE && size - 1 < NA_BLOCK_MAX && !na_watched) {
         size_t padded = na_round_up(size, align);
         if (padded <= NA_BLOCK_MAX) return na_alloc_fast(padded);
     }
@@ -194,7 +203,8 @@ void *numalloc_calloc(size_t count, size_t size) {
         errno = ENOMEM;
         return NULL;
     }
-    if (NA_LIKELY(bytes <= NA_DIRECT_MAX)) {
+    /* A watched block may be anything but virgin; before the first use nobody knows yet. */
+    if (NA_LIKELY(bytes <= NA_DIRECT_MAX && na_self.heap != &na_empty_heap)) {
         void *block = na_alloc_fast(bytes);
         if (block == NULL) return NULL;
         /* Was it served by the borrowed ones? na_alloc_slow leaves the table pointing at what served. */
@@ -244,7 +254,7 @@ static void *request_spread(const numalloc_request_t *request, size_t align, boo
     return na_mixed_alloc(&placement, request->size, align, request->flags);
 }
 
-void *numalloc_request(const numalloc_request_t *request) {
+void *na_request(const numalloc_request_t *request) {
     if (request == NULL || (request->flags & ~(unsigned)NA_FLAGS) != 0 ||
         (request->align != 0 && !align_valid(request->align))) {
         errno = EINVAL;
@@ -263,6 +273,11 @@ void *numalloc_request(const numalloc_request_t *request) {
     }
     errno = ENODEV;
     return NULL;
+}
+
+void *numalloc_request(const numalloc_request_t *request) {
+    if (!na_init()) return NULL;
+    return NA_UNLIKELY(na_watched) && request != NULL ? na_watch_alloc(request) : na_request(request);
 }
 
 void *numalloc_onnode(size_t size, int node) {
@@ -292,12 +307,7 @@ static void *alloc_like(const na_span *span, size_t size) {
     return na_mixed_alloc(&placement, size, 0, 0);
 }
 
-void *numalloc_realloc(void *ptr, size_t size) {
-    if (ptr == NULL) return numalloc(size);
-    if (size == 0) {
-        numalloc_free(ptr);
-        return NULL;
-    }
+void *na_realloc(void *ptr, size_t size) {
     na_span *span = na_span_at(ptr);
     const char *remedy, *fault = fault_of(span, ptr, &remedy);
     if (fault != NULL) {
@@ -320,29 +330,47 @@ void *numalloc_realloc(void *ptr, size_t size) {
     void *moved = alloc_like(span, size);
     if (moved == NULL) return size <= have ? ptr : NULL; /* shrinking never fails */
     memcpy(moved, ptr, have < size ? have : size);
-    numalloc_free(ptr);
+    if (na_watched) na_free(ptr, "numalloc_realloc");
+    else numalloc_free(ptr);
     return moved;
+}
+
+void *numalloc_realloc(void *ptr, size_t size) {
+    if (ptr == NULL) return numalloc(size);
+    if (size == 0) {
+        numalloc_free(ptr);
+        return NULL;
+    }
+    return NA_UNLIKELY(na_watched) ? na_watch_realloc(ptr, size) : na_realloc(ptr, size);
 }
 
 /* ---- queries ------------------------------------------------------------------------------------------- */
 
 size_t numalloc_usable_size(const void *ptr) {
+    if (NA_UNLIKELY(na_watched)) {
+        numalloc_block_info_t info;
+        return numalloc_block_info(ptr, &info) == 0 && info.start == ptr ? info.size : 0;
+    }
     const na_span *span = na_span_at(ptr);
     const char *remedy;
     return ptr != NULL && fault_of(span, ptr, &remedy) == NULL ? usable(span) : 0;
 }
 
+static uintptr_t start_of(const na_span *span, const void *ptr) {
+    if (span == NULL || (span->kind != NA_PAGE && span->kind != NA_LARGE)) return 0;
+    if (span->kind == NA_LARGE) return span->start;
+    uint32_t index = (uint32_t)(((uintptr_t)ptr - span->start) / span->block_size);
+    uintptr_t start = span->start + (uintptr_t)index * span->block_size;
+    return index < span->capacity && !na_marked_free((na_block *)start) ? start : 0;
+}
+
+uintptr_t na_block_start(const void *ptr) { return start_of(na_span_at(ptr), ptr); }
+
 int numalloc_block_info(const void *ptr, numalloc_block_info_t *info) {
     if (info == NULL) return EINVAL;
     const na_span *span = na_span_at(ptr);
-    if (span == NULL || (span->kind != NA_PAGE && span->kind != NA_LARGE)) return EFAULT;
-    uintptr_t start = span->start;
-    if (span->kind == NA_PAGE) {
-        uint32_t index = (uint32_t)(((uintptr_t)ptr - start) / span->block_size);
-        if (index >= span->capacity) return EFAULT;
-        start += (uintptr_t)index * span->block_size;
-        if (na_marked_free((na_block *)start)) return EFAULT;
-    }
+    uintptr_t start = start_of(span, ptr);
+    if (start == 0) return EFAULT;
     const na_region *region = &na_regions[span->region];
     bool mixed = region->node_index < 0;
     bool strict = mixed ? span->placement->strict != 0 : region->strict;
@@ -355,7 +383,7 @@ int numalloc_block_info(const void *ptr, numalloc_block_info_t *info) {
         .flags = strict ? NUMALLOC_STRICT : 0,
         .huge_page = span->huge_shift != 0 ? (size_t)1 << span->huge_shift : 0,
     };
-    return 0;
+    return NA_UNLIKELY(na_watched) && !na_watch_describe(info) ? EFAULT : 0;
 }
 
 int numalloc_node_of(const void *ptr) {
@@ -384,6 +412,7 @@ int numalloc_init(size_t bytes_per_node) {
 
 size_t numalloc_purge(void) {
     if (!na_init()) return 0;
+    if (na_watched) na_watch_cleanup(false);
     na_thread *thread = na_thread_get();
     size_t bytes = 0;
     if (thread != NULL) na_remote_flush(thread);
@@ -402,7 +431,10 @@ size_t numalloc_purge(void) {
     return bytes;
 }
 
-void numalloc_cleanup(void) { (void)numalloc_purge(); }
+void numalloc_cleanup(void) {
+    (void)numalloc_purge();
+    if (na_watched) na_watch_cleanup(true);
+}
 
 /* ---- machine ------------------------------------------------------------------------------------------- */
 

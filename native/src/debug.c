@@ -6,11 +6,17 @@
  */
 #include "internal.h"
 
-void na_misuse(const char *call, const void *address, const char *what, const char *remedy) {
+void na_misuse_more(const char *call, const void *address, const char *what, const char *remedy,
+                    void (*more)(const void *data), const void *data) {
     int saved = errno;
     os_message("numalloc: %s(%p): the address %s; remedy: %s\n", call, address, what, remedy);
+    if (more != NULL) more(data);
     if (na_opt.on_error == NA_ON_ERROR_ABORT) os_abort();
     errno = saved;
+}
+
+void na_misuse(const char *call, const void *address, const char *what, const char *remedy) {
+    na_misuse_more(call, address, what, remedy, NULL, NULL);
 }
 
 /* Reports and counts a broken invariant. */
@@ -140,7 +146,7 @@ static int check_heap(const na_heap *heap) {
 
 int numalloc_verify(void) {
     if (!na_init()) return errno;
-    int bad = 0;
+    int bad = na_watched && !na_watch_verify() ? 1 : 0;
     for (int i = 0; i < na_region_count; i++) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;

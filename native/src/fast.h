@@ -17,8 +17,12 @@
 void *na_alloc_slow(size_t size);                              /* NULL with errno */
 void na_free_slow(na_span *span, void *ptr, const char *call); /* span: na_span_at(ptr) */
 
-/* May na_self.heap be of another node than the caller runs on, which has changed CPU? */
-static inline bool na_moved(void) { return NA_UNLIKELY(na_many_nodes) && !os_cpu_is(na_self.cpu); }
+/* May na_self.heap be of another node than the caller runs on, as it has changed CPU? One load. Without rseq always:
+ * what lies at offset 0 is no CPU number. */
+static inline bool na_moved(void) {
+    return NA_UNLIKELY(na_many_nodes) &&
+           *(const volatile int *)((const char *)__builtin_thread_pointer() + os_cpu_offset) != na_self.cpu;
+}
 
 /* A block from the page's own list, or NULL. */
 static inline void *na_page_pop(na_span *page) {

@@ -15,14 +15,17 @@
 static void prepare(void) {
     pthread_mutex_lock(&na_threads_lock);
     for (int i = 0; i < na_region_count; i++) pthread_mutex_lock(&na_regions[i].lock);
+    if (na_watched) na_watch_fork(NA_FORK_PREPARE);
 }
 
 static void parent(void) {
+    if (na_watched) na_watch_fork(NA_FORK_PARENT);
     for (int i = na_region_count; i-- > 0;) pthread_mutex_unlock(&na_regions[i].lock);
     pthread_mutex_unlock(&na_threads_lock);
 }
 
 static void child(void) {
+    if (na_watched) na_watch_fork(NA_FORK_CHILD);
     /* The mutexes were locked by this thread's image in the parent; here they are made anew. */
     for (int i = 0; i < na_region_count; i++) pthread_mutex_init(&na_regions[i].lock, NULL);
     pthread_mutex_init(&na_threads_lock, NULL);

@@ -4,7 +4,8 @@
  *
  * Includes go one way: numa_alloc.h <- os.h <- nodeset.h <- topology.h, options.h; sizeclass.h <- types.h <-
  * internal.h. Calls go one way too: api -> heap, large -> page, remote -> span -> region -> os; thread.c ties a
- * thread to its heaps; stats, debug and fork look at everything and are called by nothing below api.
+ * thread to its heaps; stats, debug and fork look at everything and are called by nothing below api. watch.c stands
+ * between api's public calls and what they do (na_request, na_realloc, na_free).
  */
 #ifndef NA_INTERNAL_H
 #define NA_INTERNAL_H
@@ -174,9 +175,34 @@ bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes);
 
 void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags); /* in that region or not at all */
 
+/* Below the watch: what the public calls do when no mode looks on. */
+void *na_request(const numalloc_request_t *request);
+void *na_realloc(void *ptr, size_t size);
+void na_free(void *ptr, const char *call);
+uintptr_t na_block_start(const void *ptr); /* of the live block that ptr points into; 0: none */
+
+/* ---- watch.c: modes that see every block; watch.h has the rest --------------------------------------- */
+
+/* While it is set, na_self.heap is na_empty_heap, so that both fast paths miss. Constant after na_init. */
+extern bool na_watched;
+int na_watch_init(void);                                        /* 0 or errno */
+void na_watch_start(void);                                      /* when constructors run */
+void *na_watch_here(size_t size, size_t align, unsigned flags); /* NUMALLOC_LOCAL */
+void *na_watch_alloc(const numalloc_request_t *request);
+void *na_watch_realloc(void *ptr, size_t size);
+void na_watch_free(void *ptr, const char *call);
+bool na_watch_describe(numalloc_block_info_t *info); /* raw block to what the user has; false: it was freed */
+bool na_watch_verify(void);                          /* false: damage, reported */
+void na_watch_cleanup(bool report);
+void na_watch_fork(int step);
+enum na_fork_step { NA_FORK_PREPARE, NA_FORK_PARENT, NA_FORK_CHILD };
+
 /* ---- debug.c ----------------------------------------------------------------------------------------- */
 
 void na_misuse(const char *call, const void *address, const char *what, const char *remedy);
+/* The same with more to say, after the line and before the end. */
+void na_misuse_more(const char *call, const void *address, const char *what, const char *remedy,
+                    void (*more)(const void *data), const void *data);
 
 /* ---- fork.c ------------------------------------------------------------------------------------------ */
 

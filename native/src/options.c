@@ -20,7 +20,20 @@ na_options na_opt;
 
 extern char **environ;
 
-enum kind { SIZE, LIMIT, DURATION, FLAG, LEVEL, HUGE_MODE, ERROR_MODE }; /* the type behind option.value */
+enum kind {
+    SIZE,
+    POSITIVE,
+    LIMIT,
+    DURATION,
+    FLAG,
+    LEVEL,
+    HUGE_MODE,
+    ERROR_MODE,
+    GUARD_MODE,
+    DESTINATION
+}; /* the type behind option.value */
+
+#define WHERE "off, 0, stderr, 1 (the same), or a file name with a / or . in it"
 
 static const struct option {
     const char *name; /* after NUMALLOC_ */
@@ -47,6 +60,18 @@ static const struct option {
     {"VERBOSE", "verbose", LEVEL, "0 or 1", "0", &na_opt.verbose},
     /* prints the statistics as JSON on standard error at exit */
     {"STATS", "stats", FLAG, "0 or 1", "0", &na_opt.stats_at_exit},
+    /* every live block is recorded; those left at exit are listed by call stack */
+    {"LEAKS", "leaks", DESTINATION, WHERE, "off", na_opt.leaks},
+    /* blocks are sampled; the heap profile is written at exit */
+    {"PROFILE", "profile", DESTINATION, WHERE, "off", na_opt.profile},
+    /* mean bytes allocated between two samples of the heap profile; 1: every block */
+    {"PROFILE_RATE", "profile_rate", POSITIVE, "a size such as 512K, at least 1", "512K", &na_opt.profile_rate},
+    /* 1: canaries, patterns, quarantine; 2: also pages without access behind blocks */
+    {"GUARD", "guard", GUARD_MODE, "0, 1 or 2", "0", &na_opt.guard},
+    /* most bytes of freed blocks that guard mode keeps back */
+    {"QUARANTINE", "quarantine", SIZE, "a size such as 16M, or 0", "16M", &na_opt.quarantine},
+    /* most bytes of memory for what the modes above write down */
+    {"WATCH_LIMIT", "watch_limit", POSITIVE, "a size such as 1G, at least 1", "1G", &na_opt.watch_limit},
 };
 
 enum { OPTIONS = sizeof table / sizeof table[0] };
@@ -81,14 +106,26 @@ static int choice(const char *text, const char *const *list) {
 
 static const char *const huge_names[] = {"auto", "never", "2M", "1G", NULL};
 static const char *const error_names[] = {"abort", "warn", NULL};
+static const char *const guard_names[] = {"0", "1", "2", NULL};
 static const char *const flag_names[] = {"0", "1", NULL};
+
+/* A name needs a / or . in it, so that "yes" or "on" is noticed and no file of that name appears. */
+static bool assign_destination(char *path, const char *text) {
+    if (strcmp(text, "off") == 0 || strcmp(text, "0") == 0) text = "";
+    else if (strcmp(text, NA_STANDARD_ERROR) == 0 || strcmp(text, "1") == 0) text = NA_STANDARD_ERROR;
+    else if (strpbrk(text, "/.") == NULL || strlen(text) >= NA_PATH_MAX) return false;
+    memcpy(path, text, strlen(text) + 1);
+    return true;
+}
 
 static bool assign(const struct option *option, const char *text) {
     uint64_t number;
     int index;
     switch (option->kind) {
     case SIZE:
+    case POSITIVE:
         if (!parse_number(text, true, &number) || number > SIZE_MAX) return false;
+        if (option->kind == POSITIVE && number == 0) return false;
         *(size_t *)option->value = (size_t)number;
         return true;
     case LIMIT:
@@ -117,6 +154,11 @@ static bool assign(const struct option *option, const char *text) {
         if ((index = choice(text, error_names)) < 0) return false;
         *(enum na_error_mode *)option->value = (enum na_error_mode)index;
         return true;
+    case GUARD_MODE:
+        if ((index = choice(text, guard_names)) < 0) return false;
+        *(enum na_guard_mode *)option->value = (enum na_guard_mode)index;
+        return true;
+    case DESTINATION: return assign_destination(option->value, text);
     }
     return false;
 }
@@ -178,10 +220,25 @@ bool na_option_describe(int index, const char **name, const char **accepted, con
     return true;
 }
 
-/* The value of an option as JSON; "none" and "never" are null. */
+/* A file name as a JSON string; bytes that JSON wants escaped become \u00xx. */
+static void path_as_json(const char *path, char *text, size_t capacity) {
+    size_t length = 0;
+    text[length++] = '"';
+    for (; *path != '\0' && length + 8 < capacity; path++) {
+        unsigned char c = (unsigned char)*path;
+        if (c < 0x20 || c == '"' || c == '\\')
+            length += (size_t)snprintf(text + length, capacity - length, "\\u%04x", c);
+        else text[length++] = (char)c;
+    }
+    text[length++] = '"';
+    text[length] = '\0';
+}
+
+/* The value of an option as JSON; "none", "never" and "off" are null. */
 static void value_as_json(const struct option *option, char *text, size_t capacity) {
     switch (option->kind) {
-    case SIZE: (void)snprintf(text, capacity, "%zu", *(const size_t *)option->value); return;
+    case SIZE:
+    case POSITIVE: (void)snprintf(text, capacity, "%zu", *(const size_t *)option->value); return;
     case LIMIT:
         if (*(const uint64_t *)option->value == UINT64_MAX) break;
         (void)snprintf(text, capacity, "%llu", (unsigned long long)*(const uint64_t *)option->value);
@@ -198,6 +255,11 @@ static void value_as_json(const struct option *option, char *text, size_t capaci
     case ERROR_MODE:
         (void)snprintf(text, capacity, "\"%s\"", error_names[*(const enum na_error_mode *)option->value]);
         return;
+    case GUARD_MODE: (void)snprintf(text, capacity, "%d", (int)*(const enum na_guard_mode *)option->value); return;
+    case DESTINATION:
+        if (*(const char *)option->value == '\0') break;
+        path_as_json(option->value, text, capacity);
+        return;
     }
     (void)snprintf(text, capacity, "null");
 }
@@ -205,7 +267,7 @@ static void value_as_json(const struct option *option, char *text, size_t capaci
 size_t na_options_json(char *buffer, size_t capacity) {
     size_t length = 0;
     for (int i = 0; i < OPTIONS; i++) {
-        char value[32];
+        char value[6 * NA_PATH_MAX + 16];
         value_as_json(&table[i], value, sizeof value);
         size_t left = length < capacity ? capacity - length : 0;
         int added = snprintf(left != 0 ? buffer + length : NULL, left, "%s\"%s\": %s", i == 0 ? "" : ", ",

@@ -18,7 +18,14 @@ enum na_huge_mode {
 };
 enum na_error_mode { NA_ON_ERROR_ABORT, NA_ON_ERROR_WARN };
 
+enum na_guard_mode { NA_GUARD_OFF, NA_GUARD_CANARY, NA_GUARD_PAGES };
+
 #define NA_PURGE_NEVER INT64_MAX
+#define NA_STANDARD_ERROR "stderr" /* a file name that means standard error */
+
+/* Where a report goes: "" nowhere, NA_STANDARD_ERROR, or a file name. A copy, since the environment may change. */
+enum { NA_PATH_MAX = 1024 };
+typedef char na_path[NA_PATH_MAX];
 
 typedef struct na_options {
     size_t reserve;              /* NUMALLOC_RESERVE: bytes of address space per node, 0 = by itself */
@@ -29,6 +36,12 @@ typedef struct na_options {
     enum na_error_mode on_error; /* NUMALLOC_ON_ERROR: abort|warn */
     int verbose;                 /* NUMALLOC_VERBOSE: 0|1 */
     bool stats_at_exit;          /* NUMALLOC_STATS: JSON statistics on standard error at exit */
+    na_path leaks;               /* NUMALLOC_LEAKS: where live blocks are listed at exit */
+    na_path profile;             /* NUMALLOC_PROFILE: where the heap profile goes at exit */
+    size_t profile_rate;         /* NUMALLOC_PROFILE_RATE: mean bytes between samples, at least 1 */
+    enum na_guard_mode guard;    /* NUMALLOC_GUARD: 0|1|2 */
+    size_t quarantine;           /* NUMALLOC_QUARANTINE: most bytes of freed blocks that guard mode keeps back */
+    size_t watch_limit;          /* NUMALLOC_WATCH_LIMIT: most bytes for records of blocks and stacks */
 } na_options;
 
 extern na_options na_opt; /* valid after na_options_init() */

@@ -45,6 +45,9 @@ int os_commit(void *address, size_t bytes);
 /* Gives the memory behind committed space back; it stays open and reads as zeros. */
 int os_purge(void *address, size_t bytes);
 
+/* Takes all access from committed space, which keeps its contents; os_commit gives it back. */
+int os_forbid(void *address, size_t bytes);
+
 /* Private zeroed memory outside any region, for tables. */
 int os_map(size_t bytes, void **address);
 
@@ -104,15 +107,13 @@ int os_remap(void *from, size_t bytes, void *to);
  * registered it, else sched_getcpu(). */
 int os_current_cpu(void);
 
-/* Is it surely `cpu`? One load; false also where that can't be told so cheaply (no rseq: the offset is 0, and what is
- * read there is no CPU number). */
-extern ptrdiff_t os_cpu_offset; /* of rseq's cpu_id from the thread pointer */
-static inline bool os_cpu_is(int cpu) {
-    return *(const volatile int *)((const char *)__builtin_thread_pointer() + os_cpu_offset) == cpu;
-}
+extern ptrdiff_t os_cpu_offset; /* of rseq's cpu_id from the thread pointer; 0 where there is none */
 
 int os_get_affinity(na_cpuset *cpus); /* calling thread */
 int os_set_affinity(const na_cpuset *cpus);
+
+uint32_t os_thread_id(void);  /* of the calling thread, as the kernel and debuggers name it */
+uint32_t os_process_id(void); /* asked anew on each call: children of fork have their own */
 
 uint64_t os_now_ms(void); /* monotonic, coarse */
 uint64_t os_random(void); /* from the kernel; never fails, falls back to address and clock bits */
@@ -121,6 +122,14 @@ uint64_t os_random(void); /* from the kernel; never fails, falls back to address
 
 /* Reads a whole small file into buffer (NUL-terminated); *length without the NUL. EFBIG if it doesn't fit. */
 int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length);
+
+/* Files read and written piece by piece. os_file_create empties or makes the file; NULL is standard error, which
+ * os_file_close leaves open. os_file_write writes all of it or fails. *length 0: the end. */
+int os_file_create(const char *path, int *file);
+int os_file_open(const char *path, int *file);
+int os_file_write(int file, const char *text, size_t length);
+int os_file_read(int file, char *buffer, size_t capacity, size_t *length);
+int os_file_close(int file);
 
 /* Writes one line to standard error in one write(2); no malloc. printf formats. */
 void os_message(const char *format, ...) __attribute__((format(printf, 1, 2)));

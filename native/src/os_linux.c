@@ -112,6 +112,7 @@ int os_reserve_readable(size_t bytes, void **address) { return map(NULL, bytes, 
 int os_map(size_t bytes, void **address) { return map(NULL, bytes, PROT_READ | PROT_WRITE, 0, address); }
 int os_release(void *address, size_t bytes) { return RESULT(munmap(address, bytes)); }
 int os_commit(void *address, size_t bytes) { return RESULT(mprotect(address, bytes, PROT_READ | PROT_WRITE)); }
+int os_forbid(void *address, size_t bytes) { return RESULT(mprotect(address, bytes, PROT_NONE)); }
 int os_purge(void *address, size_t bytes) { return RESULT(madvise(address, bytes, MADV_DONTNEED)); }
 
 int os_map_fresh(void *address, size_t bytes) {
@@ -310,6 +311,9 @@ int os_set_affinity(const na_cpuset *cpus) {
     return RESULT(sched_setaffinity(0, sizeof *cpus, (const cpu_set_t *)cpus));
 }
 
+uint32_t os_thread_id(void) { return (uint32_t)syscall(SYS_gettid); }
+uint32_t os_process_id(void) { return (uint32_t)syscall(SYS_getpid); }
+
 uint64_t os_now_ms(void) {
     struct timespec now;
     if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) != 0) return 0;
@@ -359,6 +363,49 @@ int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length
     return error;
 }
 
+/* A descriptor, or an errno value; errno stays. */
+static int open_file(const char *path, int flags, int *file) {
+    int saved = errno;
+    long got = syscall(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0666);
+    int error = got < 0 ? errno : 0;
+    errno = saved;
+    if (error == 0) *file = (int)got;
+    return error;
+}
+
+int os_file_create(const char *path, int *file) {
+    if (path != NULL) return open_file(path, O_WRONLY | O_CREAT | O_TRUNC, file);
+    *file = STDERR_FILENO;
+    return 0;
+}
+
+int os_file_open(const char *path, int *file) { return open_file(path, O_RDONLY, file); }
+
+int os_file_write(int file, const char *text, size_t length) {
+    int saved = errno, error = 0;
+    for (size_t done = 0; done < length && error == 0;) {
+        long written = syscall(SYS_write, file, text + done, length - done);
+        if (written >= 0) done += (size_t)written;
+        else if (errno != EINTR) error = errno;
+    }
+    errno = saved;
+    return error;
+}
+
+int os_file_read(int file, char *buffer, size_t capacity, size_t *length) {
+    int saved = errno, error;
+    long got;
+    do {
+        got = syscall(SYS_read, file, buffer, capacity);
+        error = got < 0 ? errno : 0;
+    } while (error == EINTR);
+    errno = saved;
+    if (error == 0) *length = (size_t)got;
+    return error;
+}
+
+int os_file_close(int file) { return file == STDERR_FILENO ? 0 : RESULT((int)syscall(SYS_close, file)); }
+
 void os_message(const char *format, ...) {
     char few[1024];
     char *text = few;
@@ -381,12 +428,7 @@ void os_message(const char *format, ...) {
         }
     }
     if (length == 0 || text[length - 1] != '\n') text[length++] = '\n';
-    for (size_t done = 0; done < length;) {
-        long written = syscall(SYS_write, STDERR_FILENO, text + done, length - done);
-        if (written < 0 && errno == EINTR) continue;
-        if (written <= 0) break;
-        done += (size_t)written;
-    }
+    (void)os_file_write(STDERR_FILENO, text, length);
     if (text != few) (void)os_release(text, mapped);
     errno = saved;
 }

@@ -36,6 +36,9 @@ bool na_init(void) {
         na_many_nodes = na_topo.node_count > 1;
         error = na_regions_reserve();
         if (error == 0) {
+            /* A mode that can't have its tables is off; blocks are more important. */
+            if (na_watch_init() != 0)
+                os_message("numalloc: no memory to record blocks: leaks, profile and guard are off\n");
             has_key = has_key || pthread_key_create(&exit_key, thread_end) == 0;
             atomic_store_explicit(&ready, true, memory_order_release);
         }
@@ -58,7 +61,7 @@ bool na_init(void) {
 /* Before main, while there is one thread: topology and options are then read at a known time. */
 __attribute__((constructor)) static void load(void) {
     int saved = errno;
-    (void)na_init(); /* a failure shows at the first allocation, with errno */
+    if (na_init() && na_watched) na_watch_start(); /* a failure shows at the first allocation, with errno */
     errno = saved;
 }
 
@@ -145,7 +148,7 @@ na_heap *na_heap_here(void) {
     int cpu = cpu_now();
     na_heap *heap = na_heap_of(na_region_node(home_of(cpu), na_opt.strict));
     if (heap == NULL) return NULL;
-    na_self.heap = heap;
+    na_self.heap = na_watched ? &na_empty_heap : heap;
     na_self.cpu = cpu;
     return heap;
 }

@@ -20,6 +20,7 @@
  *   spare    a heap without pages or owner, kept for the next thread (heaps are never unmapped, so that a
  *            late remote free may still look at them)
  *   dirty    a slice that may hold bytes other than zero, hence memory; others read as zeros
+ *   watched  a mode sees every block: leaks, heap profile, guard; its own words are in watch.h
  *   purge    give the memory of dirty free slices back to the system
  *
  * Address arithmetic: region = (p - na_base) >> na_shift, descriptor = na_map[(p - na_base) >> 16].

@@ -64,6 +64,22 @@ static void good_values(void) {
     CHECK_EQUAL(na_opt.verbose, 1);
     with("NUMALLOC_STATS", "1");
     CHECK(na_opt.stats_at_exit);
+    with("NUMALLOC_LEAKS", "1");
+    CHECK(strcmp(na_opt.leaks, NA_STANDARD_ERROR) == 0);
+    with("NUMALLOC_LEAKS", "off");
+    CHECK(na_opt.leaks[0] == '\0');
+    with("NUMALLOC_LEAKS", "./leaks.%p.json");
+    CHECK(strcmp(na_opt.leaks, "./leaks.%p.json") == 0);
+    with("NUMALLOC_PROFILE", "/tmp/a b");
+    CHECK(strcmp(na_opt.profile, "/tmp/a b") == 0);
+    with("NUMALLOC_PROFILE_RATE", "64K");
+    CHECK_EQUAL(na_opt.profile_rate, 65536);
+    with("NUMALLOC_GUARD", "2");
+    CHECK_EQUAL(na_opt.guard, NA_GUARD_PAGES);
+    with("NUMALLOC_QUARANTINE", "0");
+    CHECK_EQUAL(na_opt.quarantine, 0);
+    with("NUMALLOC_WATCH_LIMIT", "2G");
+    CHECK_EQUAL(na_opt.watch_limit, 2LL << 30);
     CHECK(text[0] == '\0');
 }
 
@@ -80,7 +96,24 @@ static void garbage_gives_a_message_and_the_default(void) {
             CHECK(na_opt.reserve == 0 && na_opt.node_limit == UINT64_MAX && na_opt.huge == NA_HUGE_AUTO);
             CHECK(na_opt.purge_delay_ms == 1000 && !na_opt.strict && na_opt.on_error == NA_ON_ERROR_ABORT);
             CHECK(na_opt.verbose == 0 && !na_opt.stats_at_exit);
+            CHECK(na_opt.leaks[0] == '\0' && na_opt.profile[0] == '\0' && na_opt.profile_rate == 512 << 10);
+            CHECK(na_opt.guard == NA_GUARD_OFF && na_opt.quarantine == 16 << 20 && na_opt.watch_limit == 1 << 30);
         }
+}
+
+static void words_are_not_file_names(void) {
+    static const char *const words[] = {"on", "yes", "true", "leaks"};
+    for (int i = 0; i < 4; i++) {
+        with("NUMALLOC_LEAKS", words[i]);
+        CHECK(strstr(text, "it takes off, 0, stderr") != NULL);
+        CHECK(na_opt.leaks[0] == '\0');
+    }
+    static char longer[3000];
+    memset(longer, '/', sizeof longer - 1);
+    with("NUMALLOC_LEAKS", longer);
+    CHECK(strstr(text, "can't be used") != NULL && na_opt.leaks[0] == '\0');
+    with("NUMALLOC_PROFILE_RATE", "0");
+    CHECK(strstr(text, "can't be used") != NULL && na_opt.profile_rate == 512 << 10);
 }
 
 static void a_limit_of_nothing_is_refused(void) {
@@ -105,6 +138,9 @@ static void json_members(void) {
     CHECK(length == strlen(json));
     CHECK(strstr(json, "\"purge_delay_ms\": null") != NULL);
     CHECK(strstr(json, "\"hugepages\": \"auto\"") != NULL);
+    with("NUMALLOC_LEAKS", "/a\"b\\c\n");
+    (void)na_options_json(json, sizeof json);
+    CHECK(strstr(json, "\"leaks\": \"/a\\u0022b\\u005cc\\u000a\"") != NULL);
 }
 
 static void the_document_names_every_option(void) {
@@ -149,7 +185,9 @@ static void json_is_cut_like_snprintf(void) {
     with("NUMALLOC_NODE_LIMIT", "3K");
     static const char whole[] =
         "\"reserve\": 0, \"node_limit\": 3072, \"hugepages\": \"auto\", \"purge_delay_ms\": 1000, "
-        "\"strict\": false, \"on_error\": \"abort\", \"verbose\": 0, \"stats\": false";
+        "\"strict\": false, \"on_error\": \"abort\", \"verbose\": 0, \"stats\": false, \"leaks\": null, \"profile\": "
+        "null, "
+        "\"profile_rate\": 524288, \"guard\": 0, \"quarantine\": 16777216, \"watch_limit\": 1073741824";
     char json[sizeof whole + 8];
     for (size_t capacity = 0; capacity <= sizeof whole; capacity++) {
         memset(json, '#', sizeof json);
@@ -163,6 +201,7 @@ static void json_is_cut_like_snprintf(void) {
 static const check_case cases[] = {
     {"good_values", good_values},
     {"garbage_gives_a_message_and_the_default", garbage_gives_a_message_and_the_default},
+    {"words_are_not_file_names", words_are_not_file_names},
     {"a_limit_of_nothing_is_refused", a_limit_of_nothing_is_refused},
     {"unknown_names_are_reported", unknown_names_are_reported},
     {"a_second_reading_is_silent", a_second_reading_is_silent},
