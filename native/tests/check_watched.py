@@ -70,7 +70,9 @@ def parse(text):
         samples.append(([int(v) for v in sample.groups()[:4]], [int(a, 16) for a in sample[5].split()]))
     mappings = []
     for line in maps.splitlines():
-        mapping = re.fullmatch(r"([0-9a-f]+)-([0-9a-f]+) [r-][w-][x-][ps] [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+ *(.*)", line)
+        mapping = re.fullmatch(
+            r"([0-9a-f]+)-([0-9a-f]+) [r-][w-][x-][ps] [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+ *(.*)", line
+        )
         if mapping is None:
             raise ValueError(f"mapping: {line!r}")
         mappings.append((int(mapping[1], 16), int(mapping[2], 16), mapping[3]))
@@ -117,11 +119,17 @@ def profile(directory):
         check("profile: follows the grammar", False, error)
     if viewer := shutil.which("google-pprof"):
         done = subprocess.run(
-            [viewer, "--text", sys.executable, dumped], capture_output=True, text=True, timeout=300, check=False
+            [viewer, "--text", sys.executable, dumped],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         megabytes = re.search(r"^Total: ([\d.]+) MB", done.stdout, re.MULTILINE)
         good = megabytes is not None and abs(float(megabytes[1]) * 2**20 - live) < 0.02 * live
-        check("profile: google-pprof reads it", good and "numa_node_" in done.stdout, done.stdout + done.stderr)
+        check(
+            "profile: google-pprof reads it", good and "numa_node_" in done.stdout, done.stdout + done.stderr
+        )
     else:
         print("profile: google-pprof is not installed, skipped")
 
@@ -134,7 +142,10 @@ def leaks(directory):
     reports = [json.loads(f.read_text()) for f in files]
     check("leaks: one report per process", len(reports) == 2, files)
     for r in reports:
-        sums = sum(g["bytes"] for g in r["groups"]) == r["bytes"] and sum(g["blocks"] for g in r["groups"]) == r["blocks"]
+        sums = (
+            sum(g["bytes"] for g in r["groups"]) == r["bytes"]
+            and sum(g["blocks"] for g in r["groups"]) == r["blocks"]
+        )
         falling = all(a["bytes"] >= b["bytes"] for a, b in zip(r["groups"], r["groups"][1:], strict=False))
         check("leaks: sums and order", sums and falling and r["blocks"] > 0 and r["unrecorded"] == 0, r)
     # The one that loads extension modules by dlopen.
