@@ -54,8 +54,8 @@ static bool note(void *user, na_record *record) {
         if (record->site == NULL) na_record_lost();
     }
     if (sampled && record->site != NULL) {
-        record->flags |= NA_RECORD_SAMPLED;
-        na_profile_made(record->site, record->size);
+        if (na_profile_made(record->site, record->size)) record->flags |= NA_RECORD_SAMPLED;
+        else na_record_lost();
     }
     if (na_record_put(record)) return true;
     if ((record->flags & NA_RECORD_SAMPLED) != 0) na_profile_gone(record->site, record->size);

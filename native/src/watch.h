@@ -44,8 +44,7 @@ void na_arena_fork(int step);
 
 enum { NA_FRAMES = 32, NA_FRAMES_OWN = 6 /* room for our own functions at the inner end */ };
 
-/* Fixed-point: weights of samples in units of 1 / NA_WEIGHT_ONE block. */
-#define NA_WEIGHT_ONE (UINT64_C(1) << 16)
+struct na_tally; /* profile.c: the samples of a site and size class */
 
 typedef struct na_site {
     struct na_site *next;     /* of the same bucket */
@@ -53,8 +52,7 @@ typedef struct na_site {
     uint64_t hash;
     int16_t node; /* id of the home, or NUMALLOC_NODE_MIXED */
     uint16_t depth;
-    /* profile.c; any thread */
-    _Atomic(uint64_t) made_count, made_bytes, gone_count, gone_bytes;
+    _Atomic(struct na_tally *) tallies; /* profile.c */
     /* leaks.c, under its lock while a report is made */
     uint64_t blocks, bytes, largest;
     uintptr_t largest_at;
@@ -120,16 +118,16 @@ void na_record_fork(int step);
 
 /* ---- profile.c ---------------------------------------------------------------------------------------- */
 
-bool na_profile_pick(size_t size); /* is this block a sample? */
-void na_profile_made(na_site *site, size_t size);
+bool na_profile_pick(size_t size);                /* is this block a sample? */
+bool na_profile_made(na_site *site, size_t size); /* false: no memory */
 void na_profile_gone(na_site *site, size_t size);
 void na_profile_exit(void);
 void na_profile_fork(void);
 
 /* Exposed for tests. */
-double na_exp_minus(double x);           /* e^-x, x >= 0 */
-double na_log(double x);                 /* x > 0 */
-uint64_t na_profile_weight(size_t size); /* 1 / probability of being picked, times NA_WEIGHT_ONE */
+double na_exp_minus(double x);         /* e^-x, x >= 0 */
+double na_log(double x);               /* x > 0 */
+double na_profile_weight(size_t size); /* 1 / probability of being picked */
 
 /* ---- leaks.c ------------------------------------------------------------------------------------------ */
 
