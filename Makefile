@@ -27,7 +27,8 @@ mpirun = $(if $(filter mpich,$(MPI)),mpirun -n $(1),mpirun -n $(1) $(if $(shell 
 NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.in')
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
-.PHONY: all native demo quick bench test test-native test-python test-mpi test-examples lint test-numa clean help
+.PHONY: all native demo quick bench test test-native fuzz test-long test-python test-mpi test-examples lint test-numa \
+        clean help
 
 all: native $(VENV)/installed ## libraries in build/native, the package in the virtual environment
 
@@ -84,6 +85,35 @@ test-native: native build/asan/sanitized build/tsan/sanitized ## C tests, plain 
 	ctest --test-dir build/native --output-on-failure -j $(JOBS)
 	ctest --test-dir build/asan --output-on-failure -j $(JOBS) -E preload
 	ctest --test-dir build/tsan --output-on-failure -j $(JOBS) -E preload
+
+# Findings are written to build/fuzz; the corpus grows there from run to run.
+CLANG ?= $(firstword $(foreach name,clang-14 clang,$(shell command -v $(name))))
+FUZZ_SECONDS ?= 60
+build/fuzz/built: $(VENV)/created $(NATIVE_SOURCES)
+	@[ -n "$(CLANG)" ] || \
+	  { echo "make: the fuzzer needs clang with libFuzzer; on Debian: apt-get install clang-14 libclang-rt-14-dev" >&2; exit 1; }
+	cmake -S native -B build/fuzz -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_C_COMPILER=$(CLANG) \
+	  -DNUMALLOC_SANITIZE=address$(comma)undefined -DNUMALLOC_FUZZ=ON >/dev/null
+	cmake --build build/fuzz --target fuzz_libfuzzer -- --quiet
+	@mkdir -p build/fuzz/corpus
+	@touch $@
+
+fuzz: build/fuzz/built ## libFuzzer on sequences of API calls for FUZZ_SECONDS
+	cd build/fuzz && bin/fuzz_libfuzzer -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -timeout=120 \
+	  -rss_limit_mb=6000 -print_final_stats=1 corpus >fuzz.log 2>&1 || { tail -40 fuzz.log; exit 1; }
+	@echo "fuzz: $$(sed -n 's/^stat::number_of_executed_units: *//p' build/fuzz/fuzz.log) inputs, $$(ls build/fuzz/corpus | wc -l) in the corpus, $(FUZZ_SECONDS) s, nothing wrong"
+
+# Each part runs alone and prints one line, what it says last; all of it is in build/long.
+long = mkdir -p build/long && if $(2) >build/long/$(1).log 2>&1; \
+  then echo "$(1): ok: $$(tail -1 build/long/$(1).log)"; else tail -20 build/long/$(1).log; echo "$(1): FAILED"; exit 1; fi
+
+test-long: native build/fuzz/built ## full forms of the C tests: about two hours
+	@$(call long,model,build/native/bin/model_remote --full)
+	@$(call long,memory,build/native/bin/test_memory_use --full)
+	@$(call long,exhaustion,build/native/bin/test_exhaustion)
+	@$(call long,fuzz,$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600)
+	@$(call long,stress,build/native/bin/stress --threads 4 --operations 1000000000)
+	@$(call long,faults,build/native/bin/test_faults --full)
 
 test-python: $(VENV)/installed native ## Python tests in one process
 	$(BIN)/python -m pytest -q -m 'not mpi' $(PYTEST_OPTIONS)

@@ -4,7 +4,8 @@
  *
  * Invariants. A block is free (in page->free, in the remote list, or in some thread's remote slot), in use, or
  * not carved yet. used = given out - freed as the owner has seen it: remote frees count once collected, so a
- * page with used == 0 has no remote free under way and may go. A free block's key marks it.
+ * page with used == 0 has no remote free under way and may go. A free block's key marks it; no mark outlives its
+ * page.
  *
  * Threads: the owner only.
  */
@@ -90,7 +91,14 @@ void na_page_carve(na_span *page) {
     page->attention = page->carved;
 }
 
+/* The memory's next user may find the marks, and copy them to where they were when that is a block again. */
+static void unmark(na_span *page) {
+    for (uint32_t i = 0; i < page->carved; i++)
+        ((na_block *)(page->start + (uintptr_t)i * page->block_size))->key = 0;
+}
+
 void na_page_release(na_span *page) {
+    unmark(page);
     na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
     na_region *region = heap->region;
     heap->pages--;

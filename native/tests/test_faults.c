@@ -393,9 +393,10 @@ static void check_variant(const struct variant *v, unsigned at_most) {
         for (int e = 0; machine_errors[c][e] != 0; e++) {
             uint64_t wanted = calls[c] < at_most ? calls[c] : at_most;
             for (uint64_t i = 0; i < wanted; i++) {
-                /* Evenly, the first and the last included; each errno at other numbers. */
-                uint64_t n = wanted == calls[c] ? i + 1 : 1 + (calls[c] - 1) * i / (wanted - 1);
-                if (wanted != calls[c] && i != 0 && i + 1 != wanted) n += (uint64_t)e;
+                uint64_t n = i + 1;
+                if (wanted == 1) n = (calls[c] + 1) / 2;
+                else if (wanted != calls[c]) /* evenly, the first and the last included; each errno at other numbers */
+                    n = 1 + (calls[c] - 1) * i / (wanted - 1) + (i != 0 && i + 1 != wanted ? (uint64_t)e : 0);
                 char fault[100];
                 for (int on = 0; on < 2; on++) {
                     snprintf(fault, sizeof fault, "%s:%llu:%llu:%d", machine_name[c], (unsigned long long)n,
@@ -444,7 +445,7 @@ int main(int argc, char **argv) {
     unsigned at_most = 2;
     if (argc == 2 && strcmp(argv[1], "--full") == 0) {
         at_most = 0xffffffffu;
-    } else if (argc == 3 && strcmp(argv[1], "--every") == 0 && atoi(argv[2]) > 1) {
+    } else if (argc == 3 && strcmp(argv[1], "--every") == 0 && atoi(argv[2]) > 0) {
         at_most = (unsigned)atoi(argv[2]);
     } else if (argc != 1) {
         fprintf(stderr, "usage: test_faults [--full | --every NUMBERS-PER-CALL]\n");

@@ -51,7 +51,7 @@ static void touch(void *p, size_t bytes) {
 
 /* ---- coalescing ---------------------------------------------------------------------------------------------------- */
 
-/* NUMALLOC_NODE_LIMIT=64M: what fragments held must serve a large block, since nothing else may be had. */
+/* NUMALLOC_RESERVE=64M: the addresses that fragments held must serve a large block, since there are no others. */
 static void fragments_become_one(void) {
     static const size_t sizes[] = {200, 3000, 50000, 200000, 2 * MIB};
     static void *block[400000];
@@ -59,16 +59,17 @@ static void fragments_become_one(void) {
         int n = 0;
         while (n < 400000 && (block[n] = numalloc(sizes[s])) != NULL) n++;
         CHECK_EQUAL(errno, ENOMEM);
-        CHECK((size_t)n * sizes[s] > 48 * MIB);
-        void *large = numalloc(40 * MIB);
+        printf("%d blocks of %zu bytes\n", n, sizes[s]);
+        CHECK((size_t)n * sizes[s] > 40 * MIB);
+        void *large = numalloc(32 * MIB);
         CHECK(large == NULL);
         for (int i = 0; i < n; i += 2) numalloc_free(block[i]); /* first every other: no two neighbours */
-        if (sizes[s] < MIB) CHECK((large = numalloc(40 * MIB)) == NULL);
+        if (sizes[s] < MIB) CHECK((large = numalloc(32 * MIB)) == NULL);
         for (int i = 1; i < n; i += 2) numalloc_free(block[i]);
         (void)numalloc_purge(); /* empty pages that a heap keeps for the next block of its class */
-        large = numalloc(40 * MIB);
+        large = numalloc(32 * MIB);
         CHECK(large != NULL);
-        touch(large, 40 * MIB);
+        touch(large, 32 * MIB);
         numalloc_free(large);
     }
     CHECK_EQUAL(numalloc_verify(), 0);
@@ -275,7 +276,7 @@ static void start(const char *environment, const char *body) {
     CHECK_EQUAL(system(command), 0);
 }
 
-static void coalescing(void) { start("NUMALLOC_NODE_LIMIT=64M", "fragments_become_one"); }
+static void coalescing(void) { start("NUMALLOC_RESERVE=64M", "fragments_become_one"); }
 static void remote_frees(void) { start("", "a_stream_stays_flat"); }
 static void thread_death(void) { start("", "threads_come_and_go"); }
 static void idle(void) { start("NUMALLOC_PURGE_DELAY=200", "idle_memory_returns"); }

@@ -129,6 +129,41 @@ static void warn_mode_goes_on(void) {
     CHECK_EQUAL(lines, 4);
 }
 
+/* What a program finds in memory that it did not write must not make its own block look free: it may be a mark of
+ * the memory's former life, and it may be copied to where it was. */
+static void copies_what_it_found(void) {
+    enum { BLOCKS = 64 };
+    static const size_t sizes[] = {16, 96, 5000, 32768};
+    for (int s = 0; s < 4; s++) {
+        size_t size = sizes[s], page = size <= 8192 ? 65536 : 8 * 65536, count = 3 * page / size;
+        char **old = malloc(count * sizeof *old), **new = malloc(count * sizeof *new), *large[BLOCKS];
+        uint64_t *found = calloc(count, sizeof *found);
+        for (size_t i = 0; i < count; i++) old[i] = numalloc(size);
+        for (size_t i = 0; i < count; i++) numalloc_free(old[i]); /* all pages but one go back */
+        for (int k = 0; k < BLOCKS; k++) {
+            large[k] = numalloc(s < 3 ? 65537 : page);
+            for (size_t i = 0; i < count; i++)
+                if (old[i] >= large[k] && old[i] < large[k] + page) memcpy(&found[i], old[i] + 8, 8);
+        }
+        for (int k = 0; k < BLOCKS; k++) numalloc_free(large[k]);
+        for (size_t i = 0; i < count; i++) {
+            new[i] = numalloc(size);
+            for (size_t k = 0; k < count; k++)
+                if (new[i] == old[k]) memcpy(new[i] + 8, &found[k], 8);
+        }
+        for (size_t i = 0; i < count; i++) numalloc_free(new[i]);
+        free(old);
+        free(new);
+        free(found);
+    }
+}
+
+static void contents_never_look_free(void) {
+    int code = check_child(copies_what_it_found, text, sizeof text);
+    if (code != 0) printf("code %d, message: %s\n", code, text);
+    CHECK_EQUAL(code, 0);
+}
+
 /* numalloc_verify can fail: it notices a link written over after free. */
 static void corrupts(void) {
     void **p = numalloc(64);
@@ -149,6 +184,7 @@ static const check_case cases[] = {
     {"inner_pointers_abort", inner_pointers_abort},
     {"bad_reallocs_abort", bad_reallocs_abort},
     {"warn_mode_goes_on", warn_mode_goes_on},
+    {"contents_never_look_free", contents_never_look_free},
     {"verify_notices_a_write_after_free", verify_notices_a_write_after_free},
 };
 CHECK_MAIN(cases)

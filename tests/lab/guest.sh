@@ -18,6 +18,10 @@ online=$(ls -d /sys/devices/system/node/node[0-9]* | wc -l)
 "$root"/build/native/bin/test_os query_tells_untouched_pages query_tells_read_pages_from_unmapped_ones >/tmp/os.out 2>&1 &&
     echo "untouched pages on $nodes nodes: ok" || { cat /tmp/os.out; echo "untouched pages on $nodes nodes: FAILED"; }
 
+# What may be changed only on a machine of one's own, and what a container may forbid.
+"$root"/build/native/bin/test_exhaustion commit_limit cgroup_limit no_huge_pages >/tmp/exhaustion.out 2>&1
+grep -E '^(commit|cgroup)_limit: |^no_huge_pages: |failed:|skipped:' /tmp/exhaustion.out | sort -u
+
 if [ "$nodes" = 4 ]; then
     "$python" "$root"/tests/lab/check_python.py && echo "arrays of every policy: ok" || echo "arrays of every policy: FAILED"
     # Four ranks, a node each; MPI's shared memory wants a real directory.
