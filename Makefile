@@ -27,7 +27,7 @@ mpirun = $(if $(filter mpich,$(MPI)),mpirun -n $(1),mpirun -n $(1) $(if $(shell 
 NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.in')
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
-.PHONY: all native demo quick test test-native test-python test-mpi test-examples lint test-numa clean help
+.PHONY: all native demo quick test test-long test-native test-preload test-preload-long test-python test-mpi test-examples lint test-numa clean help
 
 all: native $(VENV)/installed ## libraries in build/native, the package in the virtual environment
 
@@ -73,14 +73,24 @@ quick: native ## threads, time, M ops/s of the allocator
 
 # ---- testing -----------------------------------------------------------------------------------------
 
-test: test-native test-python test-mpi test-examples lint ## everything that needs no root
+test: test-native test-preload test-python test-mpi test-examples lint ## everything that needs no root
 	@echo "make test: all passed (MPI=$(MPI))"
+
+test-long: test-preload-long ## what takes minutes
 
 # The stress programs run alone, so that their threads really meet.
 test-native: native build/asan/sanitized build/tsan/sanitized ## C tests, plain and under sanitizers
 	ctest --test-dir build/native --output-on-failure -j $(JOBS)
-	ctest --test-dir build/asan --output-on-failure -j $(JOBS) -E preload
-	ctest --test-dir build/tsan --output-on-failure -j $(JOBS) -E preload
+	ctest --test-dir build/asan --output-on-failure -j $(JOBS)
+	ctest --test-dir build/tsan --output-on-failure -j $(JOBS)
+
+programs = PYTHON=$(PYTHON) VENV=$(abspath $(VENV)) native/tests/preload/programs.sh
+test-preload: native $(VENV)/installed ## real programs under LD_PRELOAD, about a minute
+	$(programs) build/native/libnumalloc_preload.so
+test-preload-long: native $(VENV)/installed ## the same programs with more work
+	$(BIN)/python -m pip install --quiet scipy
+	$(MAKE) --no-print-directory MPI=mpich .venv-mpich/installed
+	$(programs) --full build/native/libnumalloc_preload.so
 
 test-python: $(VENV)/installed native ## Python tests in one process
 	$(BIN)/python -m pytest -q -m 'not mpi' $(PYTEST_OPTIONS)
