@@ -49,7 +49,7 @@ enum {
     NA_SLICE = 1 << NA_SLICE_SHIFT, /* bytes */
     NA_SMALL_PAGE_SLICES = 1,       /* pages of blocks up to NA_SMALL_BLOCK_MAX */
     NA_MEDIUM_PAGE_SLICES = 8,      /* pages of larger blocks */
-    NA_SMALL_BLOCK_MAX = 8 * 1024,  /* bytes: at least eight blocks in a page */
+    NA_SMALL_BLOCK_MAX = 1024,      /* bytes: at least 64 blocks in a page, or heaps would change pages all the time */
     NA_HUGE_SLICES = 32,            /* slices in a 2 MiB huge page */
     NA_LARGE_PART_SLICES = 16,      /* spans from 1 MiB live in the large part */
     NA_ALIGN_HUGE_SLICES = 64,      /* spans from 4 MiB start on a huge page */
