@@ -39,6 +39,7 @@ failures = 0
 
 
 def check(name, passed, detail=""):
+    """One line for a check."""
     global failures
     failures += not passed
     print(f"{name}: {'ok' if passed else f'FAILED: {str(detail)[:1000]}'}", flush=True)
@@ -70,7 +71,9 @@ def parse(text):
         samples.append(([int(v) for v in sample.groups()[:4]], [int(a, 16) for a in sample[5].split()]))
     mappings = []
     for line in maps.splitlines():
-        mapping = re.fullmatch(r"([0-9a-f]+)-([0-9a-f]+) [r-][w-][x-][ps] [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+ *(.*)", line)
+        mapping = re.fullmatch(
+            r"([0-9a-f]+)-([0-9a-f]+) [r-][w-][x-][ps] [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+ *(.*)", line
+        )
         if mapping is None:
             raise ValueError(f"mapping: {line!r}")
         mappings.append((int(mapping[1], 16), int(mapping[2], 16), mapping[3]))
@@ -92,6 +95,7 @@ def unsampled(samples, rate, column):
 
 
 def profile(directory):
+    """The heap profile: at exit, on a call, collapsed, and in a viewer."""
     at_exit, dumped, collapsed = (str(directory / n) for n in ("exit.%p.heap", "dump.heap", "dump.collapsed"))
     plain = run(sys.executable, "-c", PROGRAM)
     ours = run(sys.executable, "-c", PROGRAM, dumped, collapsed, PROFILE=at_exit, PROFILE_RATE="64K")
@@ -118,16 +122,23 @@ def profile(directory):
         return
     if viewer := shutil.which("google-pprof"):
         done = subprocess.run(
-            [viewer, "--text", sys.executable, dumped], capture_output=True, text=True, timeout=300, check=False
+            [viewer, "--text", sys.executable, dumped],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         megabytes = re.search(r"^Total: ([\d.]+) MB", done.stdout, re.MULTILINE)
         good = megabytes is not None and abs(float(megabytes[1]) * 2**20 - live) < 0.02 * live
-        check("profile: google-pprof reads it", good and "numa_node_" in done.stdout, done.stdout + done.stderr)
+        check(
+            "profile: google-pprof reads it", good and "numa_node_" in done.stdout, done.stdout + done.stderr
+        )
     else:
         print("profile: google-pprof is not installed, skipped")
 
 
 def leaks(directory):
+    """The leak report of Python, and of a program that leaks."""
     plain = run(sys.executable, "-c", PROGRAM)
     ours = run(sys.executable, "-c", PROGRAM, LEAKS=directory / "py.%p.json")
     check("leaks: same output of python", ours[:2] == plain[:2], ours)
@@ -135,7 +146,10 @@ def leaks(directory):
     reports = [json.loads(f.read_text()) for f in files]
     check("leaks: one report per process", len(reports) == 2, files)
     for r in reports:
-        sums = sum(g["bytes"] for g in r["groups"]) == r["bytes"] and sum(g["blocks"] for g in r["groups"]) == r["blocks"]
+        sums = (
+            sum(g["bytes"] for g in r["groups"]) == r["bytes"]
+            and sum(g["blocks"] for g in r["groups"]) == r["blocks"]
+        )
         falling = all(a["bytes"] >= b["bytes"] for a, b in zip(r["groups"], r["groups"][1:], strict=False))
         check("leaks: sums and order", sums and falling and r["blocks"] > 0 and r["unrecorded"] == 0, r)
     # The one that loads extension modules by dlopen.
@@ -158,6 +172,7 @@ def leaks(directory):
 
 
 def guard():
+    """Guard mode finds nothing wrong with Python."""
     plain = run(sys.executable, "-c", PROGRAM)
     for level in (1, 2):
         ours = run(sys.executable, "-c", PROGRAM, GUARD=level)
