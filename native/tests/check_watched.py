@@ -39,6 +39,7 @@ failures = 0
 
 
 def check(name, passed, detail=""):
+    """One line for a check."""
     global failures
     failures += not passed
     print(f"{name}: {'ok' if passed else f'FAILED: {str(detail)[:1000]}'}", flush=True)
@@ -94,6 +95,7 @@ def unsampled(samples, rate, column):
 
 
 def profile(directory):
+    """The heap profile: at exit, on a call, collapsed, and in a viewer."""
     at_exit, dumped, collapsed = (str(directory / n) for n in ("exit.%p.heap", "dump.heap", "dump.collapsed"))
     plain = run(sys.executable, "-c", PROGRAM)
     ours = run(sys.executable, "-c", PROGRAM, dumped, collapsed, PROFILE=at_exit, PROFILE_RATE="64K")
@@ -136,6 +138,7 @@ def profile(directory):
 
 
 def leaks(directory):
+    """The leak report of Python, and of a program that leaks."""
     plain = run(sys.executable, "-c", PROGRAM)
     ours = run(sys.executable, "-c", PROGRAM, LEAKS=directory / "py.%p.json")
     check("leaks: same output of python", ours[:2] == plain[:2], ours)
@@ -169,6 +172,7 @@ def leaks(directory):
 
 
 def guard():
+    """Guard mode finds nothing wrong with Python."""
     plain = run(sys.executable, "-c", PROGRAM)
     for level in (1, 2):
         ours = run(sys.executable, "-c", PROGRAM, GUARD=level)

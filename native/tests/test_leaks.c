@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "internal.h"
+#include "watch.h"
 #include "watched.h"
 
 static void *volatile kept[64];
@@ -70,6 +71,16 @@ static void every_call(void) {
     p[2] = NULL;
     for (int i = 0; i < n; i++) numalloc_free(p[i]);
     CHECK_LIVE(0, 0);
+    na_watch_busy = true; /* what the modes' own tools allocate is not seen, what they free is */
+    p[0] = numalloc(50);
+    na_watch_busy = false;
+    CHECK_LIVE(0, 0);
+    p[1] = numalloc(60);
+    na_watch_busy = true;
+    numalloc_free(p[1]);
+    na_watch_busy = false;
+    CHECK_LIVE(0, 0);
+    numalloc_free(p[0]);
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 

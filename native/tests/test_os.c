@@ -352,6 +352,63 @@ static void clocks_random_limits(void) {
     CHECK(os_page_size() >= 4096);
 }
 
+static void pieces_of_files(void) {
+    char path[] = "/tmp/numalloc-test-XXXXXX", text[16];
+    int made = mkstemp(path), file = -1;
+    size_t length = 99;
+    CHECK(made >= 0);
+    close(made);
+    errno = 55;
+    CHECK_EQUAL(os_file_create(path, &file), 0);
+    CHECK_EQUAL(os_file_write(file, "one", 3), 0);
+    CHECK_EQUAL(os_file_write(file, "two", 3), 0);
+    CHECK_EQUAL(os_file_close(file), 0);
+    CHECK_EQUAL(os_file_open(path, &file), 0);
+    CHECK_EQUAL(os_file_read(file, text, 4, &length), 0);
+    CHECK(length == 4 && memcmp(text, "onet", 4) == 0);
+    CHECK_EQUAL(os_file_read(file, text, sizeof text, &length), 0);
+    CHECK(length == 2 && memcmp(text, "wo", 2) == 0);
+    CHECK_EQUAL(os_file_read(file, text, sizeof text, &length), 0);
+    CHECK_EQUAL(length, 0);
+    CHECK_EQUAL(os_file_write(file, "x", 1), EBADF); /* open for reading */
+    CHECK_EQUAL(os_file_close(file), 0);
+    CHECK_EQUAL(os_file_create(path, &file), 0); /* empties it */
+    CHECK_EQUAL(os_file_close(file), 0);
+    CHECK_EQUAL(os_read_file(path, text, sizeof text, &length), 0);
+    CHECK_EQUAL(length, 0);
+    CHECK_EQUAL(os_file_create("/no-such-directory/x", &file), ENOENT);
+    CHECK_EQUAL(os_file_create("/dev/full", &file), 0);
+    CHECK_EQUAL(os_file_write(file, "x", 1), ENOSPC);
+    CHECK_EQUAL(os_file_close(file), 0);
+    CHECK_EQUAL(os_file_create(NULL, &file), 0);
+    CHECK_EQUAL(os_file_close(file), 0);
+    CHECK_EQUAL(fcntl(STDERR_FILENO, F_GETFD), 0); /* still open */
+    CHECK_EQUAL(errno, 55);
+    unlink(path);
+}
+
+static char *forbidden;
+static void reads_forbidden(void) { (void)*(volatile char *)forbidden; }
+
+static void forbidden_memory_keeps_its_contents(void) {
+    void *pages;
+    size_t page = os_page_size();
+    CHECK_EQUAL(os_map(2 * page, &pages), 0);
+    forbidden = (char *)pages + page;
+    forbidden[0] = 7;
+    CHECK_EQUAL(os_forbid(forbidden, page), 0);
+    CHECK(check_child(reads_forbidden, NULL, 0) != 0);
+    ((char *)pages)[page - 1] = 1;
+    CHECK_EQUAL(os_commit(forbidden, page), 0);
+    CHECK_EQUAL(forbidden[0], 7);
+    CHECK_EQUAL(os_release(pages, 2 * page), 0);
+}
+
+static void ids(void) {
+    CHECK_EQUAL(os_process_id(), getpid());
+    CHECK_EQUAL(os_thread_id(), getpid()); /* the first thread */
+}
+
 static const check_case cases[] = {
     {"a_container_is_noticed", a_container_is_noticed},
     {"populate_by_hand", populate_by_hand},
@@ -372,6 +429,9 @@ static const check_case cases[] = {
     {"missing_huge_pages_leave_normal_memory", missing_huge_pages_leave_normal_memory},
     {"affinity_round_trips", affinity_round_trips},
     {"files", files},
+    {"pieces_of_files", pieces_of_files},
+    {"forbidden_memory_keeps_its_contents", forbidden_memory_keeps_its_contents},
+    {"ids", ids},
     {"messages_are_lines", messages_are_lines},
     {"clocks_random_limits", clocks_random_limits},
 };
