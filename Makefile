@@ -145,7 +145,7 @@ lint: $(VENV)/installed ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@if command -v clang-format >/dev/null; then \
-	  clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h' | grep -v cdef.h); \
+	  clang-format --dry-run --Werror $$(git ls-files '*.c' '*.cpp' '*.h' | grep -v cdef.h); \
 	elif [ -n "$(CI)" ]; then echo "make lint: clang-format is missing" >&2; exit 1; \
 	else echo "lint: clang-format is not installed, C style not checked"; fi
 

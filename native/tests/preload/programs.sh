@@ -19,9 +19,10 @@ export LC_ALL=C GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null PYTHONHASHSEED
 unset LD_PRELOAD "${!NUMALLOC_@}"
 
 work=$(mktemp -d)
-server= # of redis, while it runs
 clean() {
-    if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; fi
+    local job
+    for job in $(jobs -p); do kill "$job" 2>/dev/null || true; done
+    wait
     rm -rf "$work"
 }
 trap clean EXIT
@@ -57,15 +58,27 @@ serves() {
     grep -q '"allocations": [1-9]' <<<"$said"
 }
 
+once() { # plain|ours, function, arguments...: of the case $name
+    set -e
+    local which=$1
+    shift
+    cd "$work/$name/$which"
+    if [ "$which" = ours ]; then under=("${preloaded[@]}"); fi
+    "$@" >"../$which.out" 2>"../$which.err"
+}
+
 # same NAME FUNCTION ARGUMENTS...: runs the function in an empty directory, without the library and with it, at the
 # same time. Both must succeed and write the same.
 same() {
     local name=$1 plain=0 ours=0
     shift
     mkdir -p "$work/$name/plain" "$work/$name/ours"
-    (cd "$work/$name/plain" && set -e && "$@") >"$work/$name/plain.out" 2>"$work/$name/plain.err" </dev/null &
-    (cd "$work/$name/ours" && set -e && under=("${preloaded[@]}") && "$@") >"$work/$name/ours.out" 2>"$work/$name/ours.err" </dev/null || ours=$?
-    wait $! || plain=$?
+    # Both in the background: in a list with || the shell would not stop at errors.
+    once plain "$@" </dev/null &
+    local first=$!
+    once ours "$@" </dev/null &
+    wait "$first" || plain=$?
+    wait $! || ours=$?
     if [ "$plain" -ne 0 ]; then
         result "$name" FAILED "without the library: status $plain: $(tail -c 500 "$work/$name/plain.err")"
     elif [ "$ours" -ne 0 ]; then
@@ -215,7 +228,9 @@ redis_ask() {
         redis-cli -s s | sha256sum
 }
 redis_data() {
+    server= # its pid while it runs; it ends with us, also when we are told to end
     trap '[ -z "$server" ] || kill "$server"' EXIT
+    trap 'exit 1' TERM
     local i n=20000
     if [ "$full" = 1 ]; then n=300000; fi
     redis_start

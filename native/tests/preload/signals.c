@@ -70,10 +70,9 @@ static void allocate_under_fire(void) {
     for (uintptr_t i = 0; i < 3; i++) CHECK_EQUAL(pthread_create(&threads[i], NULL, work, (void *)(i + 1)), 0);
     CHECK_EQUAL(pthread_sigmask(SIG_UNBLOCK, &alarm_only, NULL), 0);
     timers(1000);
-    struct timespec begin, now;
-    clock_gettime(CLOCK_MONOTONIC, &begin);
     int interrupted = 0;
-    do {
+    /* A busy machine delivers fewer. ctest ends it if they never come. */
+    while (alarms < 1000 || profs < 300 || interrupted < 100) {
         for (int i = 0; i < 200; i++) {
             char *block = calloc(1, (size_t)1 << (i % 22));
             errno = 7;
@@ -83,13 +82,10 @@ static void allocate_under_fire(void) {
         }
         struct timespec nap = {0, 3000000};
         interrupted += nanosleep(&nap, NULL) != 0 && errno == EINTR;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        /* Enough signals, however long a loaded machine takes for them. */
-    } while ((alarms <= 500 || profs <= 200 || interrupted <= 100) && now.tv_sec - begin.tv_sec < 60);
+    }
     atomic_store(&stop, 1);
     for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
     timers(0);
-    CHECK(alarms > 500 && profs > 200 && interrupted > 100);
     CHECK_EQUAL(off_stack, 0);
     CHECK_EQUAL(atomic_load(&broken), 0);
     CHECK_EQUAL(numalloc_verify(), 0);
