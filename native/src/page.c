@@ -92,8 +92,7 @@ void na_page_carve(na_span *page) {
 
 /* The memory's next user may find the marks, and copy them to where they were when that is a block again. */
 static void unmark(na_span *page) {
-    for (uint32_t i = 0; i < page->carved; i++)
-        ((na_block *)(page->start + (uintptr_t)i * page->block_size))->key = 0;
+    for (uint32_t i = 0; i < page->carved; i++) ((na_block *)(page->start + (uintptr_t)i * page->block_size))->key = 0;
 }
 
 void na_page_release(na_span *page) {
