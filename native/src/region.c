@@ -185,8 +185,26 @@ static int table_open(void *table, size_t bits_per_slice, uintptr_t start, uintp
     return os_commit((void *)first, last - first);
 }
 
+/* Descriptors for as many spans as there may be when `part` is open up to `end`, one a slice: where the system limits
+ * what is committed, memory that is there could not be cut into pieces otherwise. */
+static int descriptors_open(na_region *region, const na_part *part, uintptr_t end) {
+    size_t slices = 4; /* those in hand while spans are cut and joined */
+    for (int p = 0; p < 2; p++) {
+        const na_part *each = &region->part[p];
+        slices += ((each == part ? end : each->opened) - each->start) >> NA_SLICE_SHIFT;
+    }
+    uintptr_t upto = na_round_up(region->base + slices * sizeof(na_span), NA_META_STEP);
+    if (upto > region->meta_limit) upto = region->meta_limit;
+    if (upto <= region->meta_opened) return 0;
+    int error = os_commit((void *)region->meta_opened, upto - region->meta_opened);
+    if (error == 0) region->meta_opened = upto;
+    return error;
+}
+
 static int open_to(na_part *part, uintptr_t end) {
-    int error = table_open(na_map, 64, part->opened, end);
+    na_region *region = &na_regions[(part->start - na_base) >> na_shift];
+    int error = descriptors_open(region, part, end);
+    if (error == 0) error = table_open(na_map, 64, part->opened, end);
     if (error == 0) error = table_open(na_dirty, 1, part->opened, end);
     if (error == 0) error = os_commit((void *)part->opened, end - part->opened);
     if (error == 0) part->opened = end;

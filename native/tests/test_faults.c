@@ -111,7 +111,7 @@ static void grow(int i, size_t size) {
 static void sizes_and_alignments(void) {
     for (int i = 0; i < 300; i++) keep(numalloc((size_t)(i * 37 % 3000)), (size_t)(i * 37 % 3000), false);
     for (int i = 0; i < 20; i++) keep(numalloc((size_t)(8000 + i * 2800)), (size_t)(8000 + i * 2800), false);
-    static const size_t large[] = {70000, 300000, 1500000, 5u << 20};
+    static const size_t large[] = {70000, 300000, 1500000, 2200000};
     for (int i = 0; i < 4; i++) keep(numalloc(large[i]), large[i], false);
     for (size_t align = 32; align <= (size_t)4 << 20; align *= 8) {
         unsigned char *p = numalloc_aligned(align, align * 3 / 2);
@@ -140,7 +140,7 @@ static void policies(bool all) {
 static void reallocation(void) {
     int first = count;
     if (keep(numalloc(100), 100, false) == NULL || keep(numalloc(100), 100, false) == NULL) return;
-    for (size_t size = 1000; size < (size_t)7 << 20; size = size * 5 / 2) /* in each other's way: by mremap */
+    for (size_t size = 1000; size < (size_t)3 << 20; size = size * 5 / 2) /* in each other's way: by mremap */
         for (int i = 0; i < 2; i++) grow(first + i, size);
     grow(first, (size_t)1 << 20);
     grow(first + 1, 500);
