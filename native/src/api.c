@@ -101,7 +101,7 @@ void na_free(void *ptr, const char *call) { free_block(na_span_at(ptr), ptr, cal
  * given out before, which its page's owner has not heard of. */
 static void zero_block(void *ptr, size_t size, bool borrowed) {
     const na_span *page = na_span_at(ptr);
-    bool virgin = page->zeroed && page->frees == 0 && !borrowed;
+    bool virgin = !borrowed && page->zeroed && page->frees == 0; /* of a borrowed one the page is another thread's */
     memset(ptr, 0, virgin ? sizeof(na_block) : size);
 }
 
