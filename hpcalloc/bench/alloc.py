@@ -193,6 +193,10 @@ def _summary(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, 
     return out
 
 
+def _thread_counts(threads: Iterable[int], least: int) -> list[int]:
+    return sorted({max(count, least) for count in threads})
+
+
 def compare(
     peers: Mapping[str, str],
     *,
@@ -250,7 +254,7 @@ def compare(
     order = list(libraries)
     rows = []
     for name in chosen:
-        for count in sorted({max(t, known[name].least_threads) for t in threads}):
+        for count in _thread_counts(threads, known[name].least_threads):
             measured = {a: Measurement() for a in order}
             for repeat in range(repeats):
                 for a in order[repeat % len(order) :] + order[: repeat % len(order)]:
@@ -290,7 +294,7 @@ def compare(
 def runs(names: Sequence[str] | None, threads: Sequence[int], repeats: int, allocators: int) -> int:
     """How many runs `compare` makes, for a progress bar."""
     least = {w.name: w.least_threads for w in workloads()}
-    counts = (len({max(t, least.get(n, 1)) for t in threads}) for n in (names or least))
+    counts = (len(_thread_counts(threads, least.get(n, 1))) for n in (names or least))
     return sum(counts) * repeats * allocators
 
 

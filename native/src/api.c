@@ -52,19 +52,6 @@ static const char *fault_of(const na_span *span, const void *ptr, const char **r
     return na_marked_free(ptr) ? NOT_LIVE : NULL;
 }
 
-/* Keeps a block of another heap for the caller's own next allocations. Only of the same region, so that it is used on
- * its home node, and only some, so that a thread that just frees does not hoard. */
-static bool borrow(na_heap *heap, const na_span *page, na_block *block) {
-    if (page->block_size > NA_DIRECT_MAX || heap->region != &na_regions[page->region]) return false;
-    na_span *borrowed = &heap->borrowed[page->class_index];
-    uint32_t count = na_list_count(borrowed->free);
-    if (count >= NA_BORROW_BLOCKS || count * page->block_size >= NA_BORROW_BYTES) return false;
-    block->below = borrowed->free;
-    borrowed->free = na_list_with(borrowed->free, block);
-    borrowed->frees++;
-    return true;
-}
-
 static void free_block(na_span *span, void *ptr, const char *call) {
     const char *remedy, *fault = fault_of(span, ptr, &remedy);
     if (fault != NULL) {
@@ -83,8 +70,8 @@ static void free_block(na_span *span, void *ptr, const char *call) {
     if (self != NULL && atomic_load_explicit(&heap->thread, memory_order_relaxed) == self) {
         na_page_push(span, block);
     } else {
-        block->key = na_secret ^ (uintptr_t)block;
-        if (!borrow(na_self.heap, span, block)) na_remote_free(span, block);
+        na_mark_free(block);
+        if (!na_heap_borrow(na_self.heap, span, block)) na_remote_free(span, block);
     }
 }
 
@@ -172,8 +159,7 @@ __attribute__((noinline)) void *na_alloc_slow(size_t size) {
             }
             void *block = na_page_pop(page);
             if (NA_LIKELY(block != NULL)) {
-                if (size <= NA_DIRECT_MAX && heap->direct[(size + NA_GRANULE - 1) / NA_GRANULE] != page)
-                    na_heap_show(heap, class_index);
+                if (size <= NA_DIRECT_MAX && heap->direct[direct_index(size)] != page) na_heap_show(heap, class_index);
                 return block;
             }
         }
@@ -208,7 +194,7 @@ void *numalloc_calloc(size_t count, size_t size) {
         void *block = na_alloc_fast(bytes);
         if (block == NULL) return NULL;
         /* Was it served by the borrowed ones? na_alloc_slow leaves the table pointing at what served. */
-        const na_span *source = na_self.heap->direct[(bytes + NA_GRANULE - 1) / NA_GRANULE];
+        const na_span *source = na_self.heap->direct[direct_index(bytes)];
         zero_block(block, bytes < sizeof(na_block) ? sizeof(na_block) : bytes, source->capacity == 0);
         return block;
     }
@@ -297,8 +283,6 @@ void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes) {
 
 /* ---- realloc ------------------------------------------------------------------------------------------- */
 
-static size_t usable(const na_span *span) { return span->kind == NA_PAGE ? span->block_size : na_span_bytes(span); }
-
 /* A block of the same home as `span`'s. */
 static void *alloc_like(const na_span *span, size_t size) {
     const na_region *region = &na_regions[span->region];
@@ -319,7 +303,7 @@ void *na_realloc(void *ptr, size_t size) {
         errno = ENOMEM;
         return NULL;
     }
-    size_t have = usable(span);
+    size_t have = na_usable(span);
     bool large = span->kind == NA_LARGE && na_regions[span->region].node_index >= 0;
     if (large && size > NA_BLOCK_MAX) {
         void *moved = na_large_realloc(span, size);
@@ -353,7 +337,7 @@ size_t numalloc_usable_size(const void *ptr) {
     }
     const na_span *span = na_span_at(ptr);
     const char *remedy;
-    return ptr != NULL && fault_of(span, ptr, &remedy) == NULL ? usable(span) : 0;
+    return ptr != NULL && fault_of(span, ptr, &remedy) == NULL ? na_usable(span) : 0;
 }
 
 static uintptr_t start_of(const na_span *span, const void *ptr) {
@@ -376,7 +360,7 @@ int numalloc_block_info(const void *ptr, numalloc_block_info_t *info) {
     bool strict = mixed ? span->placement->strict != 0 : region->strict;
     *info = (numalloc_block_info_t){
         .start = (void *)start,
-        .size = usable(span),
+        .size = na_usable(span),
         .size_class = span->kind == NA_PAGE ? span->class_index : -1,
         .numa_node = region->node,
         .policy = mixed ? span->placement->policy : NUMALLOC_ONNODE,

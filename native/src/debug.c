@@ -27,19 +27,23 @@ static int broken(const char *what, const na_region *region, const na_span *span
     return 1;
 }
 
+/* Does the list below the first block have one less? */
+static bool count_follows(na_list list) {
+    na_list below = na_list_first(list)->below;
+    return na_list_count(below) + 1 == na_list_count(list) && (na_list_count(below) == 0) == (below == 0);
+}
+
 static int check_blocks(const na_region *region, const na_span *page) {
     int bad = 0;
     uint32_t linked = 0;
     for (na_list list = page->free; list != 0 && bad == 0; list = na_list_first(list)->below) {
         const na_block *block = na_list_first(list);
-        uint32_t left = na_list_count(block->below);
         size_t offset = (uintptr_t)block - page->start;
         if (offset % page->block_size != 0 || offset / page->block_size >= page->carved)
             bad += broken("a free block lies outside its page's blocks", region, page);
-        else if (block->key != (na_secret ^ (uintptr_t)block))
+        else if (!na_marked_free(block))
             bad += broken("a free block lost its mark (written after free?)", region, page);
-        else if (left + 1 != na_list_count(list) || (left == 0) != (block->below == 0))
-            bad += broken("the free list's count is wrong", region, page);
+        else if (!count_follows(list)) bad += broken("the free list's count is wrong", region, page);
         linked++;
     }
     /* Blocks in remote lists and slots count as used until the owner takes them in. */
@@ -126,10 +130,9 @@ static int check_borrowed(const na_heap *heap, unsigned class_index) {
         const na_span *page = na_span_at(block);
         if (page == NULL || page->kind != NA_PAGE || page->class_index != class_index)
             return broken("a borrowed block is of no page of its class", heap->region, page);
-        if (block->key != (na_secret ^ (uintptr_t)block))
+        if (!na_marked_free(block))
             return broken("a borrowed block lost its mark (written after free?)", heap->region, page);
-        if (na_list_count(block->below) + 1 != na_list_count(list))
-            return broken("the count of borrowed blocks is wrong", heap->region, page);
+        if (!count_follows(list)) return broken("the count of borrowed blocks is wrong", heap->region, page);
     }
     return 0;
 }

@@ -19,36 +19,27 @@ void na_free_slow(na_span *span, void *ptr, const char *call); /* span: na_span_
 
 /* May na_self.heap be of another node than the caller runs on, as it has changed CPU? One load. Without rseq always:
  * what lies at offset 0 is no CPU number. */
-static inline bool na_moved(void) {
-    return NA_UNLIKELY(na_many_nodes) &&
-           *(const volatile int *)((const char *)__builtin_thread_pointer() + os_cpu_offset) != na_self.cpu;
-}
+static inline bool na_moved(void) { return NA_UNLIKELY(na_many_nodes) && OS_RSEQ_CPU != na_self.cpu; }
 
 /* A block from the page's own list, or NULL. */
 static inline void *na_page_pop(na_span *page) {
-    na_list list = page->free;
-    if (NA_UNLIKELY(list == 0)) return NULL;
-    na_block *block = na_list_first(list);
-    page->free = block->below;
+    if (NA_UNLIKELY(page->free == 0)) return NULL;
+    na_block *block = na_list_pop(&page->free);
     block->key = 0;
     return block;
 }
 
-static inline bool na_marked_free(const na_block *block) { return block->key == (na_secret ^ (uintptr_t)block); }
-
 /* Into a page of one of the caller's own heaps. */
 static inline void na_page_push(na_span *page, na_block *block) {
-    na_list below = page->free, list = na_list_with(below, block);
-    block->below = below;
-    block->key = na_secret ^ (uintptr_t)block;
-    page->free = list;
+    na_mark_free(block);
+    na_list list = na_list_push(&page->free, block);
     page->frees++;
     if (NA_UNLIKELY(na_list_count(list) == page->attention)) na_page_freed(page);
 }
 
 static inline void *na_alloc_fast(size_t size) {
     if (NA_LIKELY(size <= NA_DIRECT_MAX) && !na_moved()) {
-        void *block = na_page_pop(na_self.heap->direct[(size + NA_GRANULE - 1) / NA_GRANULE]);
+        void *block = na_page_pop(na_self.heap->direct[direct_index(size)]);
         if (NA_LIKELY(block != NULL)) return block;
     }
     return na_alloc_slow(size);

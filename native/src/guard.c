@@ -43,10 +43,7 @@ static _Thread_local __attribute__((tls_model("initial-exec"))) uint32_t turn;
 static size_t fill_length(size_t size) { return size <= NA_BLOCK_MAX ? size : LARGE_FILL; }
 static uintptr_t user_of(const na_record *record) { return record->start + record->shift; }
 
-static size_t raw_bytes(const na_record *record) {
-    const na_span *span = na_span_at((void *)record->start);
-    return span->kind == NA_PAGE ? span->block_size : na_span_bytes(span);
-}
+static size_t raw_bytes(const na_record *record) { return na_usable(na_span_at((void *)record->start)); }
 
 static uintptr_t front_start(const na_record *record) {
     return user_of(record) - (record->shift < CANARY_MAX ? record->shift : CANARY_MAX);
@@ -111,15 +108,13 @@ void *na_guard_alloc(const numalloc_request_t *request, na_record *record) {
 }
 
 /* Back to its heap. Without its mapping whole it can't go there: then the addresses are lost, no more. */
-static void give_back(const na_record *record) {
+void na_guard_undo(const na_record *record) {
     if ((record->flags & (NA_RECORD_PAGE | NA_RECORD_SEALED)) != 0) {
         if (os_commit((void *)record->start, raw_bytes(record)) != 0) return;
         atomic_fetch_sub_explicit(&pages, 1, memory_order_relaxed);
     }
     na_free((void *)record->start, "numalloc_free");
 }
-
-void na_guard_undo(const na_record *record) { give_back(record); }
 
 /* ---- damage -------------------------------------------------------------------------------------------- */
 
@@ -225,7 +220,7 @@ static void release(const na_record *record) {
     na_record now;
     if (!na_record_look(record->start, &now)) return;
     check_one(&now, "quarantine");
-    if (na_record_take(record->start, user_of(record), &now)) give_back(&now);
+    if (na_record_take(record->start, user_of(record), &now)) na_guard_undo(&now);
 }
 
 /* Lets the oldest go until at most `limit` bytes are held. */

@@ -77,11 +77,10 @@ na_heap *na_heap_of(na_region *region) {
 
 static void page_take_remote(na_heap *heap, na_span *page) {
     uint32_t count;
-    na_list list = page->free;
+    na_list list = page->free; /* in a register: the loop would go through memory each time */
     for (na_block *block = na_remote_take(page, &count), *next; block != NULL; block = next) {
         next = block->next;
-        block->below = list;
-        list = na_list_with(list, block);
+        na_list_push(&list, block);
     }
     page->free = list;
     page->frees += count;
@@ -197,14 +196,25 @@ void *na_heap_alloc(na_heap *heap, unsigned class_index) {
 
 /* ---- the end ---------------------------------------------------------------------------------------------------- */
 
+/* Only of the same region, so that the block is used on its home node, and only some, so that a thread that just frees
+ * does not hoard. */
+bool na_heap_borrow(na_heap *heap, const na_span *page, na_block *block) {
+    if (page->block_size > NA_DIRECT_MAX || heap->region != &na_regions[page->region]) return false;
+    na_span *borrowed = &heap->borrowed[page->class_index];
+    uint32_t count = na_list_count(borrowed->free);
+    if (count >= NA_BORROW_BLOCKS || count * page->block_size >= NA_BORROW_BYTES) return false;
+    na_list_push(&borrowed->free, block);
+    borrowed->frees++;
+    return true;
+}
+
 /* Borrowed blocks go home. */
 static void borrowed_return(na_heap *heap) {
     for (unsigned c = 0; c < NA_DIRECT_CLASSES; c++) {
         na_span *borrowed = &heap->borrowed[c];
         na_heap_show(heap, c);
         while (borrowed->free != 0) {
-            na_block *block = na_list_first(borrowed->free);
-            borrowed->free = block->below;
+            na_block *block = na_list_pop(&borrowed->free);
             borrowed->frees--;
             na_remote_free(na_span_at(block), block);
         }

@@ -25,6 +25,10 @@
 
 static inline size_t na_round_up(size_t value, size_t power) { return (value + power - 1) & ~(power - 1); }
 static inline size_t na_span_bytes(const na_span *span) { return (size_t)span->slices << NA_SLICE_SHIFT; }
+/* Bytes of a page's blocks, or of a large block. */
+static inline size_t na_usable(const na_span *span) {
+    return span->kind == NA_PAGE ? span->block_size : na_span_bytes(span);
+}
 static inline uintptr_t na_span_end(const na_span *span) { return span->start + na_span_bytes(span); }
 
 /* ---- thread.c: what is per process and per thread -------------------------------------------------- */
@@ -62,6 +66,9 @@ void na_heap_join(na_heap *heap, na_span *page); /* a page with free blocks come
 void na_heap_orphan(na_heap *heap);              /* child of fork: as retire, without touching its pages */
 void na_heaps_reclaim(na_region *region);        /* empty pages of abandoned heaps go back; takes the lock */
 
+/* Keeps a free block of another heap for the caller's own next allocations; false: it has to go home. */
+bool na_heap_borrow(na_heap *heap, const na_span *page, na_block *block);
+
 /* The queues of a heap are inconsistent between these two; a child of fork looks. */
 static inline void na_heap_enter(na_heap *heap) {
     heap->busy++;
@@ -84,6 +91,9 @@ void na_queue_append(na_queue *queue, na_span *page);
 void na_queue_remove(na_queue *queue, na_span *page);
 
 static inline uint32_t na_page_used(const na_span *page) { return page->carved - na_list_count(page->free); }
+
+static inline void na_mark_free(na_block *block) { block->key = na_secret ^ (uintptr_t)block; }
+static inline bool na_marked_free(const na_block *block) { return block->key == (na_secret ^ (uintptr_t)block); }
 
 /* ---- remote.c -------------------------------------------------------------------------------------- */
 

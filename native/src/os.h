@@ -107,7 +107,17 @@ int os_remap(void *from, size_t bytes, void *to);
  * registered it, else sched_getcpu(). */
 int os_current_cpu(void);
 
-extern ptrdiff_t os_cpu_offset; /* of rseq's cpu_id from the thread pointer; 0 where there is none */
+/* The CPU by one load, no system call: valid where os_cpu_offset, that of rseq's cpu_id from the thread pointer, is not
+ * 0; else no CPU number. */
+extern ptrdiff_t os_cpu_offset;
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_thread_pointer)
+#define OS_RSEQ_CPU (*(const volatile int *)((const char *)__builtin_thread_pointer() + os_cpu_offset))
+#endif
+#endif
+#ifndef OS_RSEQ_CPU
+#define OS_RSEQ_CPU (-2)
+#endif
 
 int os_get_affinity(na_cpuset *cpus); /* calling thread */
 int os_set_affinity(const na_cpuset *cpus);

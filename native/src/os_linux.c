@@ -29,14 +29,9 @@
 
 /* glibc 2.35 and later registers a restartable-sequence area for each thread and says where it is. Weak, and
  * without <sys/rseq.h>, so that a build against an older libc uses them where it runs, and the reverse. */
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_thread_pointer)
-#define NA_HAVE_RSEQ 1
 extern const ptrdiff_t __rseq_offset __attribute__((weak));
 extern const unsigned int __rseq_size __attribute__((weak));
 enum { RSEQ_CPU_ID = 4 }; /* byte offset of cpu_id in the kernel's struct rseq */
-#endif
-#endif
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
@@ -288,15 +283,13 @@ int os_map_hugetlb(void *address, size_t bytes, size_t page, int node) {
 
 ptrdiff_t os_cpu_offset;
 
-#ifdef NA_HAVE_RSEQ
 __attribute__((constructor)) static void find_rseq(void) {
     if (&__rseq_size != NULL && __rseq_size != 0) os_cpu_offset = __rseq_offset + RSEQ_CPU_ID;
 }
-#endif
 
 int os_current_cpu(void) {
     if (os_cpu_offset != 0) {
-        int cpu = *(const volatile int *)((const char *)__builtin_thread_pointer() + os_cpu_offset);
+        int cpu = OS_RSEQ_CPU;
         if (cpu >= 0) return cpu; /* negative: registration failed for this thread */
     }
     return sched_getcpu();

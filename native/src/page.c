@@ -79,12 +79,11 @@ void na_page_carve(na_span *page) {
     uint32_t left = page->capacity - page->carved;
     if (batch > left) batch = left;
     uintptr_t first = page->start + (uintptr_t)page->carved * size;
-    na_list list = page->free;
+    na_list list = page->free;           /* in a register: the loop would go through memory each time */
     for (uint32_t i = batch; i-- > 0;) { /* in ascending order when popped */
         na_block *block = (na_block *)(first + (uintptr_t)i * size);
-        block->below = list;
-        block->key = na_secret ^ (uintptr_t)block;
-        list = na_list_with(list, block);
+        na_mark_free(block);
+        na_list_push(&list, block);
     }
     page->free = list;
     page->carved += batch;

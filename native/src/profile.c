@@ -16,7 +16,8 @@
  * equally large. So each size class of a stack has a line of its own: sizes in it differ by a quarter at most, which
  * leaves bytes right and makes counts 1.3 % low at worst.
  *
- * Threads: tallies are added without a lock and never removed, their counters are atomic, the distance to the next sample is the thread's.
+ * Threads: tallies are added without a lock and never removed, their counters are atomic, the distance to the next
+ * sample is the thread's.
  */
 #include "watch.h"
 

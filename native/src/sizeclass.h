@@ -19,7 +19,8 @@ enum {
     NA_LINEAR_CLASSES = 8,    /* 16 .. 128 */
     NA_CLASSES = 8 + 9 * 4,   /* 44 */
     NA_BLOCK_MAX = 64 * 1024, /* bytes: the largest block that lives in a page */
-    NA_DIRECT_MAX = 1024      /* bytes: sizes up to this index the heap's direct table */
+    NA_DIRECT_MAX = 1024,     /* bytes: sizes up to this index the heap's direct table */
+    NA_DIRECT_CLASSES = 8 + 3 * 4
 };
 
 /* Class of a size in 1..NA_BLOCK_MAX. */
@@ -29,13 +30,17 @@ static inline unsigned size_to_class(size_t size) {
     return NA_LINEAR_CLASSES + (top - 7) * 4 + (unsigned)(((size - 1) >> (top - 2)) & 3);
 }
 
+/* Entry of the direct table for a size up to NA_DIRECT_MAX, 0 included. */
+static inline size_t direct_index(size_t size) { return (size + NA_GRANULE - 1) / NA_GRANULE; }
+
 static inline size_t class_to_size(unsigned class_index) {
     if (class_index < NA_LINEAR_CLASSES) return (size_t)(class_index + 1) * NA_GRANULE;
     unsigned above = class_index - NA_LINEAR_CLASSES;
     return (size_t)(5 + (above & 3)) << (5 + (above >> 2));
 }
 
-_Static_assert((5 + ((8 + 3 * 4 - 1 - NA_LINEAR_CLASSES) & 3)) << (5 + ((8 + 3 * 4 - 1 - NA_LINEAR_CLASSES) >> 2)) ==
+_Static_assert((5 + ((NA_DIRECT_CLASSES - 1 - NA_LINEAR_CLASSES) & 3))
+                       << (5 + ((NA_DIRECT_CLASSES - 1 - NA_LINEAR_CLASSES) >> 2)) ==
                    NA_DIRECT_MAX,
                "the last direct class is NA_DIRECT_MAX");
 _Static_assert((5 + 0) << 5 == 160, "the first class above 128 is 160");

@@ -39,10 +39,10 @@ add_heaps(const na_region *region, numalloc_stats_t *stats) {
         if (atomic_load_explicit(&heap->thread, memory_order_relaxed) != NULL) stats->heaps++;
         stats->remote_frees += heap->remote_frees;
         for (unsigned c = 0; c < NA_DIRECT_CLASSES; c++) {
-            uint64_t waiting = na_list_count(heap->borrowed[c].free), reused = heap->borrowed[c].frees - waiting;
-            stats->remote_frees += heap->borrowed[c].frees;
-            stats->frees += waiting + reused;
-            stats->allocations += reused;
+            uint64_t waiting = na_list_count(heap->borrowed[c].free), frees = heap->borrowed[c].frees;
+            stats->remote_frees += frees;
+            stats->frees += frees;
+            stats->allocations += frees - waiting;
             stats->allocated_bytes -= waiting * class_to_size(c);
         }
     }

@@ -80,8 +80,16 @@ typedef struct na_block {
 
 static inline na_block *na_list_first(na_list list) { return (na_block *)(uintptr_t)(list >> NA_LIST_BITS); }
 static inline uint32_t na_list_count(na_list list) { return (uint32_t)(list & NA_LIST_MASK); }
-static inline na_list na_list_with(na_list list, na_block *block) {
-    return ((uint64_t)(uintptr_t)block << NA_LIST_BITS) | ((list + 1) & NA_LIST_MASK);
+static inline na_list na_list_push(na_list *list, na_block *block) { /* gives the longer list */
+    na_list below = *list, longer = ((uint64_t)(uintptr_t)block << NA_LIST_BITS) | ((below + 1) & NA_LIST_MASK);
+    block->below = below;
+    *list = longer;
+    return longer;
+}
+static inline na_block *na_list_pop(na_list *list) {
+    na_block *block = na_list_first(*list);
+    *list = block->below;
+    return block;
 }
 _Static_assert(sizeof(na_block) <= NA_GRANULE, "a free block must hold its links");
 
@@ -141,7 +149,7 @@ typedef struct na_placement {
     struct na_placement *next; /* unused ones */
 } na_placement;
 
-enum { NA_DIRECT_ENTRIES = NA_DIRECT_MAX / NA_GRANULE + 1, NA_DIRECT_CLASSES = 8 + 3 * 4 };
+enum { NA_DIRECT_ENTRIES = NA_DIRECT_MAX / NA_GRANULE + 1 };
 
 /* The pages of one region that one thread owns. Only the owner touches anything but `pending`, `thread` and
  * the links, which the region lock guards. */

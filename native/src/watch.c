@@ -119,11 +119,14 @@ bool na_watch_describe(numalloc_block_info_t *info) {
 
 bool na_watch_verify(void) { return !guard || na_guard_check("numalloc_verify", false); }
 
-void na_watch_cleanup(bool report) {
-    if (guard) na_guard_drain();
-    if (!report) return;
+static void write_reports(void) {
     if (leaks) na_leaks_exit();
     if (profile) na_profile_exit();
+}
+
+void na_watch_cleanup(bool report) {
+    if (guard) na_guard_drain();
+    if (report) write_reports();
 }
 
 void na_watch_fork(int step) {
@@ -139,6 +142,5 @@ void na_watch_fork(int step) {
 __attribute__((destructor)) static void at_exit(void) {
     if (!na_watched) return;
     if (guard) (void)na_guard_check("exit", true);
-    if (leaks) na_leaks_exit();
-    if (profile) na_profile_exit();
+    write_reports();
 }

@@ -22,6 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "machine.h"
 #include "numa_alloc.h"
 
@@ -324,36 +325,28 @@ static const struct variant {
 };
 enum { VARIANTS = sizeof variants / sizeof variants[0] };
 
+static const struct variant *next_variant;
+static const char *next_fault;
+static void start_anew(void) {
+    for (int i = 0; i < 4 && next_variant->environment[i] != NULL; i++)
+        putenv((char *)(uintptr_t)next_variant->environment[i]);
+    if (next_fault != NULL) setenv("MACHINE_FAULT", next_fault, 1);
+    execl(self, self, "--run", next_variant->name, (char *)NULL);
+    _exit(127);
+}
+
 /* Runs the workload in a new process; what it wrote is in `text`. 0: good. */
 static int launch(const struct variant *v, const char *fault, char *text, size_t capacity) {
-    int ends[2];
-    if (pipe(ends) != 0) return -1;
-    pid_t child = fork();
-    if (child < 0) return -1;
-    if (child == 0) {
-        dup2(ends[1], 2);
-        close(ends[0]);
-        close(ends[1]);
-        for (int i = 0; i < 4 && v->environment[i] != NULL; i++) putenv((char *)(uintptr_t)v->environment[i]);
-        if (fault != NULL) setenv("MACHINE_FAULT", fault, 1);
-        execl(self, self, "--run", v->name, (char *)NULL);
-        _exit(127);
-    }
-    close(ends[1]);
-    size_t have = 0;
-    for (ssize_t got; (got = read(ends[0], text + have, capacity - 1 - have)) > 0;) have += (size_t)got;
-    text[have] = '\0';
-    close(ends[0]);
-    int status;
-    while (waitpid(child, &status, 0) < 0) {}
-    return WIFSIGNALED(status) ? 256 + WTERMSIG(status) : WEXITSTATUS(status);
+    next_variant = v;
+    next_fault = fault;
+    return check_child(start_anew, text, capacity);
 }
 
 static char text[65536];
 static int runs, failures, worker;
 static uint64_t reached[MACHINE_COUNT];
 
-static void check_one(const struct variant *v, const char *fault) {
+static void try_fault(const struct variant *v, const char *fault) {
     if (runs++ % WORKERS != worker) return;
     int code = launch(v, fault, text, sizeof text);
     if (code == 0) return;
@@ -401,7 +394,7 @@ static void check_variant(const struct variant *v, unsigned at_most) {
                 for (int on = 0; on < 2; on++) {
                     snprintf(fault, sizeof fault, "%s:%llu:%llu:%d", machine_name[c], (unsigned long long)n,
                              on ? ~0ULL : (unsigned long long)n, machine_errors[c][e]);
-                    check_one(v, fault);
+                    try_fault(v, fault);
                 }
             }
         }

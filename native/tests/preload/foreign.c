@@ -93,7 +93,4 @@ static const check_case cases[] = {
     {"a_library_with_its_own", a_library_with_its_own},
 };
 
-int main(int argc, char **argv) {
-    served_or_exit();
-    return check_main(cases, sizeof cases / sizeof *cases, argc, argv);
-}
+SERVED_MAIN(cases)

@@ -184,7 +184,4 @@ static const check_case cases[] = {
     {"handlers_that_allocate", handlers_that_allocate},
 };
 
-int main(int argc, char **argv) {
-    served_or_exit();
-    return check_main(cases, sizeof cases / sizeof *cases, argc, argv);
-}
+SERVED_MAIN(cases)

@@ -174,7 +174,4 @@ static const check_case cases[] = {
     {"memory_resources", memory_resources},
 };
 
-int main(int argc, char **argv) {
-    served_or_exit();
-    return check_main(cases, sizeof cases / sizeof *cases, argc, argv);
-}
+SERVED_MAIN(cases)

@@ -66,7 +66,4 @@ static const check_case cases[] = {
     {"its_exception_is_caught", its_exception_is_caught},
 };
 
-int main(int argc, char **argv) {
-    served_or_exit();
-    return check_main(cases, sizeof cases / sizeof *cases, argc, argv);
-}
+SERVED_MAIN(cases)

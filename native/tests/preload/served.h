@@ -32,4 +32,11 @@ static inline void served_or_exit(void) {
     free(ptr);
 }
 
+/* The main of most of these programs; check.h comes before. */
+#define SERVED_MAIN(cases)                                                                                             \
+    int main(int argc, char **argv) {                                                                                  \
+        served_or_exit();                                                                                              \
+        return check_main(cases, sizeof(cases) / sizeof(cases)[0], argc, argv);                                        \
+    }
+
 #endif

@@ -93,7 +93,4 @@ static void allocate_under_fire(void) {
 
 static const check_case cases[] = {{"allocate_under_fire", allocate_under_fire}};
 
-int main(int argc, char **argv) {
-    served_or_exit();
-    return check_main(cases, sizeof cases / sizeof *cases, argc, argv);
-}
+SERVED_MAIN(cases)

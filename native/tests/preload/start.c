@@ -58,7 +58,4 @@ static const check_case cases[] = {
     {"blocks_after_main", blocks_after_main},
 };
 
-int main(int argc, char **argv) {
-    served_or_exit();
-    return check_main(cases, sizeof cases / sizeof *cases, argc, argv);
-}
+SERVED_MAIN(cases)
