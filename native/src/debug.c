@@ -124,15 +124,15 @@ static int check_queue(const na_heap *heap, const na_queue *queue, int class_ind
     return bad;
 }
 
-static int check_borrowed(const na_heap *heap, unsigned class_index) {
-    for (na_list list = heap->borrowed[class_index].free; list != 0; list = na_list_first(list)->below) {
+static int check_cache(const na_heap *heap, unsigned class_index) {
+    for (na_list list = heap->cache[class_index].list; list != 0; list = na_list_first(list)->below) {
         const na_block *block = na_list_first(list);
         const na_span *page = na_span_at(block);
-        if (page == NULL || page->kind != NA_PAGE || page->class_index != class_index)
-            return broken("a borrowed block is of no page of its class", heap->region, page);
+        if (page == NULL || na_tag_class(page->tag, heap->tag_of_pages) != class_index)
+            return broken("a cached block is of no page of its class and region", heap->region, page);
         if (!na_marked_free(block))
-            return broken("a borrowed block lost its mark (written after free?)", heap->region, page);
-        if (!count_follows(list)) return broken("the count of borrowed blocks is wrong", heap->region, page);
+            return broken("a cached block lost its mark (written after free?)", heap->region, page);
+        if (!count_follows(list)) return broken("the count of cached blocks is wrong", heap->region, page);
     }
     return 0;
 }
@@ -142,7 +142,7 @@ static int check_heap(const na_heap *heap) {
     uint32_t pages = 0;
     for (int c = 0; c < NA_CLASSES; c++) bad += check_queue(heap, &heap->queue[c], c, &pages);
     bad += check_queue(heap, &heap->full, -1, &pages);
-    for (unsigned c = 0; c < NA_DIRECT_CLASSES; c++) bad += check_borrowed(heap, c);
+    for (unsigned c = 0; c < NA_CLASSES; c++) bad += check_cache(heap, c);
     if (pages != heap->pages) bad += broken("a heap's count of pages is wrong", heap->region, NULL);
     return bad;
 }

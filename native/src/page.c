@@ -2,8 +2,8 @@
  *
  * page.c: owns the blocks of a page: makes a page of a span, links its blocks in batches, gives it back.
  *
- * Invariants. A block is free (in page->free, in the remote list, or in some thread's remote slot), in use, or
- * not carved yet. used = given out - freed as the owner has seen it: remote frees count once collected, so a
+ * Invariants. A block is free (in page->free, in a heap's cache, in the remote list, or in some thread's remote slot),
+ * in use, or not carved yet. used = given out - freed as the owner has seen it: remote frees count once collected, so a
  * page with used == 0 has no remote free under way and may go. A free block's key marks it; no mark outlives its
  * page.
  *
@@ -117,16 +117,13 @@ void na_page_freed(na_span *page) {
         page->attention = page->carved;
         /* Behind the others: a page that has just one free block is a poor one to allocate from. */
         na_heap_join(heap, page);
-        if (queue->first == page) na_heap_show(heap, page->class_index);
     }
     /* The last page of its class stays, and isn't looked at again until it has company: programs that allocate and
      * free one block would make and return a page each time. */
     if (na_page_used(page) == 0 && queue->first == queue->last) {
         page->attention = 0;
     } else if (na_page_used(page) == 0) {
-        bool front = queue->first == page;
         na_queue_remove(queue, page);
-        if (front) na_heap_show(heap, page->class_index);
         na_page_release(page);
     }
     na_heap_leave(heap);

@@ -38,9 +38,9 @@ add_heaps(const na_region *region, numalloc_stats_t *stats) {
     for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) {
         if (atomic_load_explicit(&heap->thread, memory_order_relaxed) != NULL) stats->heaps++;
         stats->remote_frees += heap->remote_frees;
-        for (unsigned c = 0; c < NA_DIRECT_CLASSES; c++) {
-            uint64_t waiting = na_list_count(heap->borrowed[c].free), frees = heap->borrowed[c].frees;
-            stats->remote_frees += frees;
+        for (unsigned c = 0; c < NA_CLASSES; c++) { /* what was returned is counted again by its page */
+            const na_cache *cache = &heap->cache[c];
+            uint64_t waiting = na_list_count(cache->list), frees = cache->frees - cache->returned;
             stats->frees += frees;
             stats->allocations += frees - waiting;
             stats->allocated_bytes -= waiting * class_to_size(c);
