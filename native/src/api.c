@@ -86,8 +86,9 @@ void na_free(void *ptr, const char *call) { free_block(na_span_at(ptr), ptr, cal
 
 /* Zeroes a block that the heap has just given. */
 static void zero_block(void *ptr, size_t size, const na_heap *heap) {
-    uint32_t class_index = na_tag_class(na_span_at(ptr)->tag, heap->tag_of_pages);
-    bool virgin = class_index != NA_CLASSES && heap->cache[class_index].virgin == heap->cache[class_index].frees;
+    uint32_t tag = na_span_at(ptr)->tag;
+    const na_cache *cache = &heap->cache[na_tag_class(tag)];
+    bool virgin = na_tag_is_page(tag, heap->tag_of_pages) && cache->virgin == cache->frees;
     memset(ptr, 0, virgin ? sizeof(na_block) : size);
 }
 

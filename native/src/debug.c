@@ -128,7 +128,7 @@ static int check_cache(const na_heap *heap, unsigned class_index) {
     for (na_list list = heap->cache[class_index].list; list != 0; list = na_list_first(list)->below) {
         const na_block *block = na_list_first(list);
         const na_span *page = na_span_at(block);
-        if (page == NULL || na_tag_class(page->tag, heap->tag_of_pages) != class_index)
+        if (page == NULL || !na_tag_is_page(page->tag, heap->tag_of_pages) || page->class_index != class_index)
             return broken("a cached block is of no page of its class and region", heap->region, page);
         if (!na_marked_free(block))
             return broken("a cached block lost its mark (written after free?)", heap->region, page);

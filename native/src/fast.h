@@ -49,9 +49,9 @@ static inline void *na_alloc_fast(size_t size) {
 static inline bool na_free_fast(na_span *span, void *ptr) {
     if (NA_UNLIKELY(span == NULL)) return false;
     na_heap *heap = na_self.heap;
-    uint32_t class_index = na_tag_class(span->tag, heap->tag_of_pages);
-    if (NA_UNLIKELY(class_index == NA_CLASSES || na_marked_free(ptr))) return false;
-    na_cache *cache = &heap->cache[class_index];
+    uint32_t tag = span->tag;
+    if (NA_UNLIKELY(!na_tag_is_page(tag, heap->tag_of_pages) || na_marked_free(ptr))) return false;
+    na_cache *cache = &heap->cache[na_tag_class(tag)];
     if (NA_LIKELY(na_list_count(cache->list) < cache->limit)) {
         na_mark_free(ptr);
         na_list_push(&cache->list, ptr);

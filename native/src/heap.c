@@ -38,16 +38,17 @@ static void send_list_home(na_heap *heap, na_list list) {
 }
 
 /* Takes all blocks out of a cache. */
-static na_list cache_detach(na_cache *cache) {
+static na_list cache_detach(na_heap *heap, unsigned class_index) {
+    na_cache *cache = &heap->cache[class_index];
     na_list list = cache->list;
-    cache->returned += na_list_count(list);
+    heap->returned[class_index] += na_list_count(list);
     cache->virgin = UINT64_MAX;
     cache->list = 0;
     return list;
 }
 
 static void caches_empty(na_heap *heap) {
-    for (unsigned c = 0; c < NA_CLASSES; c++) send_list_home(heap, cache_detach(&heap->cache[c]));
+    for (unsigned c = 0; c < NA_CLASSES; c++) send_list_home(heap, cache_detach(heap, c));
     if (na_self.thread != NULL) na_remote_flush(na_self.thread);
 }
 
@@ -167,7 +168,7 @@ static bool take_over(na_heap *heap) {
     if (other != NULL) {
         for (unsigned c = 0; c < NA_CLASSES; c++) {
             move_pages(&other->queue[c], heap);
-            cached[c] = cache_detach(&other->cache[c]);
+            cached[c] = cache_detach(other, c);
         }
         move_pages(&other->full, heap);
         heap->pages += other->pages;

@@ -61,9 +61,9 @@ void na_heap_collect(na_heap *heap);                      /* takes in remote fre
 void na_heap_retire(na_heap *heap);                       /* its thread ends: to the abandoned or spare ones */
 void na_heap_shed(na_heap *heap);                         /* gives empty pages back; owner only */
 void na_cache_fill(na_cache *cache, na_span *page);       /* an empty one, with the page's free or next blocks */
-void na_heap_join(na_heap *heap, na_span *page); /* a page with free blocks comes into its queue */
-void na_heap_orphan(na_heap *heap);              /* child of fork: as retire, without touching its pages */
-void na_heaps_reclaim(na_region *region);        /* empty pages of abandoned heaps go back; takes the lock */
+void na_heap_join(na_heap *heap, na_span *page);          /* a page with free blocks comes into its queue */
+void na_heap_orphan(na_heap *heap);                       /* child of fork: as retire, without touching its pages */
+void na_heaps_reclaim(na_region *region);                 /* empty pages of abandoned heaps go back; takes the lock */
 
 /* The queues of a heap are inconsistent between these two; a child of fork looks. */
 static inline void na_heap_enter(na_heap *heap) {

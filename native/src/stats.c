@@ -40,7 +40,7 @@ add_heaps(const na_region *region, numalloc_stats_t *stats) {
         stats->remote_frees += heap->remote_frees;
         for (unsigned c = 0; c < NA_CLASSES; c++) { /* what was returned is counted again by its page */
             const na_cache *cache = &heap->cache[c];
-            uint64_t waiting = na_list_count(cache->list), frees = cache->frees - cache->returned;
+            uint64_t waiting = na_list_count(cache->list), frees = cache->frees - heap->returned[c];
             stats->frees += frees;
             stats->allocations += frees - waiting;
             stats->allocated_bytes -= waiting * class_to_size(c);

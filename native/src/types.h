@@ -60,9 +60,9 @@ enum {
     NA_REMOTE_BATCH = 64,           /* blocks at most in one of them */
     NA_REMOTE_BATCH_BYTES = 16384,  /* bytes at most in one of them */
     NA_CACHE_BLOCKS = 128,          /* freed blocks a heap keeps at most of one class */
-    NA_CACHE_BYTES = 16384,         /* bytes of them at most, but always NA_CACHE_LEAST blocks */
-    NA_CACHE_LEAST = 8,
-    NA_WARM_SLOTS = 16              /* freed mixed spans kept with policy and pages */
+    NA_CACHE_BYTES = 65536,         /* bytes of them at most, but always NA_CACHE_LEAST blocks */
+    NA_CACHE_LEAST = 16,
+    NA_WARM_SLOTS = 16 /* freed mixed spans kept with policy and pages */
 };
 
 /* A list of a page's free blocks in one word: address of the first << 16 | number of blocks. As each block holds the
@@ -119,11 +119,11 @@ typedef struct na_span {
         };
         uint32_t tag; /* the three in one word, see na_tag_class */
     };
-    uint32_t block_size;                  /* page: bytes */
-    uint8_t part;                         /* 0 small, 1 large */
-    uint8_t huge_shift;                   /* large: log2 bytes of explicit huge pages, 0: none */
-    uint8_t remapped;                     /* large: pages came by mremap, the mapping has odd offsets */
-    uint8_t dirty;                        /* free: some slice is dirty and the span is in the purge list */
+    uint32_t block_size; /* page: bytes */
+    uint8_t part;        /* 0 small, 1 large */
+    uint8_t huge_shift;  /* large: log2 bytes of explicit huge pages, 0: none */
+    uint8_t remapped;    /* large: pages came by mremap, the mapping has odd offsets */
+    uint8_t dirty;       /* free: some slice is dirty and the span is in the purge list */
     union {
         struct {
             struct na_span *older, *newer;
@@ -157,21 +157,19 @@ typedef struct na_placement {
     struct na_placement *next; /* unused ones */
 } na_placement;
 
-/* Is a span with this tag a page of the region whose tag_of_pages this is, and of which class? NA_CLASSES: it is not. */
-static inline uint32_t na_tag_class(uint32_t tag, uint32_t tag_of_pages) {
-    uint32_t rest = tag ^ tag_of_pages;
-    return (rest & 0xffffff) == 0 ? rest >> 24 : NA_CLASSES;
-}
+/* Is a span with this tag a page of the region whose tag_of_pages this is? Then also: of which class. */
+static inline bool na_tag_is_page(uint32_t tag, uint32_t tag_of_pages) { return (tag ^ tag_of_pages) << 8 == 0; }
+static inline uint32_t na_tag_class(uint32_t tag) { return tag >> 24; }
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "class_index is the highest byte of the tag");
 
 /* Free blocks of one class, which numalloc() takes and numalloc_free() adds to. */
 typedef struct na_cache {
     na_list list;
-    uint64_t frees;    /* blocks freed to it ever */
-    uint64_t returned; /* blocks sent back to their pages ever */
-    uint64_t virgin;   /* while this equals `frees`, all blocks of the list are virgin */
-    uint32_t limit;    /* blocks: with as many or more, freed ones go to their pages */
+    uint64_t frees;  /* blocks freed to it ever */
+    uint64_t virgin; /* while this equals `frees`, all blocks of the list are virgin */
+    uint64_t limit;  /* blocks: with as many or more, freed ones go to their pages */
 } na_cache;
+_Static_assert(sizeof(na_cache) == 32, "finding one of them takes a shift");
 
 /* The pages of one region that one thread owns. Only the owner touches anything but `pending`, `thread` and
  * the links, which the region lock guards. */
@@ -183,11 +181,12 @@ struct na_heap {
     _Atomic(na_span *) pending;         /* pages with remote frees; any thread pushes */
     _Atomic(struct na_thread *) thread; /* owner, NULL: abandoned or spare */
     na_region *region;
-    uint64_t remote_frees; /* collected ever */
-    uint32_t pages;        /* in the queues */
-    volatile uint8_t busy; /* not 0: queues are being changed, a child of fork must not use them */
-    na_heap *next;         /* abandoned or spare list */
-    na_heap *all_next;     /* every heap of the region */
+    uint64_t returned[NA_CLASSES]; /* blocks sent home from the cache ever */
+    uint64_t remote_frees;         /* collected ever */
+    uint32_t pages;                /* in the queues */
+    volatile uint8_t busy;         /* not 0: queues are being changed, a child of fork must not use them */
+    na_heap *next;                 /* abandoned or spare list */
+    na_heap *all_next;             /* every heap of the region */
 };
 
 typedef struct na_remote_slot {
