@@ -19,6 +19,7 @@ na_heap na_empty_heap = {.tag_of_pages = UINT32_MAX};
 /* ---- the cache ----------------------------------------------------------------------------------------- */
 
 void na_cache_fill(na_cache *cache, na_span *page) {
+    if (page->idle) na_page_used_again(page);
     bool fresh = page->free == 0;
     if (fresh) na_page_carve(page);
     cache->list = page->free;
@@ -143,6 +144,7 @@ void na_heap_join(na_heap *heap, na_span *page) {
 
 static void move_pages(na_queue *from, na_heap *to) {
     for (na_span *page; (page = from->first) != NULL;) {
+        if (page->idle) na_page_used_again(page);
         na_queue_remove(from, page);
         atomic_store_explicit(&page->heap, to, memory_order_release);
         if (page->full) na_queue_append(&to->full, page);
@@ -228,7 +230,6 @@ void na_heap_shed(na_heap *heap) {
         for (na_span *page = heap->queue[c].first, *next; page != NULL; page = next) {
             next = page->next;
             if (na_page_used(page) != 0) continue;
-            na_queue_remove(&heap->queue[c], page);
             na_page_release(page);
         }
     }

@@ -79,6 +79,7 @@ static inline void na_heap_leave(na_heap *heap) {
 
 na_span *na_page_new(na_heap *heap, unsigned class_index); /* in no queue yet; NULL with errno */
 void na_page_carve(na_span *page);                         /* links the next batch of blocks */
+void na_page_used_again(na_span *page);                    /* an idle one; owner only */
 void na_page_freed(na_span *page);                         /* its free blocks reached page->attention */
 void na_page_release(na_span *page);                       /* in no queue, no block in use: to the region */
 

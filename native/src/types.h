@@ -17,6 +17,7 @@
  *   cached   free blocks of one class that a heap's thread uses next, of any page of its region; in their pages they
  *            count as used
  *   virgin   a block that was never handed out, of memory that was zero: zero but for its links
+ *   idle     a page without a block in use that its heap keeps for a while
  *   pending  list of a heap's pages that have received remote frees
  *   abandoned  a heap whose thread ended while it had live blocks; waits for a thread of its node
  *   spare    a heap without pages or owner, kept for the next thread (heaps are never unmapped, so that a
@@ -62,7 +63,8 @@ enum {
     NA_CACHE_BLOCKS = 128,          /* freed blocks a heap keeps at most of one class */
     NA_CACHE_BYTES = 65536,         /* bytes of them at most, but always NA_CACHE_LEAST blocks */
     NA_CACHE_LEAST = 16,
-    NA_WARM_SLOTS = 16 /* freed mixed spans kept with policy and pages */
+    NA_IDLE_SLICES = 64, /* of idle pages a heap keeps at most */
+    NA_WARM_SLOTS = 16   /* freed mixed spans kept with policy and pages */
 };
 
 /* A list of a page's free blocks in one word: address of the first << 16 | number of blocks. As each block holds the
@@ -127,7 +129,7 @@ typedef struct na_span {
     union {
         struct {
             struct na_span *older, *newer;
-        };                              /* free and dirty: purge list; warm: warm list */
+        };                              /* free and dirty: purge list; warm: warm list; idle: the heap's list */
         struct na_placement *placement; /* large, mixed region: its policy */
     };
 
@@ -137,9 +139,10 @@ typedef struct na_span {
     uint32_t carved;             /* page: blocks that were ever linked */
     uint32_t capacity;           /* page: blocks it can hold */
     uint8_t full;                /* page: it is in the heap's full queue */
+    uint8_t idle;                /* page: it is in the heap's idle list */
     uint8_t zeroed;              /* page: its memory was zero when it became one */
     struct na_span *next, *prev; /* page: queue of its heap; free: bin; unused descriptor: next */
-    uint64_t freed_at;           /* free, warm: ms when it became so */
+    uint64_t freed_at;           /* free, warm, idle: ms when it became so */
 } na_span;
 _Static_assert(sizeof(na_span) == 128, "two cache lines");
 
@@ -181,12 +184,15 @@ struct na_heap {
     _Atomic(na_span *) pending;         /* pages with remote frees; any thread pushes */
     _Atomic(struct na_thread *) thread; /* owner, NULL: abandoned or spare */
     na_region *region;
-    uint64_t returned[NA_CLASSES]; /* blocks sent home from the cache ever */
-    uint64_t remote_frees;         /* collected ever */
-    uint32_t pages;                /* in the queues */
-    volatile uint8_t busy;         /* not 0: queues are being changed, a child of fork must not use them */
-    na_heap *next;                 /* abandoned or spare list */
-    na_heap *all_next;             /* every heap of the region */
+    uint64_t returned[NA_CLASSES];   /* blocks sent home from the cache ever */
+    uint64_t remote_frees;           /* collected ever */
+    uint32_t pages;                  /* in the queues */
+    uint64_t gone_frees;             /* blocks freed ever in pages that it gave back */
+    na_span *idle_first, *idle_last; /* pages without a used block, oldest first; they are in their queues, too */
+    uint32_t idle_slices;
+    volatile uint8_t busy; /* not 0: queues are being changed, a child of fork must not use them */
+    na_heap *next;         /* abandoned or spare list */
+    na_heap *all_next;     /* every heap of the region */
 };
 
 typedef struct na_remote_slot {
@@ -236,7 +242,6 @@ struct na_region {
     _Atomic(uint64_t) used_bytes; /* of spans that are not free */
     uint64_t dirty_bytes;         /* of dirty slices in free spans */
     uint64_t peak_bytes, purged_bytes;
-    uint64_t page_allocations, page_frees_retired; /* of pages that are gone */
     uint64_t large_allocations, large_frees, large_blocks, large_bytes, huge_bytes;
     uint64_t pages, abandoned_count;
     _Atomic(uint64_t) fallbacks, strict_failures;
