@@ -108,14 +108,12 @@ static int check_part(const na_region *region, int which, uint64_t *used, uint64
     return bad;
 }
 
-static int check_queue(const na_heap *heap, const na_queue *queue, int class_index, uint32_t *pages,
-                       uint32_t *idle_slices) {
+static int check_queue(const na_heap *heap, const na_queue *queue, int class_index, uint32_t *pages) {
     int bad = 0;
     const na_span *before = NULL;
     for (const na_span *page = queue->first; page != NULL; before = page, page = page->next) {
         ++*pages;
-        if (page->idle) *idle_slices += page->slices;
-        if (page->idle && na_page_used(page) != 0) bad += broken("an idle page has blocks in use", heap->region, page);
+        if (page->idle) bad += broken("an idle page is in a queue", heap->region, page);
         if (page->prev != before) bad += broken("queue links differ", heap->region, page);
         if (atomic_load_explicit(&page->heap, memory_order_relaxed) != heap)
             bad += broken("page of another heap", heap->region, page);
@@ -143,9 +141,14 @@ static int check_cache(const na_heap *heap, unsigned class_index) {
 static int check_heap(const na_heap *heap) {
     int bad = 0;
     uint32_t pages = 0, idle_slices = 0;
-    for (int c = 0; c < NA_CLASSES; c++) bad += check_queue(heap, &heap->queue[c], c, &pages, &idle_slices);
-    bad += check_queue(heap, &heap->full, -1, &pages, &idle_slices);
+    for (int c = 0; c < NA_CLASSES; c++) bad += check_queue(heap, &heap->queue[c], c, &pages);
+    bad += check_queue(heap, &heap->full, -1, &pages);
     for (unsigned c = 0; c < NA_CLASSES; c++) bad += check_cache(heap, c);
+    for (const na_span *page = heap->idle_first; page != NULL; page = page->newer) {
+        pages++;
+        idle_slices += page->slices;
+        if (!page->idle || na_page_used(page) != 0) bad += broken("an idle page has blocks in use", heap->region, page);
+    }
     if (idle_slices != heap->idle_slices) bad += broken("a heap's count of idle pages is wrong", heap->region, NULL);
     if (pages != heap->pages) bad += broken("a heap's count of pages is wrong", heap->region, NULL);
     return bad;

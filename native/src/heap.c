@@ -19,7 +19,6 @@ na_heap na_empty_heap = {.tag_of_pages = UINT32_MAX};
 /* ---- the cache ----------------------------------------------------------------------------------------- */
 
 void na_cache_fill(na_cache *cache, na_span *page) {
-    if (page->idle) na_page_used_again(page);
     bool fresh = page->free == 0;
     if (fresh) na_page_carve(page);
     cache->list = page->free;
@@ -144,7 +143,6 @@ void na_heap_join(na_heap *heap, na_span *page) {
 
 static void move_pages(na_queue *from, na_heap *to) {
     for (na_span *page; (page = from->first) != NULL;) {
-        if (page->idle) na_page_used_again(page);
         na_queue_remove(from, page);
         atomic_store_explicit(&page->heap, to, memory_order_release);
         if (page->full) na_queue_append(&to->full, page);
@@ -173,6 +171,11 @@ static bool take_over(na_heap *heap) {
             cached[c] = cache_detach(other, c);
         }
         move_pages(&other->full, heap);
+        for (unsigned c = 0; c < NA_CLASSES; c++) /* a child of fork finds such */
+            for (na_span *page; (page = na_page_idle(other, c)) != NULL;) {
+                atomic_store_explicit(&page->heap, heap, memory_order_release);
+                na_heap_join(heap, page);
+            }
         heap->pages += other->pages;
         other->pages = 0;
         other->next = region->spare;
@@ -213,7 +216,9 @@ void *na_heap_alloc(na_heap *heap, unsigned class_index) {
         na_remote_flush(na_self.thread); /* before more memory is used, let others have theirs back */
         if (take_over(heap)) page = queue_search(heap, class_index);
     }
-    if (page == NULL && (page = na_page_new(heap, class_index)) != NULL) na_heap_join(heap, page);
+    if (page == NULL &&
+        ((page = na_page_idle(heap, class_index)) != NULL || (page = na_page_new(heap, class_index)) != NULL))
+        na_heap_join(heap, page);
     if (page != NULL) na_cache_fill(cache, page);
     void *block = na_cache_pop(cache);
     na_heap_leave(heap);
@@ -226,6 +231,7 @@ void na_heap_shed(na_heap *heap) {
     caches_empty(heap);
     na_heap_collect(heap);
     na_heap_enter(heap);
+    while (heap->idle_first != NULL) na_page_release(heap->idle_first);
     for (unsigned c = 0; c < NA_CLASSES; c++) {
         for (na_span *page = heap->queue[c].first, *next; page != NULL; page = next) {
             next = page->next;

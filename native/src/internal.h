@@ -77,11 +77,11 @@ static inline void na_heap_leave(na_heap *heap) {
 
 /* ---- page.c ---------------------------------------------------------------------------------------- */
 
-na_span *na_page_new(na_heap *heap, unsigned class_index); /* in no queue yet; NULL with errno */
-void na_page_carve(na_span *page);                         /* links the next batch of blocks */
-void na_page_used_again(na_span *page);                    /* an idle one; owner only */
-void na_page_freed(na_span *page);                         /* its free blocks reached page->attention */
-void na_page_release(na_span *page);                       /* in no queue, no block in use: to the region */
+na_span *na_page_new(na_heap *heap, unsigned class_index);  /* in no queue yet; NULL with errno */
+void na_page_carve(na_span *page);                          /* links the next batch of blocks */
+na_span *na_page_idle(na_heap *heap, unsigned class_index); /* is in no queue now; NULL: there is none */
+void na_page_freed(na_span *page);                          /* its free blocks reached page->attention */
+void na_page_release(na_span *page);                        /* in no queue, no block in use: to the region */
 
 void na_queue_push(na_queue *queue, na_span *page);
 void na_queue_append(na_queue *queue, na_span *page);

@@ -60,8 +60,7 @@ static void idle_add(na_heap *heap, na_span *page) {
     heap->idle_slices += page->slices;
 }
 
-void na_page_used_again(na_span *page) {
-    na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
+static void idle_remove(na_heap *heap, na_span *page) {
     page->idle = 0;
     if (page->older != NULL) page->older->newer = page->newer;
     else heap->idle_first = page->newer;
@@ -70,10 +69,17 @@ void na_page_used_again(na_span *page) {
     heap->idle_slices -= page->slices;
 }
 
-/* Of an empty page: out of its heap. */
+na_span *na_page_idle(na_heap *heap, unsigned class_index) {
+    na_span *page = heap->idle_last; /* the newest is most likely in the core's cache */
+    while (page != NULL && page->class_index != class_index) page = page->older;
+    if (page != NULL) idle_remove(heap, page);
+    return page;
+}
+
+/* An empty page is a page no more. */
 static void leave_heap(na_heap *heap, na_span *page) {
-    if (page->idle) na_page_used_again(page);
-    na_queue_remove(&heap->queue[page->class_index], page);
+    if (page->idle) idle_remove(heap, page);
+    else na_queue_remove(&heap->queue[page->class_index], page);
     unmark(page);
     heap->pages--;
     heap->gone_frees += page->frees;
@@ -87,6 +93,7 @@ static void idle_trim(na_heap *heap, uint64_t now) {
     }
 }
 
+/* Of another class. */
 static na_span *idle_take(na_heap *heap, uint32_t slices) {
     na_span *page = heap->idle_first;
     while (page != NULL && page->slices != slices) page = page->newer;
@@ -170,8 +177,7 @@ void na_page_freed(na_span *page) {
     if (na_page_used(page) == 0 && queue->first == queue->last) {
         page->attention = 0;
     } else if (na_page_used(page) == 0) {
-        na_queue_remove(queue, page); /* to the end: those with blocks in use may become idle, too */
-        na_queue_append(queue, page);
+        na_queue_remove(queue, page);
         idle_add(heap, page);
         idle_trim(heap, page->freed_at);
     }

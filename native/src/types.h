@@ -188,7 +188,7 @@ struct na_heap {
     uint64_t remote_frees;           /* collected ever */
     uint32_t pages;                  /* in the queues */
     uint64_t gone_frees;             /* blocks freed ever in pages that it gave back */
-    na_span *idle_first, *idle_last; /* pages without a used block, oldest first; they are in their queues, too */
+    na_span *idle_first, *idle_last; /* pages without a used block, oldest first; in no queue */
     uint32_t idle_slices;
     volatile uint8_t busy; /* not 0: queues are being changed, a child of fork must not use them */
     na_heap *next;         /* abandoned or spare list */
