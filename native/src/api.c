@@ -165,8 +165,9 @@ void *numalloc_aligned(size_t align, size_t size) {
         errno = EINVAL;
         return NULL;
     }
+    void *block = na_aligned_fast(align, size);
+    if (NA_LIKELY(block != NULL)) return block;
     if (align <= NA_GRANULE) return na_alloc_fast(size);
-    /* A class that is a multiple of the alignment is aligned, see sizeclass.h. */
     if (align <= NA_SLICE && size - 1 < NA_BLOCK_MAX && !na_watched) {
         size_t padded = na_round_up(size, align);
         if (padded <= NA_BLOCK_MAX) return na_alloc_fast(padded);

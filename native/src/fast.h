@@ -45,6 +45,13 @@ static inline void *na_alloc_fast(size_t size) {
     return na_alloc_slow(size);
 }
 
+/* A cached block, or NULL. `align`: a power of two. A class that is a multiple of it is aligned, see sizeclass.h. */
+static inline void *na_aligned_fast(size_t align, size_t size) {
+    size_t padded = na_round_up(size, align);
+    if (NA_UNLIKELY(align > NA_SLICE || padded - 1 >= NA_BLOCK_MAX || na_moved())) return NULL;
+    return na_cache_pop(&na_self.heap->cache[size_to_class(padded)]);
+}
+
 /* true: done. Whose page it is does not matter as long as it is of the same region: the block stays on its node. */
 static inline bool na_free_fast(na_span *span, void *ptr) {
     if (NA_UNLIKELY(span == NULL)) return false;
