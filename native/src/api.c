@@ -140,13 +140,12 @@ static void *alloc_here(size_t size, size_t align, unsigned flags) {
     return alloc_on(heap->region->node_index, na_opt.strict || (flags & NUMALLOC_STRICT) != 0, size, align, flags);
 }
 
-/* Most need no more than a cached block of a larger class, or the next blocks of the page at hand. */
+/* Most need no more than the next blocks of the page at hand. */
 __attribute__((noinline)) void *na_alloc_slow(size_t size) {
     if (size - 1 < NA_BLOCK_MAX && !na_moved()) {
         na_heap *heap = na_self.heap;
         unsigned class_index = size_to_class(size);
         na_cache *cache = &heap->cache[class_index];
-        if (NA_LIKELY(cache->list != 0)) return na_cache_pop(cache);
         na_span *page = heap->queue[class_index].first;
         if (page != NULL && (page->free != 0 || page->carved < page->capacity)) {
             na_heap_enter(heap);

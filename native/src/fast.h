@@ -41,6 +41,9 @@ static inline void *na_alloc_fast(size_t size) {
     if (NA_LIKELY(size <= NA_TABLE_MAX) && !na_moved()) {
         void *block = na_cache_pop(&na_self.heap->cache[small_to_class(size)]);
         if (NA_LIKELY(block != NULL)) return block;
+    } else if (size - 1 < NA_BLOCK_MAX && !na_moved()) {
+        void *block = na_cache_pop(&na_self.heap->cache[size_to_class(size)]);
+        if (NA_LIKELY(block != NULL)) return block;
     }
     return na_alloc_slow(size);
 }
