@@ -7,7 +7,8 @@
 #   LAUNCHER=srun|mpirun   how ranks are started. srun (the default) meets the MPI library by SLURM_MPI_TYPE: pmix
 #                          for Open MPI, pmi2 for MPICH; `srun --mpi=list` says what a cluster has.
 #   RANKS_PER_NODE THREADS instead of what a script chooses; sbatch's --ntasks-per-node and --cpus-per-task win
-#   CPU_BIND MEM_BIND      srun's --cpu-bind and --mem-bind (cores, local)
+#   CPU_BIND MEM_BIND      srun's --cpu-bind and --mem-bind (cores, local); CPU_BIND=none holds for mpirun as well
+#   RESULTS                where JSON files and plots go (results-JOBID)
 
 export HPCALLOC_HOME=${HPCALLOC_HOME:-$SLURM_SUBMIT_DIR}
 
@@ -34,27 +35,33 @@ geometry() {
     if ((threads < 1 || threads > width)); then
         refuse "$threads threads a rank" "1 to $width, the cores of each of $ranks_per_node ranks" "other THREADS"
     fi
-    ranks=$((ranks_per_node * SLURM_JOB_NUM_NODES))
+    nodes=$SLURM_JOB_NUM_NODES
+    ranks=$((ranks_per_node * nodes))
     # Since Slurm 22.05 srun doesn't take over sbatch's --cpus-per-task: it is said to every srun.
     export SRUN_CPUS_PER_TASK=$((width * threads_per_core))
     export OMP_NUM_THREADS=$threads OMP_PLACES=cores OMP_PROC_BIND=${OMP_PROC_BIND:-spread}
-    echo "$SLURM_JOB_NAME: $SLURM_JOB_NUM_NODES nodes with $numa_nodes NUMA nodes and $cores cores each;" \
+    echo "$SLURM_JOB_NAME: $nodes nodes with $numa_nodes NUMA nodes and $cores cores each;" \
         "$ranks_per_node ranks a node, $threads threads a rank"
 }
 
 # launch PROGRAM...: ranks fill a node's cores in order, so that neighbours are neighbours in memory as well.
 launch() {
+    local bind=${CPU_BIND:-cores}
     case ${LAUNCHER:-srun} in
         srun)
-            srun --ntasks="$ranks" --ntasks-per-node="$ranks_per_node" --cpus-per-task="$SRUN_CPUS_PER_TASK" \
-                --distribution=block:block --cpu-bind="${CPU_BIND:-cores}" --mem-bind="${MEM_BIND:-local}" "$@"
+            srun --nodes="$nodes" --ntasks="$ranks" --ntasks-per-node="$ranks_per_node" \
+                --cpus-per-task="$SRUN_CPUS_PER_TASK" --distribution=block:block \
+                --cpu-bind="$bind" --mem-bind="${MEM_BIND:-local}" "$@"
             ;;
         mpirun)
-            if mpirun --version | grep -q 'Open MPI'; then
-                mpirun -n "$ranks" --map-by "ppr:$ranks_per_node:node:PE=$width" --bind-to core "$@"
-            else
-                mpirun -n "$ranks" -ppn "$ranks_per_node" -bind-to "core:$width" "$@"
-            fi
+            local options=(-n "$ranks")
+            case $(mpirun --version):$bind in
+                *'Open MPI'*:none) options+=(--map-by "ppr:$ranks_per_node:node" --bind-to none) ;;
+                *'Open MPI'*) options+=(--map-by "ppr:$ranks_per_node:node:PE=$width" --bind-to core) ;;
+                *:none) options+=(-ppn "$ranks_per_node" -bind-to none) ;; # MPICH
+                *) options+=(-ppn "$ranks_per_node" -bind-to "core:$width") ;;
+            esac
+            mpirun "${options[@]}" "$@"
             ;;
         *)
             refuse "LAUNCHER=$LAUNCHER" "srun or mpirun" "set one of them"
@@ -65,4 +72,10 @@ launch() {
 # check: every rank's CPUs and nodes, and whether its memory is there, before hours are spent on it.
 check() {
     launch hpcalloc report --size "${CHECK_MIB:-64}"
+}
+
+# collect NAME: sets results, the directory of JSON files and plots.
+collect() {
+    results=${RESULTS:-$SLURM_SUBMIT_DIR/results-$1}
+    mkdir -p "$results"
 }

@@ -114,7 +114,7 @@ def configuration(
             f"Sockets={node.sockets} CoresPerSocket={node.cores_per_socket} ThreadsPerCore=1 State=UNKNOWN"
         )
     names = ",".join(node.name for node in nodes)
-    lines.append(f"PartitionName=test Nodes={names} Default=YES MaxTime=60 State=UP OverSubscribe=NO")
+    lines.append(f"PartitionName=test Nodes={names} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO")
     return {
         "slurm.conf": "\n".join(lines) + "\n",
         "cgroup.conf": "CgroupPlugin=autodetect\nIgnoreSystemd=yes\n",

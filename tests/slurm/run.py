@@ -92,6 +92,60 @@ def jobs(cores: int) -> list[Job]:
             both[1:],
             (*REPORT, LOCAL, rf"^thread_buffers ok: {cores} threads", r"^thread 0 on node \d+: home \d+"),
         ),
+        Job(
+            "job_mpi_placement.sh",
+            both,
+            (
+                *(
+                    *REPORT,
+                    LOCAL,
+                    r"^stream ok: \d+ ranks, plain NumPy",
+                    r"^stream ok: \d+ ranks, 100\.0 % of",
+                ),
+                *(rf"^. {kind} +. {cores} +. 2 " for kind in ("bound", "unbound", "interleaved")),
+                r"^plot: ",
+            ),
+            environment={"SIZE": "20000", "STEPS": "3", "ROUNDS": "2"},
+            files=("placement.png", "bound-2.json", "unbound-2.json", "interleaved-2.json"),
+        ),
+        Job(
+            "job_mpi_sweep.sh",
+            both,
+            (*REPORT, LOCAL, *(rf"^cg_poisson3d ok: {cores} ranks, .* {n}\^3 points" for n in (10, 12))),
+            ("--array=0-1",),
+            {"SIZES": "10 12"},
+            files=("size-10.json", "size-12.json"),
+        ),
+        Job(
+            "job_mpi_scaling.sh",
+            both,
+            (
+                *(*REPORT, LOCAL),
+                rf"^. strong +. {2 * cores} ",
+                rf"^. weak +. {2 * cores} ",
+                r"^cg_poisson3d ok: 1 ranks, 100\.0 % of .* 12\^3 points",
+                r"^plot: ",
+            ),
+            environment={"SIZE": "12"},
+            files=("scaling.png", f"strong-{2 * cores}.json", f"weak-{2 * cores}.json"),
+        ),
+        Job(
+            "job_mpi_container.sh",
+            both,
+            ("^in hpcalloc.sif", *REPORT, LOCAL, heat2d(1)),
+            environment={"IMAGE": "hpcalloc.sif"},
+        ),
+        Job(
+            "job_mpi_container.sh",
+            both[1:],
+            (
+                "^in refusing.sif",
+                "may place memory: no",
+                "^placement unknown: ",
+                "^demo ok: 1 ranks, placement unknown",
+            ),
+            environment={"IMAGE": "refusing.sif"},
+        ),
         # What must fail does: geometry that no node has, a launcher that isn't one, a program that exits 2.
         Job(
             "job_hybrid_numa.sh",
@@ -105,6 +159,15 @@ def jobs(cores: int) -> list[Job]:
             both[1:],
             (rf"hybrid_numa: {cores + 1} threads a rank; limit: 1 to {cores}",),
             environment={"RANKS_PER_NODE": "1", "THREADS": str(cores + 1)},
+            code=2,
+        ),
+        Job("job_mpi_container.sh", both[:1], ("neither IMAGE nor CONTAINER; limit",), code=2),
+        Job(
+            "job_mpi_sweep.sh",
+            both[:1],
+            ("array task 1; limit: 0 to 0",),
+            ("--array=1",),
+            {"SIZES": "10"},
             code=2,
         ),
         Job(
@@ -146,7 +209,7 @@ def submit(job: Job, launch: str, slurm: cluster.Cluster, scratch: pathlib.Path)
         "RESULTS": str(scratch / "results"),
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PATH": f"{ROOT / venv / 'bin'}:{cluster.SEARCH}",
+        "PATH": f"{ROOT / venv / 'bin'}:{ROOT / 'tests/slurm/bin'}:{cluster.SEARCH}",
     }
     start = time.monotonic()
     command = [cluster.tool("sbatch"), "-W", f"--output={scratch}/out-%A_%a", *job.options, str(script)]
@@ -156,7 +219,14 @@ def submit(job: Job, launch: str, slurm: cluster.Cluster, scratch: pathlib.Path)
         )
         code, said = done.returncode, done.stderr
     except subprocess.TimeoutExpired:
-        code, said = -1, f"not done after {SECONDS} s\n"
+        queue = subprocess.run(
+            [cluster.tool("squeue"), "--format=%j %T %r"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        code, said = -1, f"not done after {SECONDS} s; the queue:\n{queue.stdout}"
     text = said + "".join(f.read_text(errors="replace") for f in sorted(scratch.glob("out-*")))
     wrong = [f"exit code {code}, not {job.code}"] if code != job.code else []
     wrong += [f"nothing matches {e}" for e in job.expect if not re.search(e, text, re.M)]
