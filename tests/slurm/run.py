@@ -78,10 +78,22 @@ class Job:
     files: tuple[str, ...] = ()
 
 
-def jobs(cores: int) -> list[Job]:
+def written(directory: pathlib.Path, name: str, *options: str) -> str:
+    """Have `hpcalloc jobscript` write a script for the halo solver; give its path."""
+    path = directory / f"{name}.sh"
+    program = ("python", "examples/mpi/heat2d.py", "--size", SHORT["SIZE"], "--steps", SHORT["STEPS"])
+    command = [sys.executable, "-m", "hpcalloc", "jobscript", "--output", str(path), *options, "--", *program]
+    subprocess.run(command, check=True, cwd=ROOT, timeout=60)
+    return str(path)
+
+
+def jobs(cores: int, scratch: pathlib.Path) -> list[Job]:
     """List what is submitted; every script of `jobscripts` is among them."""
     both = ("openmpi mpirun", "mpich srun pmi2")
     everything = tuple(LAUNCHES)
+    numa = written(scratch, "written-numa", "--nodes", "2", "--ranks-per-node", "numa", "--threads", "auto")
+    core = written(scratch, "written-core", "--nodes", "2", "--ranks-per-node", "core", "--time", "10")
+    mpirun = written(scratch, "written-mpirun", "--ranks-per-node", "core", "--launcher", "mpirun")
     return [
         Job("job_mpi_all_sockets.sh", both, (*REPORT, LOCAL, heat2d(cores))),
         Job("job_mpi_nodes.sh", everything, (*REPORT, LOCAL, heat2d(2 * cores), "2 nodes with")),
@@ -111,10 +123,10 @@ def jobs(cores: int) -> list[Job]:
         Job(
             "job_mpi_sweep.sh",
             both,
-            (*REPORT, LOCAL, *(rf"^cg_poisson3d ok: {cores} ranks, .* {n}\^3 points" for n in (10, 12))),
+            (*REPORT, LOCAL, *(rf"^cg_poisson3d ok: {cores} ranks, .* {n}\^3 points" for n in (24, 32))),
             ("--array=0-1",),
-            {"SIZES": "10 12"},
-            files=("size-10.json", "size-12.json"),
+            {"SIZES": "24 32"},
+            files=("size-24.json", "size-32.json"),
         ),
         Job(
             "job_mpi_scaling.sh",
@@ -123,10 +135,10 @@ def jobs(cores: int) -> list[Job]:
                 *(*REPORT, LOCAL),
                 rf"^. strong +. {2 * cores} ",
                 rf"^. weak +. {2 * cores} ",
-                r"^cg_poisson3d ok: 1 ranks, 100\.0 % of .* 12\^3 points",
+                r"^cg_poisson3d ok: 1 ranks, 100\.0 % of .* 24\^3 points",
                 r"^plot: ",
             ),
-            environment={"SIZE": "12"},
+            environment={"SIZE": "24"},
             files=("scaling.png", f"strong-{2 * cores}.json", f"weak-{2 * cores}.json"),
         ),
         Job(
@@ -146,6 +158,9 @@ def jobs(cores: int) -> list[Job]:
             ),
             environment={"IMAGE": "refusing.sif"},
         ),
+        Job(numa, everything[1:3], (*REPORT, LOCAL, heat2d(2))),
+        Job(core, everything[1:3], (*REPORT, LOCAL, heat2d(2 * cores))),
+        Job(mpirun, (everything[0], everything[3]), (*REPORT, LOCAL, heat2d(cores))),
         # What must fail does: geometry that no node has, a launcher that isn't one, a program that exits 2.
         Job(
             "job_hybrid_numa.sh",
@@ -262,7 +277,7 @@ def main() -> int:
             slurm.wait_ready()
             cores = slurm.nodes[0].cores_per_socket
             submissions = []
-            for job in jobs(cores):
+            for job in jobs(cores, scratch):
                 for launch in job.launches:
                     if options.only not in f"{job.script} [{launch}]":
                         continue
@@ -290,7 +305,7 @@ def main() -> int:
             finally:
                 slurm.stop()  # ends sbatch too, so that its thread does
                 pool.shutdown(cancel_futures=True)
-    except (RuntimeError, TimeoutError, OSError) as error:
+    except (RuntimeError, TimeoutError, OSError, subprocess.SubprocessError) as error:
         print(f"slurm: {error}")
         failed += 1
     except KeyboardInterrupt:
