@@ -88,7 +88,7 @@ def make_jobscript(
     name, time, partition, account, memory, array : str, optional
         As of sbatch; `memory` is per node. `name` is the program's by default.
     check : bool
-        Begin with ``hpcalloc report`` on all ranks.
+        Begin with ``hpcalloc doctor`` and ``hpcalloc report`` on all ranks.
 
     Raises
     ------

@@ -17,6 +17,8 @@ numa_nodes=$(lscpu --parse=node | grep -v '^#' | sort -u | wc -l) # those with C
 threads_per_core=$(lscpu | sed -n 's/^Thread(s) per core: *//p')
 cores=$((SLURM_CPUS_ON_NODE / threads_per_core))
 
+container=() # the words that run a command in a container, if any do
+
 refuse() { # refuse VALUE LIMIT REMEDY
     echo "$SLURM_JOB_NAME: $1; limit: $2; remedy: $3" >&2
     exit 2
@@ -69,9 +71,11 @@ launch() {
     esac
 }
 
-# check: every rank's CPUs and nodes, and whether its memory is there, before hours are spent on it.
+# check: what the doctor finds on all ranks, then every rank's CPUs, nodes and pages, before hours are spent on it. The
+# doctor's exit code is not the job's: what it warns of costs speed, and a place in the queue was waited for.
 check() {
-    launch hpcalloc report --size "${CHECK_MIB:-64}"
+    launch "${container[@]}" hpcalloc doctor || echo "$SLURM_JOB_NAME: the doctor found something (exit code $?): going on"
+    launch "${container[@]}" hpcalloc report --size "${CHECK_MIB:-64}"
 }
 
 # collect NAME: sets results, the directory of JSON files and plots.

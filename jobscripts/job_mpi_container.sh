@@ -29,6 +29,6 @@ if [ -z "${IMAGE:-}${CONTAINER:-}" ]; then
     refuse "neither IMAGE nor CONTAINER" "an image" "IMAGE=hpcalloc.sif sbatch jobscripts/job_mpi_container.sh"
 fi
 geometry "$numa_nodes"
-launch "${container[@]}" hpcalloc report --size "${CHECK_MIB:-64}"
+check
 launch "${container[@]}" python "$HPCALLOC_HOME/examples/mpi/heat2d.py" \
     --size "${SIZE:-16384}" --steps "${STEPS:-500}"

@@ -179,7 +179,7 @@ HEADERS = [
     r"^#SBATCH --time=",
     r"^set -euo pipefail\nsource ",
     r"^geometry ",
-    r"^(check|launch .* hpcalloc report)",
+    r"^check",
 ]
 
 

@@ -55,7 +55,7 @@ def _number_or(*words: str) -> Callable[[click.Context, click.Parameter, str], i
 @click.option("--account", "-A")
 @click.option("--memory", help="Per node, such as 64G; by default all.")
 @click.option("--array", help="Indexes of an array job, such as 0-7; the program finds SLURM_ARRAY_TASK_ID.")
-@click.option("--check/--no-check", default=True, help="Begin with `hpcalloc report` on all ranks.")
+@click.option("--check/--no-check", default=True, help="Begin with `hpcalloc doctor` and `hpcalloc report`.")
 @source_option
 @click.option("--output", "-o", type=click.Path(dir_okay=False, writable=True), help="Write to a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the geometry, the plan and the script as JSON.")

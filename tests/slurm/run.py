@@ -38,7 +38,11 @@ LAUNCHES = {
 SHORT = {"CHECK_MIB": "4", "SIZE": "192", "STEPS": "40"}
 SECONDS = 300  # more than any job here takes, waiting in the queue included
 
-REPORT = (r"may place memory: (yes|no)", r"^ rank +host +CPUs +nodes")
+REPORT = (
+    r"^(not )?healthy: \d+ ranks? on \d+ hosts?",
+    r"may place memory: (yes|no)",
+    r"^ rank +host +CPUs +nodes",
+)
 LOCAL = r"(100\.0 % of [1-9]\d* array pages local|placement unknown: .+)"
 
 
