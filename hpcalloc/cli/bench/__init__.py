@@ -11,6 +11,7 @@ __all__ = ["BENCHMARKS", "command"]
 
 # name -> what the list says about it; the module is hpcalloc.cli.bench.<name>, the command in it is called `command`
 BENCHMARKS = {
+    "mpi": "MPI solvers with and without hpcalloc, interleaved.",
     "alloc": "The allocator beside every other one found, by LD_PRELOAD.",
 }
 
