@@ -9,7 +9,7 @@
  *   home     the node a block belongs to for life, whoever touches or frees it
  *   region   the address range of one home and strictness; one kernel policy, set once. The last region is
  *            "mixed": interleaved and blocked spans, each with a policy of its own
- *   part     half of a region: "small" for pages and spans below 1 MiB, "large" for the rest, which wants
+ *   part     half of a region: "small" for pages and spans below 2 MiB, "large" for the rest, which wants
  *            huge pages
  *   heap     the pages of one region that one thread owns; no other thread changes them
  *   owner    the thread whose heap a page is in
@@ -54,7 +54,7 @@ enum {
     NA_MEDIUM_PAGE_SLICES = 8,      /* pages of larger blocks */
     NA_SMALL_BLOCK_MAX = 1024,      /* bytes: at least 64 blocks in a page, or heaps would change pages all the time */
     NA_HUGE_SLICES = 32,            /* slices in a 2 MiB huge page */
-    NA_LARGE_PART_SLICES = 16,      /* spans from 1 MiB live in the large part */
+    NA_LARGE_PART_SLICES = 32,      /* spans from 2 MiB live in the large part: smaller ones can fill no huge page */
     NA_ALIGN_HUGE_SLICES = 64,      /* spans from 4 MiB start on a huge page */
     NA_SPAN_BINS = 128,             /* free spans by size: exact to 4 slices, then four per doubling */
     NA_REMOTE_SLOTS = 16,           /* pages a thread collects remote frees for at a time */

@@ -180,7 +180,7 @@ static void free_spans_coalesce(void) {
     enum { N = 64 };
     numalloc_purge();
     void *fragment[N];
-    for (int i = 0; i < N; i++) CHECK((fragment[i] = numalloc((size_t)1 << 20)) != NULL);
+    for (int i = 0; i < N; i++) CHECK((fragment[i] = numalloc((size_t)2 << 20)) != NULL);
     uintptr_t low = UINTPTR_MAX, high = 0;
     for (int i = 0; i < N; i++) {
         if ((uintptr_t)fragment[i] < low) low = (uintptr_t)fragment[i];
@@ -188,7 +188,7 @@ static void free_spans_coalesce(void) {
     }
     for (int i = 0; i < N; i += 2) numalloc_free(fragment[i]);
     for (int i = 1; i < N; i += 2) numalloc_free(fragment[i]);
-    char *whole = numalloc((size_t)32 << 20);
+    char *whole = numalloc((size_t)64 << 20);
     CHECK(whole != NULL);
     CHECK((uintptr_t)whole >= low && (uintptr_t)whole <= high);
     numalloc_free(whole);

@@ -143,7 +143,7 @@ static void reallocation(void) {
     if (keep(numalloc(100), 100, false) == NULL || keep(numalloc(100), 100, false) == NULL) return;
     for (size_t size = 1000; size < (size_t)3 << 20; size = size * 5 / 2) /* in each other's way: by mremap */
         for (int i = 0; i < 2; i++) grow(first + i, size);
-    grow(first, (size_t)1 << 20);
+    grow(first, (size_t)2 << 20);
     grow(first + 1, 500);
     for (int i = 0; i < count; i += 17) grow(i, blocks[i].size + blocks[i].size / 2 + 10);
 }
