@@ -38,20 +38,27 @@ from .policy import Policy, blocked, interleave, local, on_node
 
 if TYPE_CHECKING:
     from .context import Context, current, init
+    from .paging import Migration, Prefault, migrate, prefault
     from .plan import Plan, make_plan
     from .report import Report
+    from .shared import SharedArray
     from .topology import Topology
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Context": "context",
+    "Migration": "paging",
     "Plan": "plan",
+    "Prefault": "paging",
     "Report": "report",
+    "SharedArray": "shared",
     "Topology": "topology",
     "current": "context",
     "init": "context",
     "make_plan": "plan",
+    "migrate": "paging",
+    "prefault": "paging",
 }
 
 __all__ = [
@@ -59,6 +66,7 @@ __all__ = [
     "Context",
     "ContextClosedError",
     "HpcallocError",
+    "Migration",
     "NodeError",
     "OutOfMemoryError",
     "Placement",
@@ -66,7 +74,9 @@ __all__ = [
     "Plan",
     "PlanError",
     "Policy",
+    "Prefault",
     "Report",
+    "SharedArray",
     "Topology",
     "TopologyError",
     "array",
@@ -81,10 +91,12 @@ __all__ = [
     "interleave",
     "local",
     "make_plan",
+    "migrate",
     "on_node",
     "ones",
     "ones_like",
     "placement",
+    "prefault",
     "zeros",
     "zeros_like",
 ]
