@@ -24,6 +24,7 @@ from .arrays import (
 from .exceptions import (
     BindingError,
     ContextClosedError,
+    HandlerError,
     HpcallocError,
     NodeError,
     OutOfMemoryError,
@@ -38,6 +39,7 @@ from .policy import Policy, blocked, interleave, local, on_node
 
 if TYPE_CHECKING:
     from .context import Context, current, init
+    from .handler import NumpyAllocator, numpy_allocator
     from .paging import Migration, Prefault, migrate, prefault
     from .plan import Plan, make_plan
     from .report import Report
@@ -48,6 +50,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Context": "context",
+    "NumpyAllocator": "handler",
     "Migration": "paging",
     "Plan": "plan",
     "Prefault": "paging",
@@ -57,6 +60,7 @@ _LAZY = {
     "current": "context",
     "init": "context",
     "make_plan": "plan",
+    "numpy_allocator": "handler",
     "migrate": "paging",
     "prefault": "paging",
 }
@@ -65,9 +69,11 @@ __all__ = [
     "BindingError",
     "Context",
     "ContextClosedError",
+    "HandlerError",
     "HpcallocError",
     "Migration",
     "NodeError",
+    "NumpyAllocator",
     "OutOfMemoryError",
     "Placement",
     "PlacementError",
@@ -92,6 +98,7 @@ __all__ = [
     "local",
     "make_plan",
     "migrate",
+    "numpy_allocator",
     "on_node",
     "ones",
     "ones_like",
