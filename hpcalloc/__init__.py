@@ -50,8 +50,8 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Context": "context",
-    "NumpyAllocator": "handler",
     "Migration": "paging",
+    "NumpyAllocator": "handler",
     "Plan": "plan",
     "Prefault": "paging",
     "Report": "report",
@@ -60,8 +60,8 @@ _LAZY = {
     "current": "context",
     "init": "context",
     "make_plan": "plan",
-    "numpy_allocator": "handler",
     "migrate": "paging",
+    "numpy_allocator": "handler",
     "prefault": "paging",
 }
 
