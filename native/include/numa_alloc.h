@@ -21,7 +21,7 @@
  * Freeing a foreign pointer, or a block twice, writes one line that names call, address and remedy to
  * standard error and aborts; with NUMALLOC_ON_ERROR=warn it writes the line and ignores the call.
  *
- * Environment. NUMALLOC_RESERVE, NUMALLOC_NODE_LIMIT, NUMALLOC_HUGEPAGES, NUMALLOC_PURGE_DELAY,
+ * Environment. NUMALLOC_RESERVE, NUMALLOC_NODE_LIMIT, NUMALLOC_HUGEPAGES, NUMALLOC_PURGE_DELAY, NUMALLOC_PURGER,
  * NUMALLOC_STRICT, NUMALLOC_ON_ERROR, NUMALLOC_VERBOSE, NUMALLOC_STATS, NUMALLOC_LEAKS, NUMALLOC_PROFILE,
  * NUMALLOC_PROFILE_RATE, NUMALLOC_GUARD, NUMALLOC_QUARANTINE, NUMALLOC_WATCH_LIMIT; see docs/options.md. A value
  * that can't be parsed is reported once on standard error and the default is used.

@@ -59,8 +59,10 @@ static void free_block(na_span *span, void *ptr, const char *call) {
         return;
     }
     if (span->kind == NA_LARGE) {
+        bool peak = na_span_bytes(span) >= NA_PEAK_BYTES;
         if (na_regions[span->region].node_index < 0) na_mixed_free(span);
         else na_large_free(span);
+        if (peak) na_purger_start();
         return;
     }
     na_heap *heap = atomic_load_explicit(&span->heap, memory_order_relaxed);

@@ -92,6 +92,11 @@ static inline uint32_t na_page_used(const na_span *page) { return page->carved -
 static inline void na_mark_free(na_block *block) { block->key = na_secret ^ (uintptr_t)block; }
 static inline bool na_marked_free(const na_block *block) { return block->key == (na_secret ^ (uintptr_t)block); }
 
+/* ---- purger.c --------------------------------------------------------------------------------------- */
+
+void na_purger_start(void);      /* unless it runs or is not wanted; no lock may be held */
+void na_purger_fork_child(void); /* its thread is gone */
+
 /* ---- remote.c -------------------------------------------------------------------------------------- */
 
 void na_remote_free(na_span *page, na_block *block);

@@ -52,6 +52,8 @@ static const struct option {
     {"HUGEPAGES", "hugepages", HUGE_MODE, "auto, never, 2M or 1G", "auto", &na_opt.huge},
     /* milliseconds after which the memory of free blocks goes back to the system */
     {"PURGE_DELAY", "purge_delay_ms", DURATION, "milliseconds, or never", "1000", &na_opt.purge_delay_ms},
+    /* a thread returns it while the program makes no calls */
+    {"PURGER", "purger", FLAG, "0 or 1", "1", &na_opt.purger},
     /* every request behaves as with the flag NUMALLOC_STRICT */
     {"STRICT", "strict", FLAG, "0 or 1", "0", &na_opt.strict},
     /* what an invalid free does */

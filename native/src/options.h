@@ -32,6 +32,7 @@ typedef struct na_options {
     uint64_t node_limit;         /* NUMALLOC_NODE_LIMIT: most bytes committed per node, UINT64_MAX = none */
     enum na_huge_mode huge;      /* NUMALLOC_HUGEPAGES: auto|never|2M|1G */
     int64_t purge_delay_ms;      /* NUMALLOC_PURGE_DELAY: ms before free memory goes back; "never" */
+    bool purger;                 /* NUMALLOC_PURGER: a thread returns it while the program makes no calls */
     bool strict;                 /* NUMALLOC_STRICT: every request is strict */
     enum na_error_mode on_error; /* NUMALLOC_ON_ERROR: abort|warn */
     int verbose;                 /* NUMALLOC_VERBOSE: 0|1 */

@@ -128,6 +128,10 @@ extern ptrdiff_t os_cpu_offset;
 int os_get_affinity(na_cpuset *cpus); /* calling thread */
 int os_set_affinity(const na_cpuset *cpus);
 
+/* Starts a thread, detached and with all signals blocked, that calls `tick` after `first_ms` and then again and again,
+ * each time after the milliseconds that it gave; 0 ends it. EAGAIN, ENOMEM. It allocates: no lock may be held. */
+int os_ticker_start(uint64_t first_ms, uint64_t (*tick)(void));
+
 uint32_t os_thread_id(void);  /* of the calling thread, as the kernel and debuggers name it */
 uint32_t os_process_id(void); /* asked anew on each call: children of fork have their own */
 

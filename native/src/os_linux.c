@@ -14,7 +14,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mempolicy.h>
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -373,6 +375,40 @@ int os_get_affinity(na_cpuset *cpus) {
 
 int os_set_affinity(const na_cpuset *cpus) {
     return RESULT(sched_setaffinity(0, sizeof *cpus, (const cpu_set_t *)cpus));
+}
+
+/* What the latest thread is to do; it has read this before another is started. */
+static uint64_t ticker_first_ms;
+static uint64_t (*ticker_tick)(void);
+
+static void *ticker(void *unused) {
+    (void)unused;
+    uint64_t wait = ticker_first_ms, (*tick)(void) = ticker_tick;
+    while (wait != 0) {
+        struct timespec left = {.tv_sec = (time_t)(wait / 1000), .tv_nsec = (long)(wait % 1000) * 1000000};
+        while (syscall(SYS_nanosleep, &left, &left) != 0 && errno == EINTR) {}
+        wait = tick();
+    }
+    return NULL;
+}
+
+int os_ticker_start(uint64_t first_ms, uint64_t (*tick)(void)) {
+    enum { STACK = 256 * 1024 }; /* thread-local storage included */
+    ticker_first_ms = first_ms;
+    ticker_tick = tick;
+    sigset_t all, before;
+    (void)sigfillset(&all);
+    pthread_attr_t attributes;
+    int error = pthread_attr_init(&attributes);
+    if (error != 0) return error;
+    (void)pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    (void)pthread_attr_setstacksize(&attributes, STACK);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_t thread;
+    error = pthread_create(&thread, &attributes, ticker, NULL);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    (void)pthread_attr_destroy(&attributes);
+    return error == EINVAL || error == EPERM ? EAGAIN : error; /* EINVAL: the stack is too small for the storage */
 }
 
 uint32_t os_thread_id(void) { return (uint32_t)syscall(SYS_gettid); }

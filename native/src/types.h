@@ -63,8 +63,9 @@ enum {
     NA_CACHE_BLOCKS = 128,          /* freed blocks a heap keeps at most of one class */
     NA_CACHE_BYTES = 65536,         /* bytes of them at most, but always NA_CACHE_LEAST blocks */
     NA_CACHE_LEAST = 16,
-    NA_IDLE_SLICES = 64, /* of idle pages a heap keeps at most */
-    NA_WARM_SLOTS = 16   /* freed mixed spans kept with policy and pages */
+    NA_IDLE_SLICES = 64,     /* of idle pages a heap keeps at most */
+    NA_PEAK_BYTES = 1 << 20, /* freed blocks from this size are worth a thread that returns them */
+    NA_WARM_SLOTS = 16       /* freed mixed spans kept with policy and pages */
 };
 
 /* A list of a page's free blocks in one word: address of the first << 16 | number of blocks. As each block holds the

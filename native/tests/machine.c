@@ -184,6 +184,14 @@ WRAP(uint64_t, cgroup_room, (void)) { return counted(MACHINE_cgroup_room) != 0 ?
 
 WRAP(int, current_cpu, (void)) { return counted(MACHINE_current_cpu) != 0 ? -1 : __real_os_current_cpu(); }
 
+/* One tick at once: no second thread, so that a workload makes the same calls each time. */
+WRAP(int, ticker_start, (uint64_t first_ms, uint64_t (*tick)(void))) {
+    (void)first_ms;
+    int error = counted(MACHINE_ticker_start);
+    if (error == 0) (void)tick();
+    return error;
+}
+
 WRAP(uint64_t, now_ms, (void)) { return counted(MACHINE_now_ms) != 0 ? 0 : __real_os_now_ms(); }
 
 WRAP(uint64_t, random, (void)) { return counted(MACHINE_random) != 0 ? 0 : __real_os_random(); }

@@ -43,6 +43,7 @@ enum { MISPLACED = 1000, BAD = 1001 };
     X(map_fresh, ENOMEM)                                                                                               \
     X(remap, ENOSYS, ENOMEM)                                                                                           \
     X(current_cpu, BAD)                                                                                                \
+    X(ticker_start, EAGAIN, ENOMEM)                                                                                    \
     X(get_affinity, EINVAL)                                                                                            \
     X(set_affinity, EINVAL, EPERM)                                                                                     \
     X(set_policy, EPERM, ENOSYS)                                                                                       \
