@@ -27,6 +27,9 @@ __all__ = ["command"]
     "--small", is_flag=True, help="Allow one that fits into caches; 1 MiB unless --size says otherwise."
 )
 @click.option("--repeats", default=3, show_default=True, help="Measurements of each point.")
+@click.option(
+    "--steps", default=latency.Options.steps, show_default=True, help="Least loads of a measurement."
+)
 @click.option("--note", default="", help="A remark for the table, the plot and the JSON.")
 @json_option
 @plot_option
@@ -36,6 +39,7 @@ def command(
     size: int | None,
     small: bool,
     repeats: int,
+    steps: int,
     note: str,
     json_file: str | None,
     plot_file: str | None,
@@ -46,7 +50,7 @@ def command(
     and the farthest memory, and from each node to each at the largest set. Exit code 1 if a chain is broken or a page
     is not on its node.
     """
-    options = latency.Options(size << 20 if size is not None else None, small, repeats)
+    options = latency.Options(size << 20 if size is not None else None, small, repeats, steps)
     with progress_bar() as progress:
         task = progress.add_task("", total=latency.steps(options))
         result = latency.measure(options, lambda text: progress.update(task, advance=1, description=text))
