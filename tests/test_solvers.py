@@ -17,6 +17,10 @@ SOLVERS = pathlib.Path(__file__).parents[1] / "examples/mpi"
 SMALL = {
     "stream": ("--size", 100_000, "--steps", 3),
     "cg_poisson3d": ("--size", 18),
+    "shallow_water": ("--size", 128, "--steps", 10),
+    "summa": ("--size", 150, "--panel", 40),
+    "fft_transpose": ("--size", 96, "--steps", 2),
+    "nbody": ("--size", 300, "--steps", 3),
 }
 
 # In each the text of the first is replaced by the second.
@@ -26,6 +30,19 @@ BROKEN = [
     ("cg_poisson3d", "np.multiply(p[1:-1, 1:-1, 1:-1], 6.0", "np.multiply(p[1:-1, 1:-1, 1:-1], 6.001"),
     ("cg_poisson3d", "u += alpha * p", "u += 1.0001 * alpha * p"),
     ("cg_poisson3d", "comm.Sendrecv(u[1], below", "comm.Sendrecv(u[2], below"),
+    ("shallow_water", "q = zeta / p_corner", "q = 1.01 * zeta / p_corner"),
+    ("shallow_water", "head = p[:-1, :-1] + 0.25 *", "head = p[:-1, :-1] + 0.30 *"),
+    ("shallow_water", "dp = -(mass_u[1:, 1:-1]", "dp = -(1.001 * mass_u[1:, 1:-1]"),
+    ("summa", "c += a_panel @ b_panel", "c += 1.000001 * (a_panel @ b_panel)"),
+    ("summa", "at = panel.start - across[has_a].start", "at = 0"),
+    (
+        "fft_transpose",
+        "comm.Alltoall(blocks, received)",
+        "comm.Alltoall(blocks, received); received *= 1.0001",
+    ),
+    ("fft_transpose", ".transpose(1, 2, 0)", ".transpose(1, 0, 2)"),
+    ("nbody", "inverse * inverse * inverse", "inverse * inverse"),
+    ("nbody", "x += DT * v", "x += 1.01 * DT * v"),
 ]
 
 

@@ -233,7 +233,8 @@ typedef struct numalloc_stats {
     uint64_t committed_bytes; /* address space of the node opened for use and not returned */
     uint64_t allocations;     /* blocks ever handed out */
     uint64_t frees;           /* blocks ever freed */
-    uint64_t remote_frees;    /* of these, by a thread that does not own the block's heap */
+    uint64_t remote_frees;    /* of these, handed to the thread that owns the block's heap; a few a thread keeps for
+                                 * its own next blocks of the same node */
     uint64_t fallbacks;       /* preferred requests for this node served by another, as far as seen: the
                                  * kernel's own fall-back shows only in blocks that are populated at birth */
     uint64_t strict_failures; /* strict requests refused with ENOMEM */

@@ -14,6 +14,7 @@ BENCHMARKS = {
     "alloc": "The allocator beside every other one found, by LD_PRELOAD.",
     "bandwidth": "From each node's cores to each node's memory, over threads, of ranks; beside C STREAM.",
     "latency": "Of a load over working sets, in base and huge pages, from node to node.",
+    "mpi": "MPI solvers with and without hpcalloc, interleaved.",
 }
 
 
