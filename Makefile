@@ -48,7 +48,7 @@ $(VENV)/created:
 
 # Editable: Python files are used where they are, C changes reinstall.
 $(VENV)/installed: $(VENV)/created pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(BRIDGE_SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[mpi,test]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[mpi,test$(if $(CI),$(comma)numba)]'
 	@touch $@
 
 native: build/native/built ## the C libraries, in build/native
@@ -139,8 +139,11 @@ examples: $(VENV)/installed native ## the C examples in build/examples, against 
 	cmake --build build/examples -- --quiet
 
 test-examples: examples ## runs the C examples
-	$(call mpirun,2) build/examples/mpi/numa_rank
-	OMP_NUM_THREADS=2 build/examples/openmp/thread_buffers
+	for example in mpi/numa_rank mpi/triad openmp/hybrid; do \
+	  OMP_NUM_THREADS=1 $(call mpirun,2) build/examples/$$example; done
+	for example in thread_buffers first_touch thread_arenas blocked; do \
+	  OMP_NUM_THREADS=2 build/examples/openmp/$$example; done
+	$(BIN)/python examples/openmp/cffi_triad.py
 
 lint: $(VENV)/installed ## style and types
 	$(BIN)/ruff check .
