@@ -142,11 +142,9 @@ def _make(
 ) -> dict[str, tuple[Arrays, Team, tuple[int, ...]]]:
     """Arrays, team, and the nodes on which the pages must be (none: anywhere), by placement."""
     policies = _policies(context)
-    check_room(
-        "bench bandwidth",
-        3 * len(policies) * elements * 8 * context.local_size // len(_native.node_ids()),
-        _native.node_ids(),
-    )
+    nodes = _native.node_ids()
+    everyone = 3 * len(policies) * elements * 8 * context.local_size
+    check_room("bench bandwidth", everyone // len(nodes), nodes, len(nodes))
     planned = Team(context.cpus, context.threads)
     adrift = Team(tuple(launched), context.threads, pinned=False)
     out = {}

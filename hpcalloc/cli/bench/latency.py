@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ...bench import latency
 from ...bench.sizes import mib
+from ..mpi import refuse_ranks
 from .output import json_option, plot_option, progress_bar, save_figure, write_json
 
 __all__ = ["command"]
@@ -50,6 +51,7 @@ def command(
     and the farthest memory, and from each node to each at the largest set. Exit code 1 if a chain is broken or a page
     is not on its node.
     """
+    refuse_ranks("bench latency")
     options = latency.Options(size << 20 if size is not None else None, small, repeats, steps)
     with progress_bar() as progress:
         task = progress.add_task("", total=latency.steps(options))
