@@ -122,6 +122,9 @@ test-long: native build/fuzz/built ## full forms of the C tests: about two hours
 	@$(call long,fuzz,$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600)
 	@$(call long,stress,build/native/bin/stress --threads 4 --operations 1000000000)
 	@$(call long,faults,build/native/bin/test_faults --full)
+	@$(call long,secure,NUMALLOC_SECURE=1 build/native/bin/stress --threads 4 --operations 100000000)
+	@$(call long,secure-faults,NUMALLOC_SECURE=1 build/native/bin/test_faults)
+	@$(call long,secure-forks,LD_PRELOAD=$(abspath build/native/libnumalloc_preload.so) NUMALLOC_SECURE=1 build/native/bin/preload_forks)
 	@$(call long,programs,$(MAKE) --no-print-directory test-preload-long)
 
 test-python: $(VENV)/installed native ## Python tests in one process

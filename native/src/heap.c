@@ -11,6 +11,7 @@
  * changed between na_heap_enter and na_heap_leave only, see fork.c.
  */
 #include "fast.h"
+#include "secure.h"
 
 #include <string.h>
 
@@ -40,7 +41,8 @@ static na_heap *heap_make(na_region *region) {
         region->abandoned_count--;
     } else if ((heap = region->spare) != NULL) {
         region->spare = heap->next;
-    } else if ((heap = na_region_meta(region, sizeof *heap)) != NULL) {
+    } else if ((heap = na_region_meta(region, sizeof *heap + na_secure_heap_bytes())) != NULL) {
+        if (na_secure) na_secure_equip(heap, heap + 1);
         heap->region = region;
         for (int i = 0; i < NA_DIRECT_ENTRIES; i++) heap->direct[i] = &na_empty_page;
         heap->all_next = region->all;
@@ -76,6 +78,10 @@ na_heap *na_heap_of(na_region *region) {
 /* ---- remote frees -------------------------------------------------------------------------------------- */
 
 static void page_take_remote(na_heap *heap, na_span *page) {
+    if (NA_UNLIKELY(na_secure)) {
+        na_secure_take_remote(heap, page);
+        return;
+    }
     uint32_t count;
     na_list list = page->free; /* in a register: the loop would go through memory each time */
     for (na_block *block = na_remote_take(page, &count), *next; block != NULL; block = next) {
@@ -176,9 +182,8 @@ static na_span *queue_search(na_heap *heap, unsigned class_index) {
     return page;
 }
 
-void *na_heap_alloc(na_heap *heap, unsigned class_index) {
-    na_heap_enter(heap);
-    na_heap_collect(heap);
+/* A page of the class with a free block; NULL with errno. */
+static na_span *page_with_room(na_heap *heap, unsigned class_index) {
     na_span *page = queue_search(heap, class_index);
     if (page == NULL) {
         na_remote_flush(na_self.thread); /* before more memory is used, let others have theirs back */
@@ -189,7 +194,16 @@ void *na_heap_alloc(na_heap *heap, unsigned class_index) {
         na_heap_join(heap, page);
         na_heap_show(heap, class_index);
     }
-    void *block = page != NULL ? na_page_pop(page) : NULL;
+    return page;
+}
+
+void *na_heap_alloc(na_heap *heap, unsigned class_index) {
+    na_heap_enter(heap);
+    na_heap_collect(heap);
+    void *block = NULL;
+    for (na_span *page;
+         block == NULL && (page = page_with_room(heap, class_index)) != NULL;) /* again: it was damaged */
+        block = na_secure ? na_secure_take(page) : na_page_pop(page);
     na_heap_leave(heap);
     return block;
 }
@@ -223,6 +237,7 @@ static void borrowed_return(na_heap *heap) {
 }
 
 void na_heap_shed(na_heap *heap) {
+    if (NA_UNLIKELY(na_secure)) na_secure_shed(heap);
     borrowed_return(heap);
     na_heap_collect(heap);
     na_heap_enter(heap);

@@ -20,6 +20,7 @@
  *   spare    a heap without pages or owner, kept for the next thread (heaps are never unmapped, so that a
  *            late remote free may still look at them)
  *   dirty    a slice that may hold bytes other than zero, hence memory; others read as zeros
+ *   live     given out and not freed; lost: free, but its list was damaged, so it is not used again
  *   watched  a mode sees every block: leaks, heap profile, guard; its own words are in watch.h
  *   purge    give the memory of dirty free slices back to the system
  *
@@ -163,11 +164,12 @@ struct na_heap {
     /* Borrowed blocks: no pages, but lists in the form of one, so that numalloc() can be pointed at them. Each block
      * still counts as used in its own page. */
     na_span borrowed[NA_DIRECT_CLASSES];
-    uint64_t remote_frees; /* collected ever */
-    uint32_t pages;        /* in the queues */
-    volatile uint8_t busy; /* not 0: queues are being changed, a child of fork must not use them */
-    na_heap *next;         /* abandoned or spare list */
-    na_heap *all_next;     /* every heap of the region */
+    uint64_t remote_frees;  /* collected ever */
+    struct na_shelf *shelf; /* NUMALLOC_SECURE: secure.c; NULL without */
+    uint32_t pages;         /* in the queues */
+    volatile uint8_t busy;  /* not 0: queues are being changed, a child of fork must not use them */
+    na_heap *next;          /* abandoned or spare list */
+    na_heap *all_next;      /* every heap of the region */
 };
 
 typedef struct na_remote_slot {
@@ -220,7 +222,7 @@ struct na_region {
     uint64_t page_allocations, page_frees_retired; /* of pages that are gone */
     uint64_t large_allocations, large_frees, large_blocks, large_bytes, huge_bytes;
     uint64_t pages, abandoned_count;
-    _Atomic(uint64_t) fallbacks, strict_failures;
+    _Atomic(uint64_t) fallbacks, strict_failures, lost_blocks;
 };
 
 #endif
