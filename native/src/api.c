@@ -56,9 +56,15 @@ static const char *fault_of(const na_span *span, const void *ptr, const char **r
     return is_free(ptr) ? NOT_LIVE : NULL;
 }
 
+/* NULL: the block is the caller's to free; else what is wrong. */
+static const char *claim(const na_span *span, const void *ptr, const char **remedy) {
+    if (NA_UNLIKELY(na_secure) && na_live_claim(ptr)) return NULL;
+    const char *fault = fault_of(span, ptr, remedy);
+    return fault == NULL && na_secure ? NOT_LIVE : fault; /* another thread was first, just now */
+}
+
 static void free_block(na_span *span, void *ptr, const char *call) {
-    const char *remedy, *fault = fault_of(span, ptr, &remedy);
-    if (fault == NULL && NA_UNLIKELY(na_secure) && !na_live_end(ptr)) fault = NOT_LIVE; /* another thread's free */
+    const char *remedy, *fault = claim(span, ptr, &remedy);
     if (fault != NULL) {
         na_misuse(call, ptr, fault, remedy);
         return;
@@ -322,7 +328,7 @@ void *na_realloc(void *ptr, size_t size) {
     size_t have = na_usable(span);
     bool large = span->kind == NA_LARGE && na_regions[span->region].node_index >= 0;
     if (large && size > NA_BLOCK_MAX) {
-        if (NA_UNLIKELY(na_secure) && !na_live_end(ptr)) {
+        if (NA_UNLIKELY(na_secure) && !na_live_claim(ptr)) {
             na_misuse("numalloc_realloc", ptr, NOT_LIVE, REMEDY_ONCE);
             errno = EINVAL;
             return NULL;

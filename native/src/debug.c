@@ -162,7 +162,8 @@ static int check_heap(const na_heap *heap) {
     bad += check_queue(heap, &heap->full, -1, &pages);
     for (unsigned c = 0; c < NA_DIRECT_CLASSES; c++) bad += check_borrowed(heap, c);
     const na_block *held = na_secure ? na_secure_damaged(heap) : NULL;
-    if (held != NULL) bad += broken("a block that is held back lost its seal (written after free?)", heap->region, na_span_at(held));
+    if (held != NULL)
+        bad += broken("a block that is held back lost its seal (written after free?)", heap->region, na_span_at(held));
     if (pages != heap->pages) bad += broken("a heap's count of pages is wrong", heap->region, NULL);
     return bad;
 }

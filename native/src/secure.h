@@ -34,8 +34,9 @@ static inline bool na_live_begin(const void *block) {
     uint64_t bit = na_live_bit(block, &word);
     return (atomic_fetch_or_explicit(&na_live[word], bit, memory_order_relaxed) & bit) == 0;
 }
-/* false: it was not live; true for one caller alone, who owns the block from now on. */
-static inline bool na_live_end(const void *block) {
+/* Of any address. true for one caller alone, who owns the block from now on; false: it was not live. */
+static inline bool na_live_claim(const void *block) {
+    if ((uintptr_t)block - na_base >= na_reserved || !na_live_at(block)) return false; /* the map may be closed there */
     size_t word;
     uint64_t bit = na_live_bit(block, &word);
     return (atomic_fetch_and_explicit(&na_live[word], ~bit, memory_order_relaxed) & bit) != 0;
@@ -50,7 +51,7 @@ void na_secure_carve(na_span *page);
 void *na_secure_take(na_span *page); /* NULL: the page's list was damaged, and is empty now */
 void na_secure_take_remote(na_heap *heap, na_span *page);
 bool na_secure_unlink_all(const na_span *page);      /* the page goes; false: a block was damaged, reported */
-void na_secure_free(na_span *page, na_block *block); /* after na_live_end */
+void na_secure_free(na_span *page, na_block *block); /* after na_live_claim */
 void na_secure_shed(na_heap *heap);                  /* what is held back goes home; owner only */
 uint32_t na_secure_held(const na_heap *heap, unsigned class_index);
 const na_block *na_secure_damaged(const na_heap *heap); /* of those held back; NULL: none */
