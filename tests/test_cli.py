@@ -8,6 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from hpcalloc.cli.bench import BENCHMARKS
 from hpcalloc.cli.main import VERBS, cli
 
 
@@ -25,6 +26,21 @@ def test_help_lists_every_verb():
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb):
     assert run(verb, "--help").exit_code == 0
+
+
+def test_bench_lists_every_benchmark():
+    result = run("bench", "--help")
+    assert result.exit_code == 0
+    for benchmark in BENCHMARKS:
+        assert benchmark in result.output
+    assert run("bench", "fly").exit_code == 2
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_every_benchmark_has_help(benchmark):
+    result = run("bench", benchmark, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith(f"Usage: hpcalloc bench {benchmark}")
 
 
 def test_topology():

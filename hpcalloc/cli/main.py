@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The group of verbs. A verb's module is imported only when it is called, so that one's imports slow no other."""
+"""The group of verbs, and what becomes of errors."""
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import click
 
 from ..exceptions import HpcallocError
+from .lazy import LazyGroup
 
 # verb -> what the list says about it; the module is hpcalloc.cli.<verb>, the command in it is called `command`
 VERBS = {
@@ -19,24 +19,8 @@ VERBS = {
 }
 
 
-class Verbs(click.Group):
-    """A group whose commands are found by name."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """All verbs."""
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The verb's command, None for an unknown one."""
-        if name not in VERBS:
-            return None
-        command: click.Command = importlib.import_module(f"{__package__}.{name}").command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the verbs without importing them."""
-        with formatter.section("Verbs"):
-            formatter.write_dl(list(VERBS.items()))
+class Verbs(LazyGroup):
+    """The verbs of hpcalloc."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb; what hpcalloc refuses is one line and exit code 2."""
@@ -50,7 +34,13 @@ class _Refused(click.ClickException):
     exit_code = 2
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Verbs,
+    package=__package__,
+    verbs=VERBS,
+    heading="Verbs",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="hpcalloc")
 def cli() -> None:
     """NUMA-aware memory for MPI and OpenMP programs."""

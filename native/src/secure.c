@@ -162,6 +162,7 @@ void na_secure_carve(na_span *page) {
 }
 
 void *na_secure_take(na_span *page) {
+    if (page->free == 0) na_secure_carve(page);
     na_block *block = na_list_first(page->free);
     uint32_t count = na_list_count(page->free);
     na_list below;
@@ -200,18 +201,17 @@ void na_secure_take_remote(na_heap *heap, na_span *page) {
     if (taken != 0 && (page->full || na_page_used(page) == 0)) na_page_freed(page);
 }
 
-bool na_secure_unlink_all(const na_span *page) {
-    bool whole = true;
+void na_secure_unlink_all(const na_span *page) {
+    bool named = false;
     for (uint32_t i = 0; i < page->carved; i++) {
         na_block *block = (na_block *)(page->start + (uintptr_t)i * page->block_size);
         uint64_t link;
-        if (whole && !na_unseal(block, &link)) {
-            whole = false;
-            na_list_damaged(page, block, 0, "the free list");
+        if (!named && !na_unseal(block, &link)) {
+            named = true;
+            na_list_damaged(page, block, 0, "a page that is given back");
         }
         block->below = block->key = 0;
     }
-    return whole;
 }
 
 /* ---- freeing ---------------------------------------------------------------------------------------------- */

@@ -50,7 +50,7 @@ bool na_unseal(const na_block *block, uint64_t *link); /* false: damaged; the li
 void na_secure_carve(na_span *page);
 void *na_secure_take(na_span *page); /* NULL: the page's list was damaged, and is empty now */
 void na_secure_take_remote(na_heap *heap, na_span *page);
-bool na_secure_unlink_all(const na_span *page);      /* the page goes; false: a block was damaged, reported */
+void na_secure_unlink_all(const na_span *page);      /* the page goes, all its blocks are free; damage is reported */
 void na_secure_free(na_span *page, na_block *block); /* after na_live_claim */
 void na_secure_shed(na_heap *heap);                  /* what is held back goes home; owner only */
 uint32_t na_secure_held(const na_heap *heap, unsigned class_index);

@@ -42,9 +42,11 @@ add_heaps(const na_region *region, numalloc_stats_t *stats) {
             stats->frees += na_secure_held(heap, c);
             stats->allocated_bytes -= na_secure_held(heap, c) * class_to_size(c);
         }
-        for (unsigned c = 0; c < NA_DIRECT_CLASSES; c++) {
-            uint64_t waiting = na_list_count(heap->borrowed[c].free), frees = heap->borrowed[c].frees;
-            stats->remote_frees += frees;
+        stats->allocations += heap->gone_frees;
+        stats->frees += heap->gone_frees;
+        for (unsigned c = 0; c < NA_CLASSES; c++) { /* what was returned is counted again by its page */
+            const na_cache *cache = &heap->cache[c];
+            uint64_t waiting = na_list_count(cache->list), frees = cache->frees - heap->returned[c];
             stats->frees += frees;
             stats->allocations += frees - waiting;
             stats->allocated_bytes -= waiting * class_to_size(c);
@@ -61,8 +63,8 @@ static void add_region(na_region *region, numalloc_stats_t *stats) {
     pthread_mutex_lock(&region->lock);
     add_live_pages(region, stats);
     add_heaps(region, stats);
-    stats->allocations += region->page_allocations + region->large_allocations;
-    stats->frees += region->page_frees_retired + region->large_frees;
+    stats->allocations += region->large_allocations;
+    stats->frees += region->large_frees;
     stats->allocated_bytes += region->large_bytes;
     stats->large_blocks += region->large_blocks;
     stats->large_bytes += region->large_bytes;

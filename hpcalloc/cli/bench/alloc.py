@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``hpcalloc bench``."""
+"""``hpcalloc bench alloc``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..bench import alloc
-from ..exceptions import HpcallocError
+from ...bench import alloc
+from ...exceptions import HpcallocError
 
 __all__ = ["command"]
-
-
-@click.group()
-def command() -> None:
-    """Measure, side by side and interleaved."""
 
 
 def _thread_counts(text: str | None) -> list[int]:
@@ -113,7 +108,7 @@ def _plot(result: dict[str, Any], path: str) -> None:
         raise HpcallocError(f"--plot {path}: {error}") from error
 
 
-@command.command("alloc")
+@click.command()
 @click.option(
     "--peer", "peers", multiple=True, metavar="NAME=LIB.so", help="One more allocator; may be repeated."
 )
@@ -127,7 +122,7 @@ def _plot(result: dict[str, Any], path: str) -> None:
     "--plot", "plot_file", type=click.Path(dir_okay=False), help="Draw them to a file (png, svg, pdf)."
 )
 @click.option("--list", "only_list", is_flag=True, help="List workloads and allocators found, and end.")
-def alloc_command(
+def command(
     peers: tuple[str, ...],
     names: tuple[str, ...],
     threads: str | None,

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""``hpcalloc bench``: one module per benchmark, loaded when it is called."""
+
+from __future__ import annotations
+
+import click
+
+from ..lazy import LazyGroup
+
+__all__ = ["BENCHMARKS", "command"]
+
+# name -> what the list says about it; the module is hpcalloc.cli.bench.<name>, the command in it is called `command`
+BENCHMARKS = {
+    "alloc": "The allocator beside every other one found, by LD_PRELOAD.",
+}
+
+
+@click.group(cls=LazyGroup, package=__name__, verbs=BENCHMARKS, heading="Benchmarks")
+def command() -> None:
+    """Measure, side by side and interleaved."""
