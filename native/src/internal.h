@@ -53,6 +53,11 @@ na_thread *na_threads_first(void);        /* under na_threads_lock */
 void na_thread_forget(na_thread *thread); /* child of fork: its thread is gone */
 extern pthread_mutex_t na_threads_lock;
 
+/* ---- inline.c: what code compiled with numa_alloc_inline.h sees of the calling thread ------------------- */
+
+void na_inline_show(na_heap *heap, int cpu); /* its heap, and the CPU for whose node it is */
+void na_inline_hide(void);                   /* no heap: such code calls */
+
 /* ---- heap.c ---------------------------------------------------------------------------------------- */
 
 na_heap *na_heap_of(na_region *region);                   /* the caller's heap in a region; NULL with errno */

@@ -127,6 +127,7 @@ static void thread_end(void *record) {
     int saved = errno;
     na_remote_flush(thread);
     na_self.heap = &na_empty_heap;
+    na_inline_hide();
     for (int i = 0; i < na_region_count; i++)
         if (thread->heaps[i] != NULL) na_heap_retire(thread->heaps[i]);
     na_self.thread = NULL;
@@ -149,7 +150,10 @@ na_heap *na_heap_here(void) {
     int cpu = cpu_now();
     na_heap *heap = na_heap_of(na_region_node(home_of(cpu), na_opt.strict));
     if (heap == NULL) return NULL;
-    na_self.heap = na_watched || na_secure ? &na_empty_heap : heap;
+    if (!na_watched && !na_secure && (na_self.heap != heap || na_self.cpu != cpu)) {
+        na_self.heap = heap;
+        na_inline_show(heap, cpu);
+    }
     na_self.cpu = cpu;
     return heap;
 }
