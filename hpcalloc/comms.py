@@ -12,7 +12,7 @@ from typing import Any
 from . import exceptions
 from .exceptions import HpcallocError, message
 
-__all__ = ["agree", "free", "mpi", "resolve"]
+__all__ = ["agree", "check_usable", "free", "mpi", "resolve"]
 
 
 def mpi() -> Any:
@@ -33,7 +33,7 @@ def resolve(call: str, comm: Any) -> Any:
     Raises
     ------
     HpcallocError
-        MPI is not initialised, or finalised.
+        MPI is not initialised, or finalised, or not to be called from this thread.
     TypeError, ValueError
         Not an mpi4py communicator; an intercommunicator or ``COMM_NULL``.
     """
@@ -50,11 +50,7 @@ def resolve(call: str, comm: Any) -> Any:
                 "pass MPI.COMM_WORLD",
             )
         )
-    if not module.Is_initialized() or module.Is_finalized():
-        state = "finalised" if module.Is_finalized() else "not initialised"
-        raise HpcallocError(
-            message(call, f"MPI is {state}", "between MPI.Init and MPI.Finalize", "call it earlier")
-        )
+    check_usable(call, comm)
     if comm == module.COMM_NULL:
         raise ValueError(message(call, "comm is COMM_NULL", "an intracommunicator", "leave this rank out"))
     if comm.Is_inter():
@@ -67,6 +63,34 @@ def resolve(call: str, comm: Any) -> Any:
             )
         )
     return comm
+
+
+def check_usable(call: str, comm: Any) -> None:
+    """Raise HpcallocError unless MPI may be called now, by this thread; nothing is checked without a `comm`."""
+    module = mpi()
+    if comm is None or module is None:
+        return
+    if not module.Is_initialized() or module.Is_finalized():
+        finalised = module.Is_finalized()
+        raise HpcallocError(
+            message(
+                call,
+                f"MPI is {'finalised' if finalised else 'not initialised'}",
+                "between MPI.Init and MPI.Finalize",
+                "call it earlier" if finalised else "call MPI.Init() first",
+            )
+        )
+    level = module.Query_thread()
+    if level < module.THREAD_SERIALIZED and not module.Is_thread_main():
+        name = "MPI_THREAD_SINGLE" if level == module.THREAD_SINGLE else "MPI_THREAD_FUNNELED"
+        raise HpcallocError(
+            message(
+                call,
+                f"called from a thread that is not MPI's main one, under {name}",
+                "the main thread",
+                "call it there, or set mpi4py.rc.thread_level = 'multiple' before MPI is imported",
+            )
+        )
 
 
 def agree(comm: Any, error: Exception | None) -> None:

@@ -19,7 +19,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, SupportsIndex
 
 import numpy.typing as npt
 
@@ -34,7 +34,10 @@ from .policy import Policy, as_policy
 from .topology import Topology, format_ids
 
 if TYPE_CHECKING:
+    from .blocks import Split
+    from .handler import NumpyAllocator
     from .report import Report
+    from .shared import SharedArray
 
 __all__ = ["Context", "current", "init"]
 
@@ -92,6 +95,7 @@ class _Setup:
     policy: Policy = _unbound
     binding: Binding | None = None
     notes: list[str] = field(default_factory=list)
+    windows: list[Any] = field(default_factory=list)  # of shared arrays, in the order they were made
     users: int = 0
     pid: int = field(default_factory=os.getpid)  # a forked child has the context, but no MPI
 
@@ -433,6 +437,7 @@ class Context:
         """Open a context; call `init` instead."""
         self._setup = setup
         self._closed = False
+        self._allocators: list[NumpyAllocator] = []  # installed through this context
         assert setup.plan is not None
         assert setup.share is not None
         self.plan: Plan = setup.plan
@@ -565,9 +570,109 @@ class Context:
     full_like = _method(arrays.full_like)
     array = _method(arrays.array)
 
+    def shared_empty(
+        self,
+        shape: arrays.Shape,
+        dtype: npt.DTypeLike = float,
+        axis: SupportsIndex = 0,
+        halo: SupportsIndex = 0,
+        *,
+        split: Split = "auto",
+    ) -> SharedArray:
+        """Make one array over the ranks of this host, each rank's block on that rank's nodes.
+
+        Collective over the context's communicator; there is one array per host, over `node_comm`, and hosts may ask
+        for different ones. Arguments must be the same on all ranks of a host. All pages are faulted in before it
+        returns, so that none can be missing later. Without a communicator, or with one rank on the host, it is an
+        array like any other.
+
+        Parameters
+        ----------
+        shape : int or sequence of int
+            Of the whole, without the halo; at least one axis.
+        dtype : dtype-like, default float64
+            Any but those that hold Python objects.
+        axis : int
+            The axis that is split. It is the slowest in memory: with axis 0 the array is in C order.
+        halo : int
+            Rows more before the first block and after the last, see `SharedArray`.
+        split : {"auto", "even", "page"} or sequence of int
+            even: as many rows for each rank, to within one. page: every block begins on a page, at the row nearest
+            to that. auto: page where no block gets more than 5 % larger than an even one, else even. A sequence:
+            rows of each rank of the host. Where blocks meet in a page, it is on the node of the rank that has more of
+            it.
+
+        Returns
+        -------
+        SharedArray
+
+        Raises
+        ------
+        OutOfMemoryError
+            /dev/shm, a cgroup, a ulimit or the machine has no room; in a strict context also a node.
+        ValueError, TypeError
+            A bad argument, or different ones on ranks of a host.
+        PlacementError
+            The kernel refuses to place or map the memory.
+        HpcallocError
+            MPI is finalised, or not to be called from this thread.
+        ContextClosedError
+            The context is closed.
+
+        An error on one rank is raised on all ranks of the communicator.
+        """
+        from .shared import create
+
+        return create(self._checked("shared_empty"), "shared_empty", shape, dtype, axis, halo, split)
+
+    def shared_zeros(
+        self,
+        shape: arrays.Shape,
+        dtype: npt.DTypeLike = float,
+        axis: SupportsIndex = 0,
+        halo: SupportsIndex = 0,
+        *,
+        split: Split = "auto",
+    ) -> SharedArray:
+        """As `shared_empty`, and zero: shared memory is when it is new, so that it costs no more."""
+        from .shared import create
+
+        return create(self._checked("shared_zeros"), "shared_zeros", shape, dtype, axis, halo, split)
+
     def placement(self, a: npt.NDArray[Any]) -> Placement:
         """Ask the kernel where an array's pages are; `local_fraction` counts those on this rank's nodes."""
         return placement(a, local_nodes=self._checked("placement").nodes)
+
+    def install_numpy_allocator(
+        self, policy: Policy | str | None = None, *, threads: Literal["context", "all"] = "context"
+    ) -> NumpyAllocator:
+        """Let NumPy's own arrays be placed like those of this context, until `close` or ``remove()``.
+
+        Parameters
+        ----------
+        policy : Policy or {"local", "interleave"}, optional
+            By default that of this context.
+        threads : {"context", "all"}
+            As of `numpy_allocator`.
+
+        Returns
+        -------
+        NumpyAllocator
+            Its ``remove()`` takes it out earlier. `close` in another thread or ``contextvars`` context than this
+            call's can't reach the handler there: it stays, and new threads have it no more.
+
+        Raises
+        ------
+        ValueError, TypeError, NodeError
+            As of `numpy_allocator`.
+        """
+        from .handler import numpy_allocator  # not needed by most
+
+        self._checked("install_numpy_allocator")
+        allocator = numpy_allocator(self.policy if policy is None else policy, threads=threads)
+        allocator.install()
+        self._allocators.append(allocator)
+        return allocator
 
     def report(self) -> Report:
         """Gather a report of all ranks; collective.
@@ -582,7 +687,7 @@ class Context:
         return gather(self._checked("report"))
 
     def close(self) -> None:
-        """Put affinity and thread pools back, and free the communicators made by `init`.
+        """Put affinity and thread pools back, and free communicators made by `init` and shared arrays' windows.
 
         Collective where there is a communicator; idempotent. Arrays stay as they are.
 
@@ -598,6 +703,8 @@ class Context:
             if self._closed:
                 return
             self._closed = True
+            for allocator in reversed(self._allocators):
+                allocator._close()
             _open.remove(self)
             arrays.set_current_policy(_open[-1].policy if _open else _unbound)
             setup = self._setup
@@ -608,9 +715,12 @@ class Context:
                 if setup.binding is not None:
                     setup.binding.restore()
             finally:
+                windows, setup.windows = setup.windows, []
                 node_comm, numa_comm = setup.node_comm, setup.numa_comm
                 setup.node_comm = setup.numa_comm = None
                 if free and setup.pid == os.getpid():
+                    for window in windows:
+                        window.free()
                     comms.free(numa_comm, node_comm)
 
     def __enter__(self) -> Context:

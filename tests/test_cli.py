@@ -36,7 +36,8 @@ def test_bench_lists_every_benchmark():
     assert run("bench", "fly").exit_code == 2
 
 
-@pytest.mark.parametrize("benchmark", BENCHMARKS)
+# A test whose id is "mpi" would be one for MPI ranks.
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda name: f"bench-{name}")
 def test_every_benchmark_has_help(benchmark):
     result = run("bench", benchmark, "--help")
     assert result.exit_code == 0

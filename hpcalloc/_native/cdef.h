@@ -75,6 +75,22 @@ typedef struct numalloc_page_counts {
 
 int numalloc_page_nodes(const void *ptr, size_t len, numalloc_page_counts_t *counts);
 int numalloc_prefault(void *ptr, size_t len);
+uint64_t numalloc_room(void);
+int numalloc_bind_range(void *ptr, size_t len, const numalloc_nodemask_t *nodes);
+
+enum { NUMALLOC_ERRNO_MAX = 134 };
+
+typedef struct numalloc_migration {
+    size_t page_size;
+    size_t pages;
+    size_t untouched;
+    size_t stayed;
+    size_t moved;
+    size_t refused[134];
+} numalloc_migration_t;
+
+int numalloc_migrate_pages(void *ptr, size_t len, const numalloc_nodemask_t *nodes, size_t granule,
+                           numalloc_migration_t *result);
 int numalloc_migrate(void *ptr, size_t len, int node, size_t *unmoved);
 size_t numalloc_purge(void);
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import _native
 from ..exceptions import HpcallocError
+from .installed import installed
 
 __all__ = [
     "OURS",
@@ -77,21 +77,13 @@ class Measurement:
         }
 
 
-def _installed(name: str) -> Path:
-    # An editable installation keeps sources and built files in two folders of one package.
-    for folder in _native.__path__:
-        if (path := Path(folder) / name).exists():
-            return path
-    raise HpcallocError(f"bench: {name} is missing in {', '.join(_native.__path__)}; reinstall hpcalloc")
-
-
 def own_library() -> Path:
     """The preload library of this installation."""
-    return _installed("libnumalloc_preload.so")
+    return installed("libnumalloc_preload.so")
 
 
 def _program() -> Path:
-    return _installed("workloads")
+    return installed("workloads")
 
 
 def workloads() -> list[Workload]:

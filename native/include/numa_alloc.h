@@ -159,13 +159,42 @@ NUMALLOC_API int numalloc_page_nodes(const void *ptr, size_t len, numalloc_page_
 
 /* ---- placement of existing memory ---------------------------------------------------------------- */
 
-/* Faults in every page of [ptr, ptr+len) without changing its contents. ENOMEM instead of an OOM kill
- * when the homes or the cgroup can't supply it; EFAULT when the range is not within one live block. */
+/* Faults in every page of [ptr, ptr+len), within one live block or memory of others, without changing its contents.
+ * ENOMEM instead of an OOM kill when the homes, the cgroup or the machine can't supply it, also for what is not mapped;
+ * EACCES where memory of others can't be written (found out from Linux 5.14 on; it must not be passed before); EFAULT
+ * when the range is in the allocator's memory and not within one live block. */
 NUMALLOC_API int numalloc_prefault(void *ptr, size_t len);
 
-/* Moves the pages of [ptr, ptr+len), any private memory of this process, to `node`; *unmoved (may be
- * NULL) gets the pages that would not go. The block's home for later reuse stays what it was.
- * EINVAL ptr NULL; ENODEV no such node; EPERM not allowed. */
+/* Bytes that can be faulted in now without calling the OOM killer: what the cgroups grant and the machine has,
+ * free memory that the allocator keeps included; UINT64_MAX where nothing is known. */
+NUMALLOC_API uint64_t numalloc_room(void);
+
+/* Sets where pages of [ptr, ptr+len) that are not there yet will come from, whoever touches them first: preferably
+ * `nodes` if that is one, else dealt over them. For mappings of others that the caller owns, shared ones included;
+ * both ends on pages, EINVAL otherwise and for the allocator's own memory, whose homes are fixed. ENODEV no node, or
+ * one that may not be used; EPERM, ENOSYS: see numalloc_can_bind. */
+NUMALLOC_API int numalloc_bind_range(void *ptr, size_t len, const numalloc_nodemask_t *nodes);
+
+enum { NUMALLOC_ERRNO_MAX = 134 }; /* errno values of page moves are below this */
+
+typedef struct numalloc_migration {
+    size_t page_size;                   /* bytes per counted page (base pages) */
+    size_t pages;                       /* pages that [ptr, ptr+len) touches */
+    size_t untouched;                   /* not backed by memory: nothing to move */
+    size_t stayed;                      /* were on their node already */
+    size_t moved;                       /* came from elsewhere, are on their node now */
+    size_t refused[NUMALLOC_ERRNO_MAX]; /* are elsewhere still, by errno: EBUSY pinned or in use; EACCES mapped by
+                                         * other processes too, and no CAP_SYS_NICE; ENOMEM their node is full; EFAULT */
+} numalloc_migration_t;
+
+/* Moves the pages of [ptr, ptr+len), any memory of this process: to the node of `nodes`, or dealt round-robin over
+ * them in units of `granule` bytes (0: a page; a transparent huge page moves whole). A block's home for later reuse
+ * and for pages not touched yet stays what it was. EINVAL no range, or a granule that is not a multiple of the page
+ * size; ENODEV no node, or one that may not be used; EPERM not allowed here, nothing was moved then. */
+NUMALLOC_API int numalloc_migrate_pages(void *ptr, size_t len, const numalloc_nodemask_t *nodes, size_t granule,
+                                        numalloc_migration_t *result);
+
+/* The same for one node; *unmoved (may be NULL) gets the pages that would not go. */
 NUMALLOC_API int numalloc_migrate(void *ptr, size_t len, int node, size_t *unmoved);
 
 /* Returns all free memory to the system now; gives the bytes returned, 0 under NUMALLOC_PURGE_DELAY=never. */
@@ -204,7 +233,8 @@ typedef struct numalloc_stats {
     uint64_t committed_bytes; /* address space of the node opened for use and not returned */
     uint64_t allocations;     /* blocks ever handed out */
     uint64_t frees;           /* blocks ever freed */
-    uint64_t remote_frees;    /* of these, by a thread that does not own the block's heap */
+    uint64_t remote_frees;    /* of these, handed to the thread that owns the block's heap; a few a thread keeps for
+                                 * its own next blocks of the same node */
     uint64_t fallbacks;       /* preferred requests for this node served by another, as far as seen: the
                                  * kernel's own fall-back shows only in blocks that are populated at birth */
     uint64_t strict_failures; /* strict requests refused with ENOMEM */

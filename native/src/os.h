@@ -67,14 +67,16 @@ int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodese
  * (-ENOENT: untouched). */
 int os_query_pages(const void *address, size_t count, int *status);
 
-/* Moves `count` pages to `node`; status as in os_query_pages, afterwards. */
-int os_move_pages(void *address, size_t count, int node, int *status);
+/* Moves `count` pages to `node`, those that other processes map too only with CAP_SYS_NICE; status as in
+ * os_query_pages, afterwards. why[i] (why may be NULL): errno where a page is there and not on `node`, else 0. */
+int os_move_pages(void *address, size_t count, int node, int *status, int *why);
 
 int os_can_bind(void);  /* probed once: 0, or what the kernel answered */
 int os_can_query(void); /* likewise */
 
 /* Faults a range in for writing without changing contents: MADV_POPULATE_WRITE, or by hand where the
- * kernel lacks it. ENOMEM when memory is short. Does no check of limits before: see os_cgroup_room. */
+ * kernel lacks it. ENOMEM when memory is short; EACCES where writing is not allowed, if the kernel tells. Does no check
+ * of limits before: see os_cgroup_room. */
 int os_populate(void *address, size_t bytes);
 
 /* Bytes that this process' memory cgroup and all its ancestors (v1 and v2) can still grant, page cache

@@ -141,18 +141,15 @@ int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodese
                                (unsigned long)NUMALLOC_MAX_NODES + 1, 0U));
 }
 
-static int move_pages_call(void *address, size_t count, const int *nodes, int *status) {
-    enum { BATCH = 512 };
-    void *pages[BATCH];
+enum { MOVE_BATCH = 512 }; /* pages per system call; pointers and statuses of a batch are on the stack */
+
+static int query_call(const void *address, size_t count, int *status) {
+    void *pages[MOVE_BATCH];
     size_t page = os_page_size();
     for (size_t done = 0; done < count;) {
-        size_t now = count - done < BATCH ? count - done : BATCH;
-        for (size_t i = 0; i < now; i++) pages[i] = (char *)address + (done + i) * page;
-        int saved = errno;
-        long result = syscall(SYS_move_pages, 0, (unsigned long)now, pages, nodes, status + done,
-                              nodes != NULL ? MPOL_MF_MOVE : 0);
-        int error = result < 0 ? errno : 0; /* > 0: some pages did not move, their status tells */
-        errno = saved;
+        size_t now = count - done < MOVE_BATCH ? count - done : MOVE_BATCH;
+        for (size_t i = 0; i < now; i++) pages[i] = (char *)(uintptr_t)address + (done + i) * page;
+        int error = RESULT((int)syscall(SYS_move_pages, 0, (unsigned long)now, pages, NULL, status + done, 0));
         if (error != 0) return error;
         done += now;
     }
@@ -170,23 +167,75 @@ static void tell_untouched(const void *address, size_t count, int *status) {
 }
 
 int os_query_pages(const void *address, size_t count, int *status) {
-    int error = move_pages_call((void *)(uintptr_t)address, count, NULL, status);
+    int error = query_call(address, count, status);
     if (error == 0) tell_untouched(address, count, status);
     return error;
 }
 
-int os_move_pages(void *address, size_t count, int node, int *status) {
-    enum { BATCH = 512 };
-    int nodes[BATCH];
-    for (int i = 0; i < BATCH; i++) nodes[i] = node;
-    for (size_t done = 0; done < count; done += BATCH) {
-        size_t now = count - done < BATCH ? count - done : BATCH;
-        void *part = (char *)address + done * os_page_size();
-        int error = move_pages_call(part, now, nodes, status + done);
-        if (error != 0 && error != ENOENT) return error; /* ENOENT: no page of the range is there */
-        /* Where pages failed the kernel may leave the status of others unset: ask. */
-        error = os_query_pages(part, now, status + done);
+/* One call for the pages `which` of a batch; whatever it says of each is noted in `why`. */
+static int move_call(char *address, const short *which, size_t count, int node, int flags, int *why) {
+    void *pages[MOVE_BATCH];
+    int nodes[MOVE_BATCH], said[MOVE_BATCH];
+    for (size_t i = 0; i < count; i++) {
+        pages[i] = address + (size_t)which[i] * os_page_size();
+        nodes[i] = node;
+        said[i] = 0;
+    }
+    int saved = errno;
+    long result = syscall(SYS_move_pages, 0, (unsigned long)count, pages, nodes, said, flags);
+    int error = result < 0 ? errno : 0; /* > 0: so many did not move, or were not tried after one that did not */
+    errno = saved;
+    if (error == ENOENT) error = 0; /* all were gone or in place */
+    for (size_t i = 0; i < count; i++) {
+        if (said[i] < 0) why[which[i]] = -said[i];
+        else if (error == ENOMEM) why[which[i]] = ENOMEM;
+    }
+    return error == ENOMEM ? 0 : error;
+}
+
+static size_t still_elsewhere(const int *status, size_t count, int node, short *which) {
+    size_t left = 0;
+    for (size_t i = 0; i < count; i++)
+        if (status[i] >= 0 && status[i] != node) which[left++] = (short)i;
+    return left;
+}
+
+/* The kernel stops at the first pages that would not move and tells of the later ones nothing, so calls are repeated
+ * while they move any; then each page is tried by itself, which gives its own errno; then those that are shared with
+ * other processes with the flag that needs a capability. */
+static int move_batch(char *address, size_t count, int node, int *status, int *why) {
+    short which[MOVE_BATCH];
+    int error = os_query_pages(address, count, status);
+    size_t left = error == 0 ? still_elsewhere(status, count, node, which) : 0;
+    for (size_t before = SIZE_MAX; error == 0 && left != 0 && left < before;) {
+        before = left;
+        error = move_call(address, which, left, node, MPOL_MF_MOVE, why);
+        if (error == 0) error = os_query_pages(address, count, status);
+        if (error == 0) left = still_elsewhere(status, count, node, which);
+    }
+    if (error != 0 || left == 0) return error;
+    for (size_t i = 0; i < left && error == 0; i++) {
+        why[which[i]] = EBUSY; /* where the kernel only counts those that did not move */
+        error = move_call(address, which + i, 1, node, MPOL_MF_MOVE, why);
+        if (error == 0 && why[which[i]] == EACCES) {
+            error = move_call(address, which + i, 1, node, MPOL_MF_MOVE_ALL, why);
+            if (error == EPERM) error = 0; /* it is EACCES then */
+        }
+    }
+    return error == 0 ? os_query_pages(address, count, status) : error;
+}
+
+int os_move_pages(void *address, size_t count, int node, int *status, int *why) {
+    int reasons[MOVE_BATCH];
+    for (size_t done = 0; done < count; done += MOVE_BATCH) {
+        size_t now = count - done < MOVE_BATCH ? count - done : MOVE_BATCH;
+        for (size_t i = 0; i < now; i++) reasons[i] = 0;
+        int error = move_batch((char *)address + done * os_page_size(), now, node, status + done, reasons);
         if (error != 0) return error;
+        for (size_t i = 0; i < now && why != NULL; i++) {
+            int at = status[done + i];
+            why[done + i] = at == node || at == -ENOENT ? 0 : at < 0 ? -at : reasons[i] != 0 ? reasons[i] : EBUSY;
+        }
     }
     return 0;
 }
@@ -232,10 +281,25 @@ int os_can_query(void) {
     return probed(&known, probe_query);
 }
 
+/* Does the kernel know MADV_POPULATE_WRITE? EINVAL then means memory that can't be written. */
+static bool knows_populate(void) {
+    static _Atomic(int) known; /* 0 not asked yet, 1 no, 2 yes */
+    int answer = atomic_load_explicit(&known, memory_order_relaxed);
+    if (answer == 0) {
+        void *page;
+        if (map(NULL, os_page_size(), PROT_READ | PROT_WRITE, 0, &page) != 0) return false;
+        answer = RESULT(madvise(page, os_page_size(), MADV_POPULATE_WRITE)) == EINVAL ? 1 : 2;
+        (void)os_release(page, os_page_size());
+        atomic_store_explicit(&known, answer, memory_order_relaxed);
+    }
+    return answer == 2;
+}
+
 int os_populate(void *address, size_t bytes) {
     int error = RESULT(madvise(address, bytes, MADV_POPULATE_WRITE));
     if (error == 0) return 0;
     if (error != EINVAL) return error == EFAULT || error == EAGAIN || error == EHWPOISON ? ENOMEM : error;
+    if (knows_populate()) return EACCES;
     /* Before Linux 5.14: nothing or-ed into the first byte of each page. volatile, as a compiler may drop an
      * operation that changes nothing. */
     for (size_t at = 0; at < bytes; at += os_page_size())

@@ -69,7 +69,7 @@ static void find_misplaced(uintptr_t start, const int *status, size_t count, voi
         }
         int after = -1;
         void *page = (void *)(start + i * os_page_size());
-        if (found->repair < 0 || os_move_pages(page, 1, found->repair, &after) != 0 || after != found->repair)
+        if (found->repair < 0 || os_move_pages(page, 1, found->repair, &after, NULL) != 0 || after != found->repair)
             found->elsewhere++;
     }
 }
@@ -95,10 +95,24 @@ static void give_back_free_memory(void) {
     }
 }
 
-/* May `bytes` more be faulted in? `nodes`: where they have to be, NULL: anywhere. */
-static bool room_for(uint64_t bytes, const na_nodeset *nodes) {
+static uint64_t room_anywhere(void) {
+    uint64_t granted = os_cgroup_room(), available = na_topology_available_bytes();
+    return granted < available ? granted : available;
+}
+
+uint64_t numalloc_room(void) {
+    if (!na_init()) return UINT64_MAX;
+    uint64_t room = room_anywhere();
+    if (room == UINT64_MAX) return room;
+    numalloc_stats_t kept;
+    uint64_t cached = numalloc_stats(-1, &kept) == 0 && na_opt.purge_delay_ms != NA_PURGE_NEVER ? kept.cached_bytes : 0;
+    return cached > UINT64_MAX - room ? UINT64_MAX : room + cached;
+}
+
+/* May `bytes` more be faulted in, while threads together want `all`? `nodes`: where they have to be, NULL: anywhere. */
+static bool room_for(uint64_t bytes, uint64_t all, const na_nodeset *nodes) {
     for (int attempt = 0; attempt < 2; attempt++) {
-        if (bytes <= os_cgroup_room() && (nodes == NULL || bytes <= room_on(nodes))) return true;
+        if (all <= room_anywhere() && (nodes == NULL || bytes <= room_on(nodes))) return true;
         if (attempt == 0) give_back_free_memory();
     }
     return false;
@@ -109,7 +123,7 @@ static int populate_strict(uintptr_t start, uintptr_t end, const na_nodeset *nod
     int error = each_status(start, end, find_misplaced, &found);
     if (error != 0 || (found.untouched == 0 && found.elsewhere == 0)) return error;
     uint64_t need = (uint64_t)(found.untouched + found.elsewhere) * os_page_size();
-    if (!room_for(need, nodes)) return ENOMEM;
+    if (!room_for(need, need, nodes)) return ENOMEM;
     error = os_populate((void *)start, end - start);
     if (error != 0) return error;
     /* Pages that fell elsewhere are tried once more: the node may have reclaimed meanwhile. */
@@ -126,6 +140,29 @@ bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes) 
            found.elsewhere != 0;
 }
 
+/* Untouched pages of a range in bytes, all of them if the kernel does not tell. */
+static uint64_t untouched_bytes(uintptr_t start, uintptr_t end) {
+    numalloc_page_counts_t counts = {0};
+    if (os_can_query() != 0 || each_status(start, end, count_pages, &counts) != 0) return end - start;
+    return (uint64_t)counts.untouched * os_page_size();
+}
+
+/* What all threads are faulting in at this moment: two that look at the same room shall not both have it. A thread may
+ * thus be refused what another has in hand and does not need. */
+static int populate_within_room(uintptr_t start, uintptr_t end, const na_nodeset *nodes) {
+    static _Atomic(uint64_t) in_flight;
+    uint64_t bytes = end - start;
+    uint64_t all = atomic_fetch_add_explicit(&in_flight, bytes, memory_order_relaxed) + bytes;
+    bool room = room_for(bytes, all, nodes);
+    if (!room) { /* what is there already needs none */
+        uint64_t need = untouched_bytes(start, end);
+        room = need == 0 || (need != bytes && room_for(need, all - bytes + need, nodes));
+    }
+    int error = room ? os_populate((void *)start, bytes) : ENOMEM;
+    (void)atomic_fetch_sub_explicit(&in_flight, bytes, memory_order_relaxed);
+    return error;
+}
+
 int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, bool strict) {
     uintptr_t end = page_ceil(start + bytes);
     start = page_floor(start);
@@ -138,10 +175,8 @@ int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, bool str
     }
     while (start < end) {
         uintptr_t chunk = end - start > NA_POPULATE_CHUNK ? start + NA_POPULATE_CHUNK : end;
-        int error;
-        if (verify) error = populate_strict(start, chunk, nodes);
-        else if (!room_for(chunk - start, strict ? nodes : NULL)) error = ENOMEM;
-        else error = os_populate((void *)start, chunk - start);
+        int error =
+            verify ? populate_strict(start, chunk, nodes) : populate_within_room(start, chunk, strict ? nodes : NULL);
         if (error != 0) return error;
         start = chunk;
     }
@@ -154,34 +189,95 @@ static bool within_one_block(const void *ptr, size_t len) {
     return len <= info.size - (size_t)((uintptr_t)ptr - (uintptr_t)info.start);
 }
 
+static bool is_ours(uintptr_t start, uintptr_t end) { return start < na_base + na_reserved && end > na_base; }
+
 int numalloc_prefault(void *ptr, size_t len) {
     if (len == 0) return 0;
+    uintptr_t start = (uintptr_t)ptr;
+    if (!na_init()) return errno;
+    if (start == 0 || start + len < start) return EFAULT;
+    if (!is_ours(start, start + len)) return na_populate(start, len, NULL, false);
     if (!within_one_block(ptr, len)) return EFAULT;
     const na_span *span = na_span_at(ptr);
     const na_region *region = &na_regions[span->region];
     /* The nodes only matter to strict memory of one home; other strict memory was populated at birth. */
     na_nodeset home = region->node_index >= 0 ? nodeset_single(region->node) : na_topo.allowed;
-    return na_populate((uintptr_t)ptr, len, &home, region->strict);
+    return na_populate(start, len, &home, region->strict);
+}
+
+/* ---- memory that is there or not ours ------------------------------------------------------------------------ */
+
+/* 0, or why pages can't be sent to the nodes of a set. */
+static int check_nodes(const na_nodeset *nodes) {
+    if (nodes == NULL || nodeset_count(nodes) == 0) return ENODEV;
+    for (int node = nodeset_next(nodes, 0); node >= 0; node = nodeset_next(nodes, node + 1))
+        if (!nodeset_has(&na_topo.allowed, node)) return ENODEV;
+    return 0;
+}
+
+int numalloc_bind_range(void *ptr, size_t len, const numalloc_nodemask_t *nodes) {
+    if (!na_init()) return errno;
+    uintptr_t start = (uintptr_t)ptr, end = start + len, inside = os_page_size() - 1;
+    int error = check_nodes(nodes);
+    if (error != 0) return error;
+    if (start == 0 || end < start || ((start | end) & inside) != 0 || is_ours(start, end)) return EINVAL;
+    if (len == 0) return 0;
+    error = os_can_bind();
+    if (error != 0) return error;
+    return os_bind(ptr, len, nodeset_count(nodes) == 1 ? NA_BIND_PREFERRED : NA_BIND_INTERLEAVE, nodes);
+}
+
+/* Moves [start, end) to one node and counts. */
+static int move_range(uintptr_t start, uintptr_t end, int node, numalloc_migration_t *result) {
+    int before[NA_QUERY_PAGES], after[NA_QUERY_PAGES], why[NA_QUERY_PAGES];
+    while (start < end) {
+        size_t count = (end - start) / os_page_size();
+        if (count > NA_QUERY_PAGES) count = NA_QUERY_PAGES;
+        int error = os_query_pages((void *)start, count, before);
+        if (error == 0) error = os_move_pages((void *)start, count, node, after, why);
+        if (error != 0) return error;
+        for (size_t i = 0; i < count; i++) {
+            if (after[i] == -ENOENT) result->untouched++;
+            else if (after[i] != node) result->refused[why[i] > 0 && why[i] < NUMALLOC_ERRNO_MAX ? why[i] : EIO]++;
+            else if (before[i] == node) result->stayed++;
+            else result->moved++;
+        }
+        start += count * os_page_size();
+    }
+    return 0;
+}
+
+int numalloc_migrate_pages(void *ptr, size_t len, const numalloc_nodemask_t *nodes, size_t granule,
+                           numalloc_migration_t *result) {
+    size_t page = os_page_size();
+    *result = (numalloc_migration_t){.page_size = page};
+    if (!na_init()) return errno;
+    int error = check_nodes(nodes);
+    if (error != 0 || len == 0) return error;
+    if (ptr == NULL || (uintptr_t)ptr + len < (uintptr_t)ptr || granule % page != 0) return EINVAL;
+    error = os_can_query();
+    if (error != 0) return error;
+    uintptr_t start = page_floor((uintptr_t)ptr), end = page_ceil((uintptr_t)ptr + len);
+    result->pages = (end - start) / page;
+    bool dealt = nodeset_count(nodes) > 1;
+    if (granule == 0) granule = page;
+    for (int node = nodeset_next(nodes, 0); error == 0 && start < end; node = nodeset_next(nodes, node + 1)) {
+        if (node < 0) node = nodeset_next(nodes, 0);
+        /* Units lie where huge pages do, at multiples of their size. */
+        uintptr_t to = dealt ? (start / granule + 1) * granule : end;
+        if (to > end) to = end;
+        error = move_range(start, to, node, result);
+        start = to;
+    }
+    return error;
 }
 
 int numalloc_migrate(void *ptr, size_t len, int node, size_t *unmoved) {
     if (unmoved != NULL) *unmoved = 0;
-    if (!na_init()) return errno;
-    if (!nodeset_has(&na_topo.allowed, node)) return ENODEV;
-    if (len == 0) return 0;
-    if (ptr == NULL || (uintptr_t)ptr + len < (uintptr_t)ptr) return EINVAL;
-    int error = os_can_query();
-    if (error != 0) return error;
-    uintptr_t start = page_floor((uintptr_t)ptr), end = page_ceil((uintptr_t)ptr + len);
-    int status[NA_QUERY_PAGES];
-    while (start < end) {
-        size_t count = (end - start) / os_page_size();
-        if (count > NA_QUERY_PAGES) count = NA_QUERY_PAGES;
-        error = os_move_pages((void *)start, count, node, status);
-        if (error != 0) return error;
-        for (size_t i = 0; i < count; i++)
-            if (status[i] != node && status[i] != -ENOENT && unmoved != NULL) ++*unmoved;
-        start += count * os_page_size();
-    }
-    return 0;
+    if (node < 0 || node >= NUMALLOC_MAX_NODES) return ENODEV;
+    na_nodeset home = nodeset_single(node);
+    numalloc_migration_t result;
+    int error = numalloc_migrate_pages(ptr, len, &home, 0, &result);
+    if (error == 0 && unmoved != NULL) *unmoved = result.pages - result.untouched - result.stayed - result.moved;
+    return error;
 }

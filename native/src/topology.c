@@ -264,6 +264,15 @@ uint64_t na_topology_free_bytes(int node) {
     return bytes;
 }
 
+uint64_t na_topology_available_bytes(void) {
+    char text[4096];
+    size_t length;
+    uint64_t bytes, swap;
+    if (os_read_file("/proc/meminfo", text, sizeof text, &length) != 0) return UINT64_MAX;
+    if (!value_of(text, "MemAvailable:", &bytes)) return UINT64_MAX;
+    return value_of(text, "SwapFree:", &swap) ? bytes + swap : bytes;
+}
+
 int na_topology_node_info(int node, numalloc_node_info_t *info) {
     if (!nodeset_has(&na_topo.online, node)) return ENODEV;
     *info = (numalloc_node_info_t){.node = node, .allowed = nodeset_has(&na_topo.allowed, node)};

@@ -12,6 +12,9 @@ __all__ = ["BENCHMARKS", "command"]
 # name -> what the list says about it; the module is hpcalloc.cli.bench.<name>, the command in it is called `command`
 BENCHMARKS = {
     "alloc": "The allocator beside every other one found, by LD_PRELOAD.",
+    "bandwidth": "From each node's cores to each node's memory, over threads, of ranks; beside C STREAM.",
+    "latency": "Of a load over working sets, in base and huge pages, from node to node.",
+    "mpi": "MPI solvers with and without hpcalloc, interleaved.",
 }
 
 

@@ -3,33 +3,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ...bench import alloc
-from ...exceptions import HpcallocError
+from .output import json_option, new_figure, plot_option, progress_bar, save_figure, thread_list, write_json
 
 __all__ = ["command"]
 
 
 def _thread_counts(text: str | None) -> list[int]:
     cores = len(os.sched_getaffinity(0))
-    if text is None:
-        return sorted({1, cores, 2 * cores})
-    try:
-        return sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        raise HpcallocError(
-            f"--threads {text!r}: expected numbers separated by commas, such as 1,2,4"
-        ) from None
+    return sorted({1, cores, 2 * cores} if text is None else thread_list(text))
 
 
 def _figure(value: float) -> str:
@@ -78,13 +68,9 @@ def _summary_table(result: dict[str, Any]) -> Table:
 
 
 def _plot(result: dict[str, Any], path: str) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise HpcallocError("--plot needs matplotlib; pip install 'hpcalloc[plot]'") from None
     rows = result["rows"]
     names = list(result["allocators"])
-    figure = Figure(figsize=(max(8.0, 0.55 * len(rows)), 5), layout="constrained")
+    figure = new_figure(max(8.0, 0.55 * len(rows)), 5)
     axes = figure.add_subplot()
     for name in names:
         best = [
@@ -102,10 +88,7 @@ def _plot(result: dict[str, Any], path: str) -> None:
     )
     axes.set_ylabel("time over the best of all")
     axes.legend()
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise HpcallocError(f"--plot {path}: {error}") from error
+    save_figure(figure, path)
 
 
 @click.command()
@@ -117,10 +100,8 @@ def _plot(result: dict[str, Any], path: str) -> None:
 @click.option("--repeats", default=3, show_default=True, help="Runs of each, of which the median counts.")
 @click.option("--scale", default=0.25, show_default=True, help="Amount of work.")
 @click.option("--timeout", default=300.0, show_default=True, help="Seconds after which a run has failed.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write all figures to a file.")
-@click.option(
-    "--plot", "plot_file", type=click.Path(dir_okay=False), help="Draw them to a file (png, svg, pdf)."
-)
+@json_option
+@plot_option
 @click.option("--list", "only_list", is_flag=True, help="List workloads and allocators found, and end.")
 def command(
     peers: tuple[str, ...],
@@ -143,14 +124,7 @@ def command(
             console.print(f"{name:18} {path or 'the C library'}")
         return
     counts = _thread_counts(threads)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("", total=alloc.runs(names or None, counts, repeats, len(found) + 1))
         result = alloc.compare(
             found,
@@ -163,9 +137,11 @@ def command(
         )
     result["instructions"] = alloc.instructions(result["allocators"])
     if json_file is not None:
-        Path(json_file).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(result, json_file)
     if plot_file is not None:
         _plot(result, plot_file)
+    if json_file == "-":
+        return
     console.print(_table(result))
     console.print(_summary_table(result))
     for row in result["rows"]:

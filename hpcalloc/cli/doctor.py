@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""``hpcalloc doctor``: what is wrong with where and how this job runs, and what mends it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from ..doctor import Finding, Host, diagnose, is_healthy
+from ..doctor.finding import SEVERITIES
+from ..doctor.job import examine_job
+from ..exceptions import HpcallocError
+
+__all__ = ["command"]
+
+SCHEMA = 1  # of the JSON; goes up when a key changes its meaning
+HEALTHY, FOUND, FAILED = 0, 1, 2  # exit codes
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", is_flag=True, help="Print warnings and errors only: nothing on a healthy run.")
+@click.option(
+    "--mpi/--no-mpi", "mpi", default=None, help="Gather over MPI ranks; by default where a launcher is seen."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for the other ranks.",
+)
+def command(as_json: bool, quiet: bool, mpi: bool | None, timeout: float) -> None:
+    """Check where and how this job runs: binding, threads, limits, kernel, MPI.
+
+    Start it as the program will be started: `mpirun -n 8 hpcalloc doctor`, `srun hpcalloc doctor`. All ranks take
+    part and rank 0 prints each fault with what was seen, what it costs and the line that mends it.
+
+    Exit code: 0 healthy (notes do not count), 1 warnings or errors were found, 2 the check itself failed.
+    """
+    try:
+        hosts = examine_job(mpi, timeout)
+        findings = _of_rank(hosts, diagnose(hosts))
+    except HpcallocError:  # one line and exit code 2
+        raise
+    except Exception:  # Python's own exit code means something else here
+        traceback.print_exc()
+        sys.exit(FAILED)
+    healthy = is_healthy(findings)
+    if as_json and hosts:
+        click.echo(json.dumps(_dict(findings, hosts), indent=2))
+    elif hosts and not (healthy and (quiet or _is_other(hosts))):
+        click.echo(_text(findings, hosts, quiet))
+    if not healthy:
+        sys.exit(FOUND)
+
+
+def _is_other(hosts: tuple[Host, ...]) -> bool:
+    """Whether this is a rank alone beside rank 0, which says what is the same for all."""
+    return hosts[0].ranks[0].rank > 0
+
+
+def _of_rank(hosts: tuple[Host, ...], findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Leave out what rank 0 says for all."""
+    return tuple(f for f in findings if f.ranks or not _is_other(hosts)) if hosts else ()
+
+
+def _unchecked(hosts: tuple[Host, ...]) -> list[str]:
+    mine = hosts[0].ranks[0]
+    others = (mine.launcher_size or 1) - 1
+    alone = others > 0 and (mine.mpi_size or 1) == 1
+    return (
+        [f"{others} other rank{'s' if others > 1 else ''}, not connected to this one by MPI"] if alone else []
+    )
+
+
+def _dict(findings: tuple[Finding, ...], hosts: tuple[Host, ...]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "healthy": is_healthy(findings),
+        "ranks": sum(len(host.ranks) for host in hosts),
+        "hosts": len(hosts),
+        "launcher": hosts[0].launcher,
+        "findings": [finding.to_dict() for finding in findings],
+        "unchecked": _unchecked(hosts),
+    }
+
+
+def _text(findings: tuple[Finding, ...], hosts: tuple[Host, ...], quiet: bool) -> str:
+    blocks = [finding.to_text() for finding in findings if not quiet or finding.severity != "note"]
+    counts = [
+        f"{n} {word}{'s' if n > 1 else ''}"
+        for word in SEVERITIES
+        if (n := sum(finding.severity == word for finding in findings))
+    ]
+    ranks = [rank for host in hosts for rank in host.ranks]
+    who = f"{len(ranks)} rank{'s' if len(ranks) > 1 else ''} on {len(hosts)} host{'s' if len(hosts) > 1 else ''}"
+    if len(ranks) == 1 and ranks[0].size > 1:
+        who = f"rank {ranks[0].rank} of {ranks[0].size}, alone"
+    verdict = f"{'healthy' if is_healthy(findings) else 'not healthy'}: {who}"
+    verdict += f"; {', '.join(counts)}" if counts else ""
+    verdict += "".join(f"; not checked: {text}" for text in _unchecked(hosts))
+    return "\n\n".join([*blocks, verdict])

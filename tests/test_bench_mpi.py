@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""``hpcalloc bench mpi``: the table, JSON and plot of the solvers, and what it says when it can't."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from launching import mpirun_words
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples/mpi"
+
+
+def bench(*options, **environment):
+    mpirun_words(1)  # skips without mpirun
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM", "PMI"))}
+    return subprocess.run(
+        [sys.executable, "-m", "hpcalloc", "bench", "mpi", *map(str, options)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=clean | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} | environment,
+        check=False,
+    )
+
+
+def test_table_json_and_plot(tmp_path):
+    figures, plot = tmp_path / "out.json", tmp_path / "out.png"
+    done = bench(
+        *("--quick", "--repeats", 1, "--ranks", 2, "--solver", "summa", "--solver", "stream"),
+        *("--json", figures, "--plot", plot),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(figures.read_text())
+    assert [row["solver"] for row in result["rows"]] == ["summa", "stream"]
+    assert result["machine"]["processor"] in done.stdout
+    assert result["machine"]["mpi"] in done.stdout
+    for row in result["rows"]:
+        assert row["good"]
+        assert row["ranks"] == result["ranks"] == 2
+        assert f"{row['ratio']:.3f}" in done.stdout
+        assert set(row["runs"]) == {"plain", "hpcalloc"}
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_solver_that_is_wrong_or_ends_is_a_failure(tmp_path):
+    shutil.copytree(EXAMPLES, tmp_path / "mpi")
+    stream, nbody = tmp_path / "mpi/stream.py", tmp_path / "mpi/nbody.py"
+    stream.write_text(stream.read_text().replace("np.add(a[part]", "np.subtract(a[part]"))
+    nbody.write_text("raise SystemExit('no bodies today')\n")
+    figures = tmp_path / "out.json"
+    done = bench(
+        *("--quick", "--repeats", 1, "--ranks", 1, "--solver", "stream", "--solver", "nbody"),
+        *("--examples", tmp_path / "mpi", "--json", figures),
+    )
+    assert done.returncode == 1, done.stdout
+    assert "stream failed" in done.stdout
+    assert "no bodies today" in done.stdout
+    assert all(row["error"] for row in json.loads(figures.read_text())["rows"])
+
+
+def test_a_solver_that_hangs_is_ended(tmp_path):
+    (tmp_path / "stream.py").write_text("import time; time.sleep(600)\n")
+    done = bench("--ranks", 1, "--solver", "stream", "--examples", tmp_path, "--timeout", 2)
+    assert done.returncode == 1
+    assert "not done after 2 s" in done.stdout
+
+
+def test_what_it_refuses(tmp_path):
+    for options, text in (
+        (("--solver", "sudoku"), "there is no solver 'sudoku'; limit: stream, "),
+        (("--examples", tmp_path), "name that folder with --examples DIR"),
+    ):
+        done = bench(*options)
+        assert done.returncode == 2
+        assert text in done.stderr
+    assert bench("--ranks", 0).returncode == 2
+    done = bench("--quick", OMPI_COMM_WORLD_LOCAL_RANK="0", OMPI_COMM_WORLD_LOCAL_SIZE="2")
+    assert done.returncode == 2
+    assert "without mpirun or srun" in done.stderr
+
+
+def test_list_names_every_solver():
+    done = bench("--list")
+    names = {line.split()[0] for line in done.stdout.splitlines()}
+    assert {"stream", "cg_poisson3d", "shallow_water", "summa", "fft_transpose", "nbody"} <= names
+    assert all((EXAMPLES / f"{name}.py").exists() for name in names)
