@@ -144,6 +144,12 @@ examples: $(VENV)/installed native ## the C examples in build/examples, against 
 test-examples: examples ## runs the C examples
 	$(call mpirun,2) build/examples/mpi/numa_rank
 	OMP_NUM_THREADS=2 build/examples/openmp/thread_buffers
+	@export PKG_CONFIG_PATH=$$(dirname $$(find $(CURDIR)/build/prefix -name numalloc.pc)) && \
+	if command -v pkg-config >/dev/null; then \
+	  set -x && cc -O2 -DPAIR_INLINE native/bench/pair.c $$(pkg-config --cflags --libs numalloc) \
+	    -Wl,-rpath,$$(pkg-config --variable=libdir numalloc) -o build/examples/pair && build/examples/pair; \
+	elif [ -n "$(CI)" ]; then echo "make test-examples: pkg-config is missing" >&2; exit 1; \
+	else echo "test-examples: pkg-config is not installed, numalloc.pc not tried"; fi
 
 lint: $(VENV)/installed ## style and types
 	$(BIN)/ruff check .

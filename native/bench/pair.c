@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * pair: the time of one allocation and its free, called directly; one line: build, then ns for 64, 1000 and 16384 bytes
- * and 1 MiB as constants, for 64 bytes where the compiler does not know the size, and for 64 bytes sixteen at a time. Built against the shared and the
- * static library, with and without numa_alloc_inline.h. The first word is written, the best of many rounds is shown, each
- * shorter than what a scheduler lets a process run for.
+ * pair: the time of one allocation and its free, called directly. One line: the program, then ns for 64, 1000 and 16384
+ * bytes and 1 MiB as constants, for 64 bytes where the compiler does not know the size, and for 64 bytes sixteen at a
+ * time. Built against the shared and the static library, with and without numa_alloc_inline.h. The best of many rounds,
+ * each shorter than what a scheduler lets a process run for.
  */
 #include <stdio.h>
 #include <time.h>
