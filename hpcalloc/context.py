@@ -35,6 +35,7 @@ from .topology import Topology, format_ids
 
 if TYPE_CHECKING:
     from .blocks import Split
+    from .handler import NumpyAllocator
     from .report import Report
     from .shared import SharedArray
 
@@ -436,6 +437,7 @@ class Context:
         """Open a context; call `init` instead."""
         self._setup = setup
         self._closed = False
+        self._allocators: list[NumpyAllocator] = []  # installed through this context
         assert setup.plan is not None
         assert setup.share is not None
         self.plan: Plan = setup.plan
@@ -641,6 +643,37 @@ class Context:
         """Ask the kernel where an array's pages are; `local_fraction` counts those on this rank's nodes."""
         return placement(a, local_nodes=self._checked("placement").nodes)
 
+    def install_numpy_allocator(
+        self, policy: Policy | str | None = None, *, threads: Literal["context", "all"] = "context"
+    ) -> NumpyAllocator:
+        """Let NumPy's own arrays be placed like those of this context, until `close` or ``remove()``.
+
+        Parameters
+        ----------
+        policy : Policy or {"local", "interleave"}, optional
+            By default that of this context.
+        threads : {"context", "all"}
+            As of `numpy_allocator`.
+
+        Returns
+        -------
+        NumpyAllocator
+            Its ``remove()`` takes it out earlier. `close` in another thread or ``contextvars`` context than this
+            call's can't reach the handler there: it stays, and new threads have it no more.
+
+        Raises
+        ------
+        ValueError, TypeError, NodeError
+            As of `numpy_allocator`.
+        """
+        from .handler import numpy_allocator  # not needed by most
+
+        self._checked("install_numpy_allocator")
+        allocator = numpy_allocator(self.policy if policy is None else policy, threads=threads)
+        allocator.install()
+        self._allocators.append(allocator)
+        return allocator
+
     def report(self) -> Report:
         """Gather a report of all ranks; collective.
 
@@ -670,6 +703,8 @@ class Context:
             if self._closed:
                 return
             self._closed = True
+            for allocator in reversed(self._allocators):
+                allocator._close()
             _open.remove(self)
             arrays.set_current_policy(_open[-1].policy if _open else _unbound)
             setup = self._setup

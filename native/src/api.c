@@ -71,7 +71,7 @@ static void free_block(na_span *span, void *ptr, const char *call) {
         na_page_push(span, block);
     } else {
         na_mark_free(block);
-        if (!na_heap_borrow(na_self.heap, span, block)) na_remote_free(span, block);
+        na_remote_free(span, block);
     }
 }
 
@@ -84,11 +84,11 @@ void na_free(void *ptr, const char *call) { free_block(na_span_at(ptr), ptr, cal
 
 /* ---- allocating, the rest ------------------------------------------------------------------------------ */
 
-/* Blocks that were never given out before, of memory that was zero, are zero but for their links. A borrowed block was
- * given out before, which its page's owner has not heard of. */
-static void zero_block(void *ptr, size_t size, bool borrowed) {
-    const na_span *page = na_span_at(ptr);
-    bool virgin = !borrowed && page->zeroed && page->frees == 0; /* of a borrowed one the page is another thread's */
+/* Zeroes a block that the heap has just given. */
+static void zero_block(void *ptr, size_t size, const na_heap *heap) {
+    uint32_t tag = na_span_at(ptr)->tag;
+    const na_cache *cache = &heap->cache[na_tag_class(tag)];
+    bool virgin = na_tag_is_page(tag, heap->tag_of_pages) && cache->virgin == cache->frees;
     memset(ptr, 0, virgin ? sizeof(na_block) : size);
 }
 
@@ -113,7 +113,7 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
             return NULL;
         }
     }
-    if ((flags & NUMALLOC_ZERO) != 0) zero_block(block, size, false);
+    if ((flags & NUMALLOC_ZERO) != 0) zero_block(block, size, heap);
     return block;
 }
 
@@ -140,28 +140,18 @@ static void *alloc_here(size_t size, size_t align, unsigned flags) {
     return alloc_on(heap->region->node_index, na_opt.strict || (flags & NUMALLOC_STRICT) != 0, size, align, flags);
 }
 
-/* Blocks above NA_DIRECT_MAX are looked up by class; most need no more than that, and those below no more than the next
- * batch of the same page. */
+/* Most need no more than the next blocks of the page at hand. */
 __attribute__((noinline)) void *na_alloc_slow(size_t size) {
     if (size - 1 < NA_BLOCK_MAX && !na_moved()) {
         na_heap *heap = na_self.heap;
         unsigned class_index = size_to_class(size);
-        if (size <= NA_DIRECT_MAX && heap->borrowed[class_index].free != 0) {
-            na_heap_point(heap, class_index, &heap->borrowed[class_index]);
-            return na_page_pop(&heap->borrowed[class_index]);
-        }
+        na_cache *cache = &heap->cache[class_index];
         na_span *page = heap->queue[class_index].first;
-        if (page != NULL) {
-            if (page->free == 0 && page->carved < page->capacity) {
-                na_heap_enter(heap);
-                na_page_carve(page);
-                na_heap_leave(heap);
-            }
-            void *block = na_page_pop(page);
-            if (NA_LIKELY(block != NULL)) {
-                if (size <= NA_DIRECT_MAX && heap->direct[direct_index(size)] != page) na_heap_show(heap, class_index);
-                return block;
-            }
+        if (page != NULL && (page->free != 0 || page->carved < page->capacity)) {
+            na_heap_enter(heap);
+            na_cache_fill(cache, page);
+            na_heap_leave(heap);
+            return na_cache_pop(cache);
         }
     }
     return alloc_here(size, 0, 0);
@@ -174,8 +164,9 @@ void *numalloc_aligned(size_t align, size_t size) {
         errno = EINVAL;
         return NULL;
     }
+    void *block = na_aligned_fast(align, size);
+    if (NA_LIKELY(block != NULL)) return block;
     if (align <= NA_GRANULE) return na_alloc_fast(size);
-    /* A class that is a multiple of the alignment is aligned, see sizeclass.h. */
     if (align <= NA_SLICE && size - 1 < NA_BLOCK_MAX && !na_watched) {
         size_t padded = na_round_up(size, align);
         if (padded <= NA_BLOCK_MAX) return na_alloc_fast(padded);
@@ -190,12 +181,10 @@ void *numalloc_calloc(size_t count, size_t size) {
         return NULL;
     }
     /* A watched block may be anything but virgin; before the first use nobody knows yet. */
-    if (NA_LIKELY(bytes <= NA_DIRECT_MAX && na_self.heap != &na_empty_heap)) {
+    if (NA_LIKELY(bytes <= NA_BLOCK_MAX && na_self.heap != &na_empty_heap)) {
         void *block = na_alloc_fast(bytes);
         if (block == NULL) return NULL;
-        /* Was it served by the borrowed ones? na_alloc_slow leaves the table pointing at what served. */
-        const na_span *source = na_self.heap->direct[direct_index(bytes)];
-        zero_block(block, bytes < sizeof(na_block) ? sizeof(na_block) : bytes, source->capacity == 0);
+        zero_block(block, bytes < sizeof(na_block) ? sizeof(na_block) : bytes, na_self.heap);
         return block;
     }
     return alloc_here(bytes, 0, NUMALLOC_ZERO);
@@ -451,6 +440,19 @@ int numalloc_bind_thread(int node) {
     na_topology_cpus_of(node, &cpus);
     int error = os_set_affinity(&cpus);
     return error == EINVAL ? ENODEV : error; /* EINVAL: none of them is in our cpuset */
+}
+
+int numalloc_memory_policy(int policy, unsigned flags, const numalloc_nodemask_t *nodes) {
+    if (!na_init()) return errno;
+    bool strict = flags == NUMALLOC_STRICT;
+    if (flags != 0 && !strict) return EINVAL;
+    if (nodes == NULL) nodes = &na_topo.allowed;
+    if (!nodeset_within(nodes, &na_topo.allowed) || nodeset_count(nodes) == 0) return ENODEV;
+    if (policy == NUMALLOC_LOCAL) return os_set_policy(strict ? NA_BIND_STRICT : NA_BIND_DEFAULT, nodes);
+    if (strict) return EINVAL;
+    if (policy == NUMALLOC_INTERLEAVE) return os_set_policy(NA_BIND_INTERLEAVE, nodes);
+    if (policy != NUMALLOC_ONNODE || nodeset_count(nodes) != 1) return EINVAL;
+    return os_set_policy(NA_BIND_PREFERRED, nodes);
 }
 
 int numalloc_can_bind(void) { return os_can_bind(); }

@@ -113,6 +113,7 @@ static int check_queue(const na_heap *heap, const na_queue *queue, int class_ind
     const na_span *before = NULL;
     for (const na_span *page = queue->first; page != NULL; before = page, page = page->next) {
         ++*pages;
+        if (page->idle) bad += broken("an idle page is in a queue", heap->region, page);
         if (page->prev != before) bad += broken("queue links differ", heap->region, page);
         if (atomic_load_explicit(&page->heap, memory_order_relaxed) != heap)
             bad += broken("page of another heap", heap->region, page);
@@ -124,25 +125,31 @@ static int check_queue(const na_heap *heap, const na_queue *queue, int class_ind
     return bad;
 }
 
-static int check_borrowed(const na_heap *heap, unsigned class_index) {
-    for (na_list list = heap->borrowed[class_index].free; list != 0; list = na_list_first(list)->below) {
+static int check_cache(const na_heap *heap, unsigned class_index) {
+    for (na_list list = heap->cache[class_index].list; list != 0; list = na_list_first(list)->below) {
         const na_block *block = na_list_first(list);
         const na_span *page = na_span_at(block);
-        if (page == NULL || page->kind != NA_PAGE || page->class_index != class_index)
-            return broken("a borrowed block is of no page of its class", heap->region, page);
+        if (page == NULL || !na_tag_is_page(page->tag, heap->tag_of_pages) || page->class_index != class_index)
+            return broken("a cached block is of no page of its class and region", heap->region, page);
         if (!na_marked_free(block))
-            return broken("a borrowed block lost its mark (written after free?)", heap->region, page);
-        if (!count_follows(list)) return broken("the count of borrowed blocks is wrong", heap->region, page);
+            return broken("a cached block lost its mark (written after free?)", heap->region, page);
+        if (!count_follows(list)) return broken("the count of cached blocks is wrong", heap->region, page);
     }
     return 0;
 }
 
 static int check_heap(const na_heap *heap) {
     int bad = 0;
-    uint32_t pages = 0;
+    uint32_t pages = 0, idle_slices = 0;
     for (int c = 0; c < NA_CLASSES; c++) bad += check_queue(heap, &heap->queue[c], c, &pages);
     bad += check_queue(heap, &heap->full, -1, &pages);
-    for (unsigned c = 0; c < NA_DIRECT_CLASSES; c++) bad += check_borrowed(heap, c);
+    for (unsigned c = 0; c < NA_CLASSES; c++) bad += check_cache(heap, c);
+    for (const na_span *page = heap->idle_first; page != NULL; page = page->newer) {
+        pages++;
+        idle_slices += page->slices;
+        if (!page->idle || na_page_used(page) != 0) bad += broken("an idle page has blocks in use", heap->region, page);
+    }
+    if (idle_slices != heap->idle_slices) bad += broken("a heap's count of idle pages is wrong", heap->region, NULL);
     if (pages != heap->pages) bad += broken("a heap's count of pages is wrong", heap->region, NULL);
     return bad;
 }

@@ -41,7 +41,7 @@ typedef struct na_tls {
 } na_tls;
 
 extern _Thread_local na_tls na_self __attribute__((tls_model("initial-exec")));
-extern na_heap na_empty_heap; /* has no page; its allocations take the slow path */
+extern na_heap na_empty_heap; /* caches nothing; what is asked of it takes the slow path */
 extern bool na_many_nodes;    /* the CPU must be looked at: there is more than one allowed node */
 extern uintptr_t na_secret;   /* marks free blocks */
 
@@ -60,14 +60,10 @@ void *na_heap_alloc(na_heap *heap, unsigned class_index); /* slow path; NULL wit
 void na_heap_collect(na_heap *heap);                      /* takes in remote frees; owner only */
 void na_heap_retire(na_heap *heap);                       /* its thread ends: to the abandoned or spare ones */
 void na_heap_shed(na_heap *heap);                         /* gives empty pages back; owner only */
-void na_heap_point(na_heap *heap, unsigned class_index, na_span *page); /* page that numalloc() tries */
-void na_heap_show(na_heap *heap, unsigned class_index);                 /* the direct table follows the queue */
-void na_heap_join(na_heap *heap, na_span *page); /* a page with free blocks comes into its queue */
-void na_heap_orphan(na_heap *heap);              /* child of fork: as retire, without touching its pages */
-void na_heaps_reclaim(na_region *region);        /* empty pages of abandoned heaps go back; takes the lock */
-
-/* Keeps a free block of another heap for the caller's own next allocations; false: it has to go home. */
-bool na_heap_borrow(na_heap *heap, const na_span *page, na_block *block);
+void na_cache_fill(na_cache *cache, na_span *page);       /* an empty one, with the page's free or next blocks */
+void na_heap_join(na_heap *heap, na_span *page);          /* a page with free blocks comes into its queue */
+void na_heap_orphan(na_heap *heap);                       /* child of fork: as retire, without touching its pages */
+void na_heaps_reclaim(na_region *region);                 /* empty pages of abandoned heaps go back; takes the lock */
 
 /* The queues of a heap are inconsistent between these two; a child of fork looks. */
 static inline void na_heap_enter(na_heap *heap) {
@@ -81,10 +77,11 @@ static inline void na_heap_leave(na_heap *heap) {
 
 /* ---- page.c ---------------------------------------------------------------------------------------- */
 
-na_span *na_page_new(na_heap *heap, unsigned class_index); /* in no queue yet; NULL with errno */
-void na_page_carve(na_span *page);                         /* links the next batch of blocks */
-void na_page_freed(na_span *page);                         /* its free blocks reached page->attention */
-void na_page_release(na_span *page);                       /* in no queue, no block in use: to the region */
+na_span *na_page_new(na_heap *heap, unsigned class_index);  /* in no queue yet; NULL with errno */
+void na_page_carve(na_span *page);                          /* links the next batch of blocks */
+na_span *na_page_idle(na_heap *heap, unsigned class_index); /* is in no queue now; NULL: there is none */
+void na_page_freed(na_span *page);                          /* its free blocks reached page->attention */
+void na_page_release(na_span *page);                        /* in no queue, no block in use: to the region */
 
 void na_queue_push(na_queue *queue, na_span *page);
 void na_queue_append(na_queue *queue, na_span *page);

@@ -38,9 +38,11 @@ add_heaps(const na_region *region, numalloc_stats_t *stats) {
     for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) {
         if (atomic_load_explicit(&heap->thread, memory_order_relaxed) != NULL) stats->heaps++;
         stats->remote_frees += heap->remote_frees;
-        for (unsigned c = 0; c < NA_DIRECT_CLASSES; c++) {
-            uint64_t waiting = na_list_count(heap->borrowed[c].free), frees = heap->borrowed[c].frees;
-            stats->remote_frees += frees;
+        stats->allocations += heap->gone_frees;
+        stats->frees += heap->gone_frees;
+        for (unsigned c = 0; c < NA_CLASSES; c++) { /* what was returned is counted again by its page */
+            const na_cache *cache = &heap->cache[c];
+            uint64_t waiting = na_list_count(cache->list), frees = cache->frees - heap->returned[c];
             stats->frees += frees;
             stats->allocations += frees - waiting;
             stats->allocated_bytes -= waiting * class_to_size(c);
@@ -56,8 +58,8 @@ static void add_region(na_region *region, numalloc_stats_t *stats) {
     pthread_mutex_lock(&region->lock);
     add_live_pages(region, stats);
     add_heaps(region, stats);
-    stats->allocations += region->page_allocations + region->large_allocations;
-    stats->frees += region->page_frees_retired + region->large_frees;
+    stats->allocations += region->large_allocations;
+    stats->frees += region->large_frees;
     stats->allocated_bytes += region->large_bytes;
     stats->large_blocks += region->large_blocks;
     stats->large_bytes += region->large_bytes;

@@ -299,6 +299,11 @@ static void bad_requests_are_refused(void) {
     CHECK_EQUAL(errno, EINVAL);
     CHECK_EQUAL(numalloc_bind_thread(1023), ENODEV);
     CHECK_EQUAL(numalloc_bind_thread(-1), ENODEV);
+    CHECK_EQUAL(numalloc_memory_policy(NUMALLOC_BLOCKED, 0, NULL), EINVAL);
+    CHECK_EQUAL(numalloc_memory_policy(NUMALLOC_LOCAL, NUMALLOC_ZERO, NULL), EINVAL);
+    CHECK_EQUAL(numalloc_memory_policy(NUMALLOC_INTERLEAVE, NUMALLOC_STRICT, NULL), EINVAL);
+    CHECK_EQUAL(numalloc_memory_policy(NUMALLOC_ONNODE, 0, &empty), ENODEV);
+    CHECK_EQUAL(numalloc_memory_policy(NUMALLOC_INTERLEAVE, 0, &absent), ENODEV);
     numalloc_stats_t stats;
     CHECK_EQUAL(numalloc_stats(1023, &stats), ENODEV);
     CHECK_EQUAL(numalloc_stats(-7, &stats), ENODEV);

@@ -5,7 +5,7 @@
 set -u
 nodes=$1 root=$2 python=$3
 export HOME=/tmp OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export PATH="$(dirname "$python"):$PATH"
+PATH="$(dirname "$python"):$PATH"
 
 online=$(ls -d /sys/devices/system/node/node[0-9]* | wc -l)
 [ "$online" = "$nodes" ] && echo "lab kernel has $nodes nodes: ok" || echo "lab kernel has $online of $nodes nodes: FAILED"

@@ -1,0 +1,85 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# What the job scripts share: the geometry of a job, taken from SLURM_*, and its launch. They source it from the
+# checkout they are submitted in, or from HPCALLOC_HOME. From the environment (sbatch passes it on):
+#
+#   LAUNCHER=srun|mpirun   how ranks are started. srun (the default) meets the MPI library by SLURM_MPI_TYPE: pmix
+#                          for Open MPI, pmi2 for MPICH; `srun --mpi=list` says what a cluster has.
+#   RANKS_PER_NODE THREADS instead of what a script chooses; sbatch's --ntasks-per-node and --cpus-per-task win
+#   CPU_BIND MEM_BIND      srun's --cpu-bind and --mem-bind (cores, local); CPU_BIND=none holds for mpirun as well
+#   RESULTS                where JSON files and plots go (results-JOBID)
+
+export HPCALLOC_HOME=${HPCALLOC_HOME:-$SLURM_SUBMIT_DIR}
+
+# Of this node, the others are taken to be alike. SLURM_CPUS_ON_NODE counts hardware threads.
+numa_nodes=$(lscpu --parse=node | grep -v '^#' | sort -u | wc -l) # those with CPUs
+threads_per_core=$(lscpu | sed -n 's/^Thread(s) per core: *//p')
+cores=$((SLURM_CPUS_ON_NODE / threads_per_core))
+
+container=() # the words that run a command in a container, if any do
+
+refuse() { # refuse VALUE LIMIT REMEDY
+    echo "$SLURM_JOB_NAME: $1; limit: $2; remedy: $3" >&2
+    exit 2
+}
+
+# geometry RANKS: sets ranks_per_node (RANKS, if nobody says otherwise), width (a rank's cores, an equal share of the
+# node's even if it has fewer threads, so that ranks don't crowd on the first NUMA node), threads and ranks.
+geometry() {
+    ranks_per_node=${SLURM_NTASKS_PER_NODE:-${RANKS_PER_NODE:-$1}}
+    if ((ranks_per_node < 1 || ranks_per_node > cores)); then
+        refuse "$ranks_per_node ranks a node" "1 to the $cores cores of a node" "another RANKS_PER_NODE"
+    fi
+    width=$((cores / ranks_per_node))
+    threads=${SLURM_CPUS_PER_TASK:+$((SLURM_CPUS_PER_TASK / threads_per_core))}
+    threads=${threads:-${THREADS:-$width}}
+    if ((threads < 1 || threads > width)); then
+        refuse "$threads threads a rank" "1 to $width, the cores of each of $ranks_per_node ranks" "other THREADS"
+    fi
+    nodes=$SLURM_JOB_NUM_NODES
+    ranks=$((ranks_per_node * nodes))
+    # Since Slurm 22.05 srun doesn't take over sbatch's --cpus-per-task: it is said to every srun.
+    export SRUN_CPUS_PER_TASK=$((width * threads_per_core))
+    export OMP_NUM_THREADS=$threads OMP_PLACES=cores OMP_PROC_BIND=${OMP_PROC_BIND:-spread}
+    echo "$SLURM_JOB_NAME: $nodes nodes with $numa_nodes NUMA nodes and $cores cores each;" \
+        "$ranks_per_node ranks a node, $threads threads a rank"
+}
+
+# launch PROGRAM...: ranks fill a node's cores in order, so that neighbours are neighbours in memory as well.
+launch() {
+    local bind=${CPU_BIND:-cores}
+    case ${LAUNCHER:-srun} in
+        srun)
+            srun --nodes="$nodes" --ntasks="$ranks" --ntasks-per-node="$ranks_per_node" \
+                --cpus-per-task="$SRUN_CPUS_PER_TASK" --distribution=block:block \
+                --cpu-bind="$bind" --mem-bind="${MEM_BIND:-local}" "$@"
+            ;;
+        mpirun)
+            local options=(-n "$ranks")
+            case $(mpirun --version):$bind in
+                *'Open MPI'*:none) options+=(--map-by "ppr:$ranks_per_node:node" --bind-to none) ;;
+                *'Open MPI'*) options+=(--map-by "ppr:$ranks_per_node:node:PE=$width" --bind-to core) ;;
+                *:none) options+=(-ppn "$ranks_per_node" -bind-to none) ;; # MPICH
+                *) options+=(-ppn "$ranks_per_node" -bind-to "core:$width") ;;
+            esac
+            mpirun "${options[@]}" "$@"
+            ;;
+        *)
+            refuse "LAUNCHER=$LAUNCHER" "srun or mpirun" "set one of them"
+            ;;
+    esac
+}
+
+# check: what the doctor finds on all ranks, then every rank's CPUs, nodes and pages, before hours are spent on it. The
+# doctor's exit code is not the job's: what it warns of costs speed, and a place in the queue was waited for.
+check() {
+    launch "${container[@]}" hpcalloc doctor || echo "$SLURM_JOB_NAME: the doctor found something (exit code $?): going on"
+    launch "${container[@]}" hpcalloc report --size "${CHECK_MIB:-64}"
+}
+
+# collect NAME: sets results, the directory of JSON files and plots.
+collect() {
+    results=${RESULTS:-$SLURM_SUBMIT_DIR/results-$1}
+    mkdir -p "$results"
+}

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Job scripts: the geometry that is written, the geometry that is refused, and bash that shellcheck has nothing against."""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcalloc.cli.main import cli
+from hpcalloc.exceptions import PlanError
+from hpcalloc.jobscript import make_jobscript
+from hpcalloc.topology import Topology
+
+ROOT = pathlib.Path(__file__).parents[1]
+TWO = Topology.from_synthetic("pack:2 [numa(memory=16GB)] core:4 pu:2")
+
+
+def lines(job):
+    return job.text.splitlines()
+
+
+def masks(job):
+    return [int(word, 16) for word in re.search(r"mask_cpu:(\S+)", job.text)[1].split(",")]
+
+
+def test_a_rank_per_numa_node():
+    job = make_jobscript(TWO, ["./solver", "--size", "a b"], nodes=4)
+    assert (job.nodes, job.ranks_per_node, job.threads) == (4, 2, 4)
+    assert "#SBATCH --nodes=4" in lines(job)
+    assert "#SBATCH --ntasks-per-node=2" in lines(job)
+    assert "#SBATCH --exclusive" in lines(job)
+    assert masks(job) == [0x00FF, 0xFF00]
+    assert "--mem-bind=local" in job.text
+    assert "OMP_NUM_THREADS=4" in job.text
+    assert lines(job)[-2:] == ["launch hpcalloc report", "launch ./solver --size 'a b'"]
+
+
+def test_a_rank_with_several_nodes_is_not_held_to_one():
+    job = make_jobscript(TWO, ["x"], ranks_per_node=1)
+    assert masks(job) == [0xFFFF]
+    assert "--mem-bind=none" in job.text
+
+
+@pytest.mark.parametrize(("word", "ranks"), [("numa", 4), ("socket", 2), ("core", 16)])
+def test_words_for_ranks(word, ranks):
+    topology = Topology.from_synthetic("pack:2 numa:2 core:4")
+    job = make_jobscript(topology, ["x"], ranks_per_node=word)
+    assert job.ranks_per_node == ranks
+    assert job.threads == 16 // ranks
+
+
+def test_options_reach_sbatch():
+    job = make_jobscript(
+        TWO,
+        ["x"],
+        name="mine",
+        time="1-02:00:00",
+        partition="long",
+        account="p-1",
+        memory="8G",
+        array="0-7:2%2",
+        mpi="pmix",
+    )
+    for line in (
+        "job-name=mine",
+        "time=1-02:00:00",
+        "partition=long",
+        "account=p-1",
+        "mem=8G",
+        "array=0-7:2%2",
+    ):
+        assert f"#SBATCH --{line}" in lines(job)
+    assert "srun --mpi=pmix" in job.text
+
+
+def test_without_the_check():
+    assert "report" not in make_jobscript(TWO, ["x"], check=False).text
+
+
+def test_mpirun_gets_equal_blocks_or_nothing():
+    job = make_jobscript(TWO, ["x"], ranks_per_node=4, launcher="mpirun")
+    assert "--map-by ppr:4:node:PE=2 --bind-to core" in job.text
+    assert "-ppn 4 -bind-to core:2" in job.text
+    with pytest.raises(PlanError, match="equal blocks of cores"):
+        make_jobscript(TWO, ["x"], ranks_per_node=3, launcher="mpirun")
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [
+        ({"ranks_per_node": 9}, "the 8 cores"),
+        ({"ranks_per_node": 0}, "at least 1"),
+        ({"ranks_per_node": "gpu"}, "numa, socket, core"),
+        ({"threads": 5}, "1 to 4"),
+        ({"threads": 0}, "1 to 4"),
+        ({"threads": "many"}, "1 to 4"),
+        ({"ranks_per_node": 8, "threads": 2}, "1 to 1"),
+        ({"nodes": 0}, "at least 1"),
+        ({"memory": "33G"}, "32.0 GiB"),
+        ({"memory": "lots"}, "such as 64G"),
+        ({"time": "soon"}, "01:30:00"),
+        ({"array": "0-"}, "0-7"),
+        ({"partition": "a b"}, "a word"),
+        ({"account": "x\n#SBATCH --nodes=99"}, "a word"),
+        ({"name": ""}, "a word"),
+        ({"mpi": "pmix", "launcher": "mpirun"}, "srun's --mpi"),
+        ({"launcher": "prun"}, "srun, mpirun"),
+        ({"program": []}, "a program"),
+        ({"program": ["x", "a\nb"]}, "single lines"),
+    ],
+)
+def test_what_is_refused(options, limit):
+    options = {"program": ["x"], **options}
+    with pytest.raises(PlanError, match=limit):
+        make_jobscript(TWO, options.pop("program"), **options)
+
+
+@given(
+    packages=st.integers(1, 4),
+    cores=st.integers(1, 6),
+    pus=st.integers(1, 2),
+    ranks=st.integers(1, 30),
+)
+def test_masks_are_the_plan(packages, cores, pus, ranks):
+    topology = Topology.from_synthetic(f"pack:{packages} [numa] core:{cores} pu:{pus}")
+    if ranks > packages * cores:
+        with pytest.raises(PlanError, match="cores of"):
+            make_jobscript(topology, ["x"], ranks_per_node=ranks)
+        return
+    job = make_jobscript(topology, ["x"], ranks_per_node=ranks)
+    found = masks(job)
+    assert len(found) == ranks
+    assert sum(found) == (1 << packages * cores * pus) - 1, "disjoint, and nothing idle"
+    assert min(mask.bit_count() for mask in found) == job.threads * pus
+
+
+def test_command_line(tmp_path):
+    run = CliRunner().invoke
+    out = tmp_path / "job.sh"
+    options = ["jobscript", "--topology", "pack:2 [numa] core:4"]
+    done = run(cli, [*options, "-o", str(out), "--nodes", "2", "./x", "--nodes", "7"])
+    assert done.exit_code == 0, done.output
+    assert out.read_text().endswith("launch ./x --nodes 7\n")
+    facts = json.loads(run(cli, [*options, "--json", "x"]).output)
+    assert (facts["ranks_per_node"], facts["threads"]) == (2, 4)
+    assert facts["script"].startswith("#!/usr/bin/env bash\n")
+    for wrong in (["--threads", "5", "x"], ["--ranks-per-node", "most", "x"], []):
+        done = run(cli, [*options, *wrong])
+        assert done.exit_code == 2
+        assert "Traceback" not in done.output
+    done = run(cli, [*options, "-o", str(tmp_path / "none/job.sh"), "x"])
+    assert done.exit_code == 1
+    assert "No such file" in done.output
+
+
+def test_shellcheck(tmp_path):
+    if shutil.which("shellcheck") is None:
+        pytest.skip("missing capability: shellcheck")
+    files = []
+    for i, options in enumerate(
+        ({}, {"mpi": "pmi2", "memory": "1G", "array": "1,2"}, {"launcher": "mpirun"}, {"ranks_per_node": 1})
+    ):
+        files.append(tmp_path / f"{i}.sh")
+        files[-1].write_text(make_jobscript(TWO, ["./a program", "$HOME", "it's", "*"], **options).text)
+    done = subprocess.run(["shellcheck", *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+HEADERS = [
+    r"^#!/usr/bin/env bash\n# SPDX-License-Identifier: BSD-3-Clause\n#\n# \w",
+    r"^#   (.* )?sbatch .*jobscripts/{name}",
+    r"^#SBATCH --job-name={job}$",
+    r"^#SBATCH --time=",
+    r"^set -euo pipefail\nsource ",
+    r"^geometry ",
+    r"^check",
+]
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "jobscripts").glob("job_*.sh")), ids=lambda p: p.stem)
+def test_every_job_script_has_its_header_and_is_submitted(script):
+    text = script.read_text()
+    for pattern in HEADERS:
+        wanted = pattern.replace("{name}", script.name).replace("{job}", script.stem.removeprefix("job_"))
+        assert re.search(wanted, text, re.M), wanted
+    assert f'"{script.name}"' in (ROOT / "tests/slurm/run.py").read_text()
