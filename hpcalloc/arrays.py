@@ -130,7 +130,7 @@ def _choose(
                 f"{call}: policy {policy} for axes that lie in memory in neither C nor F order; "
                 "limit: C or F order; remedy: pass order='C'"
             )
-    stripe = _stripe(call, chosen, dims, descr.itemsize, order or "C")
+    stripe = stripe_of(call, chosen, dims, descr.itemsize, order or "C")
     return handler_of(chosen) if stripe == 0 else _make_handler(chosen, stripe)
 
 
@@ -151,7 +151,7 @@ def _like_order(prototype: Array, order: str | None, ndim: int) -> str | None:
     return None if order == "K" else "C"
 
 
-def _stripe(call: str, policy: Policy, shape: tuple[int, ...], itemsize: int, order: str) -> int:
+def stripe_of(call: str, policy: Policy, shape: tuple[int, ...], itemsize: int, order: str) -> int:
     """Compute the bytes after which the split along the policy's axis repeats, 0 for never."""
     if not shape or min(shape) <= 0:
         return 0

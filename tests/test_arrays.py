@@ -372,7 +372,7 @@ class TestStripe:
 
     def stripe(self, shape, axis, order="C", nodes=(), itemsize=8):
         policy = hpcalloc.Policy("blocked", nodes, axis)
-        return arrays._stripe("empty", policy, shape, itemsize, order)
+        return arrays.stripe_of("empty", policy, shape, itemsize, order)
 
     def test_once(self):
         assert self.stripe((100, 100), 0) == 0
