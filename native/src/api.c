@@ -469,5 +469,18 @@ int numalloc_bind_thread(int node) {
     return error == EINVAL ? ENODEV : error; /* EINVAL: none of them is in our cpuset */
 }
 
+int numalloc_memory_policy(int policy, unsigned flags, const numalloc_nodemask_t *nodes) {
+    if (!na_init()) return errno;
+    bool strict = flags == NUMALLOC_STRICT;
+    if (flags != 0 && !strict) return EINVAL;
+    if (nodes == NULL) nodes = &na_topo.allowed;
+    if (!nodeset_within(nodes, &na_topo.allowed) || nodeset_count(nodes) == 0) return ENODEV;
+    if (policy == NUMALLOC_LOCAL) return os_set_policy(strict ? NA_BIND_STRICT : NA_BIND_DEFAULT, nodes);
+    if (strict) return EINVAL;
+    if (policy == NUMALLOC_INTERLEAVE) return os_set_policy(NA_BIND_INTERLEAVE, nodes);
+    if (policy != NUMALLOC_ONNODE || nodeset_count(nodes) != 1) return EINVAL;
+    return os_set_policy(NA_BIND_PREFERRED, nodes);
+}
+
 int numalloc_can_bind(void) { return os_can_bind(); }
 int numalloc_can_query(void) { return os_can_query(); }

@@ -133,12 +133,19 @@ int os_remap(void *from, size_t bytes, void *to) {
 
 /* ---- placement ---------------------------------------------------------------------------------------- */
 
+static const int kernel_mode[] = {MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND, MPOL_INTERLEAVE};
+
 int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodeset *nodes) {
-    static const int kernel_mode[] = {MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND, MPOL_INTERLEAVE};
     if (mode == NA_BIND_DEFAULT) return RESULT((int)syscall(SYS_mbind, address, bytes, MPOL_DEFAULT, NULL, 0UL, 0U));
     /* The kernel wants the number of bits plus one. */
     return RESULT((int)syscall(SYS_mbind, address, bytes, kernel_mode[mode], nodes->word,
                                (unsigned long)NUMALLOC_MAX_NODES + 1, 0U));
+}
+
+int os_set_policy(enum na_bind_mode mode, const na_nodeset *nodes) {
+    if (mode == NA_BIND_DEFAULT) return RESULT((int)syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0UL));
+    return RESULT(
+        (int)syscall(SYS_set_mempolicy, kernel_mode[mode], nodes->word, (unsigned long)NUMALLOC_MAX_NODES + 1));
 }
 
 enum { MOVE_BATCH = 512 }; /* pages per system call; pointers and statuses of a batch are on the stack */
