@@ -122,6 +122,9 @@ test-long: native build/fuzz/built ## full forms of the C tests: about two hours
 	@$(call long,fuzz,$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600)
 	@$(call long,stress,build/native/bin/stress --threads 4 --operations 1000000000)
 	@$(call long,faults,build/native/bin/test_faults --full)
+	@$(call long,secure,NUMALLOC_SECURE=1 build/native/bin/stress --threads 4 --operations 100000000)
+	@$(call long,secure-faults,NUMALLOC_SECURE=1 build/native/bin/test_faults)
+	@$(call long,secure-forks,LD_PRELOAD=$(abspath build/native/libnumalloc_preload.so) NUMALLOC_SECURE=1 build/native/bin/preload_forks)
 	@$(call long,programs,$(MAKE) --no-print-directory test-preload-long)
 
 test-python: $(VENV)/installed native ## Python tests in one process
@@ -144,6 +147,12 @@ test-examples: examples ## runs the C examples
 	for example in thread_buffers first_touch thread_arenas blocked; do \
 	  OMP_NUM_THREADS=2 build/examples/openmp/$$example; done
 	$(BIN)/python examples/openmp/cffi_triad.py
+	@export PKG_CONFIG_PATH=$$(dirname $$(find $(CURDIR)/build/prefix -name numalloc.pc)) && \
+	if command -v pkg-config >/dev/null; then \
+	  set -x && cc -O2 -DPAIR_INLINE native/bench/pair.c $$(pkg-config --cflags --libs numalloc) \
+	    -Wl,-rpath,$$(pkg-config --variable=libdir numalloc) -o build/examples/pair && build/examples/pair; \
+	elif [ -n "$(CI)" ]; then echo "make test-examples: pkg-config is missing" >&2; exit 1; \
+	else echo "test-examples: pkg-config is not installed, numalloc.pc not tried"; fi
 
 lint: $(VENV)/installed ## style and types
 	$(BIN)/ruff check .
