@@ -119,13 +119,24 @@ def _check(
         )
     if halo < 0:
         raise ValueError(message(call, f"halo={halo}", "0 or more rows", "pass 0 for none"))
-    counts: Split = tuple(split) if isinstance(split, (list, tuple)) else split
+    counts = split if isinstance(split, str) else _counts(call, split)
     request = _Request(sizes, kind, axis % len(sizes), halo, counts)
     if request.row_bytes * (sizes[request.axis] + 2 * halo) >= 2**62:
         raise ValueError(
             message(call, str(request), "less than 2**62 bytes", "check how the shape is computed")
         )
     return request
+
+
+def _counts(call: str, split: Any) -> tuple[int, ...]:
+    try:
+        return tuple(map(operator.index, split))
+    except TypeError:
+        raise TypeError(
+            message(
+                call, f"split={split!r}", "'auto', 'even', 'page' or row counts", "pass a list of integers"
+            )
+        ) from None
 
 
 def _check_same(call: str, words: Sequence[_Word]) -> None:
@@ -265,13 +276,12 @@ def _without_noise(module: Any) -> Iterator[None]:
         yield
         return
     try:
-        saved = os.dup(2)
-    except OSError:  # closed
+        kept, saved = os.memfd_create("stderr"), os.dup(2)
+    except OSError:  # closed, or no more descriptors: this is no reason to keep the other ranks waiting
         yield
         return
     if sys.stderr is not None:
         sys.stderr.flush()
-    kept = os.memfd_create("stderr")
     os.dup2(kept, 2)
     try:
         yield
@@ -337,41 +347,18 @@ def create(
     comms.agree(comm, error)
     assert request is not None
     assert blocks is not None
-    if len(words) == 1:
-        return _alone(context, request, blocks)
-    return _together(context, call, request, blocks)
-
-
-def _alone(context: Context, request: _Request, blocks: Blocks) -> SharedArray:
-    """One rank on the host: an array of its own will do."""
-    error: Exception | None = None
-    stored: Array | None = None
-    try:
-        policy = replace(context.policy, axis=0, populate=True)
-        stored = arrays.zeros(request.stored, request.dtype, policy=policy)
-    except Exception as bad:
-        error = bad
-    comms.agree(context.comm, error)
-    assert stored is not None
-    return SharedArray(context, request, blocks, stored, None)
-
-
-def _together(context: Context, call: str, request: _Request, blocks: Blocks) -> SharedArray:
-    comm = context.comm
+    # Hosts with one rank take the same steps, as all agree on each.
     locks = -(-blocks.nbytes // _SLOT) * _SLOT  # where the words of the locks are
     end = locks + _SLOT * blocks.ranks
-    window: _Window | None = None
-    error: Exception | None = None
-    try:
-        window = _Window(context.node_comm, blocks, end - blocks.nbytes)
-    except Exception as bad:
-        error = bad
-    comms.agree(comm, error)  # where one has no window the others can't free theirs
-    assert window is not None
+    window = _make_window(context, blocks, end)
     mapping: SharedMapping | None = None
+    stored: Array | None = None
     try:
-        mapping = _map(call, window, blocks, end)
-        _place(context, call, mapping, blocks)
+        if window is None:
+            stored = _alone(context, call, request)
+        else:
+            mapping = _map(call, window, blocks, end)
+            _place(context, call, mapping, blocks)
     except Exception as bad:
         error = bad
     try:
@@ -379,12 +366,44 @@ def _together(context: Context, call: str, request: _Request, blocks: Blocks) ->
     except Exception:
         if mapping is not None:
             mapping.discard()  # the exception's frames would keep the memory
-        window.free()
+        if window is not None:
+            window.free()
         raise
-    assert mapping is not None
-    stored = mapping.array(request.stored, request.dtype)
-    context._setup.windows.append(window)
+    if window is not None:
+        assert mapping is not None
+        stored = mapping.array(request.stored, request.dtype)
+        context._setup.windows.append(window)
+    assert stored is not None
     return SharedArray(context, request, blocks, stored, window)
+
+
+def _make_window(context: Context, blocks: Blocks, end: int) -> _Window | None:
+    """Make the window of `end` bytes in all; None where the host has one rank."""
+    window: _Window | None = None
+    error: Exception | None = None
+    try:
+        if blocks.ranks > 1:
+            window = _Window(context.node_comm, blocks, end - blocks.nbytes)
+    except Exception as bad:
+        error = bad
+    try:
+        comms.agree(context.comm, error)
+    except Exception:
+        # Freeing is collective, so on a host where a rank has none the others keep theirs.
+        if blocks.ranks > 1 and context.node_comm.allreduce(int(window is None)) == 0:
+            assert window is not None
+            window.free()
+        raise
+    return window
+
+
+def _alone(context: Context, call: str, request: _Request) -> Array:
+    """One rank on the host: an array of its own will do."""
+    policy = replace(context.policy, axis=0, populate=True)
+    try:
+        return arrays.zeros(request.stored, request.dtype, policy=policy)
+    except OutOfMemoryError as error:
+        raise OutOfMemoryError(f"{call}: {error}") from None
 
 
 def _map(call: str, window: _Window, blocks: Blocks, end: int) -> SharedMapping:
@@ -609,7 +628,10 @@ class SharedArray:
         return self._rows("block", begin + self.halo, end + self.halo)
 
     def placement(self) -> Placement:
-        """Ask the kernel where this rank's pages are; `local_fraction` counts those on its nodes."""
+        """Ask the kernel where this rank's pages are; `local_fraction` counts those on its nodes.
+
+        Pages of other ranks' blocks count as untouched in this process until it has read them.
+        """
         rows = self._rows("placement", 0, self.shape[self.axis] + 2 * self.halo)
         if self._window is None:
             return placement(rows, local_nodes=self.nodes)

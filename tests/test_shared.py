@@ -72,6 +72,7 @@ def test_views_outlive_the_context():
         ({"split": "odd"}, ValueError, "even"),
         ({"split": [3]}, ValueError, "sum to 10"),
         ({"split": 4}, TypeError, "row counts"),
+        ({"split": [10.0]}, TypeError, "row counts"),
     ],
 )
 def test_bad_arguments(ctx, kwargs, kind, match):
