@@ -367,13 +367,13 @@ def test_hosts_have_an_array_each(ctx, hosts):
         assert (a.whole == host).all()
         error = raised(lambda: ctx.shared_zeros(8, axis=int(host > 0)))
         assert isinstance(error, ValueError)
-        for step in ("_Window", "_alone", "_map"):
+        for step in ("Window", "_alone", "_map"):
             with pytest.MonkeyPatch.context() as patch:
                 # Making a window is MPI's, on all ranks of a host; the other steps are each rank's.
-                if ctx.rank == 0 or (step == "_Window" and host == 0):
+                if ctx.rank == 0 or (step == "Window" and host == 0):
                     patch.setattr(shared, step, lambda *_: 1 / 0)
                 error = raised(lambda: ctx.shared_zeros(8))
-            ranks_with = {"_Window": half.Get_size() > 1, "_map": half.Get_size() > 1}.get(
+            ranks_with = {"Window": half.Get_size() > 1, "_map": half.Get_size() > 1}.get(
                 step, half.Get_size() == 1
             )
             if whole.bcast(ranks_with):
