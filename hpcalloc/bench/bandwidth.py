@@ -382,7 +382,7 @@ def _scaling(
         # As many threads on each node, so that the part of a thread is on its own.
         each = min(len(cores[node]) for node in used)
         team = Team.on([cpu for node in used for cpu in cores[node][:each]])
-        check_room("bench bandwidth", 3 * elements * 8, used)
+        check_room("bench bandwidth", 3 * elements * 8, used, len(used))
         arrays = Arrays.make(elements * nodes, team, blocked(0, used))
         one = Series(BYTES_PER_ELEMENT["triad"] * elements * nodes)
         for _ in range(options.repeats):

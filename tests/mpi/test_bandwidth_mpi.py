@@ -4,11 +4,13 @@
 import os
 
 import pytest
+from click.testing import CliRunner
 
 import hpcalloc
 from hpcalloc import HpcallocError
 from hpcalloc.bench import bandwidth, ranks
 from hpcalloc.bench.kernels import KERNELS
+from hpcalloc.cli.main import cli
 
 MPI = pytest.importorskip("mpi4py.MPI")
 pytestmark = pytest.mark.mpi
@@ -62,3 +64,10 @@ def test_a_wrong_result_of_one_rank_is_told(monkeypatch):
     result = ranks.measure(comm, QUICK)
     if comm.rank == 0:
         assert not result["good"]
+
+
+@pytest.mark.parametrize("arguments", [["--compare"], ["--threads", "1"]])
+def test_options_for_one_process_are_refused(arguments):
+    result = CliRunner().invoke(cli, ["bench", "bandwidth", "--small", "--mpi", *arguments])
+    assert result.exit_code == 2
+    assert "one process" in result.output
