@@ -71,7 +71,11 @@ def resolve(call: str, comm: Any) -> Any:
     """
     module = mpi()
     if comm is None:
-        return _default() if _is_up() and not _forked else None
+        if _forked or not _is_up():
+            return None
+        comm = _default()
+        check_usable(call, comm)
+        return comm
     if module is None or not isinstance(comm, module.Comm):
         raise TypeError(
             message(
