@@ -28,7 +28,7 @@ NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o 
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
 .PHONY: all native demo quick bench test test-native test-preload fuzz test-long test-preload-long test-python \
-        test-mpi examples test-examples lint test-numa test-slurm clean help
+        test-mpi examples test-examples test-solvers lint test-numa test-slurm clean help
 
 all: native $(VENV)/installed ## libraries in build/native, the package in the virtual environment
 
@@ -141,6 +141,9 @@ examples: $(VENV)/installed native ## the C examples in build/examples, against 
 test-examples: examples ## runs the C examples
 	$(call mpirun,2) build/examples/mpi/numa_rank
 	OMP_NUM_THREADS=2 build/examples/openmp/thread_buffers
+
+test-solvers: $(VENV)/installed ## the MPI solvers by their launch lines, with hpcalloc on two ranks and without on three
+	$(BIN)/python -m pytest -q -k 'launch_line or plain' $(PYTEST_OPTIONS) tests/test_solvers.py
 
 lint: $(VENV)/installed ## style and types
 	$(BIN)/ruff check .
