@@ -40,22 +40,29 @@ from .policy import Policy, blocked, interleave, local, on_node
 if TYPE_CHECKING:
     from .context import Context, current, init
     from .handler import NumpyAllocator, numpy_allocator
+    from .paging import Migration, Prefault, migrate, prefault
     from .plan import Plan, make_plan
     from .report import Report
+    from .shared import SharedArray
     from .topology import Topology
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Context": "context",
+    "Migration": "paging",
     "NumpyAllocator": "handler",
     "Plan": "plan",
+    "Prefault": "paging",
     "Report": "report",
+    "SharedArray": "shared",
     "Topology": "topology",
     "current": "context",
     "init": "context",
     "make_plan": "plan",
+    "migrate": "paging",
     "numpy_allocator": "handler",
+    "prefault": "paging",
 }
 
 __all__ = [
@@ -64,6 +71,7 @@ __all__ = [
     "ContextClosedError",
     "HandlerError",
     "HpcallocError",
+    "Migration",
     "NodeError",
     "NumpyAllocator",
     "OutOfMemoryError",
@@ -72,7 +80,9 @@ __all__ = [
     "Plan",
     "PlanError",
     "Policy",
+    "Prefault",
     "Report",
+    "SharedArray",
     "Topology",
     "TopologyError",
     "array",
@@ -87,11 +97,13 @@ __all__ = [
     "interleave",
     "local",
     "make_plan",
+    "migrate",
     "numpy_allocator",
     "on_node",
     "ones",
     "ones_like",
     "placement",
+    "prefault",
     "zeros",
     "zeros_like",
 ]

@@ -31,8 +31,8 @@ from ._native.errors import error_for
 from .blocks import Blocks, Split, make_blocks
 from .exceptions import ContextClosedError, HpcallocError, OutOfMemoryError, PlacementError, message
 from .mapping import SharedMapping
+from .paging import cut
 from .placement import Placement, placement, range_placement
-from .policy import Policy
 
 if TYPE_CHECKING:
     from .context import Context
@@ -148,22 +148,17 @@ def _check_room(call: str, words: Sequence[_Word], blocks: Blocks) -> None:
     total = blocks.nbytes + (blocks.ranks + 2) * blocks.page
     what = f"{_size(total)} over {blocks.ranks} ranks"
     instead = "use an array per rank (ctx.zeros), which needs no shared memory"
-    directory = os.environ.get(_OMPI_DIRECTORY, _SHM)
-    try:
-        disk = os.statvfs(directory)
-    except OSError:
-        pass  # MPI will say what it uses instead
-    else:
-        free = disk.f_bavail * disk.f_frsize
-        if total > free:
-            raise OutOfMemoryError(
-                message(
-                    call,
-                    what,
-                    f"{directory} has {_size(free)} free of {_size(disk.f_blocks * disk.f_frsize)}",
-                    f"enlarge it (mount -o remount,size=SIZE {directory}; docker run --shm-size SIZE), or {instead}",
-                )
+    directory, free, whole = _shm()
+    # Open MPI wants 5 % left; where one rank of it is refused the others wait for ever.
+    if total > free - free // 16:
+        raise OutOfMemoryError(
+            message(
+                call,
+                what,
+                f"{directory} has {_size(free)} free of {_size(whole)}, of which 1/16 is left to others",
+                f"enlarge it (mount -o remount,size=SIZE {directory}; docker run --shm-size SIZE), or {instead}",
             )
+        )
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if limit != resource.RLIM_INFINITY and total > limit:
         raise OutOfMemoryError(
@@ -193,6 +188,16 @@ def _check_room(call: str, words: Sequence[_Word], blocks: Blocks) -> None:
                     "ask for less, or for more memory per task",
                 )
             )
+
+
+def _shm() -> tuple[str, int, int]:
+    """Directory of shared memory, bytes free and in all; 2**63 of both where MPI will say what it uses instead."""
+    directory = os.environ.get(_OMPI_DIRECTORY, _SHM)
+    try:
+        disk = os.statvfs(directory)
+    except OSError:
+        return directory, 2**63, 2**63
+    return directory, disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
 
 
 def _size(count: int) -> str:
@@ -363,19 +368,21 @@ def _together(context: Context, call: str, request: _Request, blocks: Blocks) ->
         error = bad
     comms.agree(comm, error)  # where one has no window the others can't free theirs
     assert window is not None
-    stored: Array | None = None
+    mapping: SharedMapping | None = None
     try:
         mapping = _map(call, window, blocks, end)
         _place(context, call, mapping, blocks)
-        stored = mapping.array(request.stored, request.dtype)
     except Exception as bad:
         error = bad
     try:
         comms.agree(comm, error)
     except Exception:
+        if mapping is not None:
+            mapping.discard()  # the exception's frames would keep the memory
         window.free()
         raise
-    assert stored is not None
+    assert mapping is not None
+    stored = mapping.array(request.stored, request.dtype)
     context._setup.windows.append(window)
     return SharedArray(context, request, blocks, stored, window)
 
@@ -410,13 +417,15 @@ def _place(context: Context, call: str, mapping: SharedMapping, blocks: Blocks) 
     if home.kind == "local":
         home = replace(home, kind="on_node", nodes=context.nodes[:1])
     what = f"{_size(length)} of local rank {rank} on {home}"
-    for at, size, nodes in _pieces(home, start, length, blocks.page):
+    for at, size, nodes in cut(home, start, length, blocks.page):
         code = _native.bind_range(at, size, nodes) if _native.can_bind() == 0 else 0
         if code != 0:
             raise error_for(code, call, what, "what the kernel lets this process do")
     code = _native.prefault(start, length)
     if code != 0:
-        raise error_for(code, call, what, _native.describe_nodes(home.nodes))
+        directory, free, _ = _shm()
+        limit = f"{directory} has {_size(free)} free, {_native.describe_nodes(home.nodes)}"
+        raise error_for(code, call, what, limit, "ask for less, or enlarge what is too small")
     if home.strict:
         where = range_placement(start, length, home.nodes)
         if where.local_fraction != 1.0:
@@ -428,18 +437,6 @@ def _place(context: Context, call: str, mapping: SharedMapping, blocks: Blocks) 
                     "ask for less, or drop strict=True",
                 )
             )
-
-
-def _pieces(policy: Policy, start: int, length: int, page: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-    """Cut a range on pages into those that the kernel can be told of: address, length, nodes."""
-    if policy.kind != "blocked":
-        yield start, length, policy.nodes
-        return
-    pages, count = length // page, len(policy.nodes)
-    edges = [start + pages * i // count * page for i in range(count + 1)]
-    for node, begin, end in zip(policy.nodes, edges, edges[1:], strict=False):
-        if end > begin:
-            yield begin, end - begin, (node,)
 
 
 # ---- SharedArray --------------------------------------------------------------------------------------

@@ -108,6 +108,25 @@ def test_blocks_are_on_their_ranks_nodes(ctx):
     assert own.unknown or own.local_fraction == 1.0
 
 
+def test_report_counts_this_ranks_part(ctx):
+    def counted():
+        gc.collect()
+        return next(r["arrays"] for r in ctx.report().ranks if r["rank"] == ctx.rank)
+
+    before = counted()
+    a = ctx.shared_empty((512 * ctx.local_size, 512))
+    with_it = counted()
+    assert with_it["pages"] == before["pages"] + 512
+    assert with_it["local_fraction"] in (1.0, None)
+    assert with_it["shared"] == before["shared"] + (ctx.local_size > 1)
+    view = a.whole
+    a.free()
+    del a
+    assert counted()["pages"] == with_it["pages"]  # the view keeps it
+    del view
+    assert counted()["pages"] == before["pages"]
+
+
 def test_bounds_given(ctx):
     counts = [3 + rank for rank in range(ctx.local_size)]
     a = ctx.shared_zeros((sum(counts), 10), split=counts)
