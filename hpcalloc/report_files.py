@@ -29,18 +29,18 @@ from typing import TYPE_CHECKING, Any
 
 from ._native.errors import name_of
 from .exceptions import HpcallocError, message
-from .launcher import Ancestor, global_rank
+from .launcher import Ancestor, detect_launcher, global_rank
 from .placement import Placement, ProcessMemory
 from .report import Report, arrays_dict, make_report, memory_dict, record_of
 
 if TYPE_CHECKING:
     from .context import Context
 
-__all__ = ["VARIABLE", "ReportFiles", "files_of", "finish", "merge", "start_record", "watch"]
+__all__ = ["DIRECTORY", "VARIABLE", "ReportFiles", "files_of", "finish", "merge", "start_record", "watch"]
 
 VARIABLE = "HPCALLOC_REPORT"
 ENDINGS = (".json", ".txt", ".html")
-_DIRECTORY = "HPCALLOC_REPORT_RANKS"  # for what runs inside the rank
+DIRECTORY = "HPCALLOC_REPORT_RANKS"  # for what runs inside the rank
 _COMMAND_LIMIT = 1023  # of NUMALLOC_AUDIT_THEN
 
 
@@ -95,7 +95,7 @@ class ReportFiles:
                     "run", f"{VARIABLE}={self.target!r}", "a short path without %", "choose another directory"
                 )
             )
-        return {_DIRECTORY: self.directory, "NUMALLOC_AUDIT": audit, "NUMALLOC_AUDIT_THEN": command}
+        return {DIRECTORY: self.directory, "NUMALLOC_AUDIT": audit, "NUMALLOC_AUDIT_THEN": command}
 
     def arrive(self) -> None:
         """Count this rank as done; the last one merges."""
@@ -148,7 +148,11 @@ def files_of(
     told_rank, told_size = global_rank(environ)
     rank, size = (told_rank if rank is None else rank), (told_size if size is None else size)
     target = os.path.abspath(name)
-    directory = environ.get(_DIRECTORY) or f"{target}.ranks{_job(environ, ancestor, size)}"
+    # What an outer job told is not for the ranks of one that was started inside it.
+    told = (
+        environ.get(DIRECTORY) if environ.get("HPCALLOC_RUN") == detect_launcher(environ).launcher else None
+    )
+    directory = told or f"{target}.ranks{_job(environ, ancestor, size)}"
     return ReportFiles(target, directory, rank, size)
 
 

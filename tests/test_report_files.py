@@ -12,7 +12,6 @@ import sys
 import pytest
 
 from hpcalloc import _native
-from hpcalloc.cli.main import cli
 from hpcalloc.exceptions import HpcallocError
 from hpcalloc.report_files import files_of, merge
 
@@ -238,8 +237,22 @@ def test_bad_names(tmp_path, program):
     assert verb("report", "--output", "r.pdf").returncode == 2
     assert verb("report", "--remove").returncode == 2
     assert verb("run", program, report=tmp_path.joinpath(*["no"] * 600, "r.json")).returncode != 0
+    (tmp_path / "file").write_text("")
+    done = verb("run", program, report=tmp_path / "file/r.json")
+    assert done.returncode == 2
+    assert "remedy:" in done.stderr
     assert files_of({}, None) is None
-    assert cli is not None
+
+
+def test_jobs_inside_jobs():
+    outer = {"HPCALLOC_REPORT": "r.json", "HPCALLOC_REPORT_RANKS": "/outer", "HPCALLOC_RUN": "none"}
+    inner = {
+        "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+        "PMIX_NAMESPACE": "prterun@1",
+    }
+    assert files_of(outer, None).directory == "/outer"
+    assert files_of({**outer, **inner}, None).directory.endswith("/r.json.ranks-prterun-1")
 
 
 def mpirun(count):

@@ -22,7 +22,7 @@ from .._native.errors import error_for, name_of
 from ..binding import inherited_memory_policy
 from ..exceptions import BindingError, HpcallocError, message
 from ..launcher import Ancestor, detect_launcher, find_launcher_process, rank_variable
-from ..report_files import files_of, start_record
+from ..report_files import DIRECTORY, VARIABLE, ReportFiles, files_of, start_record
 from ..run import MemoryPolicy, Situation, Steps, Wishes, decide, join_preload, parse_policy
 from ..topology import Topology, format_ids
 
@@ -86,7 +86,7 @@ def command(
         raise click.UsageError("--json goes with --dry-run")
     words, obstacle = resolve(program, os.environ.get("PATH", os.defpath))
     ancestor = _ancestor()
-    files = files_of(os.environ, ancestor)
+    files = files_of({name: v for name, v in os.environ.items() if name != DIRECTORY}, ancestor)
     wishes = Wishes(bind, threads, smt, parse_policy(policy, strict), preload)  # type: ignore[arg-type]
     steps = decide(Topology.from_machine(), _look(obstacle, ancestor), wishes)
     if dry_run:
@@ -98,7 +98,7 @@ def command(
     environment = {**original_environment(), **steps.environment}
     if files is not None:
         environment |= files.environment(os.getpid())
-        files.start(start_record(steps, notes))
+        _start(files, steps, notes)
         if not steps.preload and preload is not False:  # it writes the report, and leaves malloc alone
             environment["LD_PRELOAD"] = join_preload(
                 environment.get("LD_PRELOAD", ""), str(_library("libnumalloc.so"))
@@ -265,6 +265,20 @@ def _place(memory: MemoryPolicy | None, required: bool) -> list[str]:
     note = f"memory is where it is first touched: set_mempolicy: {name_of(code)}"
     click.echo(f"hpcalloc run: {note}", err=True)
     return [note]
+
+
+def _start(files: ReportFiles, steps: Steps, notes: Sequence[str]) -> None:
+    try:
+        files.start(start_record(steps, notes))
+    except OSError as error:
+        raise HpcallocError(
+            message(
+                "run",
+                f"{VARIABLE}={files.target!r}: {error.strerror}: {error.filename}",
+                "a directory that all ranks can write to",
+                "choose another, or unset it",
+            )
+        ) from error
 
 
 def become(words: list[str], environ: Mapping[str, str]) -> NoReturn:
