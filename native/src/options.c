@@ -70,7 +70,8 @@ static const struct option {
     /* where the pages of large blocks and of the process were, written at exit */
     {"AUDIT", "audit", DESTINATION, WHERE, "off", na_opt.audit},
     /* run by the shell when the audit is written, with neither LD_PRELOAD nor NUMALLOC_* in its environment */
-    {"AUDIT_THEN", "audit_then", COMMAND, "a command of less than 1024 bytes, or off", "off", na_opt.audit_then},
+    {"AUDIT_THEN", "audit_then", COMMAND, "off, or a command with a / in it of less than 1024 bytes", "off",
+     na_opt.audit_then},
     /* 1: canaries, patterns, quarantine; 2: also pages without access behind blocks */
     {"GUARD", "guard", GUARD_MODE, "0, 1 or 2", "0", &na_opt.guard},
     /* most bytes of freed blocks that guard mode keeps back */
@@ -164,9 +165,10 @@ static bool assign(const struct option *option, const char *text) {
         *(enum na_guard_mode *)option->value = (enum na_guard_mode)index;
         return true;
     case DESTINATION: return assign_destination(option->value, text);
-    case COMMAND:
-        if (strlen(text) >= NA_PATH_MAX) return false;
-        memcpy(option->value, strcmp(text, "off") == 0 ? "" : text, strcmp(text, "off") == 0 ? 1 : strlen(text) + 1);
+    case COMMAND: /* a / as in a path, so that "yes" or "1" is noticed */
+        if (strcmp(text, "off") == 0) text = "";
+        else if (strchr(text, '/') == NULL || strlen(text) >= NA_PATH_MAX) return false;
+        memcpy(option->value, text, strlen(text) + 1);
         return true;
     }
     return false;
