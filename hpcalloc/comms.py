@@ -40,6 +40,8 @@ def resolve(call: str, comm: Any) -> Any:
     module = mpi()
     if comm is None:
         up = module is not None and module.Is_initialized() and not module.Is_finalized()
+        if up:
+            check_usable(call, module.COMM_WORLD)
         return module.COMM_WORLD if up else None
     if module is None or not isinstance(comm, module.Comm):
         raise TypeError(

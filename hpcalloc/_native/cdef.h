@@ -129,6 +129,7 @@ typedef struct numalloc_stats {
     uint64_t heaps;
     uint64_t abandoned_heaps;
     uint64_t pages;
+    uint64_t lost_blocks;
 } numalloc_stats_t;
 
 int numalloc_stats(int node, numalloc_stats_t *stats);

@@ -22,7 +22,7 @@
  * standard error and aborts; with NUMALLOC_ON_ERROR=warn it writes the line and ignores the call.
  *
  * Environment. NUMALLOC_RESERVE, NUMALLOC_NODE_LIMIT, NUMALLOC_HUGEPAGES, NUMALLOC_PURGE_DELAY,
- * NUMALLOC_STRICT, NUMALLOC_ON_ERROR, NUMALLOC_VERBOSE, NUMALLOC_STATS, NUMALLOC_LEAKS, NUMALLOC_PROFILE,
+ * NUMALLOC_STRICT, NUMALLOC_SECURE, NUMALLOC_ON_ERROR, NUMALLOC_VERBOSE, NUMALLOC_STATS, NUMALLOC_LEAKS, NUMALLOC_PROFILE,
  * NUMALLOC_PROFILE_RATE, NUMALLOC_GUARD, NUMALLOC_QUARANTINE, NUMALLOC_WATCH_LIMIT; see docs/options.md. A value
  * that can't be parsed is reported once on standard error and the default is used.
  */
@@ -254,6 +254,7 @@ typedef struct numalloc_stats {
     uint64_t heaps;           /* heaps of the node in use by live threads */
     uint64_t abandoned_heaps; /* heaps of dead threads waiting for adoption */
     uint64_t pages;           /* pages (runs of one size class) in use */
+    uint64_t lost_blocks;     /* free blocks never used again, as their free list was damaged by the program */
 } numalloc_stats_t;
 
 /* Of one node; node -1 sums all nodes. ENODEV. */

@@ -6,6 +6,7 @@
  * Threads: no state of its own but what numalloc_init was given.
  */
 #include "fast.h"
+#include "secure.h"
 
 #include <string.h>
 
@@ -30,6 +31,9 @@ static const char *const REMEDY_OURS = "free memory with the library that alloca
 static const char *const REMEDY_ONCE = "free each block once; build with -fsanitize=address to find the first free";
 static const char *const REMEDY_START = "free the pointer that the allocation returned";
 
+/* Is the start of a block free? Of large blocks only secure mode knows. */
+static bool is_free(const void *start) { return NA_UNLIKELY(na_secure) ? !na_live_at(start) : na_marked_free(start); }
+
 /* NULL if `ptr` is the start of a live block of `span`; else what is wrong with it. */
 static const char *fault_of(const na_span *span, const void *ptr, const char **remedy) {
     *remedy = REMEDY_ONCE;
@@ -39,7 +43,7 @@ static const char *fault_of(const na_span *span, const void *ptr, const char **r
         return inside ? NOT_LIVE : NOT_OURS;
     }
     if (span->kind == NA_LARGE) {
-        if (ptr == (void *)span->start) return NULL;
+        if (ptr == (void *)span->start) return NA_UNLIKELY(na_secure) && is_free(ptr) ? NOT_LIVE : NULL;
         *remedy = REMEDY_START;
         return NOT_START;
     }
@@ -49,11 +53,18 @@ static const char *fault_of(const na_span *span, const void *ptr, const char **r
         *remedy = REMEDY_START;
         return NOT_START;
     }
-    return na_marked_free(ptr) ? NOT_LIVE : NULL;
+    return is_free(ptr) ? NOT_LIVE : NULL;
+}
+
+/* NULL: the block is the caller's to free; else what is wrong. */
+static const char *claim(const na_span *span, const void *ptr, const char **remedy) {
+    if (NA_UNLIKELY(na_secure) && na_live_claim(ptr)) return NULL;
+    const char *fault = fault_of(span, ptr, remedy);
+    return fault == NULL && na_secure ? NOT_LIVE : fault; /* another thread was first, just now */
 }
 
 static void free_block(na_span *span, void *ptr, const char *call) {
-    const char *remedy, *fault = fault_of(span, ptr, &remedy);
+    const char *remedy, *fault = claim(span, ptr, &remedy);
     if (fault != NULL) {
         na_misuse(call, ptr, fault, remedy);
         return;
@@ -62,6 +73,10 @@ static void free_block(na_span *span, void *ptr, const char *call) {
         if (NA_UNLIKELY(na_opt.audit[0] != '\0')) na_audit_look(); /* while it is still there */
         if (na_regions[span->region].node_index < 0) na_mixed_free(span);
         else na_large_free(span);
+        return;
+    }
+    if (NA_UNLIKELY(na_secure)) {
+        na_secure_free(span, ptr);
         return;
     }
     na_heap *heap = atomic_load_explicit(&span->heap, memory_order_relaxed);
@@ -93,6 +108,12 @@ static void zero_block(void *ptr, size_t size, const na_heap *heap) {
     memset(ptr, 0, virgin ? sizeof(na_block) : size);
 }
 
+/* Of large blocks; those of a page become live where they leave its list. */
+static void *born(void *block) {
+    if (NA_UNLIKELY(na_secure) && block != NULL) (void)na_live_begin(block);
+    return block;
+}
+
 void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     if (size > PTRDIFF_MAX - NA_ALIGN_MAX) {
         errno = ENOMEM;
@@ -100,7 +121,7 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     }
     if (size < NA_GRANULE) size = NA_GRANULE;
     size_t padded = align > NA_GRANULE ? (size + align - 1) & ~(align - 1) : size;
-    if (padded > NA_BLOCK_MAX || align > NA_SLICE) return na_large_alloc(region, size, align, flags);
+    if (padded > NA_BLOCK_MAX || align > NA_SLICE) return born(na_large_alloc(region, size, align, flags));
     na_heap *heap = na_heap_of(region);
     if (heap == NULL) return NULL;
     void *block = na_heap_alloc(heap, size_to_class(padded));
@@ -227,7 +248,7 @@ static void *request_spread(const numalloc_request_t *request, size_t align, boo
     }
     na_placement placement = {.nodes = nodes, .policy = (uint8_t)request->policy, .strict = strict};
     if (request->policy == NUMALLOC_BLOCKED) placement.stripe = request->stripe;
-    return na_mixed_alloc(&placement, request->size, align, request->flags);
+    return born(na_mixed_alloc(&placement, request->size, align, request->flags));
 }
 
 void *na_request(const numalloc_request_t *request) {
@@ -278,7 +299,7 @@ static void *alloc_like(const na_span *span, size_t size) {
     const na_region *region = &na_regions[span->region];
     if (region->node_index >= 0) return alloc_on(region->node_index, region->strict, size, 0, 0);
     na_placement placement = *span->placement;
-    return na_mixed_alloc(&placement, size, 0, 0);
+    return born(na_mixed_alloc(&placement, size, 0, 0));
 }
 
 void *na_realloc(void *ptr, size_t size) {
@@ -296,7 +317,13 @@ void *na_realloc(void *ptr, size_t size) {
     size_t have = na_usable(span);
     bool large = span->kind == NA_LARGE && na_regions[span->region].node_index >= 0;
     if (large && size > NA_BLOCK_MAX) {
+        if (NA_UNLIKELY(na_secure) && !na_live_claim(ptr)) {
+            na_misuse("numalloc_realloc", ptr, NOT_LIVE, REMEDY_ONCE);
+            errno = EINVAL;
+            return NULL;
+        }
         void *moved = na_large_realloc(span, size);
+        (void)born(moved != NULL ? moved : ptr);
         if (moved != NULL || na_regions[span->region].strict) return moved;
     } else if (size <= have && size >= have / 2) {
         return ptr;
@@ -335,7 +362,7 @@ static uintptr_t start_of(const na_span *span, const void *ptr) {
     if (span->kind == NA_LARGE) return span->start;
     uint32_t index = (uint32_t)(((uintptr_t)ptr - span->start) / span->block_size);
     uintptr_t start = span->start + (uintptr_t)index * span->block_size;
-    return index < span->capacity && !na_marked_free((na_block *)start) ? start : 0;
+    return index < span->capacity && !is_free((void *)start) ? start : 0;
 }
 
 uintptr_t na_block_start(const void *ptr) { return start_of(na_span_at(ptr), ptr); }

@@ -11,6 +11,7 @@
  * changed between na_heap_enter and na_heap_leave only, see fork.c.
  */
 #include "fast.h"
+#include "secure.h"
 
 #include <string.h>
 
@@ -62,7 +63,8 @@ static na_heap *heap_make(na_region *region) {
         region->abandoned_count--;
     } else if ((heap = region->spare) != NULL) {
         region->spare = heap->next;
-    } else if ((heap = na_region_meta(region, sizeof *heap)) != NULL) {
+    } else if ((heap = na_region_meta(region, sizeof *heap + na_secure_heap_bytes())) != NULL) {
+        if (na_secure) na_secure_equip(heap, heap + 1);
         heap->region = region;
         heap->tag_of_pages = (na_span){.region = (uint16_t)region->index, .kind = NA_PAGE}.tag;
         for (unsigned c = 0; c < NA_CLASSES; c++) {
@@ -104,6 +106,10 @@ na_heap *na_heap_of(na_region *region) {
 /* ---- remote frees -------------------------------------------------------------------------------------- */
 
 static void page_take_remote(na_heap *heap, na_span *page) {
+    if (NA_UNLIKELY(na_secure)) {
+        na_secure_take_remote(heap, page);
+        return;
+    }
     uint32_t count;
     na_list list = page->free; /* in a register: the loop would go through memory each time */
     for (na_block *block = na_remote_take(page, &count), *next; block != NULL; block = next) {
@@ -206,11 +212,8 @@ static na_span *queue_search(na_heap *heap, unsigned class_index) {
     return page;
 }
 
-void *na_heap_alloc(na_heap *heap, unsigned class_index) {
-    na_cache *cache = &heap->cache[class_index];
-    if (cache->list != 0) return na_cache_pop(cache);
-    na_heap_enter(heap);
-    na_heap_collect(heap);
+/* A page of the class with a free block; NULL with errno. */
+static na_span *page_with_room(na_heap *heap, unsigned class_index) {
     na_span *page = queue_search(heap, class_index);
     if (page == NULL) {
         na_remote_flush(na_self.thread); /* before more memory is used, let others have theirs back */
@@ -219,8 +222,23 @@ void *na_heap_alloc(na_heap *heap, unsigned class_index) {
     if (page == NULL &&
         ((page = na_page_idle(heap, class_index)) != NULL || (page = na_page_new(heap, class_index)) != NULL))
         na_heap_join(heap, page);
-    if (page != NULL) na_cache_fill(cache, page);
-    void *block = na_cache_pop(cache);
+    return page;
+}
+
+void *na_heap_alloc(na_heap *heap, unsigned class_index) {
+    na_cache *cache = &heap->cache[class_index];
+    if (cache->list != 0) return na_cache_pop(cache);
+    na_heap_enter(heap);
+    na_heap_collect(heap);
+    void *block = NULL;
+    for (na_span *page; block == NULL && (page = page_with_room(heap, class_index)) != NULL;) {
+        if (NA_UNLIKELY(na_secure)) {
+            block = na_secure_take(page); /* NULL: its list was damaged, another page has to do */
+        } else {
+            na_cache_fill(cache, page);
+            block = na_cache_pop(cache);
+        }
+    }
     na_heap_leave(heap);
     return block;
 }
@@ -228,6 +246,7 @@ void *na_heap_alloc(na_heap *heap, unsigned class_index) {
 /* ---- the end ---------------------------------------------------------------------------------------------------- */
 
 void na_heap_shed(na_heap *heap) {
+    if (NA_UNLIKELY(na_secure)) na_secure_shed(heap);
     caches_empty(heap);
     na_heap_collect(heap);
     na_heap_enter(heap);

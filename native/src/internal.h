@@ -53,6 +53,11 @@ na_thread *na_threads_first(void);        /* under na_threads_lock */
 void na_thread_forget(na_thread *thread); /* child of fork: its thread is gone */
 extern pthread_mutex_t na_threads_lock;
 
+/* ---- inline.c: what code compiled with numa_alloc_inline.h sees of the calling thread ------------------- */
+
+void na_inline_show(na_heap *heap, int cpu); /* its heap, and the CPU for whose node it is */
+void na_inline_hide(void);                   /* no heap: such code calls */
+
 /* ---- heap.c ---------------------------------------------------------------------------------------- */
 
 na_heap *na_heap_of(na_region *region);                   /* the caller's heap in a region; NULL with errno */
@@ -102,10 +107,11 @@ uint32_t na_remote_count(const na_span *page); /* frees that wait; for statistic
 
 /* ---- region.c -------------------------------------------------------------------------------------- */
 
-extern uintptr_t na_base;     /* first byte of the reservation */
-extern uintptr_t na_reserved; /* its bytes, 0 before na_init */
-extern unsigned na_shift;     /* log2 bytes of a region */
-extern na_span **na_map;      /* slice -> descriptor */
+extern uintptr_t na_base;          /* first byte of the reservation */
+extern uintptr_t na_reserved;      /* its bytes, 0 before na_init */
+extern unsigned na_shift;          /* log2 bytes of a region */
+extern na_span **na_map;           /* slice -> descriptor */
+extern _Atomic(uint64_t) *na_live; /* NUMALLOC_SECURE: a bit per 16 bytes, see secure.c; NULL without */
 extern na_region *na_regions;
 extern int na_region_count; /* 2 * nodes + 1 */
 
@@ -190,10 +196,11 @@ uintptr_t na_block_start(const void *ptr); /* of the live block that ptr points 
 
 /* ---- watch.c: modes that see every block; watch.h has the rest --------------------------------------- */
 
-/* While it is set, na_self.heap is na_empty_heap, so that both fast paths miss. Constant after na_init. */
+/* While one of these is set, na_self.heap is na_empty_heap, so that both fast paths miss. Constant after na_init. */
 extern bool na_watched;
-int na_watch_init(void);                                        /* 0 or errno */
-void na_watch_start(void);                                      /* when constructors run */
+extern bool na_secure;     /* secure.c: sealed lists, random order; secure.h has the rest */
+int na_watch_init(void);   /* 0 or errno */
+void na_watch_start(void); /* when constructors run */
 void *na_watch_here(size_t size, size_t align, unsigned flags); /* NUMALLOC_LOCAL */
 void *na_watch_alloc(const numalloc_request_t *request);
 void *na_watch_realloc(void *ptr, size_t size);
@@ -217,6 +224,8 @@ void na_audit_fork_child(void);
 /* ---- debug.c ----------------------------------------------------------------------------------------- */
 
 void na_misuse(const char *call, const void *address, const char *what, const char *remedy);
+/* A free block that was written to; `lost` ones, from it on, are never used again. */
+void na_list_damaged(const na_span *page, const na_block *block, uint32_t lost, const char *where);
 /* The same with more to say, after the line and before the end. */
 void na_misuse_more(const char *call, const void *address, const char *what, const char *remedy,
                     void (*more)(const void *data), const void *data);
@@ -224,6 +233,7 @@ void na_misuse_more(const char *call, const void *address, const char *what, con
 /* ---- fork.c ------------------------------------------------------------------------------------------ */
 
 void na_fork_install(void);
+extern bool na_cut_short; /* a child, and its parent had threads, which may have been between two stores */
 
 #pragma GCC visibility pop
 

@@ -118,10 +118,12 @@ int os_current_cpu(void);
 extern ptrdiff_t os_cpu_offset;
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_thread_pointer)
-#define OS_RSEQ_CPU (*(const volatile int *)((const char *)__builtin_thread_pointer() + os_cpu_offset))
+#define OS_RSEQ_CPU_AT ((const volatile int *)((const char *)__builtin_thread_pointer() + os_cpu_offset))
+#define OS_RSEQ_CPU (*OS_RSEQ_CPU_AT)
 #endif
 #endif
 #ifndef OS_RSEQ_CPU
+#define OS_RSEQ_CPU_AT ((const volatile int *)NULL)
 #define OS_RSEQ_CPU (-2)
 #endif
 

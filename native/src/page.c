@@ -9,7 +9,7 @@
  *
  * Threads: the owner only.
  */
-#include "internal.h"
+#include "secure.h"
 
 enum {
     NA_CARVE_BYTES = 4096 /* about one base page per batch, so that carving touches no more than it must */
@@ -39,9 +39,20 @@ void na_queue_remove(na_queue *queue, na_span *page) {
     page->next = page->prev = NULL;
 }
 
-/* The memory's next user may find the marks, and copy them to where they were when that is a block again. */
+/* The memory's next user may find the marks, and copy them to where they were when that is a block again. All blocks
+ * are free here: one without its mark was written to. */
 static void unmark(na_span *page) {
-    for (uint32_t i = 0; i < page->carved; i++) ((na_block *)(page->start + (uintptr_t)i * page->block_size))->key = 0;
+    if (NA_UNLIKELY(na_secure)) {
+        na_secure_unlink_all(page);
+        return;
+    }
+    const na_block *damaged = NULL;
+    for (uint32_t i = 0; i < page->carved; i++) {
+        na_block *block = (na_block *)(page->start + (uintptr_t)i * page->block_size);
+        if (NA_UNLIKELY(!na_marked_free(block))) damaged = block;
+        block->key = 0;
+    }
+    if (NA_UNLIKELY(damaged != NULL) && !na_cut_short) na_list_damaged(page, damaged, 0, "a page that is given back");
 }
 
 /* ---- idle pages -------------------------------------------------------------------------------------------- */
@@ -145,6 +156,10 @@ void na_page_release(na_span *page) {
 }
 
 void na_page_carve(na_span *page) {
+    if (NA_UNLIKELY(na_secure)) {
+        na_secure_carve(page);
+        return;
+    }
     uint32_t size = page->block_size;
     uint32_t batch = size >= NA_CARVE_BYTES ? 1 : NA_CARVE_BYTES / size;
     uint32_t left = page->capacity - page->carved;

@@ -5,7 +5,7 @@
  * Threads: each region under its lock. Counts of pages that other threads work on at the moment are read as
  * they stand, hence approximate.
  */
-#include "internal.h"
+#include "secure.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -38,6 +38,10 @@ add_heaps(const na_region *region, numalloc_stats_t *stats) {
     for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) {
         if (atomic_load_explicit(&heap->thread, memory_order_relaxed) != NULL) stats->heaps++;
         stats->remote_frees += heap->remote_frees;
+        for (unsigned c = 0; na_secure && c < NA_CLASSES; c++) { /* freed, but used as far as their pages know */
+            stats->frees += na_secure_held(heap, c);
+            stats->allocated_bytes -= na_secure_held(heap, c) * class_to_size(c);
+        }
         stats->allocations += heap->gone_frees;
         stats->frees += heap->gone_frees;
         for (unsigned c = 0; c < NA_CLASSES; c++) { /* what was returned is counted again by its page */
@@ -53,6 +57,7 @@ add_heaps(const na_region *region, numalloc_stats_t *stats) {
 
 static void add_region(na_region *region, numalloc_stats_t *stats) {
     stats->fallbacks += atomic_load_explicit(&region->fallbacks, memory_order_relaxed);
+    stats->lost_blocks += atomic_load_explicit(&region->lost_blocks, memory_order_relaxed);
     stats->strict_failures += atomic_load_explicit(&region->strict_failures, memory_order_relaxed);
     if (!atomic_load_explicit(&region->opened, memory_order_acquire)) return;
     pthread_mutex_lock(&region->lock);
@@ -129,7 +134,8 @@ static void put_stats(writer *out, const numalloc_stats_t *stats) {
     FIELD(purged_bytes, ", ");
     FIELD(heaps, ", ");
     FIELD(abandoned_heaps, ", ");
-    FIELD(pages, "");
+    FIELD(pages, ", ");
+    FIELD(lost_blocks, "");
 #undef FIELD
 }
 

@@ -23,6 +23,7 @@
  *   spare    a heap without pages or owner, kept for the next thread (heaps are never unmapped, so that a
  *            late remote free may still look at them)
  *   dirty    a slice that may hold bytes other than zero, hence memory; others read as zeros
+ *   live     given out and not freed; lost: free, but its list was damaged, so it is not used again
  *   watched  a mode sees every block: leaks, heap profile, guard; its own words are in watch.h
  *   purge    give the memory of dirty free slices back to the system
  *
@@ -187,6 +188,7 @@ struct na_heap {
     uint64_t returned[NA_CLASSES];   /* blocks sent home from the cache ever */
     uint64_t remote_frees;           /* collected ever */
     uint32_t pages;                  /* in the queues */
+    struct na_shelf *shelf;          /* NUMALLOC_SECURE: secure.c; NULL without */
     uint64_t gone_frees;             /* blocks freed ever in pages that it gave back */
     na_span *idle_first, *idle_last; /* pages without a used block, oldest first; in no queue */
     uint32_t idle_slices;
@@ -244,7 +246,7 @@ struct na_region {
     uint64_t peak_bytes, purged_bytes;
     uint64_t large_allocations, large_frees, large_blocks, large_bytes, huge_bytes;
     uint64_t pages, abandoned_count;
-    _Atomic(uint64_t) fallbacks, strict_failures;
+    _Atomic(uint64_t) fallbacks, strict_failures, lost_blocks;
 };
 
 #endif
