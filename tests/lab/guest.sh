@@ -46,16 +46,4 @@ if [ "$nodes" = 4 ]; then
         echo "heat2d on 4 ranks, 100.0 % local: FAILED"
     fi
 fi
-if [ "$nodes" = 4 ]; then
-    # The same solver without hpcalloc, started by it; with the library; and ranks that move away before they allocate.
-    reports=/tmp/reports
-    mkdir -p $reports
-    heat=(--size 256 --steps 50)
-    leave="import os, numpy as n; here = min(os.sched_getaffinity(0)); os.sched_setaffinity(0, [(here + 2) % 8]); a = n.ones(10**6); del a"
-    HPCALLOC_REPORT=$reports/plain.json timeout 240 mpirun --mca osc ^ucx -n 4 hpcalloc run "$python" "$root"/examples/mpi/heat2d_plain.py "${heat[@]}" &&
-        HPCALLOC_REPORT=$reports/library.json timeout 240 mpirun --mca osc ^ucx -n 4 "$python" "$root"/examples/mpi/heat2d.py "${heat[@]}" >/dev/null &&
-        HPCALLOC_REPORT=$reports/control.json timeout 240 mpirun -n 4 hpcalloc run "$python" -c "$leave" &&
-        "$python" "$root"/tests/lab/check_run.py $reports && echo "unchanged ranks under hpcalloc run, 100.0 % local: ok" ||
-        { ls $reports/*; echo "unchanged ranks under hpcalloc run, 100.0 % local: FAILED"; }
-fi
 echo "lab guest done"
