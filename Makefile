@@ -28,8 +28,8 @@ NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o 
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
 .PHONY: all native demo quick bench test test-native test-preload fuzz test-long test-preload-long test-python \
-        test-mpi examples test-examples lint test-numa test-slurm \
-        test-slurm-numa test-cluster clean help
+        test-recipes test-mpi examples test-examples lint test-numa test-slurm test-slurm-numa test-cluster \
+        clean help
 
 all: native $(VENV)/installed ## libraries in build/native, the package in the virtual environment
 
@@ -49,7 +49,7 @@ $(VENV)/created:
 
 # Editable: Python files are used where they are, C changes reinstall.
 $(VENV)/installed: $(VENV)/created pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(BRIDGE_SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[mpi,test]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[mpi,test$(if $(CI),$(comma)numba)]'
 	@touch $@
 
 native: build/native/built ## the C libraries, in build/native
@@ -123,10 +123,20 @@ test-long: native build/fuzz/built ## full forms of the C tests: about two hours
 	@$(call long,fuzz,$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600)
 	@$(call long,stress,build/native/bin/stress --threads 4 --operations 1000000000)
 	@$(call long,faults,build/native/bin/test_faults --full)
+	@$(call long,secure,NUMALLOC_SECURE=1 build/native/bin/stress --threads 4 --operations 100000000)
+	@$(call long,secure-faults,NUMALLOC_SECURE=1 build/native/bin/test_faults)
+	@$(call long,secure-forks,LD_PRELOAD=$(abspath build/native/libnumalloc_preload.so) NUMALLOC_SECURE=1 build/native/bin/preload_forks)
 	@$(call long,programs,$(MAKE) --no-print-directory test-preload-long)
 
 test-python: $(VENV)/installed native ## Python tests in one process
-	$(BIN)/python -m pytest -q -m 'not mpi' $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -q -m 'not mpi and not recipes' $(PYTEST_OPTIONS)
+
+$(VENV)/recipes: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --only-binary :all: 'hpcalloc[recipes]'
+	@touch $@
+
+test-recipes: $(VENV)/recipes ## the programs of docs/recipes.md: numba, SciPy, h5py, pools, Dask
+	$(BIN)/python -m pytest -q tests/test_recipes.py $(PYTEST_OPTIONS)
 
 test-mpi: $(VENV)/installed ## Python tests on 1, 2 and 4 ranks
 	for n in 1 2 4; do $(MAKE) --no-print-directory test-mpi-$$n; done
@@ -140,8 +150,17 @@ examples: $(VENV)/installed native ## the C examples in build/examples, against 
 	cmake --build build/examples -- --quiet
 
 test-examples: examples ## runs the C examples
-	$(call mpirun,2) build/examples/mpi/numa_rank
-	OMP_NUM_THREADS=2 build/examples/openmp/thread_buffers
+	for example in mpi/numa_rank mpi/triad openmp/hybrid; do \
+	  OMP_NUM_THREADS=1 $(call mpirun,2) build/examples/$$example; done
+	for example in thread_buffers first_touch thread_arenas blocked; do \
+	  OMP_NUM_THREADS=2 build/examples/openmp/$$example; done
+	$(BIN)/python examples/openmp/cffi_triad.py
+	@export PKG_CONFIG_PATH=$$(dirname $$(find $(CURDIR)/build/prefix -name numalloc.pc)) && \
+	if command -v pkg-config >/dev/null; then \
+	  set -x && cc -O2 -DPAIR_INLINE native/bench/pair.c $$(pkg-config --cflags --libs numalloc) \
+	    -Wl,-rpath,$$(pkg-config --variable=libdir numalloc) -o build/examples/pair && build/examples/pair; \
+	elif [ -n "$(CI)" ]; then echo "make test-examples: pkg-config is missing" >&2; exit 1; \
+	else echo "test-examples: pkg-config is not installed, numalloc.pc not tried"; fi
 
 lint: $(VENV)/installed ## style and types
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import comms as comms  # early: it has to see every fork of a process in which MPI is up
 from .arrays import (
     array,
     current_policy,
@@ -24,6 +25,7 @@ from .arrays import (
 from .exceptions import (
     BindingError,
     ContextClosedError,
+    HandlerError,
     HpcallocError,
     NodeError,
     OutOfMemoryError,
@@ -38,35 +40,50 @@ from .policy import Policy, blocked, interleave, local, on_node
 
 if TYPE_CHECKING:
     from .context import Context, current, init
+    from .handler import NumpyAllocator, numpy_allocator
+    from .paging import Migration, Prefault, migrate, prefault
     from .plan import Plan, make_plan
     from .report import Report
+    from .shared import SharedArray
     from .topology import Topology
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Context": "context",
+    "Migration": "paging",
+    "NumpyAllocator": "handler",
     "Plan": "plan",
+    "Prefault": "paging",
     "Report": "report",
+    "SharedArray": "shared",
     "Topology": "topology",
     "current": "context",
     "init": "context",
     "make_plan": "plan",
+    "migrate": "paging",
+    "numpy_allocator": "handler",
+    "prefault": "paging",
 }
 
 __all__ = [
     "BindingError",
     "Context",
     "ContextClosedError",
+    "HandlerError",
     "HpcallocError",
+    "Migration",
     "NodeError",
+    "NumpyAllocator",
     "OutOfMemoryError",
     "Placement",
     "PlacementError",
     "Plan",
     "PlanError",
     "Policy",
+    "Prefault",
     "Report",
+    "SharedArray",
     "Topology",
     "TopologyError",
     "array",
@@ -81,10 +98,13 @@ __all__ = [
     "interleave",
     "local",
     "make_plan",
+    "migrate",
+    "numpy_allocator",
     "on_node",
     "ones",
     "ones_like",
     "placement",
+    "prefault",
     "zeros",
     "zeros_like",
 ]

@@ -17,7 +17,8 @@ import functools
 import math
 import operator
 import os
-from typing import Any, Literal, SupportsIndex
+from collections.abc import Callable
+from typing import Any, Literal, SupportsIndex, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -108,10 +109,12 @@ def set_current_policy(policy: Policy) -> None:
     global _policy, _fast
     fast = None if policy.kind == "blocked" else handler_of(policy)
     _policy, _fast = policy, fast
+    _handler.set_current(fast)
 
 
 _policy = Policy("local")
 _fast: object | None = handler_of(_policy)  # the current policy's handler; None: blocked, it needs the shape
+_handler.set_current(_fast)
 
 
 def _choose(
@@ -130,7 +133,7 @@ def _choose(
                 f"{call}: policy {policy} for axes that lie in memory in neither C nor F order; "
                 "limit: C or F order; remedy: pass order='C'"
             )
-    stripe = _stripe(call, chosen, dims, descr.itemsize, order or "C")
+    stripe = stripe_of(call, chosen, dims, descr.itemsize, order or "C")
     return handler_of(chosen) if stripe == 0 else _make_handler(chosen, stripe)
 
 
@@ -151,7 +154,7 @@ def _like_order(prototype: Array, order: str | None, ndim: int) -> str | None:
     return None if order == "K" else "C"
 
 
-def _stripe(call: str, policy: Policy, shape: tuple[int, ...], itemsize: int, order: str) -> int:
+def stripe_of(call: str, policy: Policy, shape: tuple[int, ...], itemsize: int, order: str) -> int:
     """Compute the bytes after which the split along the policy's axis repeats, 0 for never."""
     if not shape or min(shape) <= 0:
         return 0
@@ -234,7 +237,21 @@ def _refuse(call: str, device: object, like: object, subok: object = False) -> N
 # ---- arrays ---------------------------------------------------------------------------------------------
 # Each tries the current policy's handler first; the rest is for other policies and for errors.
 
+F = TypeVar("F", bound=Callable[..., Array])
 
+
+def _shortcut(zero: bool) -> Callable[[F], F]:
+    """Decorate a function of (shape, dtype, ...): the common case is decided in C and takes a third of the time."""
+
+    def decorate(function: F) -> F:
+        short = _handler.shortcut(function, zero)
+        functools.update_wrapper(short, function)
+        return short
+
+    return decorate
+
+
+@_shortcut(zero=False)
 def empty(
     shape: Shape,
     dtype: npt.DTypeLike = float,
@@ -282,6 +299,7 @@ def empty(
         raise _explain("empty", error, shape, dtype, order, policy) from None
 
 
+@_shortcut(zero=True)
 def zeros(
     shape: Shape,
     dtype: npt.DTypeLike = float,

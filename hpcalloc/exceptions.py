@@ -6,6 +6,7 @@ from __future__ import annotations
 __all__ = [
     "BindingError",
     "ContextClosedError",
+    "HandlerError",
     "HpcallocError",
     "NodeError",
     "OutOfMemoryError",
@@ -38,6 +39,10 @@ class PlacementError(HpcallocError, OSError):
 
 class ContextClosedError(HpcallocError, RuntimeError):
     """A context was used after its close."""
+
+
+class HandlerError(HpcallocError, RuntimeError):
+    """NumPy's allocator can't be taken out: it is not there, or not on top."""
 
 
 class NodeError(HpcallocError, ValueError):

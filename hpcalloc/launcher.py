@@ -7,10 +7,20 @@ Slurm's, since under ``mpirun`` inside ``sbatch`` Slurm's are those of the batch
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Launch", "detect_launcher", "parent_command"]
+__all__ = [
+    "Ancestor",
+    "Launch",
+    "detect_launcher",
+    "find_launcher_process",
+    "global_rank",
+    "parent_command",
+    "rank_variable",
+]
 
 
 @dataclass(frozen=True)
@@ -93,14 +103,27 @@ def detect_launcher(environ: Mapping[str, str], command: Sequence[str] | None = 
         if launcher == "slurm":
             if "SLURM_PROCID" not in environ:
                 continue
-            tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "")
-            size = int(tasks) if tasks.isdigit() else None
+            size = _tasks_here(environ)
         return Launch(launcher, rank, size, _explicit(launcher, environ, command))
     return Launch("none", None, None, None)
 
 
+def _tasks_here(environ: Mapping[str, str]) -> int | None:
+    """Tasks of a Slurm step on this host: ``4(x2),3`` is 4 on hosts 0 and 1 and 3 on host 2."""
+    host = _number(environ, "SLURM_NODEID")
+    position = 0
+    for part in environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        if match is None:
+            return None
+        position += int(match[2] or 1)
+        if position > (host or 0):
+            return int(match[1])
+    return None
+
+
 def _explicit(launcher: str, environ: Mapping[str, str], command: Sequence[str] | None) -> bool | None:
-    if any(environ.get(name) for name in _ASKED.get(launcher, ())):
+    if environ.get("HPCALLOC_RUN") == launcher or any(environ.get(name) for name in _ASKED.get(launcher, ())):
         return True
     if launcher == "openmpi":
         program = command[0].rsplit("/", 1)[-1] if command else ""
@@ -129,3 +152,78 @@ def parent_command(pid: int) -> tuple[str, ...]:
             return tuple(word.decode(errors="replace") for word in file.read().split(b"\0") if word)
     except OSError:
         return ()
+
+
+# ---- the process that started the rank -------------------------------------------------------------------
+
+_GLOBAL = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("PALS_RANKID", "PALS_SIZE"),
+    ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+)
+
+
+def global_rank(environ: Mapping[str, str]) -> tuple[int, int]:
+    """Rank and number of ranks of the whole job as the launcher tells them; (0, 1) without one."""
+    for rank_name, size_name in _GLOBAL:
+        rank, size = _number(environ, rank_name), _number(environ, size_name)
+        if rank is not None and size is not None and rank < size:
+            return rank, size
+    return 0, 1
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """The process that started a rank: words of its command line (empty if unreadable), and its CPUs."""
+
+    command: tuple[str, ...]
+    cpus: frozenset[int] | None
+
+
+def find_launcher_process(pid: int, variable: str, value: str) -> Ancestor | None:
+    """Return the nearest ancestor of `pid` that is not part of the rank itself.
+
+    Shells and wrappers between the launcher and the rank carry the rank's variables; the launcher's own process
+    does not, or (a daemon of another user) can't be looked into.
+
+    Parameters
+    ----------
+    pid : int
+        Where to start: the parent.
+    variable, value : str
+        The rank's own variable, as the launcher set it.
+    """
+    wanted = f"{variable}={value}".encode()
+    seen = 0
+    while pid > 1 and seen < 64:
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                inside = wanted in file.read().split(b"\0")
+        except OSError:
+            inside = False
+        if not inside:
+            try:
+                cpus = frozenset(os.sched_getaffinity(pid))
+            except OSError:
+                cpus = None
+            return Ancestor(parent_command(pid), cpus)
+        pid = _parent(pid)
+        seen += 1
+    return None
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def rank_variable(environ: Mapping[str, str]) -> str | None:
+    """Name of the variable that `detect_launcher` takes the local rank from."""
+    return next((rank for _, rank, _ in _VARIABLES if _number(environ, rank) is not None), None)

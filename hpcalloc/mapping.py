@@ -69,9 +69,14 @@ class SharedMapping:
         array: npt.NDArray[Any] = np.ndarray(shape, dtype, np.asarray(self))
         return array
 
-    def __del__(self) -> None:
-        if getattr(self, "_munmap", None) is not None:
+    def discard(self) -> None:
+        """Unmap it now; no array may have been made of it."""
+        if getattr(self, "_length", 0):
             self._munmap(self.address, self._length)
+            self._length, self.own = 0, (self.address, 0)
+
+    def __del__(self) -> None:
+        self.discard()
 
 
 def own_ranges() -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from . import _native
 from ._native import _handler
 from ._native.errors import name_of
 
-__all__ = ["Placement", "ProcessMemory", "placement", "process_memory"]
+__all__ = ["Placement", "ProcessMemory", "bounds", "context_nodes", "placement", "process_memory"]
 
 _POLICIES = {
     _handler.LOCAL: "local",
@@ -147,10 +147,10 @@ def placement(a: npt.NDArray[Any], *, local_nodes: Iterable[int] | None = None) 
         raise TypeError(
             f"placement: a {type(a).__name__}; limit: numpy.ndarray; remedy: pass numpy.asarray(...) of it"
         )
-    start, stop = _bounds(a)
+    start, stop = bounds(a)
     info = _native.block_info(start) if stop > start else None
     home = _home(a, info) if info is not None else ()
-    local = tuple(sorted(set(local_nodes))) if local_nodes is not None else home or _context_nodes()
+    local = tuple(sorted(set(local_nodes))) if local_nodes is not None else home or context_nodes()
     return range_placement(start, stop - start, local, home, info)
 
 
@@ -192,8 +192,8 @@ def range_placement(
     )
 
 
-def _bounds(a: npt.NDArray[Any]) -> tuple[int, int]:
-    """Return the addresses of the first byte and of that after the last."""
+def bounds(a: npt.NDArray[Any]) -> tuple[int, int]:
+    """Return the addresses of an array's first byte and of that after the last."""
     start = stop = a.__array_interface__["data"][0]
     if a.size == 0:
         return start, start
@@ -216,7 +216,8 @@ def _home(a: npt.NDArray[Any], info: _native.BlockInfo) -> tuple[int, ...]:
     return tuple(nodes) if nodes is not None else _native.node_ids()
 
 
-def _context_nodes() -> tuple[int, ...]:
+def context_nodes() -> tuple[int, ...]:
+    """Nodes of the innermost open context; without one the node that the calling thread is on."""
     context: Any = sys.modules.get("hpcalloc.context")  # it imports this module; never opened, nothing to ask
     current = context.current() if context is not None else None
     return current.nodes if current is not None else (_native.current_node(),)

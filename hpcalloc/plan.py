@@ -15,7 +15,7 @@ from typing import Any, Literal
 from .exceptions import PlanError, message
 from .topology import Core, Topology, format_ids
 
-__all__ = ["LauncherBinding", "Plan", "RankPlan", "make_plan"]
+__all__ = ["LauncherBinding", "Plan", "RankPlan", "is_launcher_default", "make_plan"]
 
 Bind = Literal["auto", "force", "off"]
 BINDS = ("auto", "force", "off")
@@ -213,9 +213,9 @@ def _decide(
     if bindings is None or all(cpus == core_of.keys() for cpus in given):
         return _deal(topology, cores, count, smt, "bind", ["the ranks came unbound"])
     launcher = bindings[0].launcher
-    if _is_default(topology, cores, given, bindings):
+    if is_launcher_default(topology, bindings):
         why = [
-            f"{launcher} bound the ranks to {'; '.join(map(format_ids, given[:4]))}, its default that nobody asked "
+            f"{launcher} bound the ranks to {'; '.join(dict.fromkeys(map(format_ids, given[:4])))}, its default that nobody asked "
             "for: widened"
         ]
         return _deal(topology, cores, count, smt, "widen", why)
@@ -241,13 +241,11 @@ def _decide(
     return shares, why
 
 
-def _is_default(
-    topology: Topology,
-    cores: tuple[Core, ...],
-    given: Sequence[frozenset[int]],
-    bindings: Sequence[LauncherBinding],
-) -> bool:
-    """Open MPI's own choice: a core per rank up to two ranks, a NUMA node (or package) above."""
+def is_launcher_default(topology: Topology, bindings: Sequence[LauncherBinding]) -> bool:
+    """Tell Open MPI's own choice: a core per rank up to two ranks, a NUMA node (or package) above."""
+    cores = topology.usable_cores
+    usable = {pu for core in cores for pu in core.pus}
+    given = [binding.cpus & usable for binding in bindings]
     if any(b.launcher != "openmpi" or b.explicit is True for b in bindings):
         return False
     if all(b.explicit is False for b in bindings):

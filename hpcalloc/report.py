@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import socket
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def make_report(records: Sequence[Mapping[str, Any]], size: int) -> Report:
 
 
 def arrays_placement(local_nodes: Sequence[int]) -> tuple[Placement, int, int]:
-    """Ask for the pages of all live array blocks of at least 64 KiB.
+    """Ask for the pages of all live array blocks of at least 64 KiB, of shared arrays the pages that are this rank's.
 
     Returns
     -------
@@ -125,17 +126,22 @@ def arrays_placement(local_nodes: Sequence[int]) -> tuple[Placement, int, int]:
         Blocks that should be among them but could not be tracked for want of memory.
     """
     blocks, missed = _handler.live_blocks()
+    shared = _shared_blocks()
     local = tuple(sorted(local_nodes))
     total = _native.PageCounts(_native.page_size())
     nbytes = count = huge = 0
     unknown = ""
-    for start, size in blocks:
-        info = _native.block_info(start)
-        if info is None or info.start != start:
-            continue  # freed meanwhile
+    found = [(start, size, _native.block_info(start)) for start, size in blocks]
+    # A block that is not known, or is another by now, was freed meanwhile.
+    live = [
+        (start, size, info.huge_page)
+        for start, size, info in found
+        if info is not None and info.start == start
+    ]
+    for start, size, huge_page in [*live, *((start, size, 0) for start, size in shared)]:
         count += 1
         nbytes += size
-        huge = max(huge, info.huge_page)
+        huge = max(huge, huge_page)
         if unknown:
             continue
         here = range_placement(start, size, local)
@@ -161,6 +167,13 @@ def arrays_placement(local_nodes: Sequence[int]) -> tuple[Placement, int, int]:
         local_nodes=local,
     )
     return placement, count, missed
+
+
+def _shared_blocks() -> list[tuple[int, int]]:
+    """Address and length of this rank's pages of shared arrays that live."""
+    mapping: Any = sys.modules.get("hpcalloc.mapping")  # never imported: no shared array
+    ranges = mapping.own_ranges() if mapping is not None else []
+    return [(start, size) for start, size in ranges if size >= _handler.MIN_TRACKED]
 
 
 def _record(context: Context) -> dict[str, Any]:
@@ -197,6 +210,7 @@ def _record(context: Context) -> dict[str, Any]:
         "arrays": {
             "count": count,
             "untracked": missed,
+            "shared": len(_shared_blocks()),
             "min_bytes": _handler.MIN_TRACKED,
             **{
                 key: value

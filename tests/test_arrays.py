@@ -372,7 +372,7 @@ class TestStripe:
 
     def stripe(self, shape, axis, order="C", nodes=(), itemsize=8):
         policy = hpcalloc.Policy("blocked", nodes, axis)
-        return arrays._stripe("empty", policy, shape, itemsize, order)
+        return arrays.stripe_of("empty", policy, shape, itemsize, order)
 
     def test_once(self):
         assert self.stripe((100, 100), 0) == 0
@@ -474,6 +474,73 @@ def test_views_do_not_resize():
         a.resize(2000)
     with pytest.raises(ValueError, match="resize"):
         b.resize(20)
+
+
+# ---- the short way in C -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [hpcalloc.empty, hpcalloc.zeros])
+def test_short_way_and_long_way_agree(make):
+    long = make.__wrapped__
+    for arguments in [
+        (8,),
+        ((2, 3),),
+        ([2, 3],),
+        ((),),
+        (0,),
+        ((3, 0),),
+        (np.int32(3),),
+        (5, "f4"),
+        (5, np.int8),
+        (5, "S"),
+    ]:
+        for keywords in ({}, {"order": "F"}, {"policy": "interleave"}):
+            a, b = make(*arguments, **keywords), long(*arguments, **keywords)
+            assert (a.shape, a.dtype, a.flags.f_contiguous, ours(a)) == (
+                b.shape,
+                b.dtype,
+                b.flags.f_contiguous,
+                ours(b),
+            )
+    for arguments in [
+        (-1,),
+        ("x",),
+        (2**62,),
+        (2**70,),
+        (3, "nonsense"),
+        (3, object),
+        (None,),
+        (),
+        ((1,) * 70,),
+    ]:
+        with pytest.raises(Exception) as short_error:  # noqa: PT011  # compared below
+            make(*arguments)
+        with pytest.raises(type(short_error.value)) as long_error:
+            long(*arguments)
+        assert str(short_error.value).split("GiB free")[0] == str(long_error.value).split("GiB free")[0]
+
+
+def test_short_way_is_a_function_to_others():
+    for make in (hpcalloc.empty, hpcalloc.zeros):
+        assert pickle.loads(pickle.dumps(make)) is make
+        assert copy.copy(make) is make
+        assert make.__doc__
+        assert make.__module__ == "hpcalloc.arrays"
+
+
+def test_short_way_has_the_current_policy():
+    before = arrays.current_policy()
+    try:
+        arrays.set_current_policy(hpcalloc.on_node(NODE, strict=True))
+        assert _native.block_info(hpcalloc.empty(8).ctypes.data).strict
+        arrays.set_current_policy(hpcalloc.blocked())
+        assert hpcalloc.zeros((4, 100)).sum() == 0
+        arrays.set_current_policy(hpcalloc.blocked(3))
+        with pytest.raises(ValueError, match="axis"):
+            hpcalloc.empty((4, 4))
+    finally:
+        arrays.set_current_policy(before)
+    assert not _native.block_info(hpcalloc.empty(8).ctypes.data).strict
 
 
 def test_freed_in_another_thread():

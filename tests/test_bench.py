@@ -3,13 +3,18 @@
 
 import json
 import math
+import statistics
 import subprocess
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import hpcalloc
 from hpcalloc import HpcallocError
+from hpcalloc._native import _handler
 from hpcalloc.bench import alloc
+from hpcalloc.bench import numpy as numpy_bench
 from hpcalloc.cli.main import cli
 
 NAMES = [workload.name for workload in alloc.workloads()]
@@ -114,3 +119,65 @@ def test_bad_input_is_one_line_and_exit_2(arguments):
 def test_unknown_workload_names_the_known():
     with pytest.raises(HpcallocError, match="window-wide"):
         alloc.compare({"glibc": ""}, names=["nothing"])
+
+
+# ---- bench numpy -----------------------------------------------------------------------------------------
+
+
+def test_numpy_ratios_are_of_the_medians(tmp_path):
+    numbers, plot = tmp_path / "out.json", tmp_path / "out.svg"
+    arguments = ["bench", "numpy", "--sizes", "64,1k,1M", "--repeats", "3", "--policy", "interleave"]
+    result = CliRunner().invoke(cli, [*arguments, "--json", str(numbers), "--plot", str(plot)])
+    assert result.exit_code == 0, result.output
+    assert "over in place, from 1 MB: numpy" in result.output
+    assert "svg" in plot.read_text(encoding="utf-8")
+    found = json.loads(numbers.read_text(encoding="utf-8"))
+    assert [row["elements"] for row in found["rows"]] == [8, 125, 125_000]
+    assert found["policy"] == "interleave()"
+    for row in found["rows"]:
+        ns = {
+            (name, handler): statistics.median(by[handler]["runs_ns"])
+            for name, by in row["statements"].items()
+            for handler in ("numpy", "hpcalloc")
+        }
+        assert len(ns) == 14
+        assert min(ns.values()) > 0
+        ratios = row["ratios"]
+        for handler in ("numpy", "hpcalloc"):
+            for name in ("preallocated", "in_place"):
+                expected = ns["temporaries", handler] / ns[name, handler]
+                assert ratios[f"temporaries_over_{name}"][handler] == pytest.approx(expected)
+        expected = ns["hpcalloc.empty", "hpcalloc"] / ns["hpcalloc.empty", "numpy"]
+        assert ratios["hpcalloc_over_numpy"]["hpcalloc.empty"] == pytest.approx(expected)
+    of_the_last = found["rows"][-1]["ratios"]["temporaries_over_preallocated"]["hpcalloc"]
+    summary = found["summary"]["temporaries_over_preallocated"]["hpcalloc"]
+    assert summary == {"worst": pytest.approx(of_the_last), "geometric_mean": pytest.approx(of_the_last)}
+
+
+def test_numpy_measures_the_handlers_it_names():
+    works = numpy_bench._works(1000, hpcalloc.local())
+    for name, by_handler in works.items():
+        for handler, work in by_handler.items():
+            with numpy_bench._under("numpy" if name == "hpcalloc.empty" else handler, hpcalloc.local()):
+                assert (_handler.handler_of(work()) is not None) == (handler == "hpcalloc"), (name, handler)
+    with hpcalloc.numpy_allocator(), numpy_bench._under("numpy", hpcalloc.local()):
+        assert _handler.handler_of(np.ones(8)) is None
+
+
+def test_numpy_finds_a_wrong_result():
+    works = numpy_bench._works(1000, hpcalloc.local())
+    numpy_bench._verify(works, hpcalloc.local(), 8000)
+    for name, wrong in [("temporaries", lambda: np.zeros(1000)), ("zeros", lambda: np.ones(1000))]:
+        with pytest.raises(HpcallocError, match=name):
+            numpy_bench._verify({**works, name: {**works[name], "hpcalloc": wrong}}, hpcalloc.local(), 8000)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--sizes", "1"], ["--sizes", "many"], ["--sizes", "100000G"], ["--repeats", "0"], ["--sizes", "nan"]],
+)
+def test_numpy_bad_input(arguments):
+    result = CliRunner().invoke(cli, ["bench", "numpy", *arguments])
+    assert result.exit_code == 2
+    assert "limit:" in result.output
+    assert "Traceback" not in result.output

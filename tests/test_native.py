@@ -4,8 +4,10 @@
 import errno
 import gc
 import importlib
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -323,9 +325,10 @@ def test_strict_and_populate():
     assert _handler.last_failure() == (errno.ENOMEM, 1 << 44)
 
 
-def run_python(code):
+def run_python(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=120,
@@ -387,3 +390,25 @@ def test_fork_child_allocates():
     )
     assert result.stderr == ""
     assert result.returncode == 0
+
+
+def test_secure_mode_from_python():
+    code = """
+        import sys
+        import numpy as np
+        import hpcalloc.arrays as arrays
+        from hpcalloc._native import lib, stats_dict
+        kept = [arrays.full(n, n) for n in (1, 8, 100, 5000, 300_000) for _ in range(20)]
+        with_temporaries = sum(float((a * 2 + 1).sum()) for a in kept)
+        assert with_temporaries == sum(a.size * (2.0 * a.size + 1) for a in kept)
+        del kept
+        assert lib.numalloc_verify() == 0
+        print(stats_dict()["options"]["secure"], stats_dict()["total"]["lost_blocks"])
+        sys.stdout.flush()
+        p = lib.numalloc(64)
+        lib.numalloc_free(p + 16)  # an inner pointer of the thread's own page
+        """
+    result = run_python(code, NUMALLOC_SECURE="1")
+    assert (result.returncode, result.stdout) == (-signal.SIGABRT, "True 0\n")
+    assert "is not the start of a block" in result.stderr
+    assert run_python(code, NUMALLOC_SECURE="0").stdout == "False 0\n"

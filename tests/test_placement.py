@@ -11,7 +11,7 @@ import pytest
 
 import hpcalloc
 from hpcalloc import _native
-from hpcalloc.placement import Placement, _add_mapping, _bounds, process_memory
+from hpcalloc.placement import Placement, _add_mapping, bounds, process_memory
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 NODES = _native.node_ids()
@@ -81,7 +81,7 @@ def test_nothing_touched_is_no_fraction():
 )
 def test_range_of_views(view):
     a = view(hpcalloc.zeros((50, 60)))
-    start, stop = _bounds(a)
+    start, stop = bounds(a)
     byte_bounds = np.lib.array_utils.byte_bounds if hasattr(np.lib, "array_utils") else np.byte_bounds
     expected = byte_bounds(a) if a.size else (a.ctypes.data, a.ctypes.data)
     assert (start, stop) == expected

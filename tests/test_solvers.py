@@ -16,6 +16,7 @@ SOLVERS = pathlib.Path(__file__).parents[1] / "examples/mpi"
 # Sizes that take a moment.
 SMALL = {
     "stream": ("--size", 100_000, "--steps", 3),
+    "heat2d_shared": ("--size", 120, "--steps", 40),
     "cg_poisson3d": ("--size", 18),
     "shallow_water": ("--size", 128, "--steps", 10),
     "summa": ("--size", 150, "--panel", 40),
@@ -27,6 +28,8 @@ SMALL = {
 BROKEN = [
     ("stream", "np.add(a[part], b[part]", "np.subtract(a[part], b[part]"),
     ("stream", "c[part], SCALAR,", "c[part], SCALAR + 1e-9,"),
+    ("heat2d_shared", "np.multiply(inside, 0.25, out=inside)", "np.multiply(inside, 0.2501, out=inside)"),
+    ("heat2d_shared", "np.add(inside, u[1:-1, 2:], out=inside)", "np.add(inside, u[1:-1, :-2], out=inside)"),
     ("cg_poisson3d", "np.multiply(p[1:-1, 1:-1, 1:-1], 6.0", "np.multiply(p[1:-1, 1:-1, 1:-1], 6.001"),
     ("cg_poisson3d", "u += alpha * p", "u += 1.0001 * alpha * p"),
     ("cg_poisson3d", "comm.Sendrecv(u[1], below", "comm.Sendrecv(u[2], below"),

@@ -73,8 +73,10 @@ def solve(chosen: argparse.Namespace, track: solver.Track) -> solver.Result:
         raise SystemExit(f"cg_poisson3d: --size {n} is less than the {comm.size} ranks")
     mine = range(comm.rank * n // comm.size, (comm.rank + 1) * n // comm.size)
 
-    # The one difference: a context has NumPy's creation functions.
+    # All that differs: a context has NumPy's creation functions, and serves temporaries when asked.
     with hpcalloc.init(comm) if chosen.hpcalloc else nullcontext(np) as ctx:
+        if chosen.hpcalloc:
+            ctx.install_numpy_allocator()
         t = np.arange(1, n + 1) * h
         z, y, x = t[mine.start : mine.stop, None, None], t[:, None], t
         exact, right = problem(z, y, x)

@@ -57,8 +57,10 @@ def solve(chosen: argparse.Namespace, track: solver.Track) -> solver.Result:
     counts = [(rank + 1) * n // comm.size - rank * n // comm.size for rank in range(comm.size)]
     first, own = sum(counts[: comm.rank]), counts[comm.rank]
 
-    # The one difference: a context has NumPy's creation functions.
+    # All that differs: a context has NumPy's creation functions, and serves temporaries when asked.
     with hpcalloc.init(comm) if chosen.hpcalloc else nullcontext(np) as ctx:
+        if chosen.hpcalloc:
+            ctx.install_numpy_allocator()
         everyone, pull = ctx.empty((3, n)), ctx.empty((3, own))
         x, v = ctx.empty((3, own)), ctx.empty((3, own))
         # A ball of bodies at random places and with random velocities, the same whatever the number of ranks.

@@ -84,8 +84,10 @@ def solve(chosen: argparse.Namespace, track: solver.Track) -> solver.Result:
         raise SystemExit(f"shallow_water: --size {n} is less than the {comm.size} ranks")
     first, beyond = comm.rank * n // comm.size, (comm.rank + 1) * n // comm.size
 
-    # The one difference: a context has NumPy's creation functions.
+    # All that differs: a context has NumPy's creation functions, and serves temporaries when asked.
     with hpcalloc.init(comm) if chosen.hpcalloc else nullcontext(np) as ctx:
+        if chosen.hpcalloc:
+            ctx.install_numpy_allocator()
         shape = (beyond - first + 2, n + 2)
         old = tuple(ctx.zeros(shape) for _ in range(3))
         new = tuple(ctx.zeros(shape) for _ in range(3))

@@ -84,8 +84,10 @@ def solve(chosen: argparse.Namespace, track: solver.Track) -> solver.Result:
     if n < max(dims):
         raise SystemExit(f"summa: --size {n} is less than the {max(dims)} ranks along an edge")
 
-    # The one difference: a context has NumPy's creation functions.
+    # All that differs: a context has NumPy's creation functions, and serves temporaries when asked.
     with hpcalloc.init(comm) if chosen.hpcalloc else nullcontext(np) as ctx:
+        if chosen.hpcalloc:
+            ctx.install_numpy_allocator()
         cart = comm.Create_cart(dims)
         down, across = blocks(n, dims[0]), blocks(n, dims[1])
         rows, columns = down[cart.coords[0]], across[cart.coords[1]]

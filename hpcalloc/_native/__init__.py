@@ -7,6 +7,7 @@ affinity, no memory policy and no environment.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ __all__ = [
     "NODE_FOREIGN",
     "NODE_MIXED",
     "BlockInfo",
+    "MoveCounts",
     "NodeInfo",
     "PageCounts",
     "bind_range",
@@ -34,6 +36,7 @@ __all__ = [
     "include_dir",
     "lib",
     "library_dir",
+    "migrate",
     "node_ids",
     "node_info",
     "page_counts",
@@ -90,6 +93,29 @@ class PageCounts:
             self.untouched + other.untouched,
             self.failed + other.failed,
             {node: self.on_node.get(node, 0) + other.on_node.get(node, 0) for node in nodes},
+        )
+
+
+@dataclass(frozen=True)
+class MoveCounts:
+    """What became of the pages of a range that was to move; counts are of base pages."""
+
+    page_size: int  # bytes
+    pages: int = 0  # that the range touches
+    untouched: int = 0  # nothing there to move
+    stayed: int = 0  # in place already
+    moved: int = 0
+    refused: dict[str, int] = field(default_factory=dict)  # elsewhere still, by name of the errno
+
+    def __add__(self, other: MoveCounts) -> MoveCounts:
+        names = sorted({*self.refused, *other.refused})
+        return MoveCounts(
+            self.page_size,
+            self.pages + other.pages,
+            self.untouched + other.untouched,
+            self.stayed + other.stayed,
+            self.moved + other.moved,
+            {name: self.refused.get(name, 0) + other.refused.get(name, 0) for name in names},
         )
 
 
@@ -191,6 +217,22 @@ def _nodemask(nodes: Iterable[int]) -> Any:
 def bind_range(address: int, length: int, nodes: Iterable[int]) -> int:
     """Set where pages to come of others' memory will be: on a node, or dealt over several; 0 or errno."""
     return int(lib.numalloc_bind_range(ffi.cast("void *", address), length, _nodemask(nodes)))
+
+
+def migrate(address: int, length: int, nodes: Iterable[int], granule: int) -> MoveCounts | int:
+    """Move the pages of a range to a node, or deal them over several in units of `granule` bytes; counts or errno."""
+    result = ffi.new("numalloc_migration_t *")
+    code = int(
+        lib.numalloc_migrate_pages(ffi.cast("void *", address), length, _nodemask(nodes), granule, result)
+    )
+    if code != 0:
+        return code
+    refused = {
+        errno.errorcode.get(value, f"errno {value}"): int(count)
+        for value, count in enumerate(result.refused)
+        if count
+    }
+    return MoveCounts(result.page_size, result.pages, result.untouched, result.stayed, result.moved, refused)
 
 
 _STATS_FIELDS: tuple[str, ...] = tuple(name for name, _ in ffi.typeof("numalloc_stats_t").fields)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 BLOCKED: int
 INTERLEAVE: int
@@ -25,4 +27,6 @@ def make_handler(
     name: str, policy: int, node: int, nodes: Sequence[int] | None, stripe: int, flags: int, /
 ) -> object: ...
 def set_handler(capsule: object | None, /) -> object: ...
+def set_current(capsule: object | None, /) -> None: ...
+def shortcut(function: F, zero: bool, /) -> F: ...
 def zeros(handler: object, shape: Any, dtype: Any, order: str | None, /) -> NDArray[Any]: ...

@@ -108,6 +108,7 @@ int numalloc_node_info(int node, numalloc_node_info_t *info);
 int numalloc_distance(int from, int to);
 int numalloc_current_node(void);
 int numalloc_bind_thread(int node);
+int numalloc_memory_policy(int policy, unsigned flags, const numalloc_nodemask_t *nodes);
 int numalloc_can_bind(void);
 int numalloc_can_query(void);
 
@@ -128,6 +129,7 @@ typedef struct numalloc_stats {
     uint64_t heaps;
     uint64_t abandoned_heaps;
     uint64_t pages;
+    uint64_t lost_blocks;
 } numalloc_stats_t;
 
 int numalloc_stats(int node, numalloc_stats_t *stats);

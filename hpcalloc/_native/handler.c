@@ -16,6 +16,7 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <structmember.h>
 
 #define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
 #define NPY_TARGET_VERSION NPY_1_22_API_VERSION /* the first with data handlers */
@@ -62,8 +63,8 @@ static void *failed(int error, size_t size) {
 static void *obtain(const handler *self, size_t size, unsigned flags) {
     void *block;
     if (size == 0) size = 1;
-    if (self->plain && flags == 0) {
-        block = numalloc(size);
+    if (self->plain && (flags & ~(unsigned)NUMALLOC_ZERO) == 0) {
+        block = flags == 0 ? numalloc(size) : numalloc_calloc(1, size);
     } else {
         numalloc_request_t request = self->request;
         request.size = size;
@@ -317,6 +318,13 @@ static PyObject *adopt(PyObject *capsule, PyArray_Dims shape, PyArray_Descr *dty
     return array;
 }
 
+typedef struct module_state {
+    PyObject *empty_like; /* numpy.empty_like */
+    PyObject *current;    /* handler of arrays made without a policy; NULL: none is known, or it needs the shape */
+    PyObject *kept;       /* set of all handlers that ever were `current` */
+    PyObject *shortcut_type;
+} module_state;
+
 static PyObject *new_array(PyObject *const *args, Py_ssize_t count, int zero) {
     const char *call = zero ? "zeros" : "empty";
     if (count != 4) return PyErr_Format(PyExc_TypeError, "%s: expected (handler, shape, dtype, order)", call);
@@ -359,10 +367,6 @@ static PyObject *zeros(PyObject *module, PyObject *const *args, Py_ssize_t count
     (void)module;
     return new_array(args, count, 1);
 }
-
-typedef struct module_state {
-    PyObject *empty_like; /* numpy.empty_like */
-} module_state;
 
 /* As adopt(), of the shape of `prototype`; NULL without an exception also when its axes lie in another order. */
 static PyObject *adopt_like(PyObject *capsule, PyArrayObject *prototype, PyArray_Descr *dtype, PyObject *order_name,
@@ -416,6 +420,151 @@ static PyObject *like(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return array;
 }
 
+/* ---- the short way ------------------------------------------------------------------------------------------ */
+
+/* A creation function of Python's with the common case in front of it: positional (shape[, dtype]), the current
+ * policy, an ordinary dtype. Whatever that does not serve, errors included, the function does, from the beginning. */
+typedef struct shortcut {
+    PyObject ob_base;
+    vectorcallfunc vectorcall;
+    PyObject *function, *dict;
+    PyObject *module;
+    int zero;
+} shortcut;
+
+static PyObject *shortcut_try(const shortcut *self, PyObject *const *args, Py_ssize_t count) {
+    const module_state *state = PyModule_GetState(self->module);
+    npy_intp length;
+    PyArray_Dims shape = {&length, 1};
+    PyArray_Descr *dtype = NULL;
+    PyObject *array = NULL;
+    PyObject *current = __atomic_load_n(&state->current, __ATOMIC_ACQUIRE);
+    if (current == NULL) return NULL;
+    if (PyLong_CheckExact(args[0])) {
+        length = PyLong_AsSsize_t(args[0]);
+    } else if (PyTuple_CheckExact(args[0])) {
+        shape.ptr = NULL;
+        if (!PyArray_IntpConverter(args[0], &shape)) return NULL;
+    } else {
+        return NULL;
+    }
+    if (count == 1) dtype = PyArray_DescrFromType(NPY_DOUBLE);
+    else if (!PyArray_DescrConverter(args[1], &dtype)) dtype = NULL;
+    if (dtype != NULL && !PyDataType_REFCHK(dtype)) array = adopt(current, shape, dtype, 0, self->zero);
+    Py_XDECREF(dtype);
+    if (shape.ptr != &length) PyDimMem_FREE(shape.ptr);
+    return array;
+}
+
+static PyObject *shortcut_call(PyObject *object, PyObject *const *args, size_t flagged, PyObject *names) {
+    const shortcut *self = (shortcut *)object;
+    Py_ssize_t count = PyVectorcall_NARGS(flagged);
+    if (names == NULL && (count == 1 || count == 2)) {
+        PyObject *array = shortcut_try(self, args, count);
+        if (array != NULL) return array;
+        if (PyErr_Occurred()) {
+            if (!PyErr_ExceptionMatches(PyExc_Exception)) return NULL; /* an interrupt */
+            PyErr_Clear();
+        }
+    }
+    return PyObject_Vectorcall(self->function, args, flagged, names);
+}
+
+static int shortcut_traverse(PyObject *object, visitproc visit, void *arg) {
+    shortcut *self = (shortcut *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->function);
+    Py_VISIT(self->dict);
+    Py_VISIT(self->module);
+    return 0;
+}
+
+static int shortcut_clear(PyObject *object) {
+    shortcut *self = (shortcut *)object;
+    Py_CLEAR(self->function);
+    Py_CLEAR(self->dict);
+    Py_CLEAR(self->module);
+    return 0;
+}
+
+static void shortcut_delete(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    (void)shortcut_clear(object);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+/* By its name, as functions are pickled. */
+static PyObject *shortcut_reduce(PyObject *self, PyObject *unused) {
+    (void)unused;
+    return PyObject_GetAttrString(self, "__qualname__");
+}
+
+static PyMethodDef shortcut_methods[] = {
+    {"__reduce__", shortcut_reduce, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef shortcut_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(shortcut, vectorcall), READONLY, NULL},
+    {"__dictoffset__", T_PYSSIZET, offsetof(shortcut, dict), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef shortcut_getset[] = {
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot shortcut_slots[] = {
+    {Py_tp_call, (void *)(uintptr_t)PyVectorcall_Call},
+    {Py_tp_traverse, (void *)(uintptr_t)shortcut_traverse},
+    {Py_tp_clear, (void *)(uintptr_t)shortcut_clear},
+    {Py_tp_dealloc, (void *)(uintptr_t)shortcut_delete},
+    {Py_tp_methods, shortcut_methods},
+    {Py_tp_members, shortcut_members},
+    {Py_tp_getset, shortcut_getset},
+    {0, NULL},
+};
+
+static PyType_Spec shortcut_spec = {
+    .name = "hpcalloc._native._handler.shortcut_function",
+    .basicsize = sizeof(shortcut),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = shortcut_slots,
+};
+
+PyDoc_STRVAR(shortcut_doc, "shortcut(function, zero)\n--\n\n"
+                           "`function`, a creation function, with the common case of it in C; `zero`: of zeros.");
+
+static PyObject *make_shortcut(PyObject *module, PyObject *args) {
+    module_state *state = PyModule_GetState(module);
+    PyObject *function;
+    int zero;
+    if (!PyArg_ParseTuple(args, "Op:shortcut", &function, &zero)) return NULL;
+    PyTypeObject *type = (PyTypeObject *)state->shortcut_type;
+    shortcut *self = (shortcut *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    self->vectorcall = shortcut_call;
+    self->function = Py_NewRef(function);
+    self->module = Py_NewRef(module);
+    self->zero = zero;
+    return (PyObject *)self;
+}
+
+PyDoc_STRVAR(set_current_doc,
+             "set_current(capsule_or_None)\n--\n\n"
+             "The handler that shortcuts use. It is never let go, since another thread may be about to use it.");
+
+static PyObject *set_current(PyObject *module, PyObject *capsule) {
+    module_state *state = PyModule_GetState(module);
+    if (capsule != Py_None && checked_capsule(capsule, "set_current") == NULL) return NULL;
+    if (capsule != Py_None && PySet_Add(state->kept, capsule) != 0) return NULL;
+    __atomic_store_n(&state->current, capsule == Py_None ? NULL : capsule, __ATOMIC_RELEASE);
+    Py_RETURN_NONE;
+}
+
 /* ---- what happened ----------------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(
@@ -466,6 +615,8 @@ static PyMethodDef methods[] = {
     {"empty", (PyCFunction)(void (*)(void))empty, METH_FASTCALL, empty_doc},
     {"zeros", (PyCFunction)(void (*)(void))zeros, METH_FASTCALL, zeros_doc},
     {"like", (PyCFunction)(void (*)(void))like, METH_FASTCALL, like_doc},
+    {"shortcut", make_shortcut, METH_VARARGS, shortcut_doc},
+    {"set_current", set_current, METH_O, set_current_doc},
     {"last_failure", last_failure, METH_NOARGS, last_failure_doc},
     {"live_blocks", live_blocks, METH_NOARGS, live_blocks_doc},
     {NULL, NULL, 0, NULL},
@@ -489,6 +640,9 @@ static int execute(PyObject *module) {
     state->empty_like = PyObject_GetAttrString(numpy, "empty_like");
     Py_DECREF(numpy);
     if (state->empty_like == NULL) return -1;
+    state->kept = PySet_New(NULL);
+    state->shortcut_type = PyType_FromModuleAndSpec(module, &shortcut_spec, NULL);
+    if (state->kept == NULL || state->shortcut_type == NULL) return -1;
     if (PyModule_AddIntConstant(module, "LOCAL", NUMALLOC_LOCAL) != 0 ||
         PyModule_AddIntConstant(module, "ON_NODE", NUMALLOC_ONNODE) != 0 ||
         PyModule_AddIntConstant(module, "INTERLEAVE", NUMALLOC_INTERLEAVE) != 0 ||
@@ -502,13 +656,20 @@ static int execute(PyObject *module) {
 
 static int traverse(PyObject *module, visitproc visit, void *arg) {
     module_state *state = PyModule_GetState(module);
-    if (state != NULL) Py_VISIT(state->empty_like);
+    if (state == NULL) return 0;
+    Py_VISIT(state->empty_like);
+    Py_VISIT(state->kept);
+    Py_VISIT(state->shortcut_type);
     return 0;
 }
 
 static int clear(PyObject *module) {
     module_state *state = PyModule_GetState(module);
-    if (state != NULL) Py_CLEAR(state->empty_like);
+    if (state == NULL) return 0;
+    state->current = NULL;
+    Py_CLEAR(state->empty_like);
+    Py_CLEAR(state->kept);
+    Py_CLEAR(state->shortcut_type);
     return 0;
 }
 

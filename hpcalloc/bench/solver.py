@@ -59,6 +59,8 @@ class Result:
         The problem and its error, for the last line.
     report : Report or None
         ``ctx.report()`` of a run with hpcalloc.
+    pages : (int, int)
+        Pages that are local and pages that are touched of arrays which the report does not count: shared ones.
     more : dict
         Further figures for the JSON.
     lines : list of str
@@ -71,6 +73,7 @@ class Result:
     unit: str
     what: str
     report: Report | None = None
+    pages: tuple[int, int] = (0, 0)
     more: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
@@ -269,6 +272,8 @@ def _figures(
     if len(medians) == 2:
         figures["ratio"] = medians["hpcalloc"] / medians["plain"]
     if main_result.report is not None:
+        local, touched, unknown = _pages(main_result)
+        figures["pages"] = {"local": local, "touched": touched, "unknown": unknown or None}
         figures["report"] = main_result.report.to_dict()
     return figures
 
@@ -293,12 +298,19 @@ def _print(figures: dict[str, Any], last: dict[str, Result]) -> None:
     )
 
 
+def _pages(result: Result) -> tuple[int, int, str]:
+    """Pages that are local, pages that are touched, and why that is unknown, of a run with hpcalloc."""
+    assert result.report is not None
+    summary = result.report.summary
+    return summary["local"] + result.pages[0], summary["touched"] + result.pages[1], summary["unknown"] or ""
+
+
 def _where(result: Result) -> str:
     if result.report is None:
         return "plain NumPy"
-    summary = result.report.summary
-    if summary["unknown"]:
-        return f"placement unknown: {summary['unknown']}"
-    if not summary["touched"]:
+    local, touched, unknown = _pages(result)
+    if unknown:
+        return f"placement unknown: {unknown}"
+    if not touched:
         return "no array of 64 KiB or more"
-    return f"{percent(summary['local_fraction'])} of {summary['touched']} pages local"
+    return f"{percent(local / touched)} of {touched} pages local"

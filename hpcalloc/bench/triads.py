@@ -66,12 +66,11 @@ def _numba_triad() -> tuple[Any, Any, str]:
     except ImportError as error:
         return None, None, f"absent: {error}; pip install numba"
 
-    @numba.njit(parallel=True)
     def triad(a: Any, b: Any, c: Any, s: float) -> None:
         for i in numba.prange(a.size):
             a[i] = b[i] + s * c[i]
 
-    return numba, triad, ""
+    return numba, numba.njit(parallel=True)(triad), ""
 
 
 def steps(options: Options) -> int:

@@ -15,6 +15,7 @@ VERBS = {
     "topology": "Packages, NUMA nodes, cores and distances of a machine.",
     "plan": "Which nodes, CPUs and threads N ranks on a host would get, and why.",
     "bench": "Measure: this allocator beside others.",
+    "run": "Start a program pinned, with threads and memory to match; under mpirun, srun or alone.",
     "jobscript": "Write a Slurm job script for a program, planned for a compute node.",
     "doctor": "What is wrong with where and how this job runs, and what mends it.",
     "report": "What this process or job may do, how it is bound, and where its memory goes.",

@@ -30,6 +30,7 @@ typedef struct worker {
     uint64_t random;     /* state */
     uint64_t share;      /* operations to do */
     uint64_t operations; /* done: blocks allocated, resized or freed are one each pair */
+    double began, ended; /* seconds; each by the thread itself, since the main thread may be waiting for a CPU */
 } worker;
 
 static double seconds_now(void) {
@@ -479,8 +480,11 @@ static const struct workload *chosen;
 static pthread_barrier_t start;
 
 static void *run(void *argument) {
+    worker *w = argument;
     pthread_barrier_wait(&start);
-    chosen->run(argument);
+    w->began = seconds_now();
+    chosen->run(w);
+    w->ended = seconds_now();
     return NULL;
 }
 
@@ -523,21 +527,23 @@ int main(int argc, char **argv) {
 
     static worker workers[THREADS_MAX];
     static pthread_t handles[THREADS_MAX];
-    pthread_barrier_init(&start, NULL, (unsigned)threads + 1);
+    pthread_barrier_init(&start, NULL, (unsigned)threads);
     for (int i = 0; i < threads; i++) {
         double share = ceil(chosen->operations * scale / threads);
         workers[i] = (worker){.index = i, .threads = threads, .share = (uint64_t)share};
         workers[i].random = UINT64_C(0x9e3779b97f4a7c15) * (uint64_t)(i + 1);
         if (pthread_create(&handles[i], NULL, run, &workers[i]) != 0) fail("no thread");
     }
-    pthread_barrier_wait(&start);
-    double began = seconds_now();
-    for (int i = 0; i < threads; i++) pthread_join(handles[i], NULL);
-    double seconds = seconds_now() - began;
     uint64_t operations = 0;
-    for (int i = 0; i < threads; i++) operations += workers[i].operations;
+    double began = INFINITY, ended = 0.0;
+    for (int i = 0; i < threads; i++) {
+        pthread_join(handles[i], NULL);
+        operations += workers[i].operations;
+        began = fmin(began, workers[i].began);
+        ended = fmax(ended, workers[i].ended);
+    }
     if (chosen->end != NULL) chosen->end();
     printf("{\"workload\": \"%s\", \"threads\": %d, \"seconds\": %.9f, \"operations\": %llu, \"peak_bytes\": %llu}\n",
-           chosen->name, threads, seconds, (unsigned long long)operations, (unsigned long long)peak_resident());
+           chosen->name, threads, ended - began, (unsigned long long)operations, (unsigned long long)peak_resident());
     return 0;
 }

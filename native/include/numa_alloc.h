@@ -22,7 +22,7 @@
  * standard error and aborts; with NUMALLOC_ON_ERROR=warn it writes the line and ignores the call.
  *
  * Environment. NUMALLOC_RESERVE, NUMALLOC_NODE_LIMIT, NUMALLOC_HUGEPAGES, NUMALLOC_PURGE_DELAY,
- * NUMALLOC_STRICT, NUMALLOC_ON_ERROR, NUMALLOC_VERBOSE, NUMALLOC_STATS, NUMALLOC_LEAKS, NUMALLOC_PROFILE,
+ * NUMALLOC_STRICT, NUMALLOC_SECURE, NUMALLOC_ON_ERROR, NUMALLOC_VERBOSE, NUMALLOC_STATS, NUMALLOC_LEAKS, NUMALLOC_PROFILE,
  * NUMALLOC_PROFILE_RATE, NUMALLOC_GUARD, NUMALLOC_QUARANTINE, NUMALLOC_WATCH_LIMIT; see docs/options.md. A value
  * that can't be parsed is reported once on standard error and the default is used.
  */
@@ -220,6 +220,14 @@ NUMALLOC_API int numalloc_current_node(void);         /* node of the CPU the cal
  * process may use; the affinity is then unchanged. */
 NUMALLOC_API int numalloc_bind_thread(int node);
 
+/* Sets the memory policy of the calling thread, which threads and programs that it starts inherit, for memory that is
+ * not this library's: the stack, static data, mmap, other allocators. LOCAL: where it is first touched, `nodes` is
+ * ignored; with NUMALLOC_STRICT on `nodes` alone, and what does not fit there ends in the kernel's OOM killer.
+ * ONNODE: `nodes` has one node, preferred. INTERLEAVE: dealt over `nodes`. NULL: all allowed nodes.
+ * EINVAL another policy, another flag, or STRICT with one of the latter two; ENODEV a node that is not allowed;
+ * EPERM, ENOSYS not permitted here. */
+NUMALLOC_API int numalloc_memory_policy(int policy, unsigned flags, const numalloc_nodemask_t *nodes);
+
 /* 0 when the kernel lets this process set (bind) and ask for (query) placement, else the errno it
  * answered, typically EPERM in a container. Without bind, placement rests on first touch. */
 NUMALLOC_API int numalloc_can_bind(void);
@@ -233,7 +241,8 @@ typedef struct numalloc_stats {
     uint64_t committed_bytes; /* address space of the node opened for use and not returned */
     uint64_t allocations;     /* blocks ever handed out */
     uint64_t frees;           /* blocks ever freed */
-    uint64_t remote_frees;    /* of these, by a thread that does not own the block's heap */
+    uint64_t remote_frees;    /* of these, handed to the thread that owns the block's heap; a few a thread keeps for
+                                 * its own next blocks of the same node */
     uint64_t fallbacks;       /* preferred requests for this node served by another, as far as seen: the
                                  * kernel's own fall-back shows only in blocks that are populated at birth */
     uint64_t strict_failures; /* strict requests refused with ENOMEM */
@@ -245,6 +254,7 @@ typedef struct numalloc_stats {
     uint64_t heaps;           /* heaps of the node in use by live threads */
     uint64_t abandoned_heaps; /* heaps of dead threads waiting for adoption */
     uint64_t pages;           /* pages (runs of one size class) in use */
+    uint64_t lost_blocks;     /* free blocks never used again, as their free list was damaged by the program */
 } numalloc_stats_t;
 
 /* Of one node; node -1 sums all nodes. ENODEV. */

@@ -6,6 +6,7 @@
  * Threads: no state of its own but what numalloc_init was given.
  */
 #include "fast.h"
+#include "secure.h"
 
 #include <string.h>
 
@@ -30,6 +31,9 @@ static const char *const REMEDY_OURS = "free memory with the library that alloca
 static const char *const REMEDY_ONCE = "free each block once; build with -fsanitize=address to find the first free";
 static const char *const REMEDY_START = "free the pointer that the allocation returned";
 
+/* Is the start of a block free? Of large blocks only secure mode knows. */
+static bool is_free(const void *start) { return NA_UNLIKELY(na_secure) ? !na_live_at(start) : na_marked_free(start); }
+
 /* NULL if `ptr` is the start of a live block of `span`; else what is wrong with it. */
 static const char *fault_of(const na_span *span, const void *ptr, const char **remedy) {
     *remedy = REMEDY_ONCE;
@@ -39,7 +43,7 @@ static const char *fault_of(const na_span *span, const void *ptr, const char **r
         return inside ? NOT_LIVE : NOT_OURS;
     }
     if (span->kind == NA_LARGE) {
-        if (ptr == (void *)span->start) return NULL;
+        if (ptr == (void *)span->start) return NA_UNLIKELY(na_secure) && is_free(ptr) ? NOT_LIVE : NULL;
         *remedy = REMEDY_START;
         return NOT_START;
     }
@@ -49,11 +53,18 @@ static const char *fault_of(const na_span *span, const void *ptr, const char **r
         *remedy = REMEDY_START;
         return NOT_START;
     }
-    return na_marked_free(ptr) ? NOT_LIVE : NULL;
+    return is_free(ptr) ? NOT_LIVE : NULL;
+}
+
+/* NULL: the block is the caller's to free; else what is wrong. */
+static const char *claim(const na_span *span, const void *ptr, const char **remedy) {
+    if (NA_UNLIKELY(na_secure) && na_live_claim(ptr)) return NULL;
+    const char *fault = fault_of(span, ptr, remedy);
+    return fault == NULL && na_secure ? NOT_LIVE : fault; /* another thread was first, just now */
 }
 
 static void free_block(na_span *span, void *ptr, const char *call) {
-    const char *remedy, *fault = fault_of(span, ptr, &remedy);
+    const char *remedy, *fault = claim(span, ptr, &remedy);
     if (fault != NULL) {
         na_misuse(call, ptr, fault, remedy);
         return;
@@ -61,6 +72,10 @@ static void free_block(na_span *span, void *ptr, const char *call) {
     if (span->kind == NA_LARGE) {
         if (na_regions[span->region].node_index < 0) na_mixed_free(span);
         else na_large_free(span);
+        return;
+    }
+    if (NA_UNLIKELY(na_secure)) {
+        na_secure_free(span, ptr);
         return;
     }
     na_heap *heap = atomic_load_explicit(&span->heap, memory_order_relaxed);
@@ -71,7 +86,7 @@ static void free_block(na_span *span, void *ptr, const char *call) {
         na_page_push(span, block);
     } else {
         na_mark_free(block);
-        if (!na_heap_borrow(na_self.heap, span, block)) na_remote_free(span, block);
+        na_remote_free(span, block);
     }
 }
 
@@ -84,12 +99,18 @@ void na_free(void *ptr, const char *call) { free_block(na_span_at(ptr), ptr, cal
 
 /* ---- allocating, the rest ------------------------------------------------------------------------------ */
 
-/* Blocks that were never given out before, of memory that was zero, are zero but for their links. A borrowed block was
- * given out before, which its page's owner has not heard of. */
-static void zero_block(void *ptr, size_t size, bool borrowed) {
-    const na_span *page = na_span_at(ptr);
-    bool virgin = !borrowed && page->zeroed && page->frees == 0; /* of a borrowed one the page is another thread's */
+/* Zeroes a block that the heap has just given. */
+static void zero_block(void *ptr, size_t size, const na_heap *heap) {
+    uint32_t tag = na_span_at(ptr)->tag;
+    const na_cache *cache = &heap->cache[na_tag_class(tag)];
+    bool virgin = na_tag_is_page(tag, heap->tag_of_pages) && cache->virgin == cache->frees;
     memset(ptr, 0, virgin ? sizeof(na_block) : size);
+}
+
+/* Of large blocks; those of a page become live where they leave its list. */
+static void *born(void *block) {
+    if (NA_UNLIKELY(na_secure) && block != NULL) (void)na_live_begin(block);
+    return block;
 }
 
 void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
@@ -99,7 +120,7 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     }
     if (size < NA_GRANULE) size = NA_GRANULE;
     size_t padded = align > NA_GRANULE ? (size + align - 1) & ~(align - 1) : size;
-    if (padded > NA_BLOCK_MAX || align > NA_SLICE) return na_large_alloc(region, size, align, flags);
+    if (padded > NA_BLOCK_MAX || align > NA_SLICE) return born(na_large_alloc(region, size, align, flags));
     na_heap *heap = na_heap_of(region);
     if (heap == NULL) return NULL;
     void *block = na_heap_alloc(heap, size_to_class(padded));
@@ -113,7 +134,7 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
             return NULL;
         }
     }
-    if ((flags & NUMALLOC_ZERO) != 0) zero_block(block, size, false);
+    if ((flags & NUMALLOC_ZERO) != 0) zero_block(block, size, heap);
     return block;
 }
 
@@ -140,28 +161,18 @@ static void *alloc_here(size_t size, size_t align, unsigned flags) {
     return alloc_on(heap->region->node_index, na_opt.strict || (flags & NUMALLOC_STRICT) != 0, size, align, flags);
 }
 
-/* Blocks above NA_DIRECT_MAX are looked up by class; most need no more than that, and those below no more than the next
- * batch of the same page. */
+/* Most need no more than the next blocks of the page at hand. */
 __attribute__((noinline)) void *na_alloc_slow(size_t size) {
     if (size - 1 < NA_BLOCK_MAX && !na_moved()) {
         na_heap *heap = na_self.heap;
         unsigned class_index = size_to_class(size);
-        if (size <= NA_DIRECT_MAX && heap->borrowed[class_index].free != 0) {
-            na_heap_point(heap, class_index, &heap->borrowed[class_index]);
-            return na_page_pop(&heap->borrowed[class_index]);
-        }
+        na_cache *cache = &heap->cache[class_index];
         na_span *page = heap->queue[class_index].first;
-        if (page != NULL) {
-            if (page->free == 0 && page->carved < page->capacity) {
-                na_heap_enter(heap);
-                na_page_carve(page);
-                na_heap_leave(heap);
-            }
-            void *block = na_page_pop(page);
-            if (NA_LIKELY(block != NULL)) {
-                if (size <= NA_DIRECT_MAX && heap->direct[direct_index(size)] != page) na_heap_show(heap, class_index);
-                return block;
-            }
+        if (page != NULL && (page->free != 0 || page->carved < page->capacity)) {
+            na_heap_enter(heap);
+            na_cache_fill(cache, page);
+            na_heap_leave(heap);
+            return na_cache_pop(cache);
         }
     }
     return alloc_here(size, 0, 0);
@@ -174,8 +185,9 @@ void *numalloc_aligned(size_t align, size_t size) {
         errno = EINVAL;
         return NULL;
     }
+    void *block = na_aligned_fast(align, size);
+    if (NA_LIKELY(block != NULL)) return block;
     if (align <= NA_GRANULE) return na_alloc_fast(size);
-    /* A class that is a multiple of the alignment is aligned, see sizeclass.h. */
     if (align <= NA_SLICE && size - 1 < NA_BLOCK_MAX && !na_watched) {
         size_t padded = na_round_up(size, align);
         if (padded <= NA_BLOCK_MAX) return na_alloc_fast(padded);
@@ -190,12 +202,10 @@ void *numalloc_calloc(size_t count, size_t size) {
         return NULL;
     }
     /* A watched block may be anything but virgin; before the first use nobody knows yet. */
-    if (NA_LIKELY(bytes <= NA_DIRECT_MAX && na_self.heap != &na_empty_heap)) {
+    if (NA_LIKELY(bytes <= NA_BLOCK_MAX && na_self.heap != &na_empty_heap)) {
         void *block = na_alloc_fast(bytes);
         if (block == NULL) return NULL;
-        /* Was it served by the borrowed ones? na_alloc_slow leaves the table pointing at what served. */
-        const na_span *source = na_self.heap->direct[direct_index(bytes)];
-        zero_block(block, bytes < sizeof(na_block) ? sizeof(na_block) : bytes, source->capacity == 0);
+        zero_block(block, bytes < sizeof(na_block) ? sizeof(na_block) : bytes, na_self.heap);
         return block;
     }
     return alloc_here(bytes, 0, NUMALLOC_ZERO);
@@ -237,7 +247,7 @@ static void *request_spread(const numalloc_request_t *request, size_t align, boo
     }
     na_placement placement = {.nodes = nodes, .policy = (uint8_t)request->policy, .strict = strict};
     if (request->policy == NUMALLOC_BLOCKED) placement.stripe = request->stripe;
-    return na_mixed_alloc(&placement, request->size, align, request->flags);
+    return born(na_mixed_alloc(&placement, request->size, align, request->flags));
 }
 
 void *na_request(const numalloc_request_t *request) {
@@ -288,7 +298,7 @@ static void *alloc_like(const na_span *span, size_t size) {
     const na_region *region = &na_regions[span->region];
     if (region->node_index >= 0) return alloc_on(region->node_index, region->strict, size, 0, 0);
     na_placement placement = *span->placement;
-    return na_mixed_alloc(&placement, size, 0, 0);
+    return born(na_mixed_alloc(&placement, size, 0, 0));
 }
 
 void *na_realloc(void *ptr, size_t size) {
@@ -306,7 +316,13 @@ void *na_realloc(void *ptr, size_t size) {
     size_t have = na_usable(span);
     bool large = span->kind == NA_LARGE && na_regions[span->region].node_index >= 0;
     if (large && size > NA_BLOCK_MAX) {
+        if (NA_UNLIKELY(na_secure) && !na_live_claim(ptr)) {
+            na_misuse("numalloc_realloc", ptr, NOT_LIVE, REMEDY_ONCE);
+            errno = EINVAL;
+            return NULL;
+        }
         void *moved = na_large_realloc(span, size);
+        (void)born(moved != NULL ? moved : ptr);
         if (moved != NULL || na_regions[span->region].strict) return moved;
     } else if (size <= have && size >= have / 2) {
         return ptr;
@@ -345,7 +361,7 @@ static uintptr_t start_of(const na_span *span, const void *ptr) {
     if (span->kind == NA_LARGE) return span->start;
     uint32_t index = (uint32_t)(((uintptr_t)ptr - span->start) / span->block_size);
     uintptr_t start = span->start + (uintptr_t)index * span->block_size;
-    return index < span->capacity && !na_marked_free((na_block *)start) ? start : 0;
+    return index < span->capacity && !is_free((void *)start) ? start : 0;
 }
 
 uintptr_t na_block_start(const void *ptr) { return start_of(na_span_at(ptr), ptr); }
@@ -451,6 +467,19 @@ int numalloc_bind_thread(int node) {
     na_topology_cpus_of(node, &cpus);
     int error = os_set_affinity(&cpus);
     return error == EINVAL ? ENODEV : error; /* EINVAL: none of them is in our cpuset */
+}
+
+int numalloc_memory_policy(int policy, unsigned flags, const numalloc_nodemask_t *nodes) {
+    if (!na_init()) return errno;
+    bool strict = flags == NUMALLOC_STRICT;
+    if (flags != 0 && !strict) return EINVAL;
+    if (nodes == NULL) nodes = &na_topo.allowed;
+    if (!nodeset_within(nodes, &na_topo.allowed) || nodeset_count(nodes) == 0) return ENODEV;
+    if (policy == NUMALLOC_LOCAL) return os_set_policy(strict ? NA_BIND_STRICT : NA_BIND_DEFAULT, nodes);
+    if (strict) return EINVAL;
+    if (policy == NUMALLOC_INTERLEAVE) return os_set_policy(NA_BIND_INTERLEAVE, nodes);
+    if (policy != NUMALLOC_ONNODE || nodeset_count(nodes) != 1) return EINVAL;
+    return os_set_policy(NA_BIND_PREFERRED, nodes);
 }
 
 int numalloc_can_bind(void) { return os_can_bind(); }

@@ -4,7 +4,9 @@
  *
  * Threads: na_misuse any; numalloc_verify wants the other threads out of the allocator.
  */
-#include "internal.h"
+#include "secure.h"
+
+#include <stdio.h>
 
 void na_misuse_more(const char *call, const void *address, const char *what, const char *remedy,
                     void (*more)(const void *data), const void *data) {
@@ -19,6 +21,17 @@ void na_misuse(const char *call, const void *address, const char *what, const ch
     na_misuse_more(call, address, what, remedy, NULL, NULL);
 }
 
+void na_list_damaged(const na_span *page, const na_block *block, uint32_t lost, const char *where) {
+    atomic_fetch_add_explicit(&na_regions[page->region].lost_blocks, lost, memory_order_relaxed);
+    char what[240];
+    (void)snprintf(what, sizeof what,
+                   "is a free block of %u bytes whose link was overwritten, in %s of the page at %p; free blocks given "
+                   "up: %u",
+                   page->block_size, where, (void *)page->start, lost);
+    na_misuse("numalloc", block, what,
+              "do not write to a block after it is freed; NUMALLOC_GUARD=1 or -fsanitize=address finds where");
+}
+
 /* Reports and counts a broken invariant. */
 static int broken(const char *what, const na_region *region, const na_span *span) {
     os_message("numalloc: invariant broken: %s (region %d, span %p, start %p, %u slices, kind %u)\n", what,
@@ -27,23 +40,28 @@ static int broken(const char *what, const na_region *region, const na_span *span
     return 1;
 }
 
+/* What follows a block in its list; false: that is damaged. */
+static bool below(const na_block *block, na_list *link) {
+    if (na_secure) return !na_live_at(block) && na_unseal(block, link);
+    *link = block->below;
+    return na_marked_free(block);
+}
+
 /* Does the list below the first block have one less? */
-static bool count_follows(na_list list) {
-    na_list below = na_list_first(list)->below;
+static bool count_follows(na_list list, na_list below) {
     return na_list_count(below) + 1 == na_list_count(list) && (na_list_count(below) == 0) == (below == 0);
 }
 
 static int check_blocks(const na_region *region, const na_span *page) {
     int bad = 0;
     uint32_t linked = 0;
-    for (na_list list = page->free; list != 0 && bad == 0; list = na_list_first(list)->below) {
+    for (na_list list = page->free, next = 0; list != 0 && bad == 0; list = next) {
         const na_block *block = na_list_first(list);
         size_t offset = (uintptr_t)block - page->start;
         if (offset % page->block_size != 0 || offset / page->block_size >= page->carved)
             bad += broken("a free block lies outside its page's blocks", region, page);
-        else if (!na_marked_free(block))
-            bad += broken("a free block lost its mark (written after free?)", region, page);
-        else if (!count_follows(list)) bad += broken("the free list's count is wrong", region, page);
+        else if (!below(block, &next)) bad += broken("a free block lost its mark (written after free?)", region, page);
+        else if (!count_follows(list, next)) bad += broken("the free list's count is wrong", region, page);
         linked++;
     }
     /* Blocks in remote lists and slots count as used until the owner takes them in. */
@@ -113,6 +131,7 @@ static int check_queue(const na_heap *heap, const na_queue *queue, int class_ind
     const na_span *before = NULL;
     for (const na_span *page = queue->first; page != NULL; before = page, page = page->next) {
         ++*pages;
+        if (page->idle) bad += broken("an idle page is in a queue", heap->region, page);
         if (page->prev != before) bad += broken("queue links differ", heap->region, page);
         if (atomic_load_explicit(&page->heap, memory_order_relaxed) != heap)
             bad += broken("page of another heap", heap->region, page);
@@ -124,25 +143,34 @@ static int check_queue(const na_heap *heap, const na_queue *queue, int class_ind
     return bad;
 }
 
-static int check_borrowed(const na_heap *heap, unsigned class_index) {
-    for (na_list list = heap->borrowed[class_index].free; list != 0; list = na_list_first(list)->below) {
+static int check_cache(const na_heap *heap, unsigned class_index) {
+    for (na_list list = heap->cache[class_index].list, next = 0; list != 0; list = next) {
         const na_block *block = na_list_first(list);
         const na_span *page = na_span_at(block);
-        if (page == NULL || page->kind != NA_PAGE || page->class_index != class_index)
-            return broken("a borrowed block is of no page of its class", heap->region, page);
-        if (!na_marked_free(block))
-            return broken("a borrowed block lost its mark (written after free?)", heap->region, page);
-        if (!count_follows(list)) return broken("the count of borrowed blocks is wrong", heap->region, page);
+        if (page == NULL || !na_tag_is_page(page->tag, heap->tag_of_pages) || page->class_index != class_index)
+            return broken("a cached block is of no page of its class and region", heap->region, page);
+        if (!below(block, &next))
+            return broken("a cached block lost its mark (written after free?)", heap->region, page);
+        if (!count_follows(list, next)) return broken("the count of cached blocks is wrong", heap->region, page);
     }
     return 0;
 }
 
 static int check_heap(const na_heap *heap) {
     int bad = 0;
-    uint32_t pages = 0;
+    uint32_t pages = 0, idle_slices = 0;
     for (int c = 0; c < NA_CLASSES; c++) bad += check_queue(heap, &heap->queue[c], c, &pages);
     bad += check_queue(heap, &heap->full, -1, &pages);
-    for (unsigned c = 0; c < NA_DIRECT_CLASSES; c++) bad += check_borrowed(heap, c);
+    const na_block *held = na_secure ? na_secure_damaged(heap) : NULL;
+    if (held != NULL)
+        bad += broken("a block that is held back lost its seal (written after free?)", heap->region, na_span_at(held));
+    for (unsigned c = 0; c < NA_CLASSES; c++) bad += check_cache(heap, c);
+    for (const na_span *page = heap->idle_first; page != NULL; page = page->newer) {
+        pages++;
+        idle_slices += page->slices;
+        if (!page->idle || na_page_used(page) != 0) bad += broken("an idle page has blocks in use", heap->region, page);
+    }
+    if (idle_slices != heap->idle_slices) bad += broken("a heap's count of idle pages is wrong", heap->region, NULL);
     if (pages != heap->pages) bad += broken("a heap's count of pages is wrong", heap->region, NULL);
     return bad;
 }

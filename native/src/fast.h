@@ -3,9 +3,9 @@
  * fast.h: the few instructions that most calls take, inline, so that numalloc() and the preload library's malloc()
  * are each one function without a further jump.
  *
- * Invariants. Both end in a heap of the calling thread and touch nothing another thread writes, but for the
- * descriptor's first cache line, which is read. All that is unusual (no free block, several nodes and the thread has
- * moved, another's page, a large block, a foreign pointer, a mistake) is left to the slow paths in api.c.
+ * Invariants. Both end in the cache of a heap of the calling thread and touch nothing another thread writes, but for
+ * the descriptor's first cache line, which is read. All that is unusual (no cached block, several nodes and the thread
+ * has moved, another node's page, a large block, a foreign pointer, a mistake) is left to the slow paths in api.c.
  *
  * Threads: any; no lock, no atomic operation.
  */
@@ -21,10 +21,10 @@ void na_free_slow(na_span *span, void *ptr, const char *call); /* span: na_span_
  * what lies at offset 0 is no CPU number. */
 static inline bool na_moved(void) { return NA_UNLIKELY(na_many_nodes) && OS_RSEQ_CPU != na_self.cpu; }
 
-/* A block from the page's own list, or NULL. */
-static inline void *na_page_pop(na_span *page) {
-    if (NA_UNLIKELY(page->free == 0)) return NULL;
-    na_block *block = na_list_pop(&page->free);
+/* A cached block, or NULL. */
+static inline void *na_cache_pop(na_cache *cache) {
+    if (NA_UNLIKELY(cache->list == 0)) return NULL;
+    na_block *block = na_list_pop(&cache->list);
     block->key = 0;
     return block;
 }
@@ -38,21 +38,39 @@ static inline void na_page_push(na_span *page, na_block *block) {
 }
 
 static inline void *na_alloc_fast(size_t size) {
-    if (NA_LIKELY(size <= NA_DIRECT_MAX) && !na_moved()) {
-        void *block = na_page_pop(na_self.heap->direct[direct_index(size)]);
+    if (NA_LIKELY(size <= NA_TABLE_MAX) && !na_moved()) {
+        void *block = na_cache_pop(&na_self.heap->cache[small_to_class(size)]);
+        if (NA_LIKELY(block != NULL)) return block;
+    } else if (size - 1 < NA_BLOCK_MAX && !na_moved()) {
+        void *block = na_cache_pop(&na_self.heap->cache[size_to_class(size)]);
         if (NA_LIKELY(block != NULL)) return block;
     }
     return na_alloc_slow(size);
 }
 
-/* true: done. */
+/* A cached block, or NULL. `align`: a power of two. A class that is a multiple of it is aligned, see sizeclass.h. */
+static inline void *na_aligned_fast(size_t align, size_t size) {
+    size_t padded = na_round_up(size, align);
+    if (NA_UNLIKELY(align > NA_SLICE || padded - 1 >= NA_BLOCK_MAX || na_moved())) return NULL;
+    return na_cache_pop(&na_self.heap->cache[size_to_class(padded)]);
+}
+
+/* true: done. Whose page it is does not matter as long as it is of the same region: the block stays on its node. */
 static inline bool na_free_fast(na_span *span, void *ptr) {
-    if (NA_LIKELY(span != NULL && atomic_load_explicit(&span->heap, memory_order_relaxed) == na_self.heap &&
-                  !na_marked_free(ptr))) {
-        na_page_push(span, ptr);
+    if (NA_UNLIKELY(span == NULL)) return false;
+    na_heap *heap = na_self.heap;
+    uint32_t tag = span->tag;
+    if (NA_UNLIKELY(!na_tag_is_page(tag, heap->tag_of_pages) || na_marked_free(ptr))) return false;
+    na_cache *cache = &heap->cache[na_tag_class(tag)];
+    if (NA_LIKELY(na_list_count(cache->list) < cache->limit)) {
+        na_mark_free(ptr);
+        na_list_push(&cache->list, ptr);
+        cache->frees++;
         return true;
     }
-    return false;
+    if (atomic_load_explicit(&span->heap, memory_order_relaxed) != heap) return false;
+    na_page_push(span, ptr);
+    return true;
 }
 
 #endif

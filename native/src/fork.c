@@ -10,7 +10,9 @@
  * The kernel's copy is a consistent cut: from the moment fork() protects a page, a thread that writes to it
  * waits until the copy is complete, so no later write of it is seen without the earlier ones.
  */
-#include "internal.h"
+#include "secure.h"
+
+bool na_cut_short;
 
 static void prepare(void) {
     pthread_mutex_lock(&na_threads_lock);
@@ -26,12 +28,14 @@ static void parent(void) {
 
 static void child(void) {
     if (na_watched) na_watch_fork(NA_FORK_CHILD);
+    if (na_secure) na_secure_fork();
     /* The mutexes were locked by this thread's image in the parent; here they are made anew. */
     for (int i = 0; i < na_region_count; i++) pthread_mutex_init(&na_regions[i].lock, NULL);
     pthread_mutex_init(&na_threads_lock, NULL);
     for (na_thread *thread = na_threads_first(), *next; thread != NULL; thread = next) {
         next = thread->next;
         if (thread == na_self.thread) continue;
+        na_cut_short = true;
         for (int i = 0; i < na_region_count; i++)
             if (thread->heaps[i] != NULL) na_heap_orphan(thread->heaps[i]);
         na_thread_forget(thread);

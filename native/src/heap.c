@@ -4,30 +4,53 @@
  * becomes of the pages when the thread ends.
  *
  * Invariants. A page of the heap is in queue[class] or, when it had no free block as last looked at, in `full`.
- * direct[i] is the first page of the class that serves 16*i bytes, or na_empty_page. A heap's region never
- * changes, so its memory stays on its node whatever thread owns it.
+ * What is cached counts as used in its page. A heap's region never changes, so its memory stays on its node whatever
+ * thread owns it.
  *
  * Threads: the owner only, except `pending` (anyone) and the region's lists of heaps (region lock). Queues are
  * changed between na_heap_enter and na_heap_leave only, see fork.c.
  */
 #include "fast.h"
+#include "secure.h"
 
 #include <string.h>
 
-static na_span na_empty_page; /* has no block, is never freed to */
+na_heap na_empty_heap = {.tag_of_pages = UINT32_MAX};
 
-na_heap na_empty_heap = {.direct = {[0 ... NA_DIRECT_ENTRIES - 1] = &na_empty_page}};
+/* ---- the cache ----------------------------------------------------------------------------------------- */
 
-void na_heap_show(na_heap *heap, unsigned class_index) {
-    na_span *page = heap->queue[class_index].first;
-    na_heap_point(heap, class_index, page != NULL ? page : &na_empty_page);
+void na_cache_fill(na_cache *cache, na_span *page) {
+    bool fresh = page->free == 0;
+    if (fresh) na_page_carve(page);
+    cache->list = page->free;
+    page->free = 0;
+    cache->virgin = fresh && page->zeroed ? cache->frees : UINT64_MAX;
 }
 
-void na_heap_point(na_heap *heap, unsigned class_index, na_span *page) {
-    size_t size = class_to_size(class_index);
-    if (size > NA_DIRECT_MAX) return;
-    size_t below = class_index == 0 ? 0 : class_to_size(class_index - 1) / NA_GRANULE + 1;
-    for (size_t i = below; i <= size / NA_GRANULE; i++) heap->direct[i] = page;
+/* A free block of some heap's cache goes home. */
+static void send_home(na_heap *heap, na_block *block) {
+    na_span *page = na_span_at(block);
+    if (atomic_load_explicit(&page->heap, memory_order_relaxed) == heap) na_page_push(page, block);
+    else na_remote_free(page, block);
+}
+
+static void send_list_home(na_heap *heap, na_list list) {
+    while (list != 0) send_home(heap, na_list_pop(&list));
+}
+
+/* Takes all blocks out of a cache. */
+static na_list cache_detach(na_heap *heap, unsigned class_index) {
+    na_cache *cache = &heap->cache[class_index];
+    na_list list = cache->list;
+    heap->returned[class_index] += na_list_count(list);
+    cache->virgin = UINT64_MAX;
+    cache->list = 0;
+    return list;
+}
+
+static void caches_empty(na_heap *heap) {
+    for (unsigned c = 0; c < NA_CLASSES; c++) send_list_home(heap, cache_detach(heap, c));
+    if (na_self.thread != NULL) na_remote_flush(na_self.thread);
 }
 
 /* ---- birth and adoption ------------------------------------------------------------------------------ */
@@ -40,9 +63,16 @@ static na_heap *heap_make(na_region *region) {
         region->abandoned_count--;
     } else if ((heap = region->spare) != NULL) {
         region->spare = heap->next;
-    } else if ((heap = na_region_meta(region, sizeof *heap)) != NULL) {
+    } else if ((heap = na_region_meta(region, sizeof *heap + na_secure_heap_bytes())) != NULL) {
+        if (na_secure) na_secure_equip(heap, heap + 1);
         heap->region = region;
-        for (int i = 0; i < NA_DIRECT_ENTRIES; i++) heap->direct[i] = &na_empty_page;
+        heap->tag_of_pages = (na_span){.region = (uint16_t)region->index, .kind = NA_PAGE}.tag;
+        for (unsigned c = 0; c < NA_CLASSES; c++) {
+            uint32_t limit = NA_CACHE_BYTES / (uint32_t)class_to_size(c);
+            if (limit > NA_CACHE_BLOCKS) limit = NA_CACHE_BLOCKS;
+            heap->cache[c].limit = limit > NA_CACHE_LEAST ? limit : NA_CACHE_LEAST;
+            heap->cache[c].virgin = UINT64_MAX;
+        }
         heap->all_next = region->all;
         region->all = heap;
     }
@@ -76,6 +106,10 @@ na_heap *na_heap_of(na_region *region) {
 /* ---- remote frees -------------------------------------------------------------------------------------- */
 
 static void page_take_remote(na_heap *heap, na_span *page) {
+    if (NA_UNLIKELY(na_secure)) {
+        na_secure_take_remote(heap, page);
+        return;
+    }
     uint32_t count;
     na_list list = page->free; /* in a register: the loop would go through memory each time */
     for (na_block *block = na_remote_take(page, &count), *next; block != NULL; block = next) {
@@ -131,6 +165,7 @@ static bool take_over(na_heap *heap) {
         return false;
     pthread_mutex_lock(&region->lock);
     na_heap *other = region->abandoned;
+    na_list cached[NA_CLASSES];
     if (other != NULL) {
         region->abandoned = other->next;
         region->abandoned_count--;
@@ -139,10 +174,14 @@ static bool take_over(na_heap *heap) {
     if (other != NULL) {
         for (unsigned c = 0; c < NA_CLASSES; c++) {
             move_pages(&other->queue[c], heap);
-            na_heap_show(heap, c);
-            na_heap_show(other, c);
+            cached[c] = cache_detach(other, c);
         }
         move_pages(&other->full, heap);
+        for (unsigned c = 0; c < NA_CLASSES; c++) /* a child of fork finds such */
+            for (na_span *page; (page = na_page_idle(other, c)) != NULL;) {
+                atomic_store_explicit(&page->heap, heap, memory_order_release);
+                na_heap_join(heap, page);
+            }
         heap->pages += other->pages;
         other->pages = 0;
         other->next = region->spare;
@@ -150,21 +189,19 @@ static bool take_over(na_heap *heap) {
         pending_empty(other, NULL);
     }
     pthread_mutex_unlock(&region->lock);
+    if (other != NULL)
+        for (unsigned c = 0; c < NA_CLASSES; c++) send_list_home(heap, cached[c]);
     na_heap_collect(heap);
     return other != NULL;
 }
 
 /* ---- allocation ---------------------------------------------------------------------------------------------- */
 
-/* First page of the class with a free block, carving one if need be; full ones leave the queue. */
+/* First page of the class with a block that is free or was never used; full ones leave the queue. */
 static na_span *queue_search(na_heap *heap, unsigned class_index) {
     na_queue *queue = &heap->queue[class_index];
     na_span *page = queue->first;
-    while (page != NULL && page->free == 0) {
-        if (page->carved < page->capacity) {
-            na_page_carve(page);
-            break;
-        }
+    while (page != NULL && page->free == 0 && page->carved == page->capacity) {
         na_span *next = page->next;
         na_queue_remove(queue, page);
         page->full = 1;
@@ -172,68 +209,54 @@ static na_span *queue_search(na_heap *heap, unsigned class_index) {
         na_queue_push(&heap->full, page);
         page = next;
     }
-    na_heap_show(heap, class_index);
     return page;
 }
 
-void *na_heap_alloc(na_heap *heap, unsigned class_index) {
-    na_heap_enter(heap);
-    na_heap_collect(heap);
+/* A page of the class with a free block; NULL with errno. */
+static na_span *page_with_room(na_heap *heap, unsigned class_index) {
     na_span *page = queue_search(heap, class_index);
     if (page == NULL) {
         na_remote_flush(na_self.thread); /* before more memory is used, let others have theirs back */
         if (take_over(heap)) page = queue_search(heap, class_index);
     }
-    if (page == NULL && (page = na_page_new(heap, class_index)) != NULL) {
-        na_page_carve(page);
+    if (page == NULL &&
+        ((page = na_page_idle(heap, class_index)) != NULL || (page = na_page_new(heap, class_index)) != NULL))
         na_heap_join(heap, page);
-        na_heap_show(heap, class_index);
+    return page;
+}
+
+void *na_heap_alloc(na_heap *heap, unsigned class_index) {
+    na_cache *cache = &heap->cache[class_index];
+    if (cache->list != 0) return na_cache_pop(cache);
+    na_heap_enter(heap);
+    na_heap_collect(heap);
+    void *block = NULL;
+    for (na_span *page; block == NULL && (page = page_with_room(heap, class_index)) != NULL;) {
+        if (NA_UNLIKELY(na_secure)) {
+            block = na_secure_take(page); /* NULL: its list was damaged, another page has to do */
+        } else {
+            na_cache_fill(cache, page);
+            block = na_cache_pop(cache);
+        }
     }
-    void *block = page != NULL ? na_page_pop(page) : NULL;
     na_heap_leave(heap);
     return block;
 }
 
 /* ---- the end ---------------------------------------------------------------------------------------------------- */
 
-/* Only of the same region, so that the block is used on its home node, and only some, so that a thread that just frees
- * does not hoard. */
-bool na_heap_borrow(na_heap *heap, const na_span *page, na_block *block) {
-    if (page->block_size > NA_DIRECT_MAX || heap->region != &na_regions[page->region]) return false;
-    na_span *borrowed = &heap->borrowed[page->class_index];
-    uint32_t count = na_list_count(borrowed->free);
-    if (count >= NA_BORROW_BLOCKS || count * page->block_size >= NA_BORROW_BYTES) return false;
-    na_list_push(&borrowed->free, block);
-    borrowed->frees++;
-    return true;
-}
-
-/* Borrowed blocks go home. */
-static void borrowed_return(na_heap *heap) {
-    for (unsigned c = 0; c < NA_DIRECT_CLASSES; c++) {
-        na_span *borrowed = &heap->borrowed[c];
-        na_heap_show(heap, c);
-        while (borrowed->free != 0) {
-            na_block *block = na_list_pop(&borrowed->free);
-            borrowed->frees--;
-            na_remote_free(na_span_at(block), block);
-        }
-    }
-    if (na_self.thread != NULL) na_remote_flush(na_self.thread);
-}
-
 void na_heap_shed(na_heap *heap) {
-    borrowed_return(heap);
+    if (NA_UNLIKELY(na_secure)) na_secure_shed(heap);
+    caches_empty(heap);
     na_heap_collect(heap);
     na_heap_enter(heap);
+    while (heap->idle_first != NULL) na_page_release(heap->idle_first);
     for (unsigned c = 0; c < NA_CLASSES; c++) {
         for (na_span *page = heap->queue[c].first, *next; page != NULL; page = next) {
             next = page->next;
             if (na_page_used(page) != 0) continue;
-            na_queue_remove(&heap->queue[c], page);
             na_page_release(page);
         }
-        na_heap_show(heap, c);
     }
     na_heap_leave(heap);
 }

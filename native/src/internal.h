@@ -41,7 +41,7 @@ typedef struct na_tls {
 } na_tls;
 
 extern _Thread_local na_tls na_self __attribute__((tls_model("initial-exec")));
-extern na_heap na_empty_heap; /* has no page; its allocations take the slow path */
+extern na_heap na_empty_heap; /* caches nothing; what is asked of it takes the slow path */
 extern bool na_many_nodes;    /* the CPU must be looked at: there is more than one allowed node */
 extern uintptr_t na_secret;   /* marks free blocks */
 
@@ -53,6 +53,11 @@ na_thread *na_threads_first(void);        /* under na_threads_lock */
 void na_thread_forget(na_thread *thread); /* child of fork: its thread is gone */
 extern pthread_mutex_t na_threads_lock;
 
+/* ---- inline.c: what code compiled with numa_alloc_inline.h sees of the calling thread ------------------- */
+
+void na_inline_show(na_heap *heap, int cpu); /* its heap, and the CPU for whose node it is */
+void na_inline_hide(void);                   /* no heap: such code calls */
+
 /* ---- heap.c ---------------------------------------------------------------------------------------- */
 
 na_heap *na_heap_of(na_region *region);                   /* the caller's heap in a region; NULL with errno */
@@ -60,14 +65,10 @@ void *na_heap_alloc(na_heap *heap, unsigned class_index); /* slow path; NULL wit
 void na_heap_collect(na_heap *heap);                      /* takes in remote frees; owner only */
 void na_heap_retire(na_heap *heap);                       /* its thread ends: to the abandoned or spare ones */
 void na_heap_shed(na_heap *heap);                         /* gives empty pages back; owner only */
-void na_heap_point(na_heap *heap, unsigned class_index, na_span *page); /* page that numalloc() tries */
-void na_heap_show(na_heap *heap, unsigned class_index);                 /* the direct table follows the queue */
-void na_heap_join(na_heap *heap, na_span *page); /* a page with free blocks comes into its queue */
-void na_heap_orphan(na_heap *heap);              /* child of fork: as retire, without touching its pages */
-void na_heaps_reclaim(na_region *region);        /* empty pages of abandoned heaps go back; takes the lock */
-
-/* Keeps a free block of another heap for the caller's own next allocations; false: it has to go home. */
-bool na_heap_borrow(na_heap *heap, const na_span *page, na_block *block);
+void na_cache_fill(na_cache *cache, na_span *page);       /* an empty one, with the page's free or next blocks */
+void na_heap_join(na_heap *heap, na_span *page);          /* a page with free blocks comes into its queue */
+void na_heap_orphan(na_heap *heap);                       /* child of fork: as retire, without touching its pages */
+void na_heaps_reclaim(na_region *region);                 /* empty pages of abandoned heaps go back; takes the lock */
 
 /* The queues of a heap are inconsistent between these two; a child of fork looks. */
 static inline void na_heap_enter(na_heap *heap) {
@@ -81,10 +82,11 @@ static inline void na_heap_leave(na_heap *heap) {
 
 /* ---- page.c ---------------------------------------------------------------------------------------- */
 
-na_span *na_page_new(na_heap *heap, unsigned class_index); /* in no queue yet; NULL with errno */
-void na_page_carve(na_span *page);                         /* links the next batch of blocks */
-void na_page_freed(na_span *page);                         /* its free blocks reached page->attention */
-void na_page_release(na_span *page);                       /* in no queue, no block in use: to the region */
+na_span *na_page_new(na_heap *heap, unsigned class_index);  /* in no queue yet; NULL with errno */
+void na_page_carve(na_span *page);                          /* links the next batch of blocks */
+na_span *na_page_idle(na_heap *heap, unsigned class_index); /* is in no queue now; NULL: there is none */
+void na_page_freed(na_span *page);                          /* its free blocks reached page->attention */
+void na_page_release(na_span *page);                        /* in no queue, no block in use: to the region */
 
 void na_queue_push(na_queue *queue, na_span *page);
 void na_queue_append(na_queue *queue, na_span *page);
@@ -105,10 +107,11 @@ uint32_t na_remote_count(const na_span *page); /* frees that wait; for statistic
 
 /* ---- region.c -------------------------------------------------------------------------------------- */
 
-extern uintptr_t na_base;     /* first byte of the reservation */
-extern uintptr_t na_reserved; /* its bytes, 0 before na_init */
-extern unsigned na_shift;     /* log2 bytes of a region */
-extern na_span **na_map;      /* slice -> descriptor */
+extern uintptr_t na_base;          /* first byte of the reservation */
+extern uintptr_t na_reserved;      /* its bytes, 0 before na_init */
+extern unsigned na_shift;          /* log2 bytes of a region */
+extern na_span **na_map;           /* slice -> descriptor */
+extern _Atomic(uint64_t) *na_live; /* NUMALLOC_SECURE: a bit per 16 bytes, see secure.c; NULL without */
 extern na_region *na_regions;
 extern int na_region_count; /* 2 * nodes + 1 */
 
@@ -193,10 +196,11 @@ uintptr_t na_block_start(const void *ptr); /* of the live block that ptr points 
 
 /* ---- watch.c: modes that see every block; watch.h has the rest --------------------------------------- */
 
-/* While it is set, na_self.heap is na_empty_heap, so that both fast paths miss. Constant after na_init. */
+/* While one of these is set, na_self.heap is na_empty_heap, so that both fast paths miss. Constant after na_init. */
 extern bool na_watched;
-int na_watch_init(void);                                        /* 0 or errno */
-void na_watch_start(void);                                      /* when constructors run */
+extern bool na_secure;     /* secure.c: sealed lists, random order; secure.h has the rest */
+int na_watch_init(void);   /* 0 or errno */
+void na_watch_start(void); /* when constructors run */
 void *na_watch_here(size_t size, size_t align, unsigned flags); /* NUMALLOC_LOCAL */
 void *na_watch_alloc(const numalloc_request_t *request);
 void *na_watch_realloc(void *ptr, size_t size);
@@ -210,6 +214,8 @@ enum na_fork_step { NA_FORK_PREPARE, NA_FORK_PARENT, NA_FORK_CHILD };
 /* ---- debug.c ----------------------------------------------------------------------------------------- */
 
 void na_misuse(const char *call, const void *address, const char *what, const char *remedy);
+/* A free block that was written to; `lost` ones, from it on, are never used again. */
+void na_list_damaged(const na_span *page, const na_block *block, uint32_t lost, const char *where);
 /* The same with more to say, after the line and before the end. */
 void na_misuse_more(const char *call, const void *address, const char *what, const char *remedy,
                     void (*more)(const void *data), const void *data);
@@ -217,6 +223,7 @@ void na_misuse_more(const char *call, const void *address, const char *what, con
 /* ---- fork.c ------------------------------------------------------------------------------------------ */
 
 void na_fork_install(void);
+extern bool na_cut_short; /* a child, and its parent had threads, which may have been between two stores */
 
 #pragma GCC visibility pop
 

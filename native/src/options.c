@@ -68,6 +68,8 @@ static const struct option {
     {"PROFILE_RATE", "profile_rate", POSITIVE, "a size such as 512K, at least 1", "512K", &na_opt.profile_rate},
     /* 1: canaries, patterns, quarantine; 2: also pages without access behind blocks */
     {"GUARD", "guard", GUARD_MODE, "0, 1 or 2", "0", &na_opt.guard},
+    /* sealed free lists, random order, certain detection of double and invalid frees */
+    {"SECURE", "secure", FLAG, "0 or 1", "0", &na_opt.secure},
     /* most bytes of freed blocks that guard mode keeps back */
     {"QUARANTINE", "quarantine", SIZE, "a size such as 16M, or 0", "16M", &na_opt.quarantine},
     /* most bytes of memory for what the modes above write down */

@@ -33,6 +33,7 @@ typedef struct na_options {
     enum na_huge_mode huge;      /* NUMALLOC_HUGEPAGES: auto|never|2M|1G */
     int64_t purge_delay_ms;      /* NUMALLOC_PURGE_DELAY: ms before free memory goes back; "never" */
     bool strict;                 /* NUMALLOC_STRICT: every request is strict */
+    bool secure;                 /* NUMALLOC_SECURE: sealed free lists, random order */
     enum na_error_mode on_error; /* NUMALLOC_ON_ERROR: abort|warn */
     int verbose;                 /* NUMALLOC_VERBOSE: 0|1 */
     bool stats_at_exit;          /* NUMALLOC_STATS: JSON statistics on standard error at exit */

@@ -63,6 +63,10 @@ enum na_bind_mode { NA_BIND_DEFAULT, NA_BIND_PREFERRED, NA_BIND_STRICT, NA_BIND_
  * those that are not from a set that has others, so the caller compares with the allowed nodes first. */
 int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodeset *nodes);
 
+/* The policy of the calling thread for memory that has none of its own; threads and programs that it starts inherit
+ * it. NODES as above; EINVAL also: none of them is allowed. */
+int os_set_policy(enum na_bind_mode mode, const na_nodeset *nodes);
+
 /* Node of each of `count` pages, one per os_page_size() from `address`: node id, or a negative errno
  * (-ENOENT: untouched). */
 int os_query_pages(const void *address, size_t count, int *status);
@@ -114,10 +118,12 @@ int os_current_cpu(void);
 extern ptrdiff_t os_cpu_offset;
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_thread_pointer)
-#define OS_RSEQ_CPU (*(const volatile int *)((const char *)__builtin_thread_pointer() + os_cpu_offset))
+#define OS_RSEQ_CPU_AT ((const volatile int *)((const char *)__builtin_thread_pointer() + os_cpu_offset))
+#define OS_RSEQ_CPU (*OS_RSEQ_CPU_AT)
 #endif
 #endif
 #ifndef OS_RSEQ_CPU
+#define OS_RSEQ_CPU_AT ((const volatile int *)NULL)
 #define OS_RSEQ_CPU (-2)
 #endif
 

@@ -8,6 +8,8 @@
  *
  * Threads: no state.
  */
+#include <string.h>
+
 #include "internal.h"
 
 enum { NA_QUERY_PAGES = 1024, NA_POPULATE_CHUNK = 32 << 20 /* bytes */ };
@@ -227,29 +229,40 @@ int numalloc_bind_range(void *ptr, size_t len, const numalloc_nodemask_t *nodes)
     return os_bind(ptr, len, nodeset_count(nodes) == 1 ? NA_BIND_PREFERRED : NA_BIND_INTERLEAVE, nodes);
 }
 
-/* Moves [start, end) to one node and counts. */
+static size_t chunk_pages(uintptr_t start, uintptr_t end) {
+    size_t count = start < end ? (end - start) / os_page_size() : 0;
+    return count < NA_QUERY_PAGES ? count : NA_QUERY_PAGES;
+}
+
+/* Moves [start, end) to one node and counts. Where pages are is asked one chunk ahead: a huge page that begins in this
+ * chunk takes its part of the next one with it. */
 static int move_range(uintptr_t start, uintptr_t end, int node, numalloc_migration_t *result) {
-    int before[NA_QUERY_PAGES], after[NA_QUERY_PAGES], why[NA_QUERY_PAGES];
-    while (start < end) {
-        size_t count = (end - start) / os_page_size();
-        if (count > NA_QUERY_PAGES) count = NA_QUERY_PAGES;
-        int error = os_query_pages((void *)start, count, before);
+    int here[NA_QUERY_PAGES], ahead[NA_QUERY_PAGES], after[NA_QUERY_PAGES], why[NA_QUERY_PAGES];
+    size_t count = chunk_pages(start, end);
+    int error = os_query_pages((void *)start, count, here);
+    while (error == 0 && count != 0) {
+        uintptr_t next = start + count * os_page_size();
+        size_t next_count = chunk_pages(next, end);
+        if (next_count != 0) error = os_query_pages((void *)next, next_count, ahead);
         if (error == 0) error = os_move_pages((void *)start, count, node, after, why);
         if (error != 0) return error;
         for (size_t i = 0; i < count; i++) {
             if (after[i] == -ENOENT) result->untouched++;
             else if (after[i] != node) result->refused[why[i] > 0 && why[i] < NUMALLOC_ERRNO_MAX ? why[i] : EIO]++;
-            else if (before[i] == node) result->stayed++;
+            else if (here[i] == node) result->stayed++;
             else result->moved++;
         }
-        start += count * os_page_size();
+        memcpy(here, ahead, next_count * sizeof here[0]);
+        start = next;
+        count = next_count;
     }
-    return 0;
+    return error;
 }
 
 int numalloc_migrate_pages(void *ptr, size_t len, const numalloc_nodemask_t *nodes, size_t granule,
                            numalloc_migration_t *result) {
     size_t page = os_page_size();
+    if (result == NULL) return EINVAL;
     *result = (numalloc_migration_t){.page_size = page};
     if (!na_init()) return errno;
     int error = check_nodes(nodes);

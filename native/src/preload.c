@@ -102,11 +102,15 @@ NUMALLOC_API void *memalign(size_t align, size_t size) {
 /* Leaves errno and, on failure, *out alone. */
 NUMALLOC_API int posix_memalign(void **out, size_t align, size_t size) {
     if (align % sizeof(void *) != 0 || !power_of_two(align)) return EINVAL;
-    int saved = errno;
-    void *ptr = aligned(align, size);
-    int error = ptr == NULL ? errno : 0;
-    errno = saved;
-    if (error == 0) *out = ptr;
+    void *ptr = na_aligned_fast(align, size);
+    int error = 0;
+    if (NA_UNLIKELY(ptr == NULL)) {
+        int saved = errno;
+        ptr = aligned(align, size);
+        error = ptr == NULL ? errno : 0;
+        errno = saved;
+    }
+    if (NA_LIKELY(error == 0)) *out = ptr;
     return error;
 }
 

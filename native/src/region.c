@@ -101,20 +101,24 @@ int na_regions_reserve(void) {
     size_t slices = total >> NA_SLICE_SHIFT;
     size_t page = os_page_size();
     size_t dirty_bytes = (slices / 8 + page - 1) & ~(page - 1);
-    void *map = NULL, *dirty = NULL, *regions = NULL;
+    size_t live_bytes = na_secure ? total / NA_GRANULE / 8 : 0;
+    void *map = NULL, *dirty = NULL, *regions = NULL, *live = NULL;
     error = os_reserve_readable(slices * sizeof(na_span *), &map);
     if (error == 0) error = os_reserve_readable(dirty_bytes, &dirty);
+    if (error == 0 && live_bytes != 0) error = os_reserve_readable(live_bytes, &live);
     if (error == 0) error = os_map(((size_t)na_region_count * sizeof(na_region) + page - 1) & ~(page - 1), &regions);
     if (error != 0) {
         os_release(base, total);
         if (map != NULL) os_release(map, slices * sizeof(na_span *));
         if (dirty != NULL) os_release(dirty, dirty_bytes);
+        if (live != NULL) os_release(live, live_bytes);
         return error;
     }
     na_shift = shift;
     na_base = (uintptr_t)base;
     na_map = map;
     na_dirty = dirty;
+    na_live = live;
     na_regions = regions;
     for (int i = 0; i < na_region_count; i++) region_lay_out(&na_regions[i], i);
     na_reserved = total; /* last: na_span_at sees nothing before */
@@ -206,6 +210,7 @@ static int open_to(na_part *part, uintptr_t end) {
     int error = descriptors_open(region, part, end);
     if (error == 0) error = table_open(na_map, 64, part->opened, end);
     if (error == 0) error = table_open(na_dirty, 1, part->opened, end);
+    if (error == 0 && na_secure) error = table_open(na_live, NA_SLICE / NA_GRANULE, part->opened, end);
     if (error == 0) error = os_commit((void *)part->opened, end - part->opened);
     if (error == 0) part->opened = end;
     return error;

@@ -19,7 +19,7 @@
  * The idea of batches per slab is from snmalloc's BatchIt (Li, Liu, Parkinson: BatchIt: Optimizing
  * Message-Passing Allocators for Producer-Consumer Workloads, ISMM 2024).
  */
-#include "internal.h"
+#include "secure.h"
 
 #define QUEUED UINT64_C(1)
 #define COUNT_SHIFT 48
@@ -33,11 +33,16 @@ void na_remote_route(na_heap *heap, na_span *page) {
                                                     memory_order_relaxed));
 }
 
+static void chain(na_block *block, na_block *next) {
+    if (NA_UNLIKELY(na_secure)) na_seal(block, (uintptr_t)next);
+    else block->next = next;
+}
+
 static void push(na_span *page, na_block *first, na_block *last, uint32_t count) {
     uint64_t old = atomic_load_explicit(&page->remote, memory_order_relaxed);
     uint64_t new;
     do {
-        last->next = (na_block *)(uintptr_t)(old & ADDRESS_MASK);
+        chain(last, (na_block *)(uintptr_t)(old & ADDRESS_MASK));
         new = (((old >> COUNT_SHIFT) + count) << COUNT_SHIFT) | (uint64_t)(uintptr_t)first | QUEUED;
     } while (
         !atomic_compare_exchange_weak_explicit(&page->remote, &old, new, memory_order_acq_rel, memory_order_relaxed));
@@ -81,10 +86,10 @@ void na_remote_free(na_span *page, na_block *block) {
         slot->page = page;
         slot->last = block;
         slot->count = 0;
-        block->next = NULL;
+        chain(block, NULL);
         thread->remote_slots_used++;
     } else {
-        block->next = slot->first;
+        chain(block, slot->first);
     }
     slot->first = block;
     slot->count++;

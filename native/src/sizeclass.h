@@ -19,8 +19,7 @@ enum {
     NA_LINEAR_CLASSES = 8,    /* 16 .. 128 */
     NA_CLASSES = 8 + 9 * 4,   /* 44 */
     NA_BLOCK_MAX = 64 * 1024, /* bytes: the largest block that lives in a page */
-    NA_DIRECT_MAX = 1024,     /* bytes: sizes up to this index the heap's direct table */
-    NA_DIRECT_CLASSES = 8 + 3 * 4
+    NA_TABLE_MAX = 1024       /* bytes: sizes up to this look their class up in a table */
 };
 
 /* Class of a size in 1..NA_BLOCK_MAX. */
@@ -30,8 +29,16 @@ static inline unsigned size_to_class(size_t size) {
     return NA_LINEAR_CLASSES + (top - 7) * 4 + (unsigned)(((size - 1) >> (top - 2)) & 3);
 }
 
-/* Entry of the direct table for a size up to NA_DIRECT_MAX, 0 included. */
-static inline size_t direct_index(size_t size) { return (size + NA_GRANULE - 1) / NA_GRANULE; }
+/* The same for 0..NA_TABLE_MAX without a branch: a mix of sizes would mispredict it. */
+static inline unsigned small_to_class(size_t size) {
+    static const uint8_t table[NA_TABLE_MAX / NA_GRANULE + 1] = {
+        [0 ... 1] = 0,    [2] = 1,          [3] = 2,          [4] = 3,          [5] = 4,
+        [6] = 5,          [7] = 6,          [8] = 7,          [9 ... 10] = 8,   [11 ... 12] = 9,
+        [13 ... 14] = 10, [15 ... 16] = 11, [17 ... 20] = 12, [21 ... 24] = 13, [25 ... 28] = 14,
+        [29 ... 32] = 15, [33 ... 40] = 16, [41 ... 48] = 17, [49 ... 56] = 18, [57 ... 64] = 19,
+    };
+    return table[(size + NA_GRANULE - 1) / NA_GRANULE];
+}
 
 static inline size_t class_to_size(unsigned class_index) {
     if (class_index < NA_LINEAR_CLASSES) return (size_t)(class_index + 1) * NA_GRANULE;
@@ -39,10 +46,6 @@ static inline size_t class_to_size(unsigned class_index) {
     return (size_t)(5 + (above & 3)) << (5 + (above >> 2));
 }
 
-_Static_assert((5 + ((NA_DIRECT_CLASSES - 1 - NA_LINEAR_CLASSES) & 3))
-                       << (5 + ((NA_DIRECT_CLASSES - 1 - NA_LINEAR_CLASSES) >> 2)) ==
-                   NA_DIRECT_MAX,
-               "the last direct class is NA_DIRECT_MAX");
 _Static_assert((5 + 0) << 5 == 160, "the first class above 128 is 160");
 _Static_assert((size_t)(5 + ((NA_CLASSES - 1 - NA_LINEAR_CLASSES) & 3))
                        << (5 + ((NA_CLASSES - 1 - NA_LINEAR_CLASSES) >> 2)) ==

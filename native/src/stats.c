@@ -5,7 +5,7 @@
  * Threads: each region under its lock. Counts of pages that other threads work on at the moment are read as
  * they stand, hence approximate.
  */
-#include "internal.h"
+#include "secure.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -38,9 +38,15 @@ add_heaps(const na_region *region, numalloc_stats_t *stats) {
     for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) {
         if (atomic_load_explicit(&heap->thread, memory_order_relaxed) != NULL) stats->heaps++;
         stats->remote_frees += heap->remote_frees;
-        for (unsigned c = 0; c < NA_DIRECT_CLASSES; c++) {
-            uint64_t waiting = na_list_count(heap->borrowed[c].free), frees = heap->borrowed[c].frees;
-            stats->remote_frees += frees;
+        for (unsigned c = 0; na_secure && c < NA_CLASSES; c++) { /* freed, but used as far as their pages know */
+            stats->frees += na_secure_held(heap, c);
+            stats->allocated_bytes -= na_secure_held(heap, c) * class_to_size(c);
+        }
+        stats->allocations += heap->gone_frees;
+        stats->frees += heap->gone_frees;
+        for (unsigned c = 0; c < NA_CLASSES; c++) { /* what was returned is counted again by its page */
+            const na_cache *cache = &heap->cache[c];
+            uint64_t waiting = na_list_count(cache->list), frees = cache->frees - heap->returned[c];
             stats->frees += frees;
             stats->allocations += frees - waiting;
             stats->allocated_bytes -= waiting * class_to_size(c);
@@ -51,13 +57,14 @@ add_heaps(const na_region *region, numalloc_stats_t *stats) {
 
 static void add_region(na_region *region, numalloc_stats_t *stats) {
     stats->fallbacks += atomic_load_explicit(&region->fallbacks, memory_order_relaxed);
+    stats->lost_blocks += atomic_load_explicit(&region->lost_blocks, memory_order_relaxed);
     stats->strict_failures += atomic_load_explicit(&region->strict_failures, memory_order_relaxed);
     if (!atomic_load_explicit(&region->opened, memory_order_acquire)) return;
     pthread_mutex_lock(&region->lock);
     add_live_pages(region, stats);
     add_heaps(region, stats);
-    stats->allocations += region->page_allocations + region->large_allocations;
-    stats->frees += region->page_frees_retired + region->large_frees;
+    stats->allocations += region->large_allocations;
+    stats->frees += region->large_frees;
     stats->allocated_bytes += region->large_bytes;
     stats->large_blocks += region->large_blocks;
     stats->large_bytes += region->large_bytes;
@@ -118,7 +125,8 @@ static void put_stats(writer *out, const numalloc_stats_t *stats) {
     FIELD(purged_bytes, ", ");
     FIELD(heaps, ", ");
     FIELD(abandoned_heaps, ", ");
-    FIELD(pages, "");
+    FIELD(pages, ", ");
+    FIELD(lost_blocks, "");
 #undef FIELD
 }
 

@@ -7,7 +7,7 @@
  *
  * Threads: na_threads_lock for the list of threads and the first call; na_self by its thread.
  */
-#include "internal.h"
+#include "secure.h"
 
 #include <string.h>
 
@@ -34,6 +34,7 @@ bool na_init(void) {
         na_topology_init(NULL);
         na_secret = (uintptr_t)os_random() | 1;
         na_many_nodes = na_topo.node_count > 1;
+        na_secure_init();
         error = na_regions_reserve();
         if (error == 0) {
             /* A mode that can't have its tables is off; blocks are more important. */
@@ -126,6 +127,7 @@ static void thread_end(void *record) {
     int saved = errno;
     na_remote_flush(thread);
     na_self.heap = &na_empty_heap;
+    na_inline_hide();
     for (int i = 0; i < na_region_count; i++)
         if (thread->heaps[i] != NULL) na_heap_retire(thread->heaps[i]);
     na_self.thread = NULL;
@@ -148,7 +150,10 @@ na_heap *na_heap_here(void) {
     int cpu = cpu_now();
     na_heap *heap = na_heap_of(na_region_node(home_of(cpu), na_opt.strict));
     if (heap == NULL) return NULL;
-    na_self.heap = na_watched ? &na_empty_heap : heap;
+    if (!na_watched && !na_secure && (na_self.heap != heap || na_self.cpu != cpu)) {
+        na_self.heap = heap;
+        na_inline_show(heap, cpu);
+    }
     na_self.cpu = cpu;
     return heap;
 }

@@ -14,12 +14,16 @@
  *   heap     the pages of one region that one thread owns; no other thread changes them
  *   owner    the thread whose heap a page is in
  *   remote   done by a thread that is not the owner
- *   borrowed free blocks of other heaps of the same region, freed by this heap's thread and used by it next
+ *   cached   free blocks of one class that a heap's thread uses next, of any page of its region; in their pages they
+ *            count as used
+ *   virgin   a block that was never handed out, of memory that was zero: zero but for its links
+ *   idle     a page without a block in use that its heap keeps for a while
  *   pending  list of a heap's pages that have received remote frees
  *   abandoned  a heap whose thread ended while it had live blocks; waits for a thread of its node
  *   spare    a heap without pages or owner, kept for the next thread (heaps are never unmapped, so that a
  *            late remote free may still look at them)
  *   dirty    a slice that may hold bytes other than zero, hence memory; others read as zeros
+ *   live     given out and not freed; lost: free, but its list was damaged, so it is not used again
  *   watched  a mode sees every block: leaks, heap profile, guard; its own words are in watch.h
  *   purge    give the memory of dirty free slices back to the system
  *
@@ -57,9 +61,11 @@ enum {
     NA_REMOTE_SLOTS = 16,           /* pages a thread collects remote frees for at a time */
     NA_REMOTE_BATCH = 64,           /* blocks at most in one of them */
     NA_REMOTE_BATCH_BYTES = 16384,  /* bytes at most in one of them */
-    NA_BORROW_BLOCKS = 128,         /* blocks a heap borrows at most of one class */
-    NA_BORROW_BYTES = 16384,        /* bytes of them at most */
-    NA_WARM_SLOTS = 16              /* freed mixed spans kept with policy and pages */
+    NA_CACHE_BLOCKS = 128,          /* freed blocks a heap keeps at most of one class */
+    NA_CACHE_BYTES = 65536,         /* bytes of them at most, but always NA_CACHE_LEAST blocks */
+    NA_CACHE_LEAST = 16,
+    NA_IDLE_SLICES = 64, /* of idle pages a heap keeps at most */
+    NA_WARM_SLOTS = 16   /* freed mixed spans kept with policy and pages */
 };
 
 /* A list of a page's free blocks in one word: address of the first << 16 | number of blocks. As each block holds the
@@ -108,18 +114,23 @@ typedef struct na_span {
     struct na_span *pending_next;         /* page: link in heap->pending */
     uintptr_t start;                      /* address of the first byte */
     uint32_t slices;                      /* length */
-    uint32_t block_size;                  /* page: bytes */
-    uint16_t region;                      /* index */
-    uint8_t kind;                         /* enum na_span_kind */
-    uint8_t class_index;                  /* page: size class */
-    uint8_t part;                         /* 0 small, 1 large */
-    uint8_t huge_shift;                   /* large: log2 bytes of explicit huge pages, 0: none */
-    uint8_t remapped;                     /* large: pages came by mremap, the mapping has odd offsets */
-    uint8_t dirty;                        /* free: some slice is dirty and the span is in the purge list */
+    union {
+        struct {
+            uint16_t region;     /* index */
+            uint8_t kind;        /* enum na_span_kind */
+            uint8_t class_index; /* page: size class */
+        };
+        uint32_t tag; /* the three in one word, see na_tag_class */
+    };
+    uint32_t block_size; /* page: bytes */
+    uint8_t part;        /* 0 small, 1 large */
+    uint8_t huge_shift;  /* large: log2 bytes of explicit huge pages, 0: none */
+    uint8_t remapped;    /* large: pages came by mremap, the mapping has odd offsets */
+    uint8_t dirty;       /* free: some slice is dirty and the span is in the purge list */
     union {
         struct {
             struct na_span *older, *newer;
-        };                              /* free and dirty: purge list; warm: warm list */
+        };                              /* free and dirty: purge list; warm: warm list; idle: the heap's list */
         struct na_placement *placement; /* large, mixed region: its policy */
     };
 
@@ -129,9 +140,10 @@ typedef struct na_span {
     uint32_t carved;             /* page: blocks that were ever linked */
     uint32_t capacity;           /* page: blocks it can hold */
     uint8_t full;                /* page: it is in the heap's full queue */
+    uint8_t idle;                /* page: it is in the heap's idle list */
     uint8_t zeroed;              /* page: its memory was zero when it became one */
     struct na_span *next, *prev; /* page: queue of its heap; free: bin; unused descriptor: next */
-    uint64_t freed_at;           /* free, warm: ms when it became so */
+    uint64_t freed_at;           /* free, warm, idle: ms when it became so */
 } na_span;
 _Static_assert(sizeof(na_span) == 128, "two cache lines");
 
@@ -149,22 +161,37 @@ typedef struct na_placement {
     struct na_placement *next; /* unused ones */
 } na_placement;
 
-enum { NA_DIRECT_ENTRIES = NA_DIRECT_MAX / NA_GRANULE + 1 };
+/* Is a span with this tag a page of the region whose tag_of_pages this is? Then also: of which class. */
+static inline bool na_tag_is_page(uint32_t tag, uint32_t tag_of_pages) { return (tag ^ tag_of_pages) << 8 == 0; }
+static inline uint32_t na_tag_class(uint32_t tag) { return tag >> 24; }
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "class_index is the highest byte of the tag");
+
+/* Free blocks of one class, which numalloc() takes and numalloc_free() adds to. */
+typedef struct na_cache {
+    na_list list;
+    uint64_t frees;  /* blocks freed to it ever */
+    uint64_t virgin; /* while this equals `frees`, all blocks of the list are virgin */
+    uint64_t limit;  /* blocks: with as many or more, freed ones go to their pages */
+} na_cache;
+_Static_assert(sizeof(na_cache) == 32, "finding one of them takes a shift");
 
 /* The pages of one region that one thread owns. Only the owner touches anything but `pending`, `thread` and
  * the links, which the region lock guards. */
 struct na_heap {
-    na_span *direct[NA_DIRECT_ENTRIES]; /* page to try for a size of 16*i bytes; never NULL */
+    na_cache cache[NA_CLASSES];
+    uint32_t tag_of_pages;              /* of the region's pages, class 0 */
     na_queue queue[NA_CLASSES];         /* pages that may have free blocks */
     na_queue full;                      /* pages without, of all classes */
     _Atomic(na_span *) pending;         /* pages with remote frees; any thread pushes */
     _Atomic(struct na_thread *) thread; /* owner, NULL: abandoned or spare */
     na_region *region;
-    /* Borrowed blocks: no pages, but lists in the form of one, so that numalloc() can be pointed at them. Each block
-     * still counts as used in its own page. */
-    na_span borrowed[NA_DIRECT_CLASSES];
-    uint64_t remote_frees; /* collected ever */
-    uint32_t pages;        /* in the queues */
+    uint64_t returned[NA_CLASSES];   /* blocks sent home from the cache ever */
+    uint64_t remote_frees;           /* collected ever */
+    uint32_t pages;                  /* in the queues */
+    struct na_shelf *shelf;          /* NUMALLOC_SECURE: secure.c; NULL without */
+    uint64_t gone_frees;             /* blocks freed ever in pages that it gave back */
+    na_span *idle_first, *idle_last; /* pages without a used block, oldest first; in no queue */
+    uint32_t idle_slices;
     volatile uint8_t busy; /* not 0: queues are being changed, a child of fork must not use them */
     na_heap *next;         /* abandoned or spare list */
     na_heap *all_next;     /* every heap of the region */
@@ -217,10 +244,9 @@ struct na_region {
     _Atomic(uint64_t) used_bytes; /* of spans that are not free */
     uint64_t dirty_bytes;         /* of dirty slices in free spans */
     uint64_t peak_bytes, purged_bytes;
-    uint64_t page_allocations, page_frees_retired; /* of pages that are gone */
     uint64_t large_allocations, large_frees, large_blocks, large_bytes, huge_bytes;
     uint64_t pages, abandoned_count;
-    _Atomic(uint64_t) fallbacks, strict_failures;
+    _Atomic(uint64_t) fallbacks, strict_failures, lost_blocks;
 };
 
 #endif

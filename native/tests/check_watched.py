@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Programs that know nothing of numalloc under the preload with NUMALLOC_LEAKS, PROFILE and GUARD.
+"""Programs that know nothing of numalloc under the preload with NUMALLOC_LEAKS, PROFILE, GUARD and SECURE.
 
 Usage: check_watched.py LIBRARY. Each program must give its plain output, and the files must parse: the leak report
 as JSON; the heap profile by a reader written from the grammar of gperftools' heap profiles ("heap profile:" header,
@@ -179,8 +179,17 @@ def guard():
         check(f"guard {level}: same output of python", ours == plain, ours)
 
 
+def secure():
+    """Secure mode finds nothing wrong with Python, alone and with other modes."""
+    plain = run(sys.executable, "-c", PROGRAM)
+    for modes in ({}, {"GUARD": 1}, {"LEAKS": os.devnull}):
+        ours = run(sys.executable, "-c", PROGRAM, SECURE=1, **modes)
+        check(f"secure {modes}: same output of python", ours == plain, ours)
+
+
 with tempfile.TemporaryDirectory() as name:
     profile(pathlib.Path(name))
     leaks(pathlib.Path(name))
 guard()
+secure()
 sys.exit(failures != 0)

@@ -169,6 +169,7 @@ PLAIN(thp_mode, (enum na_thp_mode * mode), (mode))
 PLAIN(map_fresh, (void *address, size_t bytes), (address, bytes))
 PLAIN(get_affinity, (na_cpuset * cpus), (cpus))
 PLAIN(set_affinity, (const na_cpuset *cpus), (cpus))
+PLAIN(set_policy, (enum na_bind_mode mode, const na_nodeset *set), (mode, set))
 
 WRAP(size_t, page_size, (void)) {
     (void)counted(MACHINE_page_size);

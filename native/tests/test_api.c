@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "numa_alloc.h"
@@ -299,6 +301,11 @@ static void bad_requests_are_refused(void) {
     CHECK_EQUAL(errno, EINVAL);
     CHECK_EQUAL(numalloc_bind_thread(1023), ENODEV);
     CHECK_EQUAL(numalloc_bind_thread(-1), ENODEV);
+    CHECK_EQUAL(numalloc_memory_policy(NUMALLOC_BLOCKED, 0, NULL), EINVAL);
+    CHECK_EQUAL(numalloc_memory_policy(NUMALLOC_LOCAL, NUMALLOC_ZERO, NULL), EINVAL);
+    CHECK_EQUAL(numalloc_memory_policy(NUMALLOC_INTERLEAVE, NUMALLOC_STRICT, NULL), EINVAL);
+    CHECK_EQUAL(numalloc_memory_policy(NUMALLOC_ONNODE, 0, &empty), ENODEV);
+    CHECK_EQUAL(numalloc_memory_policy(NUMALLOC_INTERLEAVE, 0, &absent), ENODEV);
     numalloc_stats_t stats;
     CHECK_EQUAL(numalloc_stats(1023, &stats), ENODEV);
     CHECK_EQUAL(numalloc_stats(-7, &stats), ENODEV);
@@ -324,6 +331,65 @@ static void prefault_and_page_query(void) {
     CHECK_EQUAL(unmoved, 0);
     CHECK_EQUAL(numalloc_migrate(p, bytes, 1023, NULL), ENODEV);
     numalloc_free(p);
+}
+
+/* A mapping that the allocator knows nothing of. */
+static char *mapping_of_others(size_t bytes, int protection, int flags) {
+    char *memory = mmap(NULL, bytes, protection, MAP_ANONYMOUS | flags, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+static void memory_of_others(void) {
+    if (numalloc_can_query() != 0 || numalloc_can_bind() != 0) SKIP("placement is not permitted");
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = 256 * page;
+    int ids[NUMALLOC_MAX_NODES];
+    CHECK(numalloc_node_ids(ids, NUMALLOC_MAX_NODES) >= 1);
+    numalloc_nodemask_t first = {{0}}, none = {{0}}, absent = {{0}};
+    first.word[ids[0] / 64] |= UINT64_C(1) << (ids[0] % 64);
+    absent.word[15] = UINT64_C(1) << 63;
+    for (int shared = 0; shared < 2; shared++) {
+        char *p = mapping_of_others(bytes, PROT_READ | PROT_WRITE, shared ? MAP_SHARED : MAP_PRIVATE);
+        CHECK(p != NULL);
+        CHECK_EQUAL(numalloc_bind_range(p, bytes, &first), 0);
+        CHECK_EQUAL(numalloc_bind_range(p, 0, &first), 0);
+        CHECK_EQUAL(numalloc_bind_range(p + 1, page, &first), EINVAL);
+        CHECK_EQUAL(numalloc_bind_range(p, page + 1, &first), EINVAL);
+        CHECK_EQUAL(numalloc_bind_range(p, page, NULL), ENODEV);
+        CHECK_EQUAL(numalloc_bind_range(p, page, &none), ENODEV);
+        CHECK_EQUAL(numalloc_bind_range(p, page, &absent), ENODEV);
+
+        numalloc_migration_t moved;
+        CHECK_EQUAL(numalloc_migrate_pages(p, bytes, &first, 0, &moved), 0);
+        CHECK_EQUAL(moved.pages, 256);
+        CHECK_EQUAL(moved.untouched, 256);
+        p[5 * page] = 7;
+        CHECK_EQUAL(numalloc_prefault(p + 1, bytes - 1), 0);
+        CHECK_EQUAL(p[5 * page], 7);
+        numalloc_page_counts_t counts;
+        CHECK_EQUAL(numalloc_page_nodes(p, bytes, &counts), 0);
+        CHECK_EQUAL(counts.on_node[ids[0]], 256);
+        CHECK_EQUAL(numalloc_migrate_pages(p, bytes, &first, 4 * page, &moved), 0);
+        CHECK_EQUAL(moved.stayed, 256);
+        CHECK_EQUAL(moved.moved + moved.untouched, 0);
+        CHECK_EQUAL(numalloc_migrate_pages(p, bytes, &first, page + 1, &moved), EINVAL);
+        CHECK_EQUAL(numalloc_migrate_pages(p, bytes, &absent, 0, &moved), ENODEV);
+        CHECK_EQUAL(numalloc_migrate_pages(p, bytes, NULL, 0, &moved), ENODEV);
+        CHECK_EQUAL(numalloc_migrate_pages(NULL, bytes, &first, 0, &moved), EINVAL);
+        CHECK_EQUAL(numalloc_migrate_pages(p, 0, &first, 0, &moved), 0);
+        CHECK_EQUAL(munmap(p, bytes), 0);
+    }
+    char *block = numalloc(bytes);
+    CHECK_EQUAL(numalloc_bind_range((void *)((uintptr_t)block & ~(page - 1)), page, &first), EINVAL);
+    numalloc_free(block);
+
+    char *unwritable = mapping_of_others(bytes, PROT_READ, MAP_PRIVATE);
+    CHECK(unwritable != NULL);
+    int error = madvise(unwritable, 0, 23 /* MADV_POPULATE_WRITE */);
+    if (error == 0) CHECK_EQUAL(numalloc_prefault(unwritable, bytes), EACCES); /* older kernels can't tell */
+    CHECK_EQUAL(munmap(unwritable, bytes), 0);
+    CHECK_EQUAL(numalloc_prefault(NULL, 1), EFAULT);
+    CHECK_EQUAL(numalloc_prefault(NULL, 0), 0);
+    CHECK(numalloc_room() > 0);
 }
 
 static void init_is_idempotent(void) {
@@ -388,6 +454,7 @@ static const check_case cases[] = {
     {"strict_memory_is_there_at_once", strict_memory_is_there_at_once},
     {"bad_requests_are_refused", bad_requests_are_refused},
     {"prefault_and_page_query", prefault_and_page_query},
+    {"memory_of_others", memory_of_others},
     {"init_is_idempotent", init_is_idempotent},
     {"json_grows_with_the_buffer", json_grows_with_the_buffer},
     {"warm_interleaved_spans_are_reused", warm_interleaved_spans_are_reused},

@@ -204,6 +204,14 @@ static void cgroup_body(void) {
     CHECK(p != NULL);
     CHECK_EQUAL(numalloc_prefault(p, 512 * MIB), ENOMEM);
     numalloc_free(p);
+    (void)numalloc_purge();
+    char *others = mmap(NULL, 512 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(others != MAP_FAILED);
+    CHECK(numalloc_room() < 128 * MIB);
+    CHECK_EQUAL(numalloc_prefault(others, 104 * MIB), 0);
+    CHECK_EQUAL(numalloc_prefault(others, 104 * MIB), 0); /* what is there needs no room */
+    CHECK_EQUAL(numalloc_prefault(others, 512 * MIB), ENOMEM);
+    CHECK_EQUAL(munmap(others, 512 * MIB), 0);
     CHECK(fill(8 * MIB, NUMALLOC_STRICT, 32 * MIB) == 32 * MIB);
     free_pieces();
 }

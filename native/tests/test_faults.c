@@ -248,6 +248,8 @@ static void questions(void) {
     for (int i = 0; i < numalloc_node_count(); i++) {
         error = numalloc_node_info(i, &info);
         REQUIRE(error == 0 || error == ENOMEM);
+        error = numalloc_memory_policy(NUMALLOC_LOCAL, 0, NULL);
+        REQUIRE(error == 0 || error == EPERM || error == ENOSYS || error == ENOMEM);
         error = numalloc_bind_thread(i);
         REQUIRE(error == 0 || error == ENODEV || error == EPERM || error == ENOMEM);
         (void)numalloc_distance(0, i);

@@ -56,6 +56,8 @@ static void good_values(void) {
     CHECK(na_opt.purge_delay_ms == NA_PURGE_NEVER);
     with("NUMALLOC_PURGE_DELAY", "0");
     CHECK_EQUAL(na_opt.purge_delay_ms, 0);
+    with("NUMALLOC_SECURE", "1");
+    CHECK(na_opt.secure);
     with("NUMALLOC_STRICT", "1");
     CHECK(na_opt.strict);
     with("NUMALLOC_ON_ERROR", "warn");
@@ -187,7 +189,8 @@ static void json_is_cut_like_snprintf(void) {
         "\"reserve\": 0, \"node_limit\": 3072, \"hugepages\": \"auto\", \"purge_delay_ms\": 1000, "
         "\"strict\": false, \"on_error\": \"abort\", \"verbose\": 0, \"stats\": false, \"leaks\": null, \"profile\": "
         "null, "
-        "\"profile_rate\": 524288, \"guard\": 0, \"quarantine\": 16777216, \"watch_limit\": 1073741824";
+        "\"profile_rate\": 524288, \"guard\": 0, \"secure\": false, \"quarantine\": 16777216, \"watch_limit\": "
+        "1073741824";
     char json[sizeof whole + 8];
     for (size_t capacity = 0; capacity <= sizeof whole; capacity++) {
         memset(json, '#', sizeof json);

@@ -13,6 +13,11 @@ static void covers_every_size(void) {
     }
 }
 
+static void the_table_says_the_same(void) {
+    CHECK_EQUAL(small_to_class(0), 0);
+    for (size_t size = 1; size <= NA_TABLE_MAX; size++) CHECK_EQUAL(small_to_class(size), size_to_class(size));
+}
+
 static void round_trips(void) {
     for (unsigned c = 0; c < NA_CLASSES; c++) CHECK_EQUAL(size_to_class(class_to_size(c)), c);
 }
@@ -34,6 +39,7 @@ static void rounding_up_keeps_alignment(void) {
 
 static const check_case cases[] = {
     {"covers_every_size", covers_every_size},
+    {"the_table_says_the_same", the_table_says_the_same},
     {"round_trips", round_trips},
     {"wastes_at_most_a_fifth_of_the_block", wastes_at_most_a_fifth_of_the_block},
     {"powers_of_two_are_classes", powers_of_two_are_classes},

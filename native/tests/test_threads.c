@@ -249,7 +249,7 @@ static uint64_t live_bytes(void) {
 
 /* Blocks of a neighbour on the same node are used by the thread that freed them, zeroed when that is asked for, and
  * go home with it. */
-static void freed_blocks_of_a_neighbour_are_borrowed(void) {
+static void freed_blocks_of_a_neighbour_are_cached(void) {
     pthread_barrier_t barrier;
     pthread_barrier_init(&barrier, NULL, 2);
     pthread_t thread;
@@ -260,7 +260,7 @@ static void freed_blocks_of_a_neighbour_are_borrowed(void) {
     uint64_t usable = numalloc_usable_size(lent[0]);
     for (int i = 0; i < LENT; i++) numalloc_free(lent[i]);
     CHECK_EQUAL(numalloc_verify(), 0);
-    /* Those beyond what may be borrowed wait in the thread's slots. */
+    /* Those beyond what may be cached wait in the thread's slots. */
     int known = (int)((before - live_bytes()) / usable), again = 0, dirty = 0;
     CHECK(known > 0);
     enum { MANY = 4000 };
@@ -301,7 +301,7 @@ static const check_case cases[] = {
     {"short_threads_leave_nothing", short_threads_leave_nothing},
     {"abandoned_memory_is_adopted", abandoned_memory_is_adopted},
     {"abandoned_memory_is_stolen_by_the_living", abandoned_memory_is_stolen_by_the_living},
-    {"freed_blocks_of_a_neighbour_are_borrowed", freed_blocks_of_a_neighbour_are_borrowed},
+    {"freed_blocks_of_a_neighbour_are_cached", freed_blocks_of_a_neighbour_are_cached},
     {"destructors_may_allocate", destructors_may_allocate},
     {"a_child_of_a_threaded_process_allocates", a_child_of_a_threaded_process_allocates},
     {"a_child_frees_its_parents_blocks", a_child_frees_its_parents_blocks},

@@ -1,8 +1,14 @@
-"""Arrays of every policy on a machine with several nodes: pages are where the policy says, whoever touches them."""
+"""Arrays of every policy on a machine with several nodes: pages are where the policy says, whoever touches them.
+
+So they are when they are faulted in ahead, and when they are moved.
+"""
 
 # SPDX-License-Identifier: BSD-3-Clause
+import ctypes
+import mmap
 import os
 import sys
+import threading
 
 import numpy as np
 
@@ -17,6 +23,129 @@ def touch_elsewhere(array, node):
     assert lib.numalloc_bind_thread(other) == 0
     array[...] = 1
     os.sched_setaffinity(0, before)
+
+
+def touched(nbytes, node):
+    """Memory of others, touched from `node`."""
+    array = np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
+    before = os.sched_getaffinity(0)
+    assert lib.numalloc_bind_thread(node) == 0
+    array[...] = 1
+    os.sched_setaffinity(0, before)
+    assert set(hpcalloc.placement(array).pages_per_node) == {node}
+    return array
+
+
+def error_of(call):
+    """What a call raises, None if nothing."""
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
+
+
+def on_cpus_of(node, work):
+    """Run `work` in a thread that is bound to `node`; what it returns."""
+    results = []
+
+    def run():
+        assert lib.numalloc_bind_thread(node) == 0
+        results.append(work())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert results, "the thread failed"
+    return results[0]
+
+
+def prefaulted(nodes):
+    """Pages faulted in by threads on their nodes are where the array's home is; others' where the caller is."""
+    for policy in [*map(hpcalloc.on_node, nodes), hpcalloc.interleave(), hpcalloc.blocked(0)]:
+        a = hpcalloc.empty((len(nodes) * 512, 1024), policy=policy)
+        result = hpcalloc.prefault(a, 4)
+        assert result.placement.untouched == 0, result
+        assert set(result.pages_per_node) == set(policy.nodes or nodes), (policy, result)
+        if policy.kind == "blocked":
+            for i, node in enumerate(nodes):
+                part = hpcalloc.placement(a[i * 512 : (i + 1) * 512])
+                assert set(part.pages_per_node) == {node}, (i, part)
+        del a
+        lib.numalloc_purge()
+    for node in nodes:
+        memory = np.frombuffer(mmap.mmap(-1, 8 << 20), np.uint8)
+        result = on_cpus_of(node, lambda memory=memory: hpcalloc.prefault(memory, 2))
+        assert dict(result.pages_per_node) == {node: 2048}, (node, result)
+        assert result.faulted == 2048, result
+
+
+def blocked_for_threads(nodes):
+    """One process, a thread per node, each with its own part, as OpenMP's static schedule deals them."""
+    count = len(nodes)
+    for shape, axis in (((count * 256, 1024), 0), ((16, count * 4096), 1)):
+        a = hpcalloc.zeros(shape, policy=hpcalloc.blocked(axis))
+        touch_elsewhere(a, nodes[0])
+        parts = np.split(a, count, axis=axis)
+        for node, part in zip(nodes, parts, strict=True):
+            for run in [part] if axis == 0 else part:
+                where = on_cpus_of(
+                    node, lambda run=run: hpcalloc.placement(run, local_nodes=[lib.numalloc_current_node()])
+                )
+                assert where.local_fraction == 1.0, (axis, node, where)
+
+
+def migrated(nodes):
+    """Pages go where they are sent, of our arrays and of others', and those that can't are counted."""
+    first, last = nodes[0], nodes[-1]
+    for a in (
+        touched(16 << 20, first),
+        hpcalloc.ones(2 << 20, policy=hpcalloc.on_node(first)),
+        np.ones(2 << 20),
+    ):
+        was = a.copy()
+        hpcalloc.migrate(a, hpcalloc.on_node(first))
+        result = hpcalloc.migrate(a, hpcalloc.on_node(last))
+        assert (result.moved, result.unmoved, result.untouched) == (result.pages, 0, 0), result
+        assert set(hpcalloc.placement(a).pages_per_node) == {last}
+        assert hpcalloc.migrate(a, hpcalloc.on_node(last)).stayed == result.pages
+        result = hpcalloc.migrate(a, hpcalloc.interleave())
+        shares = hpcalloc.placement(a).pages_per_node
+        assert result.unmoved == 0, result
+        assert min(shares.get(node, 0) for node in nodes) > 0.5 * result.pages / len(nodes), shares
+        result = hpcalloc.migrate(a, "blocked")
+        assert result.unmoved == 0, result
+        for i, node in enumerate(nodes):
+            part = np.array_split(a, len(nodes))[i]
+            slack = (1 << 20) // a.itemsize  # bounds are at huge pages where there are some
+            inside = hpcalloc.placement(part[slack:-slack])
+            assert set(inside.pages_per_node) == {node}, (i, inside)
+        assert (a == was).all()
+    small = touched(1 << 20, first)
+    assert hpcalloc.migrate(small, "interleave").unmoved == 0
+    assert dict(hpcalloc.placement(small).pages_per_node) == {node: 256 // len(nodes) for node in nodes}
+    assert on_cpus_of(last, lambda: hpcalloc.migrate(small, "local")).unmoved == 0
+    assert set(hpcalloc.placement(small).pages_per_node) == {last}
+    pinned(first, last)
+
+
+def pinned(first, last):
+    """Pages in a pipe, put there without copying, can't move."""
+    a = touched(1 << 20, first)
+    at = hpcalloc.placement(a)
+    assert at.pages == 256
+    read, write = os.pipe()
+    libc = ctypes.CDLL(None, use_errno=True)
+    entry = (ctypes.c_size_t * 2)(a.ctypes.data + (100 << 12), 8 << 12)
+    assert libc.vmsplice(write, entry, 1, 0) == 8 << 12, os.strerror(ctypes.get_errno())
+    result = hpcalloc.migrate(a, hpcalloc.on_node(last))
+    assert (result.moved, result.refused) == (248, {"EBUSY": 8}), result
+    error = error_of(lambda: hpcalloc.migrate(a, hpcalloc.on_node(last, strict=True)))
+    assert isinstance(error, hpcalloc.PlacementError), error
+    assert "8 not: EBUSY" in str(error), error
+    os.close(read)
+    os.close(write)
+    assert hpcalloc.migrate(a, hpcalloc.on_node(last)).moved == 8
 
 
 def main() -> int:
@@ -43,7 +172,11 @@ def main() -> int:
     # Plain NumPy, touched elsewhere, must not pass: the check can fail.
     c = np.empty(1_000_000)
     touch_elsewhere(c, nodes[0])
-    assert nodes[0] not in hpcalloc.placement(c).pages_per_node, hpcalloc.placement(c)
+    inside = hpcalloc.placement(c[1024:-1024])  # the first page is touched by malloc
+    assert nodes[0] not in inside.pages_per_node, inside
+    prefaulted(nodes)
+    blocked_for_threads(nodes)
+    migrated(nodes)
     return 0
 
 

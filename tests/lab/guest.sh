@@ -24,6 +24,15 @@ grep -E '^(commit|cgroup)_limit: |^no_huge_pages: |failed:|skipped:' /tmp/exhaus
 
 if [ "$nodes" = 4 ]; then
     "$python" "$root"/tests/lab/check_python.py && echo "arrays of every policy: ok" || echo "arrays of every policy: FAILED"
+    "$python" "$root"/tests/lab/check_bandwidth.py && echo "bench bandwidth and latency, pages of 4x4 cells: ok" ||
+        echo "bench bandwidth and latency, pages of 4x4 cells: FAILED"
+    if timeout 240 mpirun -n 4 "$python" -m mpi4py "$root"/tests/lab/check_shared.py >/tmp/shared.out 2>&1 &&
+        ! grep -q osc_ucx /tmp/shared.out; then
+        cat /tmp/shared.out
+    else
+        tail -40 /tmp/shared.out
+        echo "shared arrays on 4 ranks: FAILED"
+    fi
     # Four ranks, a node each; MPI's shared memory wants a real directory.
     if timeout 240 mpirun --mca osc ^ucx -n 4 "$python" "$root"/examples/mpi/heat2d.py --size 256 --steps 50 >/tmp/heat.out 2>&1; then
         tail -25 /tmp/heat.out

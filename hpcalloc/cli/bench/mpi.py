@@ -23,8 +23,10 @@ __all__ = ["command"]
 
 
 def _local(row: dict[str, Any]) -> str:
-    summary = row.get("report", {}).get("summary", {})
-    return "unknown" if summary.get("unknown") else percent(summary.get("local_fraction"))
+    pages = row["pages"]
+    if pages["unknown"]:
+        return "unknown"
+    return percent(pages["local"] / pages["touched"] if pages["touched"] else None)
 
 
 def _table(result: dict[str, Any]) -> Table:

@@ -39,10 +39,18 @@ foreach(program start forks thread_end)
   target_link_libraries(preload_${program} PRIVATE early)
 endforeach()
 target_link_libraries(preload_foreign PRIVATE own_malloc)
+# Programs that fork, start and end threads, and call everything, in secure mode.
+preload_test(calls_secure calls)
+preload_test(thread_end_secure thread_end)
+preload_test(forks_secure forks forks_of_forks vforks handlers_that_allocate)
+foreach(program calls forks thread_end)
+  set_tests_properties(preload_${program}_secure PROPERTIES
+    ENVIRONMENT "LD_PRELOAD=$<TARGET_FILE:numalloc_preload>;NUMALLOC_SECURE=1")
+endforeach()
 set_tests_properties(preload_start PROPERTIES
   ENVIRONMENT "LD_PRELOAD=$<TARGET_FILE:numalloc_preload>;NUMALLOC_RESERVE=1G")
 # Timers at 1 kHz, forks among busy threads: alone, so that they meet what they are to meet.
-set_tests_properties(preload_signals preload_forks PROPERTIES RUN_SERIAL ON)
+set_tests_properties(preload_signals preload_forks preload_forks_secure PROPERTIES RUN_SERIAL ON)
 
 # Libraries by what they take of the static TLS: eight that leave room, and a set that leaves none.
 foreach(i RANGE 7)

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""``hpcalloc run``: find out, decide (`hpcalloc.run`), pin, set the environment, and become the program."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+import click
+
+from .. import _native
+from .._native.errors import error_for, name_of
+from ..binding import inherited_memory_policy
+from ..exceptions import BindingError, HpcallocError, message
+from ..launcher import detect_launcher, find_launcher_process, rank_variable
+from ..run import MemoryPolicy, Situation, Steps, Wishes, decide, parse_policy
+from ..topology import Topology, format_ids
+
+__all__ = ["command"]
+
+NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as shells
+
+
+def _threads(_context: click.Context, _option: click.Parameter, value: str) -> int | str:
+    if value == "auto":
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither 'auto' nor a number") from None
+
+
+@click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.option(
+    "--bind",
+    type=click.Choice(["auto", "force", "off"]),
+    default="auto",
+    show_default=True,
+    help="auto: keep a binding that was asked for, widen an unasked default; force: replace any; off: keep any.",
+)
+@click.option("--threads", default="auto", show_default=True, callback=_threads, help="Threads per rank.")
+@click.option("--smt", is_flag=True, help="Use the hardware threads beyond the first of each core too.")
+@click.option(
+    "--policy",
+    default="local",
+    show_default=True,
+    metavar="local|interleave[:NODES]|on_node:NODE",
+    help="Where the program's memory goes.",
+)
+@click.option("--strict", is_flag=True, help="Memory on these nodes or none; no pinning, no start.")
+@click.option(
+    "--preload/--no-preload",
+    default=None,
+    help="Serve malloc by this allocator (LD_PRELOAD); by default wherever memory is local.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON.")
+@click.argument("program", nargs=-1, type=click.UNPROCESSED, required=True, metavar="PROGRAM [ARGUMENTS]...")
+def command(
+    bind: str,
+    threads: int | str,
+    smt: bool,
+    policy: str,
+    strict: bool,
+    preload: bool | None,
+    dry_run: bool,
+    as_json: bool,
+    program: tuple[str, ...],
+) -> None:
+    """Start PROGRAM pinned, with threads and memory to match; under mpirun, srun or alone.
+
+    `mpirun -n 8 hpcalloc run python solver.py` changes no code: each rank gets its share of its host, then becomes
+    the program, whose exit code and signals are its own. A .py file without an interpreter runs in this one.
+    """
+    if as_json and not dry_run:
+        raise click.UsageError("--json goes with --dry-run")
+    words, obstacle = resolve(program, os.environ.get("PATH", os.defpath))
+    wishes = Wishes(bind, threads, smt, parse_policy(policy, strict), preload)  # type: ignore[arg-type]
+    steps = decide(Topology.from_machine(), _look(obstacle), wishes)
+    if dry_run:
+        out = json.dumps({**steps.to_dict(), "program": words}, indent=2) if as_json else text(steps, words)
+        click.echo(out)
+        return
+    _pin(steps, wishes)
+    _place(steps.memory, required=wishes.policy.strict or wishes.policy.kind != "local")
+    become(words, {**original_environment(), **steps.environment})
+
+
+# ---- finding out -----------------------------------------------------------------------------------------
+
+
+class _NoProgram(click.ClickException):
+    exit_code = NOT_FOUND
+
+
+class _NotExecutable(click.ClickException):
+    exit_code = NOT_EXECUTABLE
+
+
+def resolve(program: Sequence[str], path: str) -> tuple[list[str], str]:
+    """Return the words to execute, the first one a path; and why LD_PRELOAD would not work on it, or "".
+
+    Raises
+    ------
+    click.ClickException
+        With the exit codes that shells use: 127 no such program, 126 it can't be executed.
+    """
+    name = program[0]
+    found = shutil.which(name, path=path)
+    if found is None and name.endswith(".py") and os.path.isfile(name):
+        found, program = sys.executable, [sys.executable, *program]
+    if found is None and os.path.exists(name) and os.sep in name:
+        what = "is a directory" if os.path.isdir(name) else "is not executable"
+        raise _NotExecutable(message("run", f"{name!r} {what}", "a program", f"chmod +x {name}"))
+    if found is None:
+        where = "a file" if os.sep in name else f"the directories of PATH={path}"
+        remedy = f"./{name}" if os.path.isfile(name) else "check the name"
+        raise _NoProgram(message("run", f"{name!r} is not there", where, remedy))
+    return [found, *program[1:]], _preload_obstacle(found)
+
+
+def _preload_obstacle(path: str) -> str:
+    """Say why the dynamic linker would not preload a library into a program; "" if it would, or that's unknown."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+        mode = os.stat(path)
+    except OSError:
+        return ""
+    if head[:4] != b"\x7fELF":
+        return ""
+    if (mode.st_mode & 0o4000 and mode.st_uid != os.getuid()) or (
+        mode.st_mode & 0o2000 and mode.st_gid != os.getgid()
+    ):
+        return f"{path} runs as another user or group, where the dynamic linker ignores it"
+    own = 2 if sys.maxsize > 2**32 else 1
+    if head[4] != own:
+        return f"{path} is not a {32 * own}-bit program"
+    if own == 2:
+        offset, size, count = struct.unpack_from("=Q14xHH", head, 32)[0], *struct.unpack_from("=HH", head, 54)
+        types = [
+            struct.unpack_from("=I", head, offset + i * size)[0]
+            for i in range(count)
+            if offset + (i + 1) * size <= len(head)
+        ]
+        if 3 not in types and len(types) == count:  # PT_INTERP
+            return f"{path} is linked statically"
+    return ""
+
+
+def _look(obstacle: str) -> Situation:
+    from ..bench.alloc import own_library
+
+    environ = dict(os.environ)
+    variable = rank_variable(environ)
+    ancestor = find_launcher_process(os.getppid(), variable, environ[variable]) if variable else None
+    return Situation(
+        environ,
+        detect_launcher(environ, ancestor.command if ancestor is not None else ()),
+        frozenset(os.sched_getaffinity(0)),
+        ancestor.cpus if ancestor is not None else None,
+        inherited_memory_policy(),
+        str(own_library()),
+        obstacle,
+    )
+
+
+def original_environment() -> dict[str, str]:
+    """Return the environment this process was started with: Python itself may have added LC_CTYPE (PEP 538)."""
+    environ = dict(os.environ)
+    with contextlib.suppress(OSError):
+        with open("/proc/self/environ", "rb") as file:
+            names = {os.fsdecode(entry.partition(b"=")[0]) for entry in file.read().split(b"\0")}
+        if "LC_CTYPE" not in names:
+            environ.pop("LC_CTYPE", None)
+    return environ
+
+
+# ---- doing -----------------------------------------------------------------------------------------------
+
+
+def _pin(steps: Steps, wishes: Wishes) -> None:
+    """Pin this thread, the one that becomes the program's first."""
+    if not steps.pin:
+        return
+    wanted = frozenset(steps.pin)
+    try:
+        os.sched_setaffinity(0, wanted)
+        if os.sched_getaffinity(0) == wanted:  # the kernel cuts a mask down to the cpuset without a word
+            return
+        code = errno.EINVAL
+    except OSError as error:
+        code = error.errno or errno.EPERM
+    if wishes.bind == "auto" and not wishes.policy.strict and code in (errno.EPERM, errno.ENOSYS):
+        click.echo(f"hpcalloc run: not pinned: sched_setaffinity: {name_of(code)}", err=True)
+        return
+    raise error_for(
+        code,
+        "run",
+        f"sched_setaffinity to CPUs {format_ids(wanted)}",
+        "the CPUs of the process's cpuset",
+        "ask the launcher for these CPUs, or pass --bind off",
+        kind=BindingError,
+    )
+
+
+def _place(memory: MemoryPolicy | None, required: bool) -> None:
+    """Set the memory policy, which stays over exec."""
+    if memory is None:
+        return
+    mask = _native.ffi.new("numalloc_nodemask_t *")
+    for node in memory.nodes:
+        mask.word[node // 64] |= 1 << (node % 64)
+    kinds = {
+        "local": _native.lib.NUMALLOC_LOCAL,
+        "on_node": _native.lib.NUMALLOC_ONNODE,
+        "interleave": _native.lib.NUMALLOC_INTERLEAVE,
+    }
+    flags = _native.lib.NUMALLOC_STRICT if memory.strict else 0
+    code = _native.lib.numalloc_memory_policy(kinds[memory.kind], flags, mask)
+    if code == 0:
+        return
+    if required:
+        raise error_for(
+            code,
+            "run",
+            f"set_mempolicy {memory}",
+            "what the kernel allows here",
+            "leave --policy out",
+            kind=BindingError,
+        )
+    click.echo(f"hpcalloc run: memory is where it is first touched: set_mempolicy: {name_of(code)}", err=True)
+
+
+def become(words: list[str], environ: Mapping[str, str]) -> NoReturn:
+    """Replace this process by the program."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for name in ("SIGPIPE", "SIGXFSZ"):  # Python ignores them, and what is ignored stays so
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    try:
+        try:
+            os.execve(words[0], words, environ)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            os.execve("/bin/sh", ["/bin/sh", *words], environ)  # as execvp(3) and shells: a script without #!
+    except OSError as error:
+        missing = error.errno == errno.ENOENT  # the file is there: its interpreter is not
+        value = f"{words[0]!r}: {error.strerror}" + (" (its interpreter)" if missing else "")
+        raise _NotExecutable(
+            message("run", value, "a program for this machine", "start it by hand")
+        ) from error
+    raise HpcallocError("run: execve returned")
+
+
+# ---- saying ----------------------------------------------------------------------------------------------
+
+
+def text(steps: Steps, words: Sequence[str]) -> str:
+    """Write what would be done, for people to read."""
+    import shlex
+
+    who = (
+        "alone" if steps.local_rank is None else f"local rank {steps.local_rank} of {steps.local_size or '?'}"
+    )
+    lines = [
+        f"{who} (launcher: {steps.launcher})",
+        f"  nodes {format_ids(steps.share.nodes)}, {steps.share.threads} thread(s)",
+        f"  pin: {'CPUs ' + format_ids(steps.pin) if steps.pin else 'nothing to do'} ({steps.share.action})",
+        f"  memory policy: {steps.memory if steps.memory is not None else 'as it is'}",
+        f"  preload: {'yes' if steps.preload else 'no'}",
+    ]
+    lines += [f"  set {name}={value}" for name, value in steps.environment.items()]
+    lines += [f"  keep {name}={value}" for name, value in steps.kept.items()]
+    lines += [f"  because {why}" for why in steps.reasons]
+    return "\n".join([*lines, f"  run {shlex.join(words)}"])

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""NumPy's own allocations, temporaries included, from our heaps: its data handler (NEP 49), put in and taken out.
+
+NumPy keeps the active handler in a context variable: it belongs to a thread, and within it to a
+``contextvars`` context (an asyncio task has one of its own, begun as a copy). A new thread starts with NumPy's
+own handler. Three consequences:
+
+- What is put in here is a *layer* on a stack that is kept in a context variable too, so that both are copied
+  together. A layer that is taken out from between others (by a generator that is finished late, say) leaves
+  the active handler alone and mends what the layer above it will restore.
+- A layer can be taken out only in the context that has it.
+- For new threads ``threading.Thread.start`` is wrapped, while it is wanted, to put the layer in first.
+
+An array is freed and resized by the handler that made it, whatever is active then; nothing needs to outlive
+anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from . import arrays
+from ._native import _handler
+from .exceptions import HandlerError, message
+from .policy import Policy, as_policy
+
+__all__ = ["NumpyAllocator", "numpy_allocator"]
+
+THREADS = ("context", "all")
+
+
+# ---- layers -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    owner: object  # a NumpyAllocator, or a thread's
+    handler: object
+    before: object  # handler to restore
+
+
+_layers: contextvars.ContextVar[tuple[_Layer, ...]] = contextvars.ContextVar("hpcalloc_layers", default=())
+
+
+def _put_in(owner: object, handler: object) -> None:
+    before = _handler.set_handler(handler)
+    _layers.set((*_layers.get(), _Layer(owner, handler, before)))
+
+
+def _index(owner: object) -> int:
+    """Where the innermost layer of `owner` is in this context; -1 without one."""
+    layers = _layers.get()
+    return max((i for i, layer in enumerate(layers) if layer.owner is owner), default=-1)
+
+
+def _take_out(index: int) -> None:
+    layers = list(_layers.get())
+    layer = layers.pop(index)
+    if index == len(layers):
+        _handler.set_handler(layer.before)
+    elif layers[index].before is layer.handler:
+        layers[index] = replace(layers[index], before=layer.before)
+    _layers.set(tuple(layers))
+
+
+# ---- new threads --------------------------------------------------------------------------------------
+
+_lock = threading.Lock()  # guards changes of the two below
+_for_threads: tuple[
+    tuple[NumpyAllocator, object], ...
+] = ()  # with its handler; the last one's is for new threads
+_wrapped: Callable[[threading.Thread], None] | None = None  # Thread.start as we left it
+
+
+def _wrap(start: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
+    """Make a ``Thread.start`` that gives the thread a layer of its own.
+
+    It has its own `start` and not a global one, since another package may have wrapped an earlier of ours.
+    """
+
+    @functools.wraps(start)
+    def start_with_handler(thread: threading.Thread) -> None:
+        serving = _for_threads
+        if not serving:
+            return start(thread)
+        chosen = serving[-1][1]
+        run = thread.run
+        own = thread.__dict__.get("run")  # not the class's
+
+        def put_back() -> None:
+            if own is not None:
+                thread.run = own  # type: ignore[method-assign]
+            else:
+                thread.__dict__.pop("run", None)
+
+        def run_with_handler() -> None:
+            put_back()
+            owner = object()  # so that nobody but us takes it out
+            _put_in(owner, chosen)
+            try:
+                run()
+            finally:  # the context may be the user's (Python 3.14: Thread(context=...)) and live on
+                _take_out(_index(owner))
+
+        thread.run = run_with_handler  # type: ignore[method-assign]
+        try:
+            return start(thread)
+        except BaseException:
+            put_back()
+            raise
+
+    return start_with_handler
+
+
+def _serve_threads(owner: NumpyAllocator, handler: object) -> None:
+    global _for_threads, _wrapped
+    with _lock:
+        _for_threads = (*_for_threads, (owner, handler))
+        if _wrapped is None or threading.Thread.start is not _wrapped:
+            _wrapped = _wrap(threading.Thread.start)
+            threading.Thread.start = _wrapped  # type: ignore[method-assign,assignment]
+
+
+def _leave_threads(owner: NumpyAllocator) -> None:
+    global _for_threads, _wrapped
+    with _lock:
+        found = [i for i, (other, _) in enumerate(_for_threads) if other is owner]
+        if found:
+            _for_threads = _for_threads[: found[-1]] + _for_threads[found[-1] + 1 :]
+        # Where another package has wrapped ours, it stays and does nothing.
+        if not _for_threads and _wrapped is not None and threading.Thread.start is _wrapped:
+            threading.Thread.start = _wrapped.__wrapped__  # type: ignore[method-assign,attr-defined]
+            _wrapped = None
+
+
+def _fork_child() -> None:
+    global _lock
+    _lock = threading.Lock()  # its holder may be a thread that the child does not have
+
+
+os.register_at_fork(after_in_child=_fork_child)
+
+
+# ---- what the user has --------------------------------------------------------------------------------
+
+
+class NumpyAllocator(contextlib.ContextDecorator):
+    """Placement of what NumPy allocates; made by `numpy_allocator` or ``ctx.install_numpy_allocator()``.
+
+    A context manager and a decorator of functions, both of which may be used again, within themselves, and by
+    several threads or tasks at a time; or `install` and `remove`.
+
+    Attributes
+    ----------
+    policy : Policy or None
+        None: `current_policy()` at the time it is installed.
+    threads : {"context", "all"}
+    """
+
+    def __init__(self, policy: Policy | None, threads: Literal["context", "all"]) -> None:
+        """Check nothing and install nothing; call `numpy_allocator`."""
+        self.policy = policy
+        self.threads = threads
+
+    def __repr__(self) -> str:
+        state = " installed" if _index(self) >= 0 else ""
+        return (
+            f"<hpcalloc.NumpyAllocator{state}: {self.policy or 'current policy'}, threads={self.threads!r}>"
+        )
+
+    def install(self) -> None:
+        """Make it NumPy's allocator in this thread and context, above what is there.
+
+        Raises
+        ------
+        ValueError
+            A blocked policy: NumPy tells sizes, not shapes.
+        NodeError
+            A node that this process may not use.
+        """
+        handler = _handler_for("install", self.policy or arrays.current_policy())
+        _put_in(self, handler)
+        if self.threads == "all":
+            _serve_threads(self, handler)
+
+    def remove(self) -> None:
+        """Put back what was there when it was installed. Arrays stay as they are.
+
+        Raises
+        ------
+        HandlerError
+            It is not installed in this thread and context, as when it is removed twice; or a handler of another
+            package was put in after it, and is active.
+        """
+        index = self._installed("remove")
+        layers = _layers.get()
+        if index == len(layers) - 1 and _handler.get_handler() is not layers[index].handler:
+            raise HandlerError(
+                message(
+                    "NumpyAllocator.remove",
+                    "another package's handler was put in later and is active",
+                    "the one on top goes first",
+                    "remove that one first",
+                )
+            )
+        self._remove(index)
+
+    def _installed(self, call: str) -> int:
+        index = _index(self)
+        if index < 0:
+            raise HandlerError(
+                message(
+                    f"NumpyAllocator.{call}",
+                    f"{self!r} is not installed in this context",
+                    "once for each time it was installed, in the same thread and contextvars context",
+                    "call it once, where install() was called",
+                )
+            )
+        return index
+
+    def _remove(self, index: int) -> None:
+        if self.threads == "all":
+            _leave_threads(self)
+        _take_out(index)
+
+    def _close(self) -> None:
+        """Remove it as far as that can be done from here."""
+        if self.threads == "all":
+            _leave_threads(self)
+        index = _index(self)
+        if index >= 0:
+            _take_out(index)
+
+    def __enter__(self) -> NumpyAllocator:
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            index = self._installed("__exit__")
+        except HandlerError:
+            if self.threads == "all":
+                _leave_threads(self)
+            raise
+        self._remove(index)
+
+
+def _handler_for(call: str, policy: Policy) -> object:
+    if policy.kind == "blocked":
+        raise ValueError(
+            message(
+                f"numpy_allocator: {call}",
+                f"policy {policy}",
+                "local, on_node and interleave: NumPy tells the size of an array, not its shape",
+                f"take interleave(), or make the arrays that count by hpcalloc.empty(..., policy={policy})",
+            )
+        )
+    return arrays.handler_of(policy)
+
+
+def numpy_allocator(
+    policy: Policy | str | None = None, *, threads: Literal["context", "all"] = "context"
+) -> NumpyAllocator:
+    """Let NumPy's own arrays, temporaries included, be allocated like ours.
+
+    Use it in a ``with`` statement, as a decorator, or by ``install()`` and ``remove()``. At the end what was
+    there before is back, also another package's handler. Arrays outlive it.
+
+    Parameters
+    ----------
+    policy : Policy or {"local", "interleave"}, optional
+        Placement; by default `current_policy()` at the time it is installed.
+    threads : {"context", "all"}
+        context: the calling thread, in its present ``contextvars`` context, and asyncio tasks created
+        meanwhile (they begin with a copy). all: also every thread that is started meanwhile through
+        ``threading.Thread`` (thread pools, timers), until the thread ends; not threads that run already, nor those
+        started by ``_thread`` or by C code. Where Python itself lets threads inherit the context
+        (``sys.flags.thread_inherit_context``: free-threaded builds), "context" includes them too.
+
+    Returns
+    -------
+    NumpyAllocator
+
+    Raises
+    ------
+    ValueError, TypeError
+        A bad argument, a blocked policy.
+    NodeError
+        A node that this process may not use.
+    """
+    if threads not in THREADS:
+        raise ValueError(
+            message("numpy_allocator", f"threads={threads!r}", " or ".join(map(repr, THREADS)), "choose one")
+        )
+    chosen = None if policy is None else as_policy("numpy_allocator", policy)
+    if chosen is not None:
+        _handler_for("policy", chosen)
+    return NumpyAllocator(chosen, threads)

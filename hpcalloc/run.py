@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Decide what ``hpcalloc run`` gives a program before it starts: a pure function of what was found.
+
+A rank does not know how the other ranks of its host were bound, and asks nobody: files and sockets between
+processes that may not all start would be a way to hang. It needs to know only which of four things happened to
+itself, and each of them happened to its neighbours as well: it came unbound; it has its launcher's own CPUs
+(`taskset`, a cgroup), which all ranks inherited; the launcher bound it by a default that nobody asked for; or by
+somebody's wish. The launcher's process tells the second from the others. In the first three cases every rank plans for
+all of them and comes to the same plan; in the last it keeps what it has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from .exceptions import NodeError, PlanError, message
+from .launcher import Launch
+from .plan import LauncherBinding, RankPlan, is_launcher_default, make_plan
+from .policy import Policy
+from .topology import Topology, format_ids
+
+__all__ = ["MemoryPolicy", "Situation", "Steps", "Wishes", "bindings_of", "decide", "join_preload"]
+
+# Each falls back to OMP_NUM_THREADS.
+POOL_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+PLACE_VARIABLES = ("OMP_PLACES", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_HW_SUBSET")
+MARK = "HPCALLOC_RUN"  # its value is the launcher; tells hpcalloc.init that this binding was asked for
+
+_ALLOCATORS = re.compile(r"lib(jemalloc|tcmalloc|mimalloc|tbbmalloc|hoard|snmalloc|rpmalloc|asan|tsan|msan)")
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a rank finds before its program starts.
+
+    Attributes
+    ----------
+    environ : mapping
+    launch : Launch
+    cpus : frozenset of int
+        The affinity it came with.
+    launcher_cpus : frozenset of int or None
+        Affinity of the process that started it; None: unknown, or no launcher.
+    inherited_policy : str
+        Memory policy it came with, "default" or "" where nobody set one.
+    library : str
+        Path of the preload library.
+    obstacle : str
+        Why the program would not load it; "": it would.
+    """
+
+    environ: Mapping[str, str]
+    launch: Launch
+    cpus: frozenset[int]
+    launcher_cpus: frozenset[int] | None = None
+    inherited_policy: str = ""
+    library: str = ""
+    obstacle: str = ""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asks for; `preload` None: where it serves the memory policy."""
+
+    bind: Literal["auto", "force", "off"] = "auto"
+    threads: int | Literal["auto"] = "auto"
+    smt: bool = False
+    policy: Policy = field(default_factory=lambda: Policy("local"))
+    preload: bool | None = None
+
+
+@dataclass(frozen=True)
+class MemoryPolicy:
+    """Policy of the process that survives exec: "local" with strict, "on_node" or "interleave", over `nodes`."""
+
+    kind: str
+    nodes: tuple[int, ...]
+    strict: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind}({format_ids(self.nodes)}{', strict' if self.strict else ''})"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is to be done, in this order: pin, set the memory policy, set the environment, exec.
+
+    Attributes
+    ----------
+    local_rank, local_size : int or None
+        None: the launcher does not say.
+    share : RankPlan
+        Nodes, CPUs and threads.
+    pin : tuple of int
+        CPUs to pin to; empty: the affinity is right or shall stay.
+    memory : MemoryPolicy or None
+        None: the kernel's default, pages are where the pinned threads first touch them, or what is there already.
+    environment : dict
+        Variables to set.
+    kept : dict
+        Variables that the user has set already and that stay.
+    preload : bool
+    reasons : tuple of str
+    """
+
+    local_rank: int | None
+    local_size: int | None
+    launcher: str
+    share: RankPlan
+    pin: tuple[int, ...]
+    memory: MemoryPolicy | None
+    environment: dict[str, str]
+    kept: dict[str, str]
+    preload: bool
+    reasons: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "launcher": self.launcher,
+            "local_rank": self.local_rank,
+            "local_size": self.local_size,
+            "nodes": list(self.share.nodes),
+            "cpus": format_ids(self.share.cpus),
+            "threads": self.share.threads,
+            "action": self.share.action,
+            "pin": format_ids(self.pin) or None,
+            "memory_policy": str(self.memory) if self.memory is not None else None,
+            "environment": self.environment,
+            "kept": self.kept,
+            "preload": self.preload,
+            "reasons": list(self.reasons),
+        }
+
+
+# ---- who was bound how ---------------------------------------------------------------------------------
+
+
+def bindings_of(topology: Topology, found: Situation) -> tuple[list[LauncherBinding], str]:
+    """Bindings to plan with, one per local rank, or the rank's own alone where it has to keep that; and why."""
+    launch = found.launch
+    own = LauncherBinding(found.cpus, launch.launcher, launch.explicit)
+    size = launch.local_size
+    if launch.local_rank is None:
+        return [own], ""
+    if size is None:
+        return [
+            replace(own, explicit=True)
+        ], f"{launch.launcher} does not tell the number of ranks on this host"
+    if not 0 <= launch.local_rank < size:
+        raise PlanError(
+            message(
+                "run",
+                f"local rank {launch.local_rank} of {size}, says {launch.launcher}",
+                f"0 to {size - 1}",
+                "look for variables of an outer launcher in the environment",
+            )
+        )
+    usable = {pu for core in topology.usable_cores for pu in core.pus}
+    singly = _singly(found)
+    if found.cpus >= usable and not singly:
+        return [own] * size, ""
+    if singly is False:
+        return [replace(own, explicit=True)] * size, ""  # all inherited it
+    if is_launcher_default(topology, [own] * size):
+        return [replace(own, explicit=False)] * size, ""
+    return [replace(own, explicit=True)], ""
+
+
+def _singly(found: Situation) -> bool | None:
+    """Did the launcher bind this rank in particular? None: can't be told."""
+    if found.launch.launcher == "slurm":  # its daemon has CPUs beyond the job's
+        kind = found.environ.get("SLURM_CPU_BIND_TYPE", "") or found.environ.get("SLURM_CPU_BIND", "")
+        return bool(kind) and "none" not in kind
+    if found.launcher_cpus is None:
+        return None
+    return not found.launcher_cpus <= found.cpus
+
+
+# ---- deciding ------------------------------------------------------------------------------------------
+
+
+def decide(topology: Topology, found: Situation, wishes: Wishes) -> Steps:
+    """Say what to do for one rank.
+
+    Raises
+    ------
+    PlanError, NodeError
+        Wishes that contradict each other, the machine, or what can be enforced.
+    """
+    launch = found.launch
+    if launch.launcher not in ("none", "slurm") and found.launcher_cpus and wishes.bind != "force":
+        inside = topology.allowed_cpus & found.launcher_cpus
+        topology = replace(topology, allowed_cpus=inside or topology.allowed_cpus)
+    bindings, note = bindings_of(topology, found)
+    if wishes.bind != "auto" and launch.local_rank is not None and launch.local_size is not None:
+        bindings = [LauncherBinding(found.cpus, launch.launcher, launch.explicit)] * launch.local_size
+    threads, kept_threads = _threads(found.environ, wishes)
+    plan = make_plan(
+        topology,
+        len(bindings),
+        threads=threads,
+        smt=wishes.smt,
+        bind=wishes.bind,
+        policy="interleave" if wishes.policy.kind == "interleave" else "local",
+        bindings=bindings,
+    )
+    share = plan.ranks[launch.local_rank if launch.local_rank is not None and len(bindings) > 1 else 0]
+    reasons = [*plan.reasons, *share.reasons, *([note] if note else [])]
+    pin = () if share.action in ("none", "honour") or set(share.cpus) == found.cpus else share.cpus
+    memory, kernels = _memory(topology, found, wishes, share, reasons)
+    preload = _preload(found, wishes, kernels, reasons)
+    environment, kept = _environment(found.environ, wishes, share, plan.omp_environment(share.local_rank))
+    kept |= kept_threads
+    environment[MARK] = launch.launcher
+    if preload:
+        environment["LD_PRELOAD"] = join_preload(found.environ.get("LD_PRELOAD", ""), found.library)
+        if wishes.policy.strict:
+            environment["NUMALLOC_STRICT"] = "1"
+    return Steps(
+        launch.local_rank,
+        launch.local_size,
+        launch.launcher,
+        share,
+        pin,
+        memory,
+        environment,
+        kept,
+        preload,
+        tuple(dict.fromkeys(reasons)),
+    )
+
+
+def _threads(environ: Mapping[str, str], wishes: Wishes) -> tuple[int | Literal["auto"], dict[str, str]]:
+    """Threads to plan with: asked for here, in OMP_NUM_THREADS, or one per core."""
+    text = environ.get("OMP_NUM_THREADS", "")
+    first = text.split(",")[0].strip()
+    if wishes.threads != "auto" or not (first.isascii() and first.isdigit() and int(first) > 0):
+        return wishes.threads, {}
+    return int(first), {"OMP_NUM_THREADS": text}
+
+
+def _memory(
+    topology: Topology, found: Situation, wishes: Wishes, share: RankPlan, reasons: list[str]
+) -> tuple[MemoryPolicy | None, bool]:
+    """Return the policy to set, and whether heap memory has to follow the kernel's policy instead of the node."""
+    policy = wishes.policy
+    unknown = sorted(set(policy.nodes) - topology.allowed_nodes)
+    if unknown:
+        raise NodeError(
+            message(
+                "run",
+                f"--policy names node {format_ids(unknown)}",
+                f"nodes {format_ids(topology.allowed_nodes)}",
+                "name allowed ones, see `hpcalloc topology`",
+            )
+        )
+    if policy.kind == "blocked":
+        raise PlanError(
+            message(
+                "run",
+                "--policy blocked",
+                "local, interleave, on_node",
+                "a program's arrays have no axis here",
+            )
+        )
+    spread = policy.kind == "interleave" or (policy.kind == "local" and share.memory == "interleave")
+    if policy.strict and spread:
+        raise PlanError(
+            message(
+                "run",
+                f"--strict with memory interleaved over nodes {format_ids(policy.nodes or share.nodes)}",
+                "one node per rank: the kernel interleaves as long as there is room",
+                "--policy on_node:N, or as many ranks as nodes",
+            )
+        )
+    if policy.kind == "on_node":
+        return MemoryPolicy("local" if policy.strict else "on_node", policy.nodes, policy.strict), True
+    if found.inherited_policy not in ("", "default") and policy == Policy("local"):
+        reasons.append(f"the memory policy {found.inherited_policy} was there already: kept")
+        return None, True
+    if spread:
+        return MemoryPolicy("interleave", policy.nodes or share.nodes), True
+    if policy.strict:
+        return MemoryPolicy("local", share.nodes, True), False
+    node_of = topology.node_of_cpu()
+    if {node_of[cpu] for cpu in share.cpus} - set(share.nodes):  # its own has no memory
+        return MemoryPolicy("on_node", share.nodes[:1]), False
+    return None, False
+
+
+def _preload(found: Situation, wishes: Wishes, kernels: bool, reasons: list[str]) -> bool:
+    if wishes.preload is False:
+        return False
+    present = found.environ.get("LD_PRELOAD", "")
+    other = _ALLOCATORS.search(present)
+    obstacles = []
+    if kernels:
+        obstacles.append("the memory policy is not each thread's own node, the only one that malloc can have")
+    if other is not None:
+        obstacles.append(f"LD_PRELOAD has {other[0]}, which serves malloc")
+    if re.search(r"[\s:]", found.library):
+        obstacles.append(f"{found.library!r}: LD_PRELOAD can't hold blanks and colons")
+    if found.obstacle:
+        obstacles.append(found.obstacle)
+    if obstacles and wishes.preload:
+        raise PlanError(message("run", "--preload", "; ".join(obstacles), "leave --preload out"))
+    reasons += [f"the allocator is not preloaded: {why}" for why in obstacles]
+    return not obstacles
+
+
+def join_preload(present: str, library: str) -> str:
+    """Append a library to a value of LD_PRELOAD, which separates by colons or blanks, unless it is there already."""
+    words = [word for word in re.split(r"[\s:]+", present) if word]
+    return ":".join(words if library in words else [*words, library])
+
+
+def _environment(
+    environ: Mapping[str, str], wishes: Wishes, share: RankPlan, openmp: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Variables to set, and those of the user that stay."""
+    result: dict[str, str] = {}
+    kept: dict[str, str] = {}
+    if wishes.threads != "auto":
+        result |= dict.fromkeys(("OMP_NUM_THREADS", *POOL_VARIABLES), str(share.threads))
+    elif wishes.bind != "off" and not environ.get("OMP_NUM_THREADS"):
+        for name in ("OMP_NUM_THREADS", *POOL_VARIABLES):
+            if environ.get(name):
+                kept[name] = environ[name]
+            else:
+                result[name] = str(share.threads)
+    placed = [name for name in PLACE_VARIABLES if environ.get(name)]
+    kept |= {name: environ[name] for name in placed}
+    if not placed and wishes.bind != "off":
+        result |= {name: openmp[name] for name in ("OMP_PLACES", "OMP_PROC_BIND")}
+    return result, kept
+
+
+def parse_policy(text: str, strict: bool) -> Policy:
+    """Read ``local``, ``interleave``, ``interleave:0,2-3``, ``on_node:1``.
+
+    Raises
+    ------
+    PlanError
+        Anything else.
+    """
+    from .topology import parse_ids
+
+    kind, colon, ids = text.partition(":")
+    nodes: Sequence[int] = ()
+    good = kind in ("local", "interleave", "on_node") and bool(colon) == bool(ids)
+    if good and ids:
+        try:
+            nodes = parse_ids(ids)
+        except ValueError:
+            good = False
+    good = good and not (kind == "local" and nodes) and not (kind == "on_node" and len(nodes) != 1)
+    if not good:
+        raise PlanError(
+            message(
+                "run", f"--policy {text!r}", "local, interleave, interleave:NODES, on_node:NODE", "choose one"
+            )
+        )
+    return Policy(kind, tuple(nodes), strict=strict)

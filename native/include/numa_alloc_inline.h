@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * numa_alloc_inline.h: numalloc() and numalloc_free() with their small paths compiled into the caller. Include it in
+ * place of numa_alloc.h; the two names are then macros for numalloc_inlined() and numalloc_free_inlined(), which do the
+ * same. `&numalloc` is still the function. For programs that link libnumalloc, shared or static, in C or C++, by GCC or
+ * Clang for Linux.
+ *
+ * A header of its own, because it shows how the library works inside: numa_alloc.h alone is free of that.
+ *
+ * What it knows of the inside is numbered: NUMALLOC_INLINE_LAYOUT. A thread's `layout` has the library's number while
+ * the thread has a heap that may be used from here, and 0 when it has none: before its first call, at its end, and in
+ * the modes NUMALLOC_SECURE, NUMALLOC_LEAKS, NUMALLOC_PROFILE and NUMALLOC_GUARD. One comparison so covers both: with
+ * another library than it was compiled for, and in those modes, a program calls the functions. The library's own
+ * structures are compared with these when it is compiled (src/inline.c).
+ */
+#ifndef NUMA_ALLOC_INLINE_H
+#define NUMA_ALLOC_INLINE_H
+
+#include "numa_alloc.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define NUMALLOC_INLINE_LAYOUT 1
+
+enum {
+    NUMALLOC_INLINE_BLOCK_MAX = 65536, /* bytes: the largest block taken inline */
+    NUMALLOC_INLINE_SLICE_SHIFT = 16,  /* an entry of `map` covers 64 KiB */
+    NUMALLOC_INLINE_COUNT_BITS = 16    /* list: address of the first block << 16 | number of blocks */
+};
+
+/* Blocks are read and written here that the caller has as other types. */
+typedef uint64_t __attribute__((may_alias)) numalloc_inline_word_t;
+
+typedef struct numalloc_inline_block { /* a free one */
+    numalloc_inline_word_t below;      /* the list without it */
+    numalloc_inline_word_t key;        /* its address xor `secret`, so that a second free is noticed */
+} __attribute__((may_alias)) numalloc_inline_block_t;
+
+typedef struct numalloc_inline_cache { /* free blocks of one size class */
+    uint64_t list, frees, virgin, limit;
+} numalloc_inline_cache_t;
+
+typedef struct numalloc_inline_span { /* what a slice belongs to */
+    unsigned char unknown[36];
+    uint32_t tag; /* region, kind, and in the highest byte the size class */
+} numalloc_inline_span_t;
+
+typedef struct numalloc_inline_thread {
+    uint32_t layout;                    /* all below holds only if this is NUMALLOC_INLINE_LAYOUT */
+    uint32_t tag_of_pages;              /* of the thread's node, class 0 */
+    numalloc_inline_cache_t *cache;     /* by class */
+    uintptr_t base, reserved;           /* all of the library's addresses, bytes */
+    numalloc_inline_span_t *const *map; /* by slice */
+    uint64_t secret;
+    const volatile uint32_t *cpu_now; /* the CPU the thread runs on; NULL: all CPUs are of one node */
+    uint32_t cpu;                     /* the one for whose node the cache is */
+} numalloc_inline_thread_t;
+
+__extension__ extern NUMALLOC_API __thread numalloc_inline_thread_t numalloc_inline_self
+    __attribute__((tls_model("initial-exec")));
+
+/* Size class of 1..NUMALLOC_INLINE_BLOCK_MAX bytes: 16-byte steps up to 128, then four a doubling. */
+static inline unsigned numalloc_inline_class(size_t size) {
+    unsigned top;
+    if (size <= 128) return (unsigned)((size - 1) >> 4);
+    top = 63u - (unsigned)__builtin_clzl(size - 1);
+    return 8u + (top - 7u) * 4u + (unsigned)(((size - 1) >> (top - 2)) & 3u);
+}
+
+static inline void *numalloc_inlined(size_t size) {
+    const numalloc_inline_thread_t *self = &numalloc_inline_self;
+    if (size - 1 < (size_t)NUMALLOC_INLINE_BLOCK_MAX &&
+        __builtin_expect(
+            self->layout == NUMALLOC_INLINE_LAYOUT && (self->cpu_now == NULL || *self->cpu_now == self->cpu), 1)) {
+        numalloc_inline_cache_t *cache = &self->cache[numalloc_inline_class(size)];
+        uint64_t list = cache->list;
+        if (__builtin_expect(list != 0, 1)) {
+            numalloc_inline_block_t *block = (numalloc_inline_block_t *)(uintptr_t)(list >> NUMALLOC_INLINE_COUNT_BITS);
+            cache->list = block->below;
+            block->key = 0;
+            return block;
+        }
+    }
+    return (numalloc)(size);
+}
+
+static inline void numalloc_free_inlined(void *ptr) {
+    const numalloc_inline_thread_t *self = &numalloc_inline_self;
+    if (__builtin_expect(self->layout == NUMALLOC_INLINE_LAYOUT, 1)) {
+        uintptr_t offset = (uintptr_t)ptr - self->base;
+        const numalloc_inline_span_t *span =
+            offset < self->reserved ? self->map[offset >> NUMALLOC_INLINE_SLICE_SHIFT] : NULL;
+        if (__builtin_expect(span != NULL, 1)) {
+            numalloc_inline_block_t *block = (numalloc_inline_block_t *)ptr;
+            uint64_t key = self->secret ^ (uint64_t)(uintptr_t)ptr, mask = (1u << NUMALLOC_INLINE_COUNT_BITS) - 1u;
+            uint32_t tag = span->tag;
+            if (__builtin_expect((tag ^ self->tag_of_pages) << 8 == 0 && block->key != key, 1)) {
+                numalloc_inline_cache_t *cache = &self->cache[tag >> 24];
+                uint64_t list = cache->list;
+                if (__builtin_expect((list & mask) < cache->limit, 1)) {
+                    block->key = key;
+                    block->below = list;
+                    cache->list = (uint64_t)(uintptr_t)ptr << NUMALLOC_INLINE_COUNT_BITS | ((list + 1) & mask);
+                    cache->frees++;
+                    return;
+                }
+            }
+        }
+    }
+    (numalloc_free)(ptr);
+}
+
+#define numalloc(size) numalloc_inlined(size)
+#define numalloc_free(ptr) numalloc_free_inlined(ptr)
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Shared arrays of one process, and how jobs end that have some. With ranks that go on: tests/mpi."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from launching import mpirun
+
+import hpcalloc
+
+
+@pytest.fixture
+def ctx():
+    with hpcalloc.init() as context:
+        yield context
+
+
+# ---- without MPI --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_one_process(ctx, axis):
+    a = ctx.shared_zeros((10, 20), "f4", axis, 2)
+    assert a.whole.shape == a.mine.shape == (10, 20)
+    assert a.mine_with_halo.shape == a.whole_with_halo.shape == ((14, 20) if axis == 0 else (10, 24))
+    assert not a.whole_with_halo.any()
+    a.mine[...] = 3
+    a.fence()
+    a.sync()
+    with a.lock(0), pytest.raises(hpcalloc.HpcallocError, match="re-entrant"), a.lock():
+        pass
+    assert (a.whole == 3).all()
+    assert a.whole_with_halo.sum() == 600
+    assert (a.rank, a.size, a.win) == (0, 1, None)
+    assert a.bounds == ((0, (10, 20)[axis]),)
+    assert a.placement().untouched == 0
+    view = a.mine
+    with a:
+        pass
+    assert a.closed
+    with pytest.raises(hpcalloc.ContextClosedError, match="keep a view"):
+        a.whole  # noqa: B018
+    assert (view == 3).all()
+
+
+def test_views_outlive_the_context():
+    with hpcalloc.init() as context:
+        a = context.shared_empty(1000)
+    a.whole[...] = 1
+    a.fence()  # one process has nothing that the context could end
+    assert a.whole.sum() == 1000
+    with pytest.raises(hpcalloc.ContextClosedError):
+        context.shared_empty(5)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "kind", "match"),
+    [
+        ({"shape": ()}, ValueError, "at least one axis"),
+        ({"shape": (5, -1)}, ValueError, "no negative"),
+        ({"shape": 2.5}, TypeError, None),
+        ({"shape": 1 << 62}, ValueError, "2\\*\\*62"),
+        ({"dtype": object}, TypeError, "raw data"),
+        ({"dtype": "V0"}, TypeError, "raw data"),
+        ({"axis": 2}, ValueError, "-2 to 1"),
+        ({"axis": "0"}, TypeError, "integer"),
+        ({"axis": True}, TypeError, "integer"),
+        ({"halo": -1}, ValueError, "0 or more"),
+        ({"halo": 1.0}, TypeError, "integer"),
+        ({"split": "odd"}, ValueError, "even"),
+        ({"split": [3]}, ValueError, "sum to 10"),
+        ({"split": 4}, TypeError, "row counts"),
+        ({"split": [10.0]}, TypeError, "row counts"),
+    ],
+)
+def test_bad_arguments(ctx, kwargs, kind, match):
+    with pytest.raises(kind, match=match):
+        ctx.shared_zeros(**({"shape": (10, 20)} | kwargs))
+
+
+def test_out_of_memory(ctx):
+    with pytest.raises(hpcalloc.OutOfMemoryError):
+        ctx.shared_zeros(1 << 50, "u1")
+
+
+def test_import_is_lazy():
+    code = "import hpcalloc, sys; print([m for m in ('hpcalloc.shared', 'hpcalloc.paging', 'ctypes', 'mpi4py') if m in sys.modules])"
+    without = "import numpy, sys; print([m for m in ('ctypes',) if m in sys.modules])"
+    loaded, numpys = (
+        subprocess.run(
+            [sys.executable, "-c", c], capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+        for c in (code, without)
+    )
+    assert loaded == numpys
+
+
+# ---- how jobs end -------------------------------------------------------------------------------------------
+
+START = """
+import os, signal, sys
+from mpi4py import MPI
+import numpy as np
+import hpcalloc
+ctx = hpcalloc.init(MPI.COMM_WORLD)
+a = ctx.shared_zeros((500, 500), halo=1)
+view = a.whole
+a.mine[...] = 1
+a.fence()
+assert view.sum() == 250000
+a.fence()
+"""
+
+ENDS = {
+    "falls off the end": "",
+    "cycles": "a.itself = a; a.views = [view, a.mine]; del a, view",
+    "finalises": "MPI.Finalize(); view[...] = 2; ctx.close(); a.free(); assert (view == 2).all()",
+    "closes": "ctx.close(); view[...] = 2; MPI.Finalize(); assert (view == 2).all(); a.free()",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_good_ends(end):
+    done = mpirun(2, sys.executable, "-c", START + ENDS[end] + "\nprint('ended')", timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ended") == 2
+    # Nothing said on the way: no leak, no signal, nothing of the one-sided components.
+    assert not done.stderr.strip(), done.stderr
+
+
+@pytest.mark.parametrize("call", ["a.fence()", "ctx.shared_zeros(10)"])
+def test_a_rank_that_dies_ends_the_job(call):
+    """The launcher ends the others: MPI has no error that they could be given."""
+    died = f"""
+if ctx.rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+{call}
+print('went on')
+"""
+    done = mpirun(2, sys.executable, "-c", START + died, timeout=120)
+    assert done.returncode != 0
+    assert "went on" not in done.stdout
+
+
+def test_an_uncaught_exception_ends_the_job():
+    failing = "\nif ctx.rank == 1:\n    raise ZeroDivisionError\na.fence()\nprint('went on')"
+    done = mpirun(2, sys.executable, "-m", "mpi4py", "-c", START + failing, timeout=120)
+    assert done.returncode != 0
+    assert "ZeroDivisionError" in done.stderr
+    assert "went on" not in done.stdout
+
+
+def test_other_messages_are_kept():
+    """Standard error is looked through while a window is made; what others write then comes out."""
+    code = """
+from hpcalloc import window
+import os
+class Module:
+    get_vendor = staticmethod(lambda: ("Open MPI", (5, 0, 11)))
+os.environ.pop("OMPI_MCA_osc", None)
+with window.without_noise(Module):
+    os.write(2, b"before\\n[vm:1] osc_ucx_component.c:375 Error: query failed \\n \\nafter\\n")
+os.write(2, b"last\\n")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr == "before\nafter\nlast\n"
+    closed = subprocess.run(
+        ["bash", "-c", f"exec 2>&-; exec {sys.executable} -c '{code}'"],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert closed.stderr == b""
+
+
+def test_array_without_its_context_is_an_array(ctx):
+    a = ctx.shared_zeros(100)
+    b = np.asarray(a.whole)
+    del a
+    b += 1
+    assert b.sum() == 100
