@@ -70,8 +70,12 @@ def measure(comm: Any, options: Options, advance: Callable[[str], None] = lambda
             error = bad
         comms.agree(comm, error)
         nbytes = max(comm.allgather(nbytes))  # hosts may differ
+        policies = _policies(context)
+        # Those that all ranks have: on another host there may be one node.
+        common = set(policies).intersection(*comm.allgather(list(policies)))
+        policies = {name: policy for name, policy in policies.items() if name in common}
         try:
-            sets = _make(context, nbytes // 8, launched)
+            sets = _make(context, policies, nbytes // 8, launched)
             own, team, _ = sets["local"]
             stores = choose_stores(options, own, {"rank": team})["rank"]
         except Exception as bad:
@@ -138,10 +142,9 @@ def _policies(context: Context) -> dict[str, Policy | None]:
 
 
 def _make(
-    context: Context, elements: int, launched: Sequence[int]
+    context: Context, policies: dict[str, Policy | None], elements: int, launched: Sequence[int]
 ) -> dict[str, tuple[Arrays, Team, tuple[int, ...]]]:
     """Arrays, team, and the nodes on which the pages must be (none: anywhere), by placement."""
-    policies = _policies(context)
     nodes = _native.node_ids()
     everyone = 3 * len(policies) * elements * 8 * context.local_size
     check_room("bench bandwidth", everyone // len(nodes), nodes, len(nodes))
@@ -225,10 +228,9 @@ def _account(
 
 
 def _sums(everyone: Sequence[dict[str, Any]], nbytes: int) -> dict[str, dict[str, float]]:
-    """All ranks' bytes over the slowest rank's time, median over the iterations; where all ranks have the placement."""
-    names = [name for name in everyone[0]["placements"] if all(name in r["placements"] for r in everyone)]
+    """All ranks' bytes over the slowest rank's time, median over the iterations."""
     out: dict[str, dict[str, float]] = {}
-    for name in names:
+    for name in everyone[0]["placements"]:
         out[name] = {}
         for kernel in KERNELS:
             slowest = [
@@ -244,7 +246,9 @@ def _remarks(options: Options, context: Context, sets: dict[str, Any]) -> list[s
     out = [r for r in (machine.remark(),) if r]
     if "remote" not in sets:
         nodes = len(_native.node_ids())
-        out.append(ONE_NODE if nodes == 1 else "rank 0 has all nodes: no remote memory to compare with")
+        out.append(
+            ONE_NODE if nodes == 1 else "a rank has all nodes of its host: no remote memory to compare with"
+        )
     if any(share.shared for share in context.plan.ranks):
         out.append("more threads than cores: ranks take turns, which the sums over ranks do not see")
     if options.small:

@@ -57,6 +57,17 @@ def test_one_ranks_error_is_raised_on_all(monkeypatch):
     assert hpcalloc.current() is None
 
 
+def test_ranks_measure_what_all_of_them_have(monkeypatch):
+    comm = MPI.COMM_WORLD
+    if comm.rank == comm.size - 1 and comm.size > 1:  # as on a host with more nodes than the others
+        own = ranks._policies
+        monkeypatch.setattr(ranks, "_policies", lambda context: {"far": None, **own(context)})
+    result = ranks.measure(comm, QUICK)
+    if comm.rank == 0:
+        assert next(iter(result["sums"])) == "local"
+        assert "far" not in result["sums"]
+
+
 def test_a_wrong_result_of_one_rank_is_told(monkeypatch):
     comm = MPI.COMM_WORLD
     if comm.rank == comm.size - 1:
