@@ -28,7 +28,7 @@ NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o 
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
 .PHONY: all native demo quick bench test test-native test-preload fuzz test-long test-preload-long test-python \
-        test-mpi examples test-examples lint test-numa test-slurm clean help
+        test-recipes test-mpi examples test-examples lint test-numa test-slurm clean help
 
 all: native $(VENV)/installed ## libraries in build/native, the package in the virtual environment
 
@@ -48,7 +48,7 @@ $(VENV)/created:
 
 # Editable: Python files are used where they are, C changes reinstall.
 $(VENV)/installed: $(VENV)/created pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(BRIDGE_SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[mpi,test]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[mpi,test$(if $(CI),$(comma)numba)]'
 	@touch $@
 
 native: build/native/built ## the C libraries, in build/native
@@ -128,7 +128,14 @@ test-long: native build/fuzz/built ## full forms of the C tests: about two hours
 	@$(call long,programs,$(MAKE) --no-print-directory test-preload-long)
 
 test-python: $(VENV)/installed native ## Python tests in one process
-	$(BIN)/python -m pytest -q -m 'not mpi' $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -q -m 'not mpi and not recipes' $(PYTEST_OPTIONS)
+
+$(VENV)/recipes: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --only-binary :all: 'hpcalloc[recipes]'
+	@touch $@
+
+test-recipes: $(VENV)/recipes ## the programs of docs/recipes.md: numba, SciPy, h5py, pools, Dask
+	$(BIN)/python -m pytest -q tests/test_recipes.py $(PYTEST_OPTIONS)
 
 test-mpi: $(VENV)/installed ## Python tests on 1, 2 and 4 ranks
 	for n in 1 2 4; do $(MAKE) --no-print-directory test-mpi-$$n; done
@@ -142,8 +149,11 @@ examples: $(VENV)/installed native ## the C examples in build/examples, against 
 	cmake --build build/examples -- --quiet
 
 test-examples: examples ## runs the C examples
-	$(call mpirun,2) build/examples/mpi/numa_rank
-	OMP_NUM_THREADS=2 build/examples/openmp/thread_buffers
+	for example in mpi/numa_rank mpi/triad openmp/hybrid; do \
+	  OMP_NUM_THREADS=1 $(call mpirun,2) build/examples/$$example; done
+	for example in thread_buffers first_touch thread_arenas blocked; do \
+	  OMP_NUM_THREADS=2 build/examples/openmp/$$example; done
+	$(BIN)/python examples/openmp/cffi_triad.py
 	@export PKG_CONFIG_PATH=$$(dirname $$(find $(CURDIR)/build/prefix -name numalloc.pc)) && \
 	if command -v pkg-config >/dev/null; then \
 	  set -x && cc -O2 -DPAIR_INLINE native/bench/pair.c $$(pkg-config --cflags --libs numalloc) \

@@ -189,14 +189,15 @@ def prefault(a: Array, threads: int | None = None, *, progress: bool | None = No
     with _bar(length, shown=progress) as advance:
         work.run(count, cpus, advance)
         # A thread may have been refused memory that another had in hand and did not use.
-        if work.refused:
+        if work.refused and not work.failed:
             work = _Work(work.refused)
             work.run(1, cpus, advance)
     seconds = time.perf_counter() - began
-    if work.refused or work.code:
-        at, size, nodes = work.refused[0] if work.refused else work.failed
+    lost = work.failed or next(iter(work.refused), None)
+    if lost is not None:
+        at, size, nodes = lost
         raise error_for(
-            work.code,
+            work.code if work.failed else errno.ENOMEM,
             "prefault",
             f"{size} of {length} bytes, at {at:#x}",
             f"{_native.room() / 2**30:.2f} GiB that can be had, {_native.describe_nodes(nodes)}",
@@ -260,8 +261,8 @@ class _Work:
 
     chunks: Iterable[Piece]
     refused: list[Piece] = field(default_factory=list)  # for want of memory
-    failed: Piece = (0, 0, ())
-    code: int = 0  # of the first failure
+    failed: Piece | None = None  # for another reason
+    code: int = 0  # of that
 
     def run(self, count: int, cpus: frozenset[int], advance: Callable[[int], None]) -> None:
         """Do all of it with `count` threads of the CPUs `cpus`; ends early at a failure."""
@@ -315,11 +316,10 @@ class _Work:
                 if code == 0:
                     advance(chunk[1])
                     continue
-                self.code = code
                 if code == errno.ENOMEM:
                     self.refused.append(chunk)
                 else:
-                    self.failed = chunk
+                    self.failed, self.code = chunk, code
                     stop.set()
 
 

@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-import operator
 import os
-import resource
-import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
@@ -33,6 +30,8 @@ from .exceptions import ContextClosedError, HpcallocError, OutOfMemoryError, Pla
 from .mapping import SharedMapping
 from .paging import cut
 from .placement import Placement, placement, range_placement
+from .request import Request, Word, cgroup, check, check_room, check_same, shm, size_text
+from .window import Window
 
 if TYPE_CHECKING:
     from .context import Context
@@ -42,254 +41,6 @@ __all__ = ["SharedArray", "create"]
 Array = npt.NDArray[Any]
 
 _SLOT = 64  # bytes of a lock's word, a cache line
-_SHM = "/dev/shm"  # where both MPI libraries put windows
-_OMPI_DIRECTORY = "OMPI_MCA_osc_sm_backing_directory"  # Open MPI's way to name another place
-
-
-# ---- what the ranks of a host tell each other ---------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Request:
-    """The arguments, checked."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    axis: int
-    halo: int
-    split: Split
-
-    def __str__(self) -> str:
-        return f"shape={self.shape}, dtype={self.dtype}, axis={self.axis}, halo={self.halo}, split={self.split!r}"
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one slice along the axis."""
-        return math.prod(self.shape[: self.axis] + self.shape[self.axis + 1 :]) * self.dtype.itemsize
-
-    @property
-    def stored(self) -> tuple[int, ...]:
-        """Shape in memory: the axis first, with the halo."""
-        return (
-            self.shape[self.axis] + 2 * self.halo,
-            *self.shape[: self.axis],
-            *self.shape[self.axis + 1 :],
-        )
-
-
-@dataclass(frozen=True)
-class _Word:
-    request: _Request | None  # None: the rank has an error to raise
-    cgroup: str  # ranks with the same one share its limit
-    room: int  # bytes that can be faulted in
-
-
-def _check(
-    call: str, shape: Any, dtype: Any, axis: SupportsIndex, halo: SupportsIndex, split: Split
-) -> _Request:
-    sizes = (operator.index(shape),) if hasattr(shape, "__index__") else tuple(map(operator.index, shape))
-    kind = np.dtype(dtype)
-    if kind.hasobject or kind.itemsize == 0:
-        raise TypeError(
-            message(
-                call,
-                f"dtype={kind}",
-                "raw data of a fixed size",
-                "use a dtype without object fields and with a length",
-            )
-        )
-    if not sizes or min(sizes) < 0:
-        raise ValueError(
-            message(
-                call, f"shape={shape!r}", "at least one axis, no negative length", "check how it is computed"
-            )
-        )
-    for name, value in (("axis", axis), ("halo", halo)):
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(message(call, f"{name}={value!r}", "an integer", "pass one"))
-    axis, halo = operator.index(axis), operator.index(halo)
-    if not -len(sizes) <= axis < len(sizes):
-        raise ValueError(
-            message(
-                call,
-                f"axis={axis} for shape={sizes}",
-                f"from {-len(sizes)} to {len(sizes) - 1}",
-                "name one of these",
-            )
-        )
-    if halo < 0:
-        raise ValueError(message(call, f"halo={halo}", "0 or more rows", "pass 0 for none"))
-    counts: Split = tuple(split) if isinstance(split, (list, tuple)) else split
-    request = _Request(sizes, kind, axis % len(sizes), halo, counts)
-    if request.row_bytes * (sizes[request.axis] + 2 * halo) >= 2**62:
-        raise ValueError(
-            message(call, str(request), "less than 2**62 bytes", "check how the shape is computed")
-        )
-    return request
-
-
-def _check_same(call: str, words: Sequence[_Word]) -> None:
-    """Check that all ranks ask for the same; the same error on all of them."""
-    first = words[0].request
-    for i, word in enumerate(words):
-        if word.request != first:
-            raise ValueError(
-                message(
-                    call,
-                    f"{word.request} on local rank {i}, {first} on local rank 0",
-                    "the same on all ranks of a host",
-                    "compute the arguments from what all ranks know",
-                )
-            )
-
-
-def _check_room(call: str, words: Sequence[_Word], blocks: Blocks) -> None:
-    """Raise where the memory is known not to be there, before anything is made."""
-    total = blocks.nbytes + (blocks.ranks + 2) * blocks.page
-    what = f"{_size(total)} over {blocks.ranks} ranks"
-    instead = "use an array per rank (ctx.zeros), which needs no shared memory"
-    directory, free, whole = _shm()
-    # Open MPI wants 5 % left; where one rank of it is refused the others wait for ever.
-    if total > free - free // 16:
-        raise OutOfMemoryError(
-            message(
-                call,
-                what,
-                f"{directory} has {_size(free)} free of {_size(whole)}, of which 1/16 is left to others",
-                f"enlarge it (mount -o remount,size=SIZE {directory}; docker run --shm-size SIZE), or {instead}",
-            )
-        )
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    if limit != resource.RLIM_INFINITY and total > limit:
-        raise OutOfMemoryError(
-            message(call, what, f"files of {_size(limit)} (ulimit -f)", f"raise ulimit -f, or {instead}")
-        )
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY:
-        with open("/proc/self/statm") as statm:
-            left = max(0, limit - int(statm.read().split()[0]) * blocks.page)
-        if 2 * total > left:  # MPI's mapping and ours
-            raise OutOfMemoryError(
-                message(
-                    call,
-                    f"{what}, mapped twice",
-                    f"{_size(left)} of address space left (ulimit -v)",
-                    "raise ulimit -v",
-                )
-            )
-    for i, word in enumerate(words):
-        together = sum(blocks.own_pages(j)[1] for j, w in enumerate(words) if w.cgroup == word.cgroup)
-        if together > word.room:
-            raise OutOfMemoryError(
-                message(
-                    call,
-                    f"{_size(together)} for local rank {i} and the ranks in its cgroup",
-                    f"{_size(word.room)} that the cgroup and the machine can still give",
-                    "ask for less, or for more memory per task",
-                )
-            )
-
-
-def _shm() -> tuple[str, int, int]:
-    """Directory of shared memory, bytes free and in all; 2**63 of both where MPI will say what it uses instead."""
-    directory = os.environ.get(_OMPI_DIRECTORY, _SHM)
-    try:
-        disk = os.statvfs(directory)
-    except OSError:
-        return directory, 2**63, 2**63
-    return directory, disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.3g} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
-
-
-def _cgroup() -> str:
-    try:
-        with open("/proc/self/cgroup") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-# ---- the window ---------------------------------------------------------------------------------------
-
-
-class _Window:
-    """A shared window in a passive-target epoch, and a communicator of its own."""
-
-    def __init__(self, node_comm: Any, blocks: Blocks, extra: int) -> None:
-        module: Any = comms.mpi()
-        self.pid = os.getpid()
-        self.freed = False
-        self.comm = node_comm.Dup()
-        rank = self.comm.Get_rank()
-        size = blocks.segments[rank + 1] - blocks.segments[rank]
-        if rank == blocks.ranks - 1:
-            size += extra
-        info = module.Info.Create()
-        info.Set("mpi_minimum_memory_alignment", str(blocks.page))
-        with _without_noise(module):
-            self.win = module.Win.Allocate_shared(size, 1, info, self.comm)
-        info.Free()
-        self.win.Lock_all(module.MODE_NOCHECK)
-
-    def address(self) -> int:
-        """Where the first rank's memory begins in this process."""
-        module: Any = comms.mpi()
-        memory, _ = self.win.Shared_query(module.PROC_NULL)  # of the first rank that has any
-        return int(memory.address)
-
-    def usable(self) -> bool:
-        """Whether MPI can still be called on it, by this process."""
-        module = comms.mpi()
-        return not self.freed and self.pid == os.getpid() and module is not None and not module.Is_finalized()
-
-    def free(self) -> None:
-        """Free it; collective. Does nothing twice, after MPI_Finalize or in a forked child."""
-        if self.usable():
-            self.win.Unlock_all()
-            self.win.Free()
-            self.comm.Free()
-        self.freed = True
-
-
-@contextlib.contextmanager
-def _without_noise(module: Any) -> Iterator[None]:
-    """Keep one line of Open MPI's off standard error.
-
-    Its UCX one-sided component, where it has no device to use, reports an error of its own query for each window;
-    the window is made by another component. Everything else that is written meanwhile follows after.
-    """
-    if module.get_vendor()[0] != "Open MPI" or "OMPI_MCA_osc" in os.environ:
-        yield
-        return
-    try:
-        saved = os.dup(2)
-    except OSError:  # closed
-        yield
-        return
-    if sys.stderr is not None:
-        sys.stderr.flush()
-    kept = os.memfd_create("stderr")
-    os.dup2(kept, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        with open(kept, "rb") as file:
-            file.seek(0)
-            lines = file.read().splitlines(keepends=True)
-        noisy = [b"osc_ucx_component" in line for line in lines]
-        rest = [
-            line
-            for i, line in enumerate(lines)
-            if not noisy[i] and not (i and noisy[i - 1] and not line.strip())
-        ]
-        if rest:
-            with contextlib.suppress(OSError):
-                os.write(2, b"".join(rest))
 
 
 # ---- making one ---------------------------------------------------------------------------------------
@@ -307,20 +58,20 @@ def create(
     """Make a shared array for `Context.shared_empty` and `Context.shared_zeros`."""
     comm, node_comm = context.comm, context.node_comm
     comms.check_usable(call, comm)
-    request: _Request | None = None
+    request: Request | None = None
     error: Exception | None = None
     try:
-        request = _check(call, shape, dtype, axis, halo, split)
+        request = check(call, shape, dtype, axis, halo, split)
     except Exception as bad:
         error = bad
-    words = [_Word(request, _cgroup(), _native.room())]
+    words = [Word(request, cgroup(), _native.room())]
     if node_comm is not None:
         words = node_comm.allgather(words[0])
     blocks: Blocks | None = None
     try:
         # Where another rank's arguments are bad, its error will be everybody's.
         if request is not None and all(word.request for word in words):
-            _check_same(call, words)
+            check_same(call, words)
             blocks = make_blocks(
                 call,
                 request.shape[request.axis],
@@ -331,47 +82,24 @@ def create(
                 _native.page_size(),
             )
             if len(words) > 1:
-                _check_room(call, words, blocks)
+                check_room(call, words, blocks)
     except Exception as bad:
         error = bad
     comms.agree(comm, error)
     assert request is not None
     assert blocks is not None
-    if len(words) == 1:
-        return _alone(context, request, blocks)
-    return _together(context, call, request, blocks)
-
-
-def _alone(context: Context, request: _Request, blocks: Blocks) -> SharedArray:
-    """One rank on the host: an array of its own will do."""
-    error: Exception | None = None
-    stored: Array | None = None
-    try:
-        policy = replace(context.policy, axis=0, populate=True)
-        stored = arrays.zeros(request.stored, request.dtype, policy=policy)
-    except Exception as bad:
-        error = bad
-    comms.agree(context.comm, error)
-    assert stored is not None
-    return SharedArray(context, request, blocks, stored, None)
-
-
-def _together(context: Context, call: str, request: _Request, blocks: Blocks) -> SharedArray:
-    comm = context.comm
+    # Hosts with one rank take the same steps, as all agree on each.
     locks = -(-blocks.nbytes // _SLOT) * _SLOT  # where the words of the locks are
     end = locks + _SLOT * blocks.ranks
-    window: _Window | None = None
-    error: Exception | None = None
-    try:
-        window = _Window(context.node_comm, blocks, end - blocks.nbytes)
-    except Exception as bad:
-        error = bad
-    comms.agree(comm, error)  # where one has no window the others can't free theirs
-    assert window is not None
+    window = _make_window(context, blocks, end)
     mapping: SharedMapping | None = None
+    stored: Array | None = None
     try:
-        mapping = _map(call, window, blocks, end)
-        _place(context, call, mapping, blocks)
+        if window is None:
+            stored = _alone(context, call, request)
+        else:
+            mapping = _map(call, window, blocks, end)
+            _place(context, call, mapping, blocks)
     except Exception as bad:
         error = bad
     try:
@@ -379,15 +107,47 @@ def _together(context: Context, call: str, request: _Request, blocks: Blocks) ->
     except Exception:
         if mapping is not None:
             mapping.discard()  # the exception's frames would keep the memory
-        window.free()
+        if window is not None:
+            window.free()
         raise
-    assert mapping is not None
-    stored = mapping.array(request.stored, request.dtype)
-    context._setup.windows.append(window)
+    if window is not None:
+        assert mapping is not None
+        stored = mapping.array(request.stored, request.dtype)
+        context._setup.windows.append(window)
+    assert stored is not None
     return SharedArray(context, request, blocks, stored, window)
 
 
-def _map(call: str, window: _Window, blocks: Blocks, end: int) -> SharedMapping:
+def _make_window(context: Context, blocks: Blocks, end: int) -> Window | None:
+    """Make the window of `end` bytes in all; None where the host has one rank."""
+    window: Window | None = None
+    error: Exception | None = None
+    try:
+        if blocks.ranks > 1:
+            window = Window(context.node_comm, blocks, end - blocks.nbytes)
+    except Exception as bad:
+        error = bad
+    try:
+        comms.agree(context.comm, error)
+    except Exception:
+        # Freeing is collective, so on a host where a rank has none the others keep theirs.
+        if blocks.ranks > 1 and context.node_comm.allreduce(int(window is None)) == 0:
+            assert window is not None
+            window.free()
+        raise
+    return window
+
+
+def _alone(context: Context, call: str, request: Request) -> Array:
+    """One rank on the host: an array of its own will do."""
+    policy = replace(context.policy, axis=0, populate=True)
+    try:
+        return arrays.zeros(request.stored, request.dtype, policy=policy)
+    except OutOfMemoryError as error:
+        raise OutOfMemoryError(f"{call}: {error}") from None
+
+
+def _map(call: str, window: Window, blocks: Blocks, end: int) -> SharedMapping:
     address = window.address()
     for rank in range(blocks.ranks):
         memory, _ = window.win.Shared_query(rank)
@@ -411,22 +171,22 @@ def _place(context: Context, call: str, mapping: SharedMapping, blocks: Blocks) 
     offset, length = blocks.own_pages(rank)
     start = mapping.address + offset
     mapping.own = (start, length)
-    if length == 0:
-        return
+    behind = blocks.pages[-1] * blocks.page  # where the locks are, if they did not fit into the last page
+    tail = mapping.nbytes - behind if rank == blocks.ranks - 1 else 0
     home = context.policy
     if home.kind == "local":
         home = replace(home, kind="on_node", nodes=context.nodes[:1])
-    what = f"{_size(length)} of local rank {rank} on {home}"
+    what = f"{size_text(length)} of local rank {rank} on {home}"
     for at, size, nodes in cut(home, start, length, blocks.page):
         code = _native.bind_range(at, size, nodes) if _native.can_bind() == 0 else 0
         if code != 0:
             raise error_for(code, call, what, "what the kernel lets this process do")
-    code = _native.prefault(start, length)
+    code = _native.prefault(start, length) or _native.prefault(mapping.address + behind, max(0, tail))
     if code != 0:
-        directory, free, _ = _shm()
-        limit = f"{directory} has {_size(free)} free, {_native.describe_nodes(home.nodes)}"
+        directory, free, _ = shm()
+        limit = f"{directory} has {size_text(free)} free, {_native.describe_nodes(home.nodes)}"
         raise error_for(code, call, what, limit, "ask for less, or enlarge what is too small")
-    if home.strict:
+    if home.strict and length:
         where = range_placement(start, length, home.nodes)
         if where.local_fraction != 1.0:
             raise OutOfMemoryError(
@@ -476,7 +236,7 @@ class SharedArray:
     """
 
     def __init__(
-        self, context: Context, request: _Request, blocks: Blocks, stored: Array, window: _Window | None
+        self, context: Context, request: Request, blocks: Blocks, stored: Array, window: Window | None
     ) -> None:
         self._request = request
         self._blocks = blocks
@@ -609,7 +369,10 @@ class SharedArray:
         return self._rows("block", begin + self.halo, end + self.halo)
 
     def placement(self) -> Placement:
-        """Ask the kernel where this rank's pages are; `local_fraction` counts those on its nodes."""
+        """Ask the kernel where this rank's pages are; `local_fraction` counts those on its nodes.
+
+        Pages of other ranks' blocks count as untouched in this process until it has read them.
+        """
         rows = self._rows("placement", 0, self.shape[self.axis] + 2 * self.halo)
         if self._window is None:
             return placement(rows, local_nodes=self.nodes)
@@ -698,7 +461,7 @@ class SharedArray:
             if window is not None:
                 self._release(window, target)
 
-    def _acquire(self, window: _Window, target: int, timeout: float | None) -> None:
+    def _acquire(self, window: Window, target: int, timeout: float | None) -> None:
         wanted, free, found = (np.array([value], np.int64) for value in (self.rank + 1, 0, 0))
         last, at = self.size - 1, self._lock_offset(target)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
@@ -721,7 +484,7 @@ class SharedArray:
             pause = min(2 * pause, 1e-3)
         window.win.Sync()
 
-    def _release(self, window: _Window, target: int) -> None:
+    def _release(self, window: Window, target: int) -> None:
         module: Any = comms.mpi()
         window.win.Sync()
         free, found = np.zeros(1, np.int64), np.zeros(1, np.int64)
@@ -770,7 +533,7 @@ class SharedArray:
             )
         return rank
 
-    def _usable(self, name: str) -> _Window | None:
+    def _usable(self, name: str) -> Window | None:
         call = f"SharedArray.{name}"
         self._rows(name, 0, 0)
         window = self._window

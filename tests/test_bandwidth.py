@@ -237,7 +237,7 @@ def test_arrays_that_fit_caches_are_refused_unless_small(monkeypatch):
 
 
 def test_arrays_that_do_not_fit_are_refused():
-    with pytest.raises(HpcallocError, match="GiB free"):
+    with pytest.raises(HpcallocError, match="can be had in all"):
         sizes.check_room("x", 1 << 60, hpcalloc._native.node_ids())
 
 
@@ -317,6 +317,13 @@ def test_latency_writes_table_json_and_plot(tmp_path):
     assert all(p["huge_fraction"] == 0 for p in facts["points"] if p["pages_asked"] == "base")
     assert "<svg" in plot.read_text()
     assert "bench latency ok" in result.output
+
+
+def test_latency_is_for_one_process(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "2")
+    result = run("latency", "--small")
+    assert result.exit_code == 2
+    assert "one process" in result.output
 
 
 def test_chain_visits_every_line():

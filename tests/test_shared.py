@@ -72,6 +72,7 @@ def test_views_outlive_the_context():
         ({"split": "odd"}, ValueError, "even"),
         ({"split": [3]}, ValueError, "sum to 10"),
         ({"split": 4}, TypeError, "row counts"),
+        ({"split": [10.0]}, TypeError, "row counts"),
     ],
 )
 def test_bad_arguments(ctx, kwargs, kind, match):
@@ -154,12 +155,12 @@ def test_an_uncaught_exception_ends_the_job():
 def test_other_messages_are_kept():
     """Standard error is looked through while a window is made; what others write then comes out."""
     code = """
-from hpcalloc import shared
+from hpcalloc import window
 import os
 class Module:
     get_vendor = staticmethod(lambda: ("Open MPI", (5, 0, 11)))
 os.environ.pop("OMPI_MCA_osc", None)
-with shared._without_noise(Module):
+with window.without_noise(Module):
     os.write(2, b"before\\n[vm:1] osc_ucx_component.c:375 Error: query failed \\n \\nafter\\n")
 os.write(2, b"last\\n")
 """

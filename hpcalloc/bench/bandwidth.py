@@ -20,6 +20,7 @@ from ..placement import Placement, placement
 from ..policy import blocked, on_node
 from ..topology import Topology, format_ids
 from . import kernels, machine
+from .caches import last_level_bytes
 from .kernels import BYTES_PER_ELEMENT, COUNTING, KERNELS, Arrays, Team
 from .sizes import array_bytes, check_room
 
@@ -218,7 +219,7 @@ def measure(options: Options, advance: Callable[[str], None] = lambda _: None) -
     """
     cores, memory = _geometry()
     every = [cpu for cpus in cores.values() for cpu in cpus]
-    largest = max(cores.values(), key=len)
+    largest = max(cores.values(), key=last_level_bytes)
     nbytes = array_bytes("bench bandwidth", largest, options.nbytes, options.small)
     elements = nbytes // 8
     check_room("bench bandwidth", 3 * nbytes, memory)
@@ -382,7 +383,7 @@ def _scaling(
         # As many threads on each node, so that the part of a thread is on its own.
         each = min(len(cores[node]) for node in used)
         team = Team.on([cpu for node in used for cpu in cores[node][:each]])
-        check_room("bench bandwidth", 3 * elements * 8, used)
+        check_room("bench bandwidth", 3 * elements * 8, used, len(used))
         arrays = Arrays.make(elements * nodes, team, blocked(0, used))
         one = Series(BYTES_PER_ELEMENT["triad"] * elements * nodes)
         for _ in range(options.repeats):

@@ -19,7 +19,7 @@ from ..placement import range_placement
 from ..topology import Topology
 from . import machine
 from .bandwidth import ONE_NODE, cores_by_node, describe
-from .caches import caches_of
+from .caches import caches_of, last_level_bytes
 from .kernels import LINE, Chain, pinned
 from .sizes import array_bytes, check_room
 
@@ -103,7 +103,7 @@ def measure(options: Options, advance: Callable[[str], None] = lambda _: None) -
         A working set that is too small or does not fit.
     """
     cores, memory, cpus = _geometry()
-    largest = array_bytes("bench latency", cpus.values(), options.nbytes, options.small) // LINE * LINE
+    largest = _largest(options, cpus)
     check_room("bench latency", largest, memory)
     points: list[dict[str, Any]] = []
     for memory_node in memory:
@@ -137,9 +137,15 @@ def measure(options: Options, advance: Callable[[str], None] = lambda _: None) -
 def steps(options: Options) -> int:
     """Steps of `measure`, for a progress bar."""
     _, memory, cpus = _geometry()
-    largest = array_bytes("bench latency", cpus.values(), options.nbytes, options.small) // LINE * LINE
+    largest = _largest(options, cpus)
     curve = _curve_nodes(memory)
     return len(PAGES) * sum(len(working_sets(largest)) if node in curve else 1 for node in memory)
+
+
+def _largest(options: Options, cpus: dict[int, int]) -> int:
+    """Bytes of the largest working set: only one CPU's caches hold it at a time."""
+    cpu = max(cpus.values(), key=lambda cpu: last_level_bytes([cpu]))
+    return array_bytes("bench latency", [cpu], options.nbytes, options.small) // LINE * LINE
 
 
 def _geometry() -> tuple[dict[int, tuple[int, ...]], tuple[int, ...], dict[int, int]]:

@@ -9,6 +9,7 @@ alternating, so that a slow spell of the machine hits both. What is measured:
 - ``in_place``: the same, the second into the first's result: what NumPy makes of ``a * b + c`` from 256 KiB up,
   where it finds that nobody else has the intermediate (which it looks for on the C stack, for some 2 us);
 - ``empty``, ``zeros``: ``numpy.empty(n)``, ``numpy.zeros(n)``, freed again, not touched;
+- ``zeros_filled``: ``numpy.zeros(n)``, then written: who clears memory late pays for it here;
 - ``hpcalloc.empty``: ours under no handler, beside ``numpy.empty`` under NumPy's.
 
 All operands of a handler come from that handler. Results are compared with those of the preallocated form, bit by
@@ -39,7 +40,8 @@ __all__ = ["HANDLERS", "compare", "default_sizes", "human", "largest_size", "par
 HANDLERS = ("numpy", "hpcalloc")
 ITEM = 8  # bytes of a float64
 ARRAYS = 6  # at most alive at a size and handler: a, b, c, t, r and the temporary
-SMALLEST_RUN = 2e-3  # seconds that a timed loop lasts at least
+SMALLEST_RUN = 1e-3  # seconds that a timed loop lasts at least
+FREQUENT = 16 * 10**6  # bytes up to which an array is measured five times as often
 
 Work = Callable[[], object]
 
@@ -90,7 +92,12 @@ def _works(count: int, policy: Policy) -> dict[str, dict[str, Work]]:
         def zeros() -> object:
             return np.zeros(count)
 
-        works = (temporaries, preallocated, in_place, empty, zeros)
+        def zeros_filled() -> object:
+            made = np.zeros(count)
+            made.fill(1.0)
+            return made
+
+        works = (temporaries, preallocated, in_place, empty, zeros, zeros_filled)
         for work in works:
             out.setdefault(work.__name__, {})[handler] = work
     out["hpcalloc.empty"] = {"numpy": out["empty"]["numpy"], "hpcalloc": lambda: arrays.empty(count)}
@@ -138,6 +145,11 @@ def _verify(works: dict[str, dict[str, Work]], policy: Policy, size: int) -> Non
                 raise HpcallocError(f"bench numpy: zeros of {size} bytes under {handler} are not zero")
 
 
+def _samples(size: int, repeats: int) -> int:
+    """Small arrays take no time, so they are measured more often."""
+    return repeats * (5 if size <= FREQUENT else 1)
+
+
 def _loops(work: Work) -> int:
     loops = 1
     while (seconds := _time(work, loops)) * loops < SMALLEST_RUN:
@@ -153,7 +165,7 @@ def _row(size: int, policy: Policy, repeats: int, advance: Callable[[str], None]
     for name, by_handler in works.items():
         with _under("numpy", policy):
             loops[name] = _loops(by_handler["numpy"])
-    for repeat in range(repeats):
+    for repeat in range(_samples(size, repeats)):
         # The statements of one handler after another: those that are compared are neighbours in time.
         for handler in HANDLERS if repeat % 2 == 0 else HANDLERS[::-1]:
             for name, by_handler in works.items():
@@ -209,7 +221,8 @@ def compare(
     sizes : sequence of int, optional
         Bytes of an array of float64; by default `default_sizes`.
     repeats : int
-        Timed loops of each statement under each handler, of which the median counts.
+        Timed loops of each statement under each handler, of which the median counts; five times as many up to
+        16 MB.
     policy : Policy or str
         Of ours.
     advance : callable
@@ -273,7 +286,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def runs(sizes: Sequence[int] | None, repeats: int) -> int:
     """How often `compare` calls `advance`."""
-    return len(sizes if sizes is not None else default_sizes()) * repeats
+    return sum(_samples(size, repeats) for size in (sizes if sizes is not None else default_sizes()))
 
 
 def parse_sizes(text: str) -> list[int]:

@@ -66,15 +66,19 @@ def measure(comm: Any, options: Options, advance: Callable[[str], None] = lambda
         nbytes = 0
         try:
             nbytes = _array_bytes(context, options)
-        except HpcallocError as bad:
+        except Exception as bad:
             error = bad
         comms.agree(comm, error)
         nbytes = max(comm.allgather(nbytes))  # hosts may differ
+        policies = _policies(context)
+        # Those that all ranks have: on another host there may be one node.
+        common = set(policies).intersection(*comm.allgather(list(policies)))
+        policies = {name: policy for name, policy in policies.items() if name in common}
         try:
-            sets = _make(context, nbytes // 8, launched)
+            sets = _make(context, policies, nbytes // 8, launched)
             own, team, _ = sets["local"]
             stores = choose_stores(options, own, {"rank": team})["rank"]
-        except (HpcallocError, MemoryError) as bad:
+        except Exception as bad:
             error = bad
         comms.agree(comm, error)
         # A rank whose neighbours write differently would measure something else.
@@ -138,15 +142,12 @@ def _policies(context: Context) -> dict[str, Policy | None]:
 
 
 def _make(
-    context: Context, elements: int, launched: Sequence[int]
+    context: Context, policies: dict[str, Policy | None], elements: int, launched: Sequence[int]
 ) -> dict[str, tuple[Arrays, Team, tuple[int, ...]]]:
     """Arrays, team, and the nodes on which the pages must be (none: anywhere), by placement."""
-    policies = _policies(context)
-    check_room(
-        "bench bandwidth",
-        3 * len(policies) * elements * 8 * context.local_size // len(_native.node_ids()),
-        _native.node_ids(),
-    )
+    nodes = _native.node_ids()
+    everyone = 3 * len(policies) * elements * 8 * context.local_size
+    check_room("bench bandwidth", everyone // len(nodes), nodes, len(nodes))
     planned = Team(context.cpus, context.threads)
     adrift = Team(tuple(launched), context.threads, pinned=False)
     out = {}
@@ -180,13 +181,13 @@ def _run(
                 seconds, right = out[name, kernel]
                 try:
                     arrays.poison(team)
-                except HpcallocError as bad:
+                except Exception as bad:
                     error = bad
                 for k in range(DROPPED + options.iterations):
                     comm.Barrier()
                     try:
                         (taken,), good = arrays.time(kernel, team, 1, streaming=streaming)
-                    except HpcallocError as bad:  # the others wait at barriers: they are told at the end
+                    except Exception as bad:  # the others wait at barriers: they are told at the end
                         error, taken, good = bad, 1.0, False
                     if k >= DROPPED:
                         seconds.append(taken)
@@ -227,10 +228,9 @@ def _account(
 
 
 def _sums(everyone: Sequence[dict[str, Any]], nbytes: int) -> dict[str, dict[str, float]]:
-    """All ranks' bytes over the slowest rank's time, median over the iterations; where all ranks have the placement."""
-    names = [name for name in everyone[0]["placements"] if all(name in r["placements"] for r in everyone)]
+    """All ranks' bytes over the slowest rank's time, median over the iterations."""
     out: dict[str, dict[str, float]] = {}
-    for name in names:
+    for name in everyone[0]["placements"]:
         out[name] = {}
         for kernel in KERNELS:
             slowest = [
@@ -246,7 +246,9 @@ def _remarks(options: Options, context: Context, sets: dict[str, Any]) -> list[s
     out = [r for r in (machine.remark(),) if r]
     if "remote" not in sets:
         nodes = len(_native.node_ids())
-        out.append(ONE_NODE if nodes == 1 else "rank 0 has all nodes: no remote memory to compare with")
+        out.append(
+            ONE_NODE if nodes == 1 else "a rank has all nodes of its host: no remote memory to compare with"
+        )
     if any(share.shared for share in context.plan.ranks):
         out.append("more threads than cores: ranks take turns, which the sums over ranks do not see")
     if options.small:

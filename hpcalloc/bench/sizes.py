@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from .. import _native
 from ..exceptions import HpcallocError, message
@@ -62,22 +62,29 @@ def array_bytes(call: str, cpus: Iterable[int], asked: int | None, small: bool, 
     return asked
 
 
-def check_room(call: str, nbytes: int, nodes: Iterable[int]) -> None:
-    """Raise OutOfMemoryError's parent when a node has less than `nbytes` free, before the machine starts to swap.
+def check_room(call: str, nbytes: int, nodes: Sequence[int], at_once: int = 1) -> None:
+    """Refuse arrays that don't fit, before the machine starts to swap.
+
+    Parameters
+    ----------
+    call : str
+        For messages.
+    nbytes : int
+        On each node.
+    nodes : sequence of int
+    at_once : int
+        Nodes that are in use at the same time.
 
     Raises
     ------
     HpcallocError
-        It says which node, and what to do.
+        A node is smaller, or the machine or the cgroup has no room for them.
     """
-    for node in nodes:
-        info = _native.node_info(node)
-        if info is not None and 0 < info.free_bytes < nbytes:
-            raise HpcallocError(
-                message(
-                    call,
-                    f"{mib(nbytes)} of arrays on node {node}",
-                    _native.describe_nodes([node]),
-                    "free some memory, or a smaller --size, with --small if need be",
-                )
-            )
+    infos = [info for node in nodes if (info := _native.node_info(node)) is not None]
+    small = [info.node for info in infos if 0 < info.total_bytes < nbytes]
+    if not small and nbytes * at_once <= _native.room():
+        return
+    limit = _native.describe_nodes(small or nodes) + f"; {mib(_native.room())} can be had in all"
+    value = f"{mib(nbytes)} of arrays on each of {at_once} node(s)"
+    remedy = "a smaller --size, with --small if need be, or free some memory"
+    raise HpcallocError(message(call, value, limit, remedy))

@@ -8,13 +8,25 @@ from typing import Any
 
 import click
 
-__all__ = ["mpi_option", "world"]
+from ..exceptions import HpcallocError, message
+
+__all__ = ["mpi_option", "refuse_ranks", "world"]
 
 _MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PALS_LOCAL_RANKID")
 
 mpi_option = click.option(
     "--mpi/--no-mpi", default=None, help="Take all MPI ranks together; by default where a launcher is seen."
 )
+
+
+def refuse_ranks(call: str) -> None:
+    """Raise where a launcher has started several ranks of a verb that is for one process."""
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        size = os.environ.get(name, "1")
+        if size.isdigit() and int(size) > 1:
+            raise HpcallocError(
+                message(call, f"{size} ranks", "one process", "start it without mpirun or srun")
+            )
 
 
 def world(mpi: bool | None) -> Any:

@@ -192,44 +192,53 @@ static int move_call(char *address, const short *which, size_t count, int node, 
     long result = syscall(SYS_move_pages, 0, (unsigned long)count, pages, nodes, said, flags);
     int error = result < 0 ? errno : 0; /* > 0: so many did not move, or were not tried after one that did not */
     errno = saved;
-    if (error == ENOENT) error = 0; /* all were gone or in place */
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++)
         if (said[i] < 0) why[which[i]] = -said[i];
-        else if (error == ENOMEM) why[which[i]] = ENOMEM;
-    }
-    return error == ENOMEM ? 0 : error;
+    return error == ENOENT ? 0 : error; /* ENOENT: all were gone or in place */
 }
 
-static size_t still_elsewhere(const int *status, size_t count, int node, short *which) {
+/* Pages that are elsewhere and for which `why` has `reason`. */
+static size_t pages_left(const int *status, const int *why, size_t count, int node, int reason, short *which) {
     size_t left = 0;
     for (size_t i = 0; i < count; i++)
-        if (status[i] >= 0 && status[i] != node) which[left++] = (short)i;
+        if (status[i] >= 0 && status[i] != node && why[i] == reason) which[left++] = (short)i;
     return left;
 }
 
-/* The kernel stops at the first pages that would not move and tells of the later ones nothing, so calls are repeated
- * while they move any; then each page is tried by itself, which gives its own errno; then those that are shared with
- * other processes with the flag that needs a capability. */
-static int move_batch(char *address, size_t count, int node, int *status, int *why) {
+/* Moves the pages with a `reason` (0: none yet), and gives each that stays where it is another. The kernel gives an
+ * errno for pages that can't be taken up; at those that are and then don't move it stops, and says nothing of them or of
+ * the rest. So calls are repeated while they bring anything; what is left then was taken up and did not move. A call is
+ * dear, as it drains the caches of all CPUs. */
+static int move_those(char *address, size_t count, int node, int flags, int reason, int *status, int *why) {
     short which[MOVE_BATCH];
-    int error = os_query_pages(address, count, status);
-    size_t left = error == 0 ? still_elsewhere(status, count, node, which) : 0;
-    for (size_t before = SIZE_MAX; error == 0 && left != 0 && left < before;) {
+    size_t left = pages_left(status, why, count, node, reason, which), before = SIZE_MAX;
+    for (size_t i = 0; i < left; i++) why[which[i]] = 0;
+    int stuck = EBUSY;
+    while (left != 0 && left < before) {
         before = left;
-        error = move_call(address, which, left, node, MPOL_MF_MOVE, why);
-        if (error == 0) error = os_query_pages(address, count, status);
-        if (error == 0) left = still_elsewhere(status, count, node, which);
+        int error = move_call(address, which, left, node, flags, why);
+        if (error == ENOMEM) stuck = ENOMEM;
+        else if (error != 0) return error;
+        error = os_query_pages(address, count, status);
+        if (error != 0) return error;
+        left = pages_left(status, why, count, node, 0, which);
     }
-    if (error != 0 || left == 0) return error;
-    for (size_t i = 0; i < left && error == 0; i++) {
-        why[which[i]] = EBUSY; /* where the kernel only counts those that did not move */
-        error = move_call(address, which + i, 1, node, MPOL_MF_MOVE, why);
-        if (error == 0 && why[which[i]] == EACCES) {
-            error = move_call(address, which + i, 1, node, MPOL_MF_MOVE_ALL, why);
-            if (error == EPERM) error = 0; /* it is EACCES then */
-        }
-    }
-    return error == 0 ? os_query_pages(address, count, status) : error;
+    for (size_t i = 0; i < left; i++) why[which[i]] = stuck;
+    return 0;
+}
+
+static int move_batch(char *address, size_t count, int node, int *status, int *why) {
+    int error = os_query_pages(address, count, status);
+    if (error == 0) error = move_those(address, count, node, MPOL_MF_MOVE, 0, status, why);
+    /* Once more: the kernel may have had them in hand for a moment. */
+    if (error == 0) error = move_those(address, count, node, MPOL_MF_MOVE, EBUSY, status, why);
+    if (error != 0) return error;
+    int kept[MOVE_BATCH];
+    for (size_t i = 0; i < count; i++) kept[i] = why[i];
+    error = move_those(address, count, node, MPOL_MF_MOVE_ALL, EACCES, status, why);
+    if (error != EPERM) return error;
+    for (size_t i = 0; i < count; i++) why[i] = kept[i]; /* no capability for it: they stay EACCES */
+    return 0;
 }
 
 int os_move_pages(void *address, size_t count, int node, int *status, int *why) {

@@ -262,6 +262,7 @@ static int move_range(uintptr_t start, uintptr_t end, int node, numalloc_migrati
 int numalloc_migrate_pages(void *ptr, size_t len, const numalloc_nodemask_t *nodes, size_t granule,
                            numalloc_migration_t *result) {
     size_t page = os_page_size();
+    if (result == NULL) return EINVAL;
     *result = (numalloc_migration_t){.page_size = page};
     if (!na_init()) return errno;
     int error = check_nodes(nodes);

@@ -12,7 +12,7 @@ import numpy as np
 from mpi4py import MPI
 
 import hpcalloc
-from hpcalloc import shared
+from hpcalloc import window
 from hpcalloc._native import page_counts
 
 COMM = MPI.COMM_WORLD
@@ -68,7 +68,7 @@ def blocks(ctx, homes):
 
 def control(homes):
     """A plain window that rank 0 initialises, as programs do: blocks are not on their ranks' nodes, and it is seen."""
-    with shared._without_noise(MPI):
+    with window.without_noise(MPI):
         win = MPI.Win.Allocate_shared(1 << 20, 1, MPI.INFO_NULL, COMM)
     memory, _ = win.Shared_query(MPI.PROC_NULL)
     whole = np.frombuffer(memory, np.uint8, 1 << 20) if COMM.rank == 0 else None

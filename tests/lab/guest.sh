@@ -28,6 +28,8 @@ grep -E '^(commit|cgroup)_limit: |^no_huge_pages: |failed:|skipped:' /tmp/exhaus
 
 if [ "$nodes" = 4 ]; then
     "$python" "$root"/tests/lab/check_python.py && echo "arrays of every policy: ok" || echo "arrays of every policy: FAILED"
+    "$python" "$root"/tests/lab/check_bandwidth.py && echo "bench bandwidth and latency, pages of 4x4 cells: ok" ||
+        echo "bench bandwidth and latency, pages of 4x4 cells: FAILED"
     if timeout 240 mpirun -n 4 "$python" -m mpi4py "$root"/tests/lab/check_shared.py >/tmp/shared.out 2>&1 &&
         ! grep -q osc_ucx /tmp/shared.out; then
         cat /tmp/shared.out

@@ -4,11 +4,13 @@
 import os
 
 import pytest
+from click.testing import CliRunner
 
 import hpcalloc
 from hpcalloc import HpcallocError
 from hpcalloc.bench import bandwidth, ranks
 from hpcalloc.bench.kernels import KERNELS
+from hpcalloc.cli.main import cli
 
 MPI = pytest.importorskip("mpi4py.MPI")
 pytestmark = pytest.mark.mpi
@@ -55,6 +57,17 @@ def test_one_ranks_error_is_raised_on_all(monkeypatch):
     assert hpcalloc.current() is None
 
 
+def test_ranks_measure_what_all_of_them_have(monkeypatch):
+    comm = MPI.COMM_WORLD
+    if comm.rank == comm.size - 1 and comm.size > 1:  # as on a host with more nodes than the others
+        own = ranks._policies
+        monkeypatch.setattr(ranks, "_policies", lambda context: {"far": None, **own(context)})
+    result = ranks.measure(comm, QUICK)
+    if comm.rank == 0:
+        assert next(iter(result["sums"])) == "local"
+        assert "far" not in result["sums"]
+
+
 def test_a_wrong_result_of_one_rank_is_told(monkeypatch):
     comm = MPI.COMM_WORLD
     if comm.rank == comm.size - 1:
@@ -62,3 +75,10 @@ def test_a_wrong_result_of_one_rank_is_told(monkeypatch):
     result = ranks.measure(comm, QUICK)
     if comm.rank == 0:
         assert not result["good"]
+
+
+@pytest.mark.parametrize("arguments", [["--compare"], ["--threads", "1"]])
+def test_options_for_one_process_are_refused(arguments):
+    result = CliRunner().invoke(cli, ["bench", "bandwidth", "--small", "--mpi", *arguments])
+    assert result.exit_code == 2
+    assert "one process" in result.output

@@ -278,7 +278,7 @@ def test_not_pickled(ctx):
         ({"axis": 0.0}, TypeError),
         ({"halo": -1}, ValueError),
         ({"split": "odd"}, ValueError),
-        ({"split": 3}, ValueError),
+        ({"split": 3}, TypeError),
     ],
 )
 def test_one_rank_is_wrong(ctx, culprit, changed, kind):
@@ -352,19 +352,34 @@ def test_strict_memory_elsewhere(world, monkeypatch):
 
 
 @pytest.mark.mpi(min_size=2)
-def test_hosts_have_an_array_each(ctx):
-    """Two hosts, made of halves of this one: each its array, and an error on one is raised on both."""
+@pytest.mark.parametrize("hosts", ["halves", "one rank and the others"])
+def test_hosts_have_an_array_each(ctx, hosts):
+    """Two hosts, made of parts of this one: each its array, and an error on one is raised on both."""
     whole = ctx._setup.node_comm
-    half = whole.Split(ctx.rank % 2, ctx.rank)
+    half = whole.Split(ctx.rank % 2 if hosts == "halves" else ctx.rank == 0, ctx.rank)
     ctx._setup.node_comm, ctx._setup.local_rank = half, half.Get_rank()
     try:
-        a = ctx.shared_zeros((8, 8 + ctx.rank % 2))  # hosts may differ
+        host = half.bcast(ctx.rank)  # hosts may differ
+        a = ctx.shared_zeros((8, 8 + host))
         assert a.size == half.Get_size()
-        a.mine[...] = ctx.rank % 2
+        a.mine[...] = host
         a.fence()
-        assert (a.whole == ctx.rank % 2).all()
-        error = raised(lambda: ctx.shared_zeros(8, axis=ctx.rank % 2))
+        assert (a.whole == host).all()
+        error = raised(lambda: ctx.shared_zeros(8, axis=int(host > 0)))
         assert isinstance(error, ValueError)
+        for step in ("Window", "_alone", "_map"):
+            with pytest.MonkeyPatch.context() as patch:
+                # Making a window is MPI's, on all ranks of a host; the other steps are each rank's.
+                if ctx.rank == 0 or (step == "Window" and host == 0):
+                    patch.setattr(shared, step, lambda *_: 1 / 0)
+                error = raised(lambda: ctx.shared_zeros(8))
+            ranks_with = {"Window": half.Get_size() > 1, "_map": half.Get_size() > 1}.get(
+                step, half.Get_size() == 1
+            )
+            if whole.bcast(ranks_with):
+                assert isinstance(error, (ZeroDivisionError, hpcalloc.HpcallocError)), (step, error)
+            else:
+                assert error is None
         a.free()
     finally:
         ctx._setup.node_comm, ctx._setup.local_rank = whole, whole.Get_rank()

@@ -12,6 +12,7 @@ from rich.table import Table
 from ...bench import bandwidth, triads
 from ...bench.kernels import KERNELS
 from ...bench.sizes import mib
+from ...exceptions import HpcallocError, message
 from ...topology import Topology
 from ..mpi import mpi_option, world
 from .output import json_option, plot_option, progress_bar, save_figure, thread_list, write_json
@@ -43,7 +44,9 @@ __all__ = ["command"]
     "--threads", metavar="N,N,...", help="Thread counts of the scaling; default powers of two, and all."
 )
 @click.option(
-    "--compare/--no-compare", default=True, show_default=True, help="Beside C STREAM, NumPy and Numba."
+    "--compare/--no-compare",
+    default=None,
+    help="The triad beside C STREAM, NumPy and Numba; by default unless under MPI.",
 )
 @click.option("--note", default="", help="A remark for the table, the plot and the JSON.")
 @json_option
@@ -58,7 +61,7 @@ def command(
     repeats: int,
     stores: str,
     threads: str | None,
-    compare: bool,
+    compare: bool | None,
     note: str,
     json_file: str | None,
     plot_file: str | None,
@@ -80,9 +83,18 @@ def command(
     )
     comm = world(mpi)
     if comm is None:
-        result = _alone(options, compare)
+        result = _alone(options, compare is not False)
         rank = 0
     else:
+        if compare or threads is not None:
+            raise HpcallocError(
+                message(
+                    "bench bandwidth",
+                    "--compare" if compare else f"--threads {threads}",
+                    "one process; of ranks only the placements are compared",
+                    "--no-mpi, or OMP_NUM_THREADS for the threads of a rank",
+                )
+            )
         result = _together(comm, options)
         rank = comm.Get_rank()
         good = comm.bcast(result.get("good"), root=0)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ...bench import latency
 from ...bench.sizes import mib
+from ..mpi import refuse_ranks
 from .output import json_option, plot_option, progress_bar, save_figure, write_json
 
 __all__ = ["command"]
@@ -27,6 +28,9 @@ __all__ = ["command"]
     "--small", is_flag=True, help="Allow one that fits into caches; 1 MiB unless --size says otherwise."
 )
 @click.option("--repeats", default=3, show_default=True, help="Measurements of each point.")
+@click.option(
+    "--steps", default=latency.Options.steps, show_default=True, help="Least loads of a measurement."
+)
 @click.option("--note", default="", help="A remark for the table, the plot and the JSON.")
 @json_option
 @plot_option
@@ -36,6 +40,7 @@ def command(
     size: int | None,
     small: bool,
     repeats: int,
+    steps: int,
     note: str,
     json_file: str | None,
     plot_file: str | None,
@@ -46,7 +51,8 @@ def command(
     and the farthest memory, and from each node to each at the largest set. Exit code 1 if a chain is broken or a page
     is not on its node.
     """
-    options = latency.Options(size << 20 if size is not None else None, small, repeats)
+    refuse_ranks("bench latency")
+    options = latency.Options(size << 20 if size is not None else None, small, repeats, steps)
     with progress_bar() as progress:
         task = progress.add_task("", total=latency.steps(options))
         result = latency.measure(options, lambda text: progress.update(task, advance=1, description=text))
