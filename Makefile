@@ -28,7 +28,8 @@ NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o 
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
 .PHONY: all native demo quick bench test test-native test-preload fuzz test-long test-preload-long test-python \
-        test-mpi examples test-examples lint test-numa test-slurm clean help
+        test-recipes test-mpi examples test-examples lint test-numa test-slurm test-slurm-numa test-cluster \
+        clean help
 
 all: native $(VENV)/installed ## libraries in build/native, the package in the virtual environment
 
@@ -128,7 +129,14 @@ test-long: native build/fuzz/built ## full forms of the C tests: about two hours
 	@$(call long,programs,$(MAKE) --no-print-directory test-preload-long)
 
 test-python: $(VENV)/installed native ## Python tests in one process
-	$(BIN)/python -m pytest -q -m 'not mpi' $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -q -m 'not mpi and not recipes' $(PYTEST_OPTIONS)
+
+$(VENV)/recipes: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --only-binary :all: 'hpcalloc[recipes]'
+	@touch $@
+
+test-recipes: $(VENV)/recipes ## the programs of docs/recipes.md: numba, SciPy, h5py, pools, Dask
+	$(BIN)/python -m pytest -q tests/test_recipes.py $(PYTEST_OPTIONS)
 
 test-mpi: $(VENV)/installed ## Python tests on 1, 2 and 4 ranks
 	for n in 1 2 4; do $(MAKE) --no-print-directory test-mpi-$$n; done
@@ -175,6 +183,13 @@ test-slurm: native ## every job script on a real Slurm on loopback, about three 
 	@$(MAKE) --no-print-directory MPI=openmpi .venv/installed examples
 	@$(MAKE) --no-print-directory MPI=mpich .venv-mpich/installed
 	.venv/bin/python tests/slurm/run.py $(SLURM_OPTIONS)
+
+slurm-kernels = @$(MAKE) --no-print-directory MPI=openmpi .venv/installed examples; \
+  $(MAKE) --no-print-directory MPI=mpich .venv-mpich/installed; .venv/bin/python tests/slurm/kernels.py
+test-slurm-numa: native ## a rank per NUMA node by Slurm in a 4-node kernel
+	$(slurm-kernels) --hosts 1 --nodes 4
+test-cluster: native ## the halo solver by Slurm over two hosts with two NUMA nodes each
+	$(slurm-kernels) --hosts 2 --nodes 2
 
 clean: ## everything that was built
 	rm -rf build .venv .venv-mpich .venv-system .pytest_cache .mypy_cache .ruff_cache .hypothesis

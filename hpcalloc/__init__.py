@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import comms as comms  # early: it has to see every fork of a process in which MPI is up
 from .arrays import (
     array,
     current_policy,

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Communicators: which one to use, and errors that every rank of it raises when one does.
 
-mpi4py is never imported here: where it is not imported yet, there is no communicator to use.
+mpi4py is never imported here: where it is not imported yet, there is no communicator to use. A forked child of a
+process in which MPI is up has MPI's memory and none of its connections: it has no communicator either.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -14,10 +16,39 @@ from .exceptions import HpcallocError, message
 
 __all__ = ["agree", "check_usable", "free", "mpi", "resolve"]
 
+_forked = False  # from a process in which MPI was up
+
 
 def mpi() -> Any:
     """Return ``mpi4py.MPI`` if it is imported, else None."""
     return sys.modules.get("mpi4py.MPI")
+
+
+def _is_up() -> bool:
+    module = mpi()
+    return module is not None and module.Is_initialized() and not module.Is_finalized()
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = _forked or _is_up()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _default() -> Any:
+    """Return the ranks that run the same program.
+
+    In a worker of mpi4py.futures that is its pool: COMM_WORLD has the master as well, who would never join.
+    """
+    futures: Any = sys.modules.get("mpi4py.futures")
+    if futures is not None:
+        try:
+            return futures.get_comm_workers()
+        except RuntimeError:  # no worker
+            pass
+    return mpi().COMM_WORLD
 
 
 def resolve(call: str, comm: Any) -> Any:
@@ -28,7 +59,8 @@ def resolve(call: str, comm: Any) -> Any:
     call : str
         For messages.
     comm : mpi4py.MPI.Intracomm or None
-        None: ``MPI.COMM_WORLD`` if mpi4py is imported and MPI is up, else none.
+        None: ``MPI.COMM_WORLD`` if mpi4py is imported and MPI is up, in a worker of mpi4py.futures its pool; else,
+        and in a forked child, none.
 
     Raises
     ------
@@ -39,10 +71,11 @@ def resolve(call: str, comm: Any) -> Any:
     """
     module = mpi()
     if comm is None:
-        up = module is not None and module.Is_initialized() and not module.Is_finalized()
-        if up:
-            check_usable(call, module.COMM_WORLD)
-        return module.COMM_WORLD if up else None
+        if _forked or not _is_up():
+            return None
+        comm = _default()
+        check_usable(call, comm)
+        return comm
     if module is None or not isinstance(comm, module.Comm):
         raise TypeError(
             message(
@@ -72,6 +105,15 @@ def check_usable(call: str, comm: Any) -> None:
     module = mpi()
     if comm is None or module is None:
         return
+    if _forked:
+        raise HpcallocError(
+            message(
+                call,
+                "a communicator in a forked child",
+                "the process that called MPI_Init",
+                "leave comm out, or start the process with multiprocessing's spawn",
+            )
+        )
     if not module.Is_initialized() or module.Is_finalized():
         finalised = module.Is_finalized()
         raise HpcallocError(

@@ -15,7 +15,9 @@ from __future__ import annotations
 import errno
 import functools
 import inspect
+import operator
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -61,11 +63,12 @@ class _Options:
     hugepages: str
     strict: bool
     threads: int | str
+    share: tuple[int, int] | None
 
     def __str__(self) -> str:
         return (
             f"bind={self.bind!r}, policy={self.policy}, hugepages={self.hugepages!r}, strict={self.strict}, "
-            f"threads={self.threads!r}"
+            f"threads={self.threads!r}" + (f", share={self.share}" if self.share else "")
         )
 
 
@@ -99,7 +102,12 @@ class _Setup:
     windows: list[Any] = field(default_factory=list)  # of shared arrays, in the order they were made
     files: ReportFiles | None = None  # where this rank's part of a report goes
     users: int = 0
-    pid: int = field(default_factory=os.getpid)  # a forked child has the context, but no MPI
+    pid: int = field(default_factory=os.getpid)
+
+    @property
+    def left_behind(self) -> bool:
+        """Whether this is a forked child: it has the context, but no MPI."""
+        return self.pid != os.getpid()
 
 
 # ---- init ---------------------------------------------------------------------------------------------
@@ -113,6 +121,7 @@ def init(
     hugepages: Literal["auto", "never", "2M", "1G"] = "auto",
     strict: bool = False,
     threads: int | Literal["auto"] = "auto",
+    share: tuple[int, int] | None = None,
 ) -> Context:
     """Pin this rank where the plan says and give its arrays that placement.
 
@@ -121,8 +130,9 @@ def init(
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm, optional
-        The ranks to plan for. By default ``MPI.COMM_WORLD`` if mpi4py is imported and MPI is up; otherwise
-        this process alone, at the local rank that its launcher's environment tells.
+        The ranks to plan for. By default ``MPI.COMM_WORLD`` if mpi4py is imported and MPI is up (in a worker of
+        mpi4py.futures: its pool); otherwise, and in a forked child, this process alone, at the local rank that its
+        launcher's environment tells.
     bind : {"auto", "force", "off"}
         auto: honour a binding that somebody asked for, replace none and unasked defaults; force: replace any,
         within the cgroup's CPUs; off: change no affinity and no thread pool.
@@ -138,6 +148,9 @@ def init(
     threads : int or "auto"
         Size of BLAS and OpenMP pools that are loaded already. auto: one per core of the rank, unless a
         variable such as OMP_NUM_THREADS is set.
+    share : (int, int), optional
+        ``(i, n)``: this is process i of n on the host that no MPI launcher started, such as workers of Dask or
+        multiprocessing. They get what n ranks would, inside the CPUs that this process has.
 
     Returns
     -------
@@ -157,12 +170,12 @@ def init(
     TypeError, ValueError, HpcallocError
         A bad argument or communicator, or MPI is not up.
     """
-    comm = comms.resolve("init", comm)
+    comm = _resolve(comm, share)
     with _lock:
         options: _Options | None = None
         error: Exception | None = None
         try:
-            asked = _check(bind, policy, hugepages, strict, threads)
+            asked = _check(bind, policy, hugepages, strict, threads, share)
             if _open:
                 _check_nested(asked, comm)
             options = asked
@@ -204,8 +217,34 @@ def current() -> Context | None:
         return _open[-1] if _open else None
 
 
-def _check(bind: Any, policy: Any, hugepages: Any, strict: Any, threads: Any) -> _Options:
+def _resolve(comm: Any, share: Any) -> Any:
+    """Return the communicator to use; none where `share` takes its place."""
+    if share is None:
+        return comms.resolve("init", comm)
+    if comm is not None:
+        raise PlanError(
+            message("init", "share= and comm=", "one of them", "leave share out: the communicator tells it")
+        )
+    return None
+
+
+def _check(bind: Any, policy: Any, hugepages: Any, strict: Any, threads: Any, share: Any) -> _Options:
     """Check the arguments that no one else will."""
+    if share is not None:
+        try:
+            index, count = (operator.index(number) for number in share)
+        except (TypeError, ValueError):
+            index, count = -1, 0
+        if not 0 <= index < count:
+            raise PlanError(
+                message(
+                    "init",
+                    f"share={share!r}",
+                    "(i, n) with 0 <= i < n",
+                    "pass the worker's index and their number",
+                )
+            )
+        share = (index, count)
     if not isinstance(strict, bool):
         raise TypeError(message("init", f"strict={strict!r}", "True or False", "pass one of these"))
     if hugepages not in HUGEPAGES:
@@ -224,15 +263,16 @@ def _check(bind: Any, policy: Any, hugepages: Any, strict: Any, threads: Any) ->
                     f"export NUMALLOC_HUGEPAGES={hugepages} before Python starts",
                 )
             )
-    return _Options(bind, wanted, hugepages, strict, threads)
+    return _Options(bind, wanted, hugepages, strict, threads, share)
 
 
 def _check_nested(options: _Options, comm: Any) -> None:
     setup = _open[-1]._setup
-    same_comm = (comm is None) == (setup.comm is None)
+    outer = None if setup.left_behind else setup.comm
+    same_comm = (comm is None) == (outer is None)
     if same_comm and comm is not None:
         mpi: Any = comms.mpi()
-        same_comm = mpi.Comm.Compare(comm, setup.comm) in (mpi.IDENT, mpi.CONGRUENT)
+        same_comm = mpi.Comm.Compare(comm, outer) in (mpi.IDENT, mpi.CONGRUENT)
     if options != setup.options or not same_comm:
         asked = str(options) if options != setup.options else "another communicator"
         raise PlanError(
@@ -337,6 +377,10 @@ def _make_plan(topology: Topology, options: _Options, bindings: Sequence[Launche
 
 def _alone(setup: _Setup, own: LauncherBinding, topology: Topology, launch: Launch) -> list[LauncherBinding]:
     """Put a process without a communicator where its launcher says; return how its peers were started."""
+    if setup.options.share is not None:
+        setup.local_rank, setup.local_size = setup.options.share
+        # Whoever bound this process, its peers have been given the same.
+        return [replace(own, launcher="none", explicit=None)] * setup.local_size
     rank, size = launch.local_rank, launch.local_size
     if rank is None or size is None or not 0 <= rank < size or size == 1:
         return [own]
@@ -396,6 +440,13 @@ def _bind(setup: _Setup) -> None:
         if options.strict or options.bind == "force" or error.errno not in (errno.EPERM, errno.ENOSYS):
             raise
         setup.notes.append(f"not pinned: {error}")
+    numba: Any = sys.modules.get("numba")
+    pool = numba.config.NUMBA_NUM_THREADS if numba is not None else share.threads
+    if pool != share.threads:
+        setup.notes.append(
+            f"numba was imported before and keeps {pool} threads, planned are "
+            f"{share.threads}: import it after hpcalloc.init, or export NUMBA_NUM_THREADS={share.threads}"
+        )
 
 
 # ---- Context ------------------------------------------------------------------------------------------
@@ -543,18 +594,22 @@ class Context:
 
     @property
     def comm(self) -> Any:
-        """The communicator that was given, None in serial."""
-        return self._checked("comm")._setup.comm
+        """The communicator that was given, None in serial and in a forked child."""
+        return self._of_mpi("comm", self._setup.comm)
 
     @property
     def node_comm(self) -> Any:
-        """The ranks of this host, in the order of the communicator; None in serial."""
-        return self._checked("node_comm")._setup.node_comm
+        """The ranks of this host, in the order of the communicator; None in serial and in a forked child."""
+        return self._of_mpi("node_comm", self._setup.node_comm)
 
     @property
     def numa_comm(self) -> Any:
-        """The ranks of this host whose first node is this rank's; None in serial."""
-        return self._checked("numa_comm")._setup.numa_comm
+        """The ranks of this host whose first node is this rank's; None in serial and in a forked child."""
+        return self._of_mpi("numa_comm", self._setup.numa_comm)
+
+    def _of_mpi(self, name: str, comm: Any) -> Any:
+        self._checked(name)
+        return None if self._setup.left_behind else comm
 
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""
@@ -736,7 +791,7 @@ class Context:
                 windows, setup.windows = setup.windows, []
                 node_comm, numa_comm = setup.node_comm, setup.numa_comm
                 setup.node_comm = setup.numa_comm = None
-                if free and setup.pid == os.getpid():
+                if free and not setup.left_behind:
                     for window in windows:
                         window.free()
                     comms.free(numa_comm, node_comm)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -417,3 +418,55 @@ def test_no_pickle_of_contexts():
 def test_interpreter_exit_with_open_context():
     result = run_python("import hpcalloc; ctx = hpcalloc.init(); a = ctx.ones(100_000); b = hpcalloc.init()")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+# ---- processes that no MPI launcher started ---------------------------------------------------------------
+
+
+def test_shares_are_what_ranks_would_get():
+    cpus = []
+    for index in range(2):
+        with hpcalloc.init(share=(index, 2)) as ctx:
+            assert (ctx.local_rank, ctx.local_size, ctx.comm) == (index, 2, None)
+            assert os.sched_getaffinity(0) == set(ctx.cpus)
+            assert ctx.cpus == hpcalloc.make_plan(ctx.topology, 2).ranks[index].cpus
+            cpus.append(frozenset(ctx.cpus))
+    assert len(ALL) < 2 or not cpus[0] & cpus[1]
+
+
+def test_shares_stay_inside_what_the_process_was_given():
+    result = run_python(
+        """
+        import os, hpcalloc
+        first = min(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {first})
+        with hpcalloc.init(share=(1, 2)) as ctx:
+            assert ctx.cpus == (first,), ctx.cpus
+        """,
+        OMPI_COMM_WORLD_LOCAL_RANK="0",
+        OMPI_COMM_WORLD_LOCAL_SIZE="1",
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("share", [(2, 2), (-1, 2), (0, 0), 3, (0, 1, 2), ("0", 2), (0.0, 2)])
+def test_a_bad_share(share):
+    with pytest.raises(hpcalloc.PlanError, match=r"share=.*0 <= i < n"):
+        hpcalloc.init(share=share)
+
+
+def test_a_share_stands_alone():
+    with pytest.raises(hpcalloc.PlanError, match="share= and comm="):
+        hpcalloc.init(object(), share=(0, 1))
+    with hpcalloc.init(share=(0, 1)), pytest.raises(hpcalloc.PlanError, match="a context is open"):
+        hpcalloc.init()
+
+
+def test_numba_that_counted_other_cpus_is_noted(monkeypatch):
+    numba = types.SimpleNamespace(config=types.SimpleNamespace(NUMBA_NUM_THREADS=4711))
+    monkeypatch.setitem(sys.modules, "numba", numba)
+    with hpcalloc.init() as ctx:
+        assert any("keeps 4711 threads" in note for note in ctx.notes)
+        numba.config.NUMBA_NUM_THREADS = ctx.threads
+    with hpcalloc.init() as ctx:
+        assert not any("numba" in note for note in ctx.notes)

@@ -139,11 +139,16 @@ def test_a_part_of_a_host_that_slurm_gave_is_all_there_is(machine):
         ("intel", "I_MPI_PIN_DOMAIN=4:compact"),
         ("slurm", "srun --ntasks-per-node=2 --cpus-per-task=4 --cpu-bind=cores PROGRAM"),
         ("slurm", "#SBATCH --ntasks-per-node=2 --cpus-per-task=4"),
-        ("flux", "hpcalloc.init(comm)"),
+        ("flux", "hpcalloc run PROGRAM"),
     ],
 )
 def test_the_remedy_is_in_the_words_of_the_launcher(machine, launcher, remedy):
     assert remedy in "\n".join(found(job(machine, ["0", "0"], launcher=launcher))["ranks-on-one-core"].remedy)
+
+
+def test_ranks_that_open_mpi_would_let_straddle_are_left_to_the_plan(tmp_path):
+    machine = Machine(tmp_path, nodes=2, cores=6)
+    assert found(job(machine, ["0"] * 3))["ranks-on-one-core"].remedy[0] == "mpirun -n 3 hpcalloc run PROGRAM"
 
 
 def test_slurm_counts_hardware_threads(tmp_path):

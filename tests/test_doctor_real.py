@@ -2,6 +2,7 @@
 """The doctor on this machine with faults that are really there; tests/test_doctor.py has made-up machines."""
 
 import ctypes
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,6 +16,12 @@ import sys
 
 import pytest
 
+from hpcalloc import Topology
+from hpcalloc.doctor import Host, RankFacts, gather_host
+from hpcalloc.doctor.remedies import launch_lines
+from hpcalloc.launcher import Launch
+
+ROOT = pathlib.Path(__file__).parents[1]
 BIN = pathlib.Path(sys.executable).parent
 DOCTOR = (sys.executable, "-m", "hpcalloc", "doctor")
 CPUS = sorted(os.sched_getaffinity(0))
@@ -124,10 +131,28 @@ def test_healthy_under_mpirun(mpirun, baseline, options):
 def test_a_binding_is_named_and_its_remedy_mends_it(mpirun, baseline, options, check):
     finding = findings(mpirun, *options.split())[check]
     assert finding["evidence"]
-    remedy = next(line for line in finding["remedy"] if line.startswith("mpirun"))
-    words = shlex.split(remedy)
-    assert words[-1] == "PROGRAM"
-    assert set(findings(mpirun, *words[1:-1])) <= baseline
+    remedies = [shlex.split(line) for line in finding["remedy"] if line.startswith("mpirun")]
+    assert len(remedies) == 2  # the launcher's own options, and hpcalloc run
+    for words in remedies:
+        assert words[-1] == "PROGRAM"
+        assert set(findings(mpirun, *words[1:-1])) <= baseline, words
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 16])
+def test_remedies_for_several_nodes_are_understood_by_open_mpi(mpirun, ranks):
+    """On a machine of two nodes with eight cores each, as mpirun is told; nothing is started."""
+    machine = ROOT / "tests/data/topologies/2x.xml"
+    host = dataclasses.replace(gather_host(), topology=Topology.from_hwloc_xml(machine))
+    launch = Launch("openmpi", 0, ranks, True)
+    rank = RankFacts(size=ranks, cpus=frozenset({0}), mpi_size=ranks, launch=launch)
+    line = launch_lines(Host(host, (rank,) * ranks))[0]
+    told = ("--prtemca", "hwloc_use_topo_file", machine, "--display", "map", "--do-not-launch")
+    done = run(mpirun, *told, *shlex.split(line)[1:-1], "true")
+    bindings = re.findall(r"Binding: (UNBOUND|package.*)", done.stdout)
+    cores = 16 // ranks
+    spans = [f"{first}-{first + cores - 1}" if cores > 1 else str(first) for first in range(0, 16, cores)]
+    expected = [f"package[{i * cores // 8}][core:L{span}]" for i, span in enumerate(spans)]
+    assert bindings == (expected if ranks > 1 else ["UNBOUND"]), done.stdout + done.stderr
 
 
 def test_more_ranks_than_cores(mpirun):

@@ -160,7 +160,7 @@ def unbound(host: Host) -> Iterator[Finding]:
             f"ranks are bound to nothing on a host of {len(nodes)} NUMA nodes",
             seen=_sets(host, loose),
             effect="threads wander between nodes and leave their memory behind",
-            mend=(*launch_lines(host), "hpcalloc.init(comm) in the program binds them as well"),
+            mend=launch_lines(host),
             ranks=loose,
         )
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import _native
-from ..launcher import Launch, detect_launcher, parent_command
+from ..launcher import Launch, detect_launcher
 from ..topology import Topology, parse_ids
 
 __all__ = [
@@ -227,7 +227,7 @@ def gather_rank(
     root : path
         Where /proc and /sys are.
     launch : Launch, optional
-        By default what the environment and the parent process tell.
+        By default what the environment tells.
     before : tuple of str
         `loaded_libraries` before MPI was loaded.
     comm : mpi4py.MPI.Intracomm, optional
@@ -239,7 +239,7 @@ def gather_rank(
     """
     base = pathlib.Path(root)
     status = _fields(_read(base / "proc/self/status"))
-    launch = launch or detect_launcher(environ, parent_command(os.getppid()))
+    launch = launch or detect_launcher(environ)
     rank, size = _launcher_rank(environ)
     mpi_size = None
     if comm is not None:

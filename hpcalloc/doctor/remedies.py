@@ -18,6 +18,7 @@ def launch_lines(host: Host, ranks: int | None = None) -> tuple[str, ...]:
     cores = host.cores(host.available)
     each = max(len(cores) // local, 1)
     launcher = host.launcher
+    pinned = f"mpirun -n {total} hpcalloc run PROGRAM"
     if launcher == "slurm":
         # Slurm counts hardware threads.
         cpus = each * max((len(core) for core in cores), default=1)
@@ -26,14 +27,13 @@ def launch_lines(host: Host, ranks: int | None = None) -> tuple[str, ...]:
             f"srun --ntasks-per-node={local} --cpus-per-task={cpus} --cpu-bind=cores PROGRAM",
         )
     if launcher == "mpich":
-        return (f"mpirun -n {total} -bind-to user:{_user_sets(host, local)} PROGRAM",)
+        return (f"mpirun -n {total} -bind-to user:{_user_sets(host, local)} PROGRAM", pinned)
     if launcher == "intel":
-        return (f"I_MPI_PIN=1 I_MPI_PIN_DOMAIN={each}:compact mpirun -n {total} PROGRAM",)
+        return (f"I_MPI_PIN=1 I_MPI_PIN_DOMAIN={each}:compact mpirun -n {total} PROGRAM", pinned)
     if launcher == "openmpi":
-        nodes = len(host.nodes(host.available))
-        unit, per = ("numa", local // nodes) if nodes > 1 and local % nodes == 0 else ("node", local)
-        return (f"mpirun -n {total} --map-by ppr:{per}:{unit}:PE={each} --bind-to core PROGRAM",)
-    return place_lines(host) if local == 1 else ("hpcalloc.init(comm) in the program: it pins each rank",)
+        options = _openmpi_options(host, local, each)
+        return (f"mpirun -n {total} {options} PROGRAM", pinned) if options else (pinned,)
+    return place_lines(host) if local == 1 else ("hpcalloc run PROGRAM, started as now: it pins each rank",)
 
 
 def place_lines(host: Host) -> tuple[str, ...]:
@@ -44,6 +44,18 @@ def place_lines(host: Host) -> tuple[str, ...]:
 def threads_line(threads: int) -> str:
     """Size the OpenMP and BLAS pools."""
     return f"export OMP_NUM_THREADS={threads}"
+
+
+def _openmpi_options(host: Host, local: int, each: int) -> str:
+    """Write mpirun's options; none where they would let ranks straddle nodes, or span packages (refused)."""
+    if local == 1:
+        return "--map-by ppr:1:node --bind-to none"
+    nodes = len(host.nodes(host.available))
+    packages = len({host.core_of[cpu].package for cpu in host.available})
+    for unit, count in (("numa", nodes), ("package", packages)):
+        if count > 1 and local % count == 0:
+            return f"--map-by ppr:{local // count}:{unit}:PE={each} --bind-to core"
+    return f"--map-by ppr:{local}:node:PE={each} --bind-to core" if nodes == 1 else ""
 
 
 def _user_sets(host: Host, local: int) -> str:

@@ -7,6 +7,8 @@ An error on one rank must be raised on all and hang none: each of these tests en
 """
 
 import os
+import signal
+import traceback
 
 import numpy as np
 import pytest
@@ -242,3 +244,37 @@ def test_arrays_as_buffers(world, size):
         everything = world.allgather(sent)  # pickled
         assert [a[0] for a in everything] == list(range(ctx.size))
     np.testing.assert_array_equal(got, np.full(size, float(left)))
+
+
+def test_a_forked_child_has_the_context_and_leaves_mpi_alone(world):
+    def child():
+        assert (ctx.comm, ctx.node_comm, ctx.numa_comm) == (None, None, None)
+        assert (ctx.rank, ctx.size) == (world.Get_rank(), world.Get_size())
+        with hpcalloc.init() as again:
+            assert again.cpus == ctx.cpus
+        assert len(ctx.report().ranks) == 1
+        assert (ctx.ones(100_000) + data[0] == 2).all()
+        error = raised(lambda: hpcalloc.init(world))
+        assert isinstance(error, hpcalloc.HpcallocError)
+        assert "a forked child" in str(error)
+        ctx.close()
+        with hpcalloc.init() as own:
+            assert own.comm is None
+
+    with hpcalloc.init(world) as ctx:
+        data = ctx.ones(100_000)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                signal.alarm(30)
+                child()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        status = os.waitpid(pid, 0)[1]
+        assert world.allgather(status) == [0] * world.Get_size()
+        assert not ctx.closed
+    assert (data == 1).all()
