@@ -70,6 +70,7 @@ static void free_block(na_span *span, void *ptr, const char *call) {
         return;
     }
     if (span->kind == NA_LARGE) {
+        if (NA_UNLIKELY(na_opt.audit[0] != '\0')) na_audit_look(); /* while it is still there */
         if (na_regions[span->region].node_index < 0) na_mixed_free(span);
         else na_large_free(span);
         return;
