@@ -98,7 +98,8 @@ def main() -> int:
         print(f"slurm: {MPICH} is missing; remedy: make MPI=mpich")
         print("slurm: 0 passed, 1 failed")
         return 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # even where a shell started us with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     start, key, (port,) = time.monotonic(), secrets.token_hex(64), cluster.free_ports(1)
     print(f"--- {options.hosts} host(s) with {options.nodes} nodes: {lab.kernel_image().name}", flush=True)
     hosts: list[Host] = []
