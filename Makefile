@@ -28,7 +28,8 @@ NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o 
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
 .PHONY: all native demo quick bench test test-native test-preload fuzz test-long test-preload-long test-python \
-        test-recipes test-mpi examples test-examples lint test-numa test-slurm clean help
+        test-recipes test-mpi examples test-examples test-solvers lint test-numa test-slurm test-slurm-numa test-cluster \
+        clean help
 
 all: native $(VENV)/installed ## libraries in build/native, the package in the virtual environment
 
@@ -161,6 +162,9 @@ test-examples: examples ## runs the C examples
 	elif [ -n "$(CI)" ]; then echo "make test-examples: pkg-config is missing" >&2; exit 1; \
 	else echo "test-examples: pkg-config is not installed, numalloc.pc not tried"; fi
 
+test-solvers: $(VENV)/installed ## the MPI solvers by their launch lines, with hpcalloc on two ranks and without on three
+	$(BIN)/python -m pytest -q -k 'launch_line or plain' $(PYTEST_OPTIONS) tests/test_solvers.py
+
 lint: $(VENV)/installed ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -182,6 +186,13 @@ test-slurm: native ## every job script on a real Slurm on loopback, about three 
 	@$(MAKE) --no-print-directory MPI=openmpi .venv/installed examples
 	@$(MAKE) --no-print-directory MPI=mpich .venv-mpich/installed
 	.venv/bin/python tests/slurm/run.py $(SLURM_OPTIONS)
+
+slurm-kernels = @$(MAKE) --no-print-directory MPI=openmpi .venv/installed examples; \
+  $(MAKE) --no-print-directory MPI=mpich .venv-mpich/installed; .venv/bin/python tests/slurm/kernels.py
+test-slurm-numa: native ## a rank per NUMA node by Slurm in a 4-node kernel
+	$(slurm-kernels) --hosts 1 --nodes 4
+test-cluster: native ## the halo solver by Slurm over two hosts with two NUMA nodes each
+	$(slurm-kernels) --hosts 2 --nodes 2
 
 clean: ## everything that was built
 	rm -rf build .venv .venv-mpich .venv-system .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .blocks import Split
     from .handler import NumpyAllocator
     from .report import Report
+    from .report_files import ReportFiles
     from .shared import SharedArray
 
 __all__ = ["Context", "current", "init"]
@@ -99,6 +100,7 @@ class _Setup:
     binding: Binding | None = None
     notes: list[str] = field(default_factory=list)
     windows: list[Any] = field(default_factory=list)  # of shared arrays, in the order they were made
+    files: ReportFiles | None = None  # where this rank's part of a report goes
     users: int = 0
     pid: int = field(default_factory=os.getpid)
 
@@ -323,9 +325,24 @@ def _prepare(options: _Options, comm: Any, node_comm: Any, launch: Launch, words
         share = plan.ranks[setup.local_rank]
     setup.plan, setup.share = plan, share
     setup.policy = _effective_policy(options.policy, share)
+    if os.environ.get("HPCALLOC_REPORT"):
+        setup.files = _report_files(setup.rank, setup.size)
     _check_capabilities(setup)
     _bind(setup)
     return setup
+
+
+def _report_files(rank: int, size: int) -> ReportFiles | None:
+    """Return where the report at exit goes, and see to it that this process is counted then."""
+    from .launcher import find_launcher_process, rank_variable
+    from .report_files import files_of, watch
+
+    variable = rank_variable(os.environ)
+    ancestor = find_launcher_process(os.getppid(), variable, os.environ[variable]) if variable else None
+    files = files_of(os.environ, ancestor, rank, size)
+    if files is not None:
+        watch(files)
+    return files
 
 
 def _plan_together(node_comm: Any, options: _Options, bindings: Sequence[LauncherBinding]) -> Plan:
@@ -766,6 +783,7 @@ class Context:
             setup.users -= 1
             if setup.users:
                 return
+            self._leave_record()
             try:
                 if setup.binding is not None:
                     setup.binding.restore()
@@ -777,6 +795,15 @@ class Context:
                     for window in windows:
                         window.free()
                     comms.free(numa_comm, node_comm)
+
+    def _leave_record(self) -> None:
+        """Write this rank's part of the report that HPCALLOC_REPORT asks for."""
+        setup = self._setup
+        if setup.files is None or setup.pid != os.getpid():
+            return
+        from .report_files import finish
+
+        finish(self, setup.files)
 
     def __enter__(self) -> Context:
         return self._checked("__enter__")

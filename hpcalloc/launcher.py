@@ -178,8 +178,9 @@ def global_rank(environ: Mapping[str, str]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """The process that started a rank: words of its command line (empty if unreadable), and its CPUs."""
+    """The process that started a rank: its id, words of its command line (empty if unreadable), and its CPUs."""
 
+    pid: int
     command: tuple[str, ...]
     cpus: frozenset[int] | None
 
@@ -210,7 +211,7 @@ def find_launcher_process(pid: int, variable: str, value: str) -> Ancestor | Non
                 cpus = frozenset(os.sched_getaffinity(pid))
             except OSError:
                 cpus = None
-            return Ancestor(parent_command(pid), cpus)
+            return Ancestor(pid, parent_command(pid), cpus)
         pid = _parent(pid)
         seen += 1
     return None

@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Any
 from . import _native
 from ._native import _handler
 from .binding import inherited_memory_policy
-from .placement import Placement, process_memory, range_placement
+from .exceptions import message
+from .placement import Placement, ProcessMemory, process_memory, range_placement
+from .summary import Part, merge, part_of, process_local_fraction, reduce_in_tree
 from .topology import format_ids
 
 if TYPE_CHECKING:
     from .context import Context
 
-__all__ = ["Report", "arrays_placement", "gather"]
+__all__ = ["Report", "arrays_placement", "gather", "make_report", "record_of"]
 
-SCHEMA = 1  # of the dict; goes up when a key changes its meaning
+SCHEMA = 2  # of the dict; goes up when a key changes its meaning
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,15 @@ class Report:
     Attributes
     ----------
     data : dict
-        ``{"schema", "time", "size", "ranks": [one dict per rank], "summary": {...}}``; plain values only.
+        ``{"schema", "time", "size", "ranks": [one dict per rank], "summary": {...}}``; plain values only. Up to
+        64 ranks all are listed, beyond the worst 8; the summary is of all.
     """
 
     data: Mapping[str, Any]
 
     @property
     def ranks(self) -> Sequence[Mapping[str, Any]]:
-        """One dict per rank, in rank order: all ranks on rank 0, the own one elsewhere."""
+        """One dict per rank, in rank order: all or the worst on rank 0, the own one elsewhere."""
         ranks: Sequence[Mapping[str, Any]] = self.data["ranks"]
         return ranks
 
@@ -75,6 +78,34 @@ class Report:
         text = console.file.getvalue()  # type: ignore[attr-defined]
         return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
+    def to_html(self) -> str:
+        """Return a page that needs nothing else to be shown."""
+        from .report_html import page  # not needed by most
+
+        return page(self.data)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write a file, whose name ends in ``.json``, ``.txt`` or ``.html``; at once, no reader sees half of it.
+
+        Raises
+        ------
+        ValueError
+            Another ending.
+        OSError
+            The file can't be written.
+        """
+        name = os.fspath(path)
+        forms = {".json": self.to_json, ".txt": lambda: self.to_text(width=120), ".html": self.to_html}
+        form = forms.get(os.path.splitext(name)[1])
+        if form is None:
+            raise ValueError(
+                message("Report.write", repr(name), ", ".join(forms), "choose one of these endings")
+            )
+        part = f"{name}.{os.getpid()}.part"
+        with open(part, "w") as file:
+            file.write(form())
+        os.replace(part, name)
+
     def __str__(self) -> str:
         return self.to_text()
 
@@ -83,32 +114,44 @@ class Report:
 
 
 def gather(context: Context) -> Report:
-    """Make the report of a context; collective over its communicator, one gather.
+    """Make the report of a context; collective over its communicator: one reduction, O(log P) messages.
 
     A rank that can't say something says why in its record; it does not keep the others waiting.
     """
+    part = part_of(record_of(context), context.size)
+    comm = context.comm
+    whole = comm.reduce(part, op=merge, root=0) if comm is not None else part
+    return _report(whole if whole is not None else part, context.size)
+
+
+def record_of(context: Context) -> dict[str, Any]:
+    """Say what this rank knows of itself; where that fails, why."""
     try:
         record = _record(context)
-    except Exception as error:  # the others are in the gather already
-        record = {
+        part_of(record, 1)  # what the others will do with it
+        return record
+    except Exception as error:  # the others are in the reduction already
+        return {
             "rank": context.rank,
+            "local_rank": context.local_rank,
             "host": socket.gethostname(),
             "error": f"{type(error).__name__}: {error}",
         }
-    comm = context.comm
-    records = comm.gather(record, root=0) if comm is not None else [record]
-    return make_report(records if records is not None else [record], context.size)
 
 
 def make_report(records: Sequence[Mapping[str, Any]], size: int) -> Report:
     """Put the records of ranks together."""
+    return _report(reduce_in_tree([part_of(record, size) for record in records]), size)
+
+
+def _report(part: Part, size: int) -> Report:
     return Report(
         {
             "schema": SCHEMA,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "size": size,
-            "ranks": list(records),
-            "summary": _summary(records),
+            "ranks": part.kept(),
+            "summary": part.to_dict(),
         }
     )
 
@@ -207,26 +250,8 @@ def _record(context: Context) -> dict[str, Any]:
         ],
         "policy": str(context.policy),
         "memory_policy": inherited_memory_policy() or None,
-        "arrays": {
-            "count": count,
-            "untracked": missed,
-            "shared": len(_shared_blocks()),
-            "min_bytes": _handler.MIN_TRACKED,
-            **{
-                key: value
-                for key, value in arrays.to_dict().items()
-                if key not in ("home_nodes", "policy", "huge_page", "local_nodes")
-            },
-            "touched": arrays.touched_pages,
-            "local": arrays.local_pages,
-        },
-        "memory": {
-            "resident": memory.resident,
-            "huge": memory.huge,
-            "huge_fraction": memory.huge_fraction,
-            "per_node": {str(node): size for node, size in memory.per_node.items()},
-            "unknown": memory.unknown or None,
-        },
+        "arrays": {**arrays_dict(arrays, count, missed), "shared": len(_shared_blocks())},
+        "memory": memory_dict(memory),
         "fallbacks": total["fallbacks"],
         "strict_failures": total["strict_failures"],
         "remote_frees": total["remote_frees"],
@@ -236,31 +261,30 @@ def _record(context: Context) -> dict[str, Any]:
     }
 
 
-def _summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    good = [r for r in records if "error" not in r]
-    touched = sum(r["arrays"]["touched"] for r in good)
-    local = sum(r["arrays"]["local"] for r in good)
-    unknown = sorted({r["arrays"]["unknown"] for r in good if r["arrays"]["unknown"]})
-    fractions = {
-        r["rank"]: r["arrays"]["local_fraction"] for r in good if r["arrays"]["local_fraction"] is not None
-    }
-    worst = min(fractions, key=lambda rank: (fractions[rank], rank), default=None)
+def arrays_dict(arrays: Placement, count: int, missed: int) -> dict[str, Any]:
+    """Return the placement of a rank's arrays as a record has it."""
     return {
-        "ranks": len(records),
-        "hosts": len({r["host"] for r in records}),
-        "failed_ranks": [r["rank"] for r in records if "error" in r],
-        "pages": sum(r["arrays"]["pages"] for r in good),
-        "touched": touched,
-        "local": local,
-        "local_fraction": local / touched if touched and not unknown else None,
-        "worst_rank": worst,
-        "worst_fraction": fractions[worst] if worst is not None else None,
-        "unknown": "; ".join(unknown) or None,
+        "count": count,
+        "untracked": missed,
+        "min_bytes": _handler.MIN_TRACKED,
         **{
-            key: sum(r[key] for r in good)
-            for key in ("fallbacks", "strict_failures", "remote_frees", "peak_bytes")
+            key: value
+            for key, value in arrays.to_dict().items()
+            if key not in ("home_nodes", "policy", "huge_page", "local_nodes")
         },
-        "notes": sorted({note for r in good for note in r["notes"]}),
+        "touched": arrays.touched_pages,
+        "local": arrays.local_pages,
+    }
+
+
+def memory_dict(memory: ProcessMemory) -> dict[str, Any]:
+    """Return the memory of a rank's process as a record has it."""
+    return {
+        "resident": memory.resident,
+        "huge": memory.huge,
+        "huge_fraction": memory.huge_fraction,
+        "per_node": {str(node): size for node, size in memory.per_node.items()},
+        "unknown": memory.unknown or None,
     }
 
 
@@ -283,6 +307,40 @@ def size_text(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def title_of(data: Mapping[str, Any]) -> str:
+    """Say which ranks are listed."""
+    listed, size = len(data["ranks"]), data["size"]
+    hosts = data["summary"]["hosts"]
+    on = f" on {hosts} hosts" if hosts > 1 else ""
+    return f"{listed} of {size} ranks{on}" + (": the worst" if listed < size else "")
+
+
+def metric_text(name: str, value: float) -> str:
+    """Write a metric's value with its unit."""
+    if name.endswith("_fraction"):
+        return percent(value)
+    return size_text(value) if name.endswith("_bytes") else f"{value:.0f}"
+
+
+def _spread_table(spread: Mapping[str, Any]) -> Any:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table("over all ranks", box=SIMPLE, padding=0)
+    for name in ("min", "rank", "median", "max", "rank"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, s in spread.items():
+        table.add_row(
+            name.replace("_", " "),
+            metric_text(name, s["min"]),
+            str(s["min_rank"]),
+            metric_text(name, s["median"]),
+            metric_text(name, s["max"]),
+            str(s["max_rank"]),
+        )
+    return table
+
+
 def _tables(data: Mapping[str, Any]) -> list[Any]:
     from rich.box import SIMPLE
     from rich.markup import escape
@@ -290,7 +348,7 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
 
     items: list[Any] = []
     table = Table(
-        title=f"{len(data['ranks'])} of {data['size']} ranks",
+        title=title_of(data),
         title_justify="left",
         box=SIMPLE,
         padding=0,
@@ -298,7 +356,7 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
     for name in ("rank", "host", "CPUs", "nodes", "binding", "arrays"):
         table.add_column(name, no_wrap=name in ("rank", "binding", "arrays"), overflow="fold")
     table.add_column("pages by node", min_width=13, overflow="fold")
-    for name in ("local", "huge", "fallbacks", "remote", "peak"):
+    for name in ("local", "process", "huge", "fallbacks", "remote", "peak"):
         table.add_column(name, justify="right", no_wrap=True)
     for r in data["ranks"]:
         if "error" in r:
@@ -315,6 +373,7 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
             f"{a['count']}, {size_text(a['nbytes'])}",
             "unknown" if a["unknown"] else ", ".join(where) or "-",
             percent(a["local_fraction"]),
+            percent(process_local_fraction(r)),
             percent(r["memory"]["huge_fraction"]),
             str(r["fallbacks"]),
             str(r["remote_frees"]),
@@ -322,6 +381,8 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
         )
     items.append(table)
     summary = data["summary"]
+    if summary["ranks"] > 1:
+        items.append(_spread_table(summary["spread"]))
     if summary["unknown"]:
         items.append(escape(f"placement unknown: {summary['unknown']}"))
     elif summary["touched"]:
@@ -331,6 +392,10 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
         for r in data["ranks"]
         if "error" in r
     ]
+    unlisted = summary["failed"] - sum("error" in r for r in data["ranks"])
+    if unlisted:
+        some = format_ids(summary["failed_ranks"])
+        items.append(f"{summary['failed']} ranks have no report, among them {some}")
     given = {r["rank"]: r["reasons"] for r in data["ranks"] if "error" not in r}
     common = [
         why for why in next(iter(given.values()), ()) if all(why in reasons for reasons in given.values())

@@ -171,8 +171,8 @@ def _place(context: Context, call: str, mapping: SharedMapping, blocks: Blocks) 
     offset, length = blocks.own_pages(rank)
     start = mapping.address + offset
     mapping.own = (start, length)
-    if length == 0:
-        return
+    behind = blocks.pages[-1] * blocks.page  # where the locks are, if they did not fit into the last page
+    tail = mapping.nbytes - behind if rank == blocks.ranks - 1 else 0
     home = context.policy
     if home.kind == "local":
         home = replace(home, kind="on_node", nodes=context.nodes[:1])
@@ -181,12 +181,12 @@ def _place(context: Context, call: str, mapping: SharedMapping, blocks: Blocks) 
         code = _native.bind_range(at, size, nodes) if _native.can_bind() == 0 else 0
         if code != 0:
             raise error_for(code, call, what, "what the kernel lets this process do")
-    code = _native.prefault(start, length)
+    code = _native.prefault(start, length) or _native.prefault(mapping.address + behind, max(0, tail))
     if code != 0:
         directory, free, _ = shm()
         limit = f"{directory} has {size_text(free)} free, {_native.describe_nodes(home.nodes)}"
         raise error_for(code, call, what, limit, "ask for less, or enlarge what is too small")
-    if home.strict:
+    if home.strict and length:
         where = range_placement(start, length, home.nodes)
         if where.local_fraction != 1.0:
             raise OutOfMemoryError(

@@ -8,14 +8,15 @@ loaded: it clashes with MPI libraries that bring their own.
 from __future__ import annotations
 
 import os
-import pathlib
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .exceptions import TopologyError, message
+
+if TYPE_CHECKING:
+    import xml.etree.ElementTree as ET
 
 __all__ = ["Core", "Node", "Topology", "format_ids", "parse_ids"]
 
@@ -162,7 +163,7 @@ class Topology:
     @classmethod
     def from_source(cls, text: str) -> Topology:
         """An XML file if one of that name exists, a synthetic description otherwise."""
-        if pathlib.Path(text).is_file():
+        if os.path.isfile(text):
             return cls.from_hwloc_xml(text)
         if text.endswith(".xml") or "/" in text:
             raise TopologyError(
@@ -180,27 +181,27 @@ class Topology:
     @classmethod
     def from_machine(cls, root: str | os.PathLike[str] = "/") -> Topology:
         """The machine whose /sys and /proc lie under `root`."""
-        base = pathlib.Path(root)
-        cpu_dir, node_dir = base / "sys/devices/system/cpu", base / "sys/devices/system/node"
-        online = parse_ids(_read(cpu_dir / "online")) or tuple(range(os.cpu_count() or 1))
-        node_ids = parse_ids(_read(node_dir / "online")) or (0,)
-        with_memory = parse_ids(_read(node_dir / "has_memory")) or node_ids
+        base = os.fspath(root)
+        cpu_dir, node_dir = (os.path.join(base, "sys/devices/system", kind) for kind in ("cpu", "node"))
+        online = parse_ids(_read(f"{cpu_dir}/online")) or tuple(range(os.cpu_count() or 1))
+        node_ids = parse_ids(_read(f"{node_dir}/online")) or (0,)
+        with_memory = parse_ids(_read(f"{node_dir}/has_memory")) or node_ids
         nodes, node_of = [], {}
         for node in node_ids:
-            cpus = tuple(c for c in parse_ids(_read(node_dir / f"node{node}/cpulist")) if c in online)
+            cpus = tuple(c for c in parse_ids(_read(f"{node_dir}/node{node}/cpulist")) if c in online)
             node_of.update(dict.fromkeys(cpus, node))
-            total = re.search(r"MemTotal:\s+(\d+) kB", _read(node_dir / f"node{node}/meminfo"))
+            total = re.search(r"MemTotal:\s+(\d+) kB", _read(f"{node_dir}/node{node}/meminfo"))
             nodes.append((node, int(total[1]) * 1024 if total else 0, cpus))
         if not node_of:  # no node directory: one node with everything
             node_of = dict.fromkeys(online, node_ids[0])
             nodes = [(node_ids[0], nodes[0][1], online)]
         distances = []
         for node in node_ids:
-            row = _read(node_dir / f"node{node}/distance").split()
+            row = _read(f"{node_dir}/node{node}/distance").split()
             distances += [((node, other), int(d)) for other, d in zip(node_ids, row, strict=False)]
         cores = _machine_cores(cpu_dir, online, node_of)
         package_of = {pu: core.package for core in cores for pu in core.pus}
-        status = _read(base / "proc/self/status")
+        status = _read(os.path.join(base, "proc/self/status"))
         mems = re.search(r"^Mems_allowed_list:\s*(\S+)", status, re.M)
         allowed_nodes = set(parse_ids(mems[1])) if mems else set(node_ids)
         return cls(
@@ -219,6 +220,8 @@ class Topology:
     @classmethod
     def from_hwloc_xml(cls, path: str | os.PathLike[str]) -> Topology:
         """A topology that ``lstopo --of xml`` of hwloc 2 wrote."""
+        import xml.etree.ElementTree as ET  # takes a while to import
+
         try:
             tree = ET.parse(path).getroot()
         except (OSError, ET.ParseError) as error:
@@ -260,55 +263,53 @@ class Topology:
 # ---- helpers: this machine ------------------------------------------------------------------------------
 
 
-def _read(path: pathlib.Path) -> str:
+def _read(path: str) -> str:
     try:
-        return path.read_text()
+        with open(path) as file:
+            return file.read()
     except OSError:
         return ""
 
 
-def _cgroup_cpus(base: pathlib.Path) -> tuple[int, ...]:
+def _cgroup_cpus(base: str) -> tuple[int, ...]:
     """PUs of the process' cpuset cgroup (version 2, then 1); empty if unknown."""
-    for line in _read(base / "proc/self/cgroup").splitlines():
+    for line in _read(os.path.join(base, "proc/self/cgroup")).splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers == "":
-            mounts = [base / "sys/fs/cgroup", base / "sys/fs/cgroup/unified"]
+            mounts = [os.path.join(base, name) for name in ("sys/fs/cgroup", "sys/fs/cgroup/unified")]
             name = "cpuset.cpus.effective"
         elif "cpuset" in controllers.split(","):
-            mounts, name = [base / "sys/fs/cgroup/cpuset"], "cpuset.effective_cpus"
+            mounts, name = [os.path.join(base, "sys/fs/cgroup/cpuset")], "cpuset.effective_cpus"
         else:
             continue
         for mount in mounts:
-            directory = mount / group.lstrip("/")
-            while True:  # the nearest ancestor that has the file decides
-                if cpus := parse_ids(_read(directory / name)):
+            path = [part for part in group.split("/") if part]
+            for depth in range(len(path), -1, -1):  # the nearest ancestor that has the file decides
+                if cpus := parse_ids(_read(os.path.join(mount, *path[:depth], name))):
                     return cpus
-                if directory == mount or mount not in directory.parents:
-                    break
-                directory = directory.parent
     return ()
 
 
-def _machine_cores(cpu_dir: pathlib.Path, online: Iterable[int], node_of: dict[int, int]) -> tuple[Core, ...]:
+def _machine_cores(cpu_dir: str, online: Iterable[int], node_of: dict[int, int]) -> tuple[Core, ...]:
     found: dict[tuple[int, ...], Core] = {}
     for cpu in online:
         if cpu not in node_of:
             continue
-        here = cpu_dir / f"cpu{cpu}"
-        siblings = parse_ids(_read(here / "topology/thread_siblings_list")) or (cpu,)
+        here = f"{cpu_dir}/cpu{cpu}"
+        siblings = parse_ids(_read(f"{here}/topology/thread_siblings_list")) or (cpu,)
         siblings = tuple(s for s in siblings if s in node_of)
         if siblings in found or not siblings:
             continue
-        package = _read(here / "topology/physical_package_id").strip()
+        package = _read(f"{here}/topology/physical_package_id").strip()
         caches = []
         for level in (3, 2):
             for index in range(10):
-                cache = here / f"cache/index{index}"
+                cache = f"{here}/cache/index{index}"
                 if (
-                    _read(cache / "level").strip() == str(level)
-                    and _read(cache / "type").strip() != "Instruction"
+                    _read(f"{cache}/level").strip() == str(level)
+                    and _read(f"{cache}/type").strip() != "Instruction"
                 ):
-                    shared = parse_ids(_read(cache / "shared_cpu_list"))
+                    shared = parse_ids(_read(f"{cache}/shared_cpu_list"))
                     caches.append(shared[0] if shared else cpu)
                     break
         found[siblings] = Core(max(int(package), 0) if package else 0, node_of[cpu], siblings, tuple(caches))

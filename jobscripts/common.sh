@@ -8,6 +8,7 @@
 #                          for Open MPI, pmi2 for MPICH; `srun --mpi=list` says what a cluster has.
 #   RANKS_PER_NODE THREADS instead of what a script chooses; sbatch's --ntasks-per-node and --cpus-per-task win
 #   CPU_BIND MEM_BIND      srun's --cpu-bind and --mem-bind (cores, local); CPU_BIND=none holds for mpirun as well
+#   CHECK=no               leaves out what every job does first, `hpcalloc doctor` and `report` on all ranks
 #   RESULTS                where JSON files and plots go (results-JOBID)
 
 export HPCALLOC_HOME=${HPCALLOC_HOME:-$SLURM_SUBMIT_DIR}
@@ -74,6 +75,7 @@ launch() {
 # check: what the doctor finds on all ranks, then every rank's CPUs, nodes and pages, before hours are spent on it. The
 # doctor's exit code is not the job's: what it warns of costs speed, and a place in the queue was waited for.
 check() {
+    [ "${CHECK:-yes}" = yes ] || return 0
     launch "${container[@]}" hpcalloc doctor || echo "$SLURM_JOB_NAME: the doctor found something (exit code $?): going on"
     launch "${container[@]}" hpcalloc report --size "${CHECK_MIB:-64}"
 }

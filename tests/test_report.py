@@ -102,6 +102,7 @@ def test_summary_of_many():
         }
         return {
             "rank": rank,
+            "local_rank": rank % 2,
             "host": f"n{rank // 2}",
             "arrays": arrays,
             "fallbacks": fallbacks,
@@ -112,7 +113,13 @@ def test_summary_of_many():
         }
 
     made = report.make_report(
-        [record(0, 10, 10), record(1, 5, 10, 3), record(2, 0, 0), {"rank": 3, "host": "n1", "error": "x"}], 4
+        [
+            record(0, 10, 10),
+            record(1, 5, 10, 3),
+            record(2, 0, 0),
+            {"rank": 3, "local_rank": 1, "host": "n1", "error": "x"},
+        ],
+        4,
     )
     summary = made.summary
     assert summary["hosts"] == 2

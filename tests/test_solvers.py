@@ -109,6 +109,7 @@ def test_compare_gives_both_times(name, tmp_path):
     runs = figures["runs"]
     assert set(runs) == {"plain", "hpcalloc"}
     assert all(len(run["all_seconds"]) == 2 and run["rate"] > 0 for run in runs.values())
+    assert all(run["page_faults"] >= 0 for run in runs.values())
     assert figures["ratio"] == pytest.approx(runs["hpcalloc"]["seconds"] / runs["plain"]["seconds"])
     assert f"hpcalloc takes {figures['ratio']:.3f} of plain NumPy's time" in done.stdout
 

@@ -89,9 +89,8 @@ def _version(mpirun: str) -> str:
 
 def _run(command: Sequence[str], file: Path, timeout: float) -> dict[str, Any]:
     """Start a solver; its figures, or what went wrong."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    # In this process group: what ends the group (Ctrl-C, timeout) ends mpirun too.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         said, _ = process.communicate(timeout=timeout)
     except BaseException as error:

@@ -15,6 +15,7 @@ import math
 import os
 import platform
 import re
+import resource
 import socket
 import statistics
 import sys
@@ -172,12 +173,18 @@ def main(
 def _run(comm: Any, chosen: argparse.Namespace, solve: Callable[[argparse.Namespace, Track], Result]) -> int:
     turns = _turns(chosen.repeats) if chosen.compare else [("hpcalloc" if chosen.hpcalloc else "plain", True)]
     seconds: dict[str, list[float]] = {}
+    faults: dict[
+        str, int
+    ] = {}  # page faults of the last run, its set-up and verification included, of all ranks
     good = True
     last: dict[str, Result] = {}
     with _progress(comm) as track:
         for name, counts in track(turns) if chosen.compare else turns:
             chosen.hpcalloc = name == "hpcalloc"
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             result = last[name] = solve(chosen, track)
+            own = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+            faults[name] = comm.allreduce(own)
             slowest = comm.allreduce((result.seconds, not result.good), op=_worst)
             good = good and not slowest[1]
             if counts:
@@ -185,7 +192,7 @@ def _run(comm: Any, chosen: argparse.Namespace, solve: Callable[[argparse.Namesp
             if not good:
                 break
     if comm.Get_rank() == 0:
-        figures = _figures(chosen, comm.Get_size(), seconds, last, good)
+        figures = _figures(chosen, comm.Get_size(), seconds, faults, last, good)
         if chosen.json is not None:
             Path(chosen.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         _print(figures, last)
@@ -243,6 +250,7 @@ def _figures(
     chosen: argparse.Namespace,
     ranks: int,
     seconds: dict[str, list[float]],
+    faults: dict[str, int],
     last: dict[str, Result],
     good: bool,
 ) -> dict[str, Any]:
@@ -264,6 +272,7 @@ def _figures(
                 "seconds": median,
                 "all_seconds": seconds[name],
                 "rate": last[name].work / median,
+                "page_faults": faults[name],
                 **last[name].more,
             }
             for name, median in medians.items()
@@ -287,7 +296,11 @@ def _print(figures: dict[str, Any], last: dict[str, Result]) -> None:
         print(line)
     for name, run in figures["runs"].items():
         count = len(run["all_seconds"])
-        runs = f", median of {count} (best {min(run['all_seconds']):.3f} s)" if "ratio" in figures else ""
+        runs = (
+            f", median of {count} (best {min(run['all_seconds']):.3f} s), {run['page_faults']} page faults"
+            if "ratio" in figures
+            else ""
+        )
         print(f"{name:8} {run['seconds']:.3f} s, {run['rate']:.2f} {figures['unit']}{runs}")
     if "ratio" in figures:
         print(f"hpcalloc takes {figures['ratio']:.3f} of plain NumPy's time")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from .._native.errors import name_of
 from ..context import Context, init
 from ..launcher import detect_launcher
 from ..report import Report, size_text
+from ..report_files import ENDINGS, merge
 from ..topology import format_ids
 from .mpi import mpi_option, world
 
@@ -35,22 +37,63 @@ __all__ = ["command"]
     "--size", "mib", type=click.IntRange(1), default=64, show_default=True, help="MiB of the self-test array."
 )
 @mpi_option
-def command(as_json: bool, bind: str, mib: int, mpi: bool | None) -> None:
+@click.option(
+    "--merge",
+    "directories",
+    multiple=True,
+    metavar="DIRECTORY",
+    help="Make a report of the files that ranks with HPCALLOC_REPORT left, instead of a self-test.",
+)
+@click.option("--output", metavar="FILE", help="Write to FILE.json, .txt or .html.")
+@click.option(
+    "--remove", is_flag=True, help="With --merge and --output: remove the files if no rank is missing."
+)
+def command(
+    as_json: bool,
+    bind: str,
+    mib: int,
+    mpi: bool | None,
+    directories: tuple[str, ...],
+    output: str | None,
+    remove: bool,
+) -> None:
     """Show what this process or job may do, how it is bound, and where its memory goes.
 
     Under mpirun or srun every rank takes part and rank 0 prints. The self-test makes an array, writes it, and
     asks the kernel where its pages are.
     """
+    if output is not None and not output.endswith(ENDINGS):
+        raise click.BadParameter(f"{output!r} ends in none of {', '.join(ENDINGS)}", param_hint="--output")
+    if remove and not (directories and output):
+        raise click.UsageError("--remove goes with --merge and --output")
+    if directories:
+        merged = merge(directories)
+        _give(merged, output, merged.to_json() + "\n" if as_json else merged.to_text())
+        if remove and not merged.summary["failed"]:
+            for directory in directories:
+                shutil.rmtree(directory, ignore_errors=True)
+        return
     with init(world(mpi), bind=bind) as context:  # type: ignore[arg-type]  # click checks it
         array = context.ones(mib << 17)
         report = context.report()
         if context.rank == 0:
             here = machine(context)
-            if as_json:
-                click.echo(Report({"machine": here, **report.to_dict()}).to_json())
-            else:
-                click.echo(text(context, here, report), nl=False)
+            whole = Report({"machine": here, **report.to_dict()})
+            _give(whole, output, whole.to_json() + "\n" if as_json else text(context, here, report))
         del array
+
+
+def _give(report: Report, output: str | None, shown: str) -> None:
+    """Write the report to a file, or print it."""
+    if output is None:
+        click.echo(shown, nl=False)
+        return
+    try:
+        report.write(output)
+    except OSError as error:
+        raise click.ClickException(
+            f"report: {output!r}: {error.strerror}; limit: a file that can be written; remedy: choose another"
+        ) from error
 
 
 def machine(context: Context) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import signal
 import struct
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -20,8 +21,9 @@ from .. import _native
 from .._native.errors import error_for, name_of
 from ..binding import inherited_memory_policy
 from ..exceptions import BindingError, HpcallocError, message
-from ..launcher import detect_launcher, find_launcher_process, rank_variable
-from ..run import MemoryPolicy, Situation, Steps, Wishes, decide, parse_policy
+from ..launcher import Ancestor, detect_launcher, find_launcher_process, rank_variable
+from ..report_files import DIRECTORY, VARIABLE, ReportFiles, files_of, start_record
+from ..run import MemoryPolicy, Situation, Steps, Wishes, decide, join_preload, parse_policy
 from ..topology import Topology, format_ids
 
 __all__ = ["command"]
@@ -83,15 +85,25 @@ def command(
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run")
     words, obstacle = resolve(program, os.environ.get("PATH", os.defpath))
+    ancestor = _ancestor()
+    files = files_of({name: v for name, v in os.environ.items() if name != DIRECTORY}, ancestor)
     wishes = Wishes(bind, threads, smt, parse_policy(policy, strict), preload)  # type: ignore[arg-type]
-    steps = decide(Topology.from_machine(), _look(obstacle), wishes)
+    steps = decide(Topology.from_machine(), _look(obstacle, ancestor), wishes)
     if dry_run:
         out = json.dumps({**steps.to_dict(), "program": words}, indent=2) if as_json else text(steps, words)
         click.echo(out)
         return
     _pin(steps, wishes)
-    _place(steps.memory, required=wishes.policy.strict or wishes.policy.kind != "local")
-    become(words, {**original_environment(), **steps.environment})
+    notes = _place(steps.memory, required=wishes.policy.strict or wishes.policy.kind != "local")
+    environment = {**original_environment(), **steps.environment}
+    if files is not None:
+        environment |= files.environment(os.getpid())
+        _start(files, steps, notes)
+        if not steps.preload and preload is not False:  # it writes the report, and leaves malloc alone
+            environment["LD_PRELOAD"] = join_preload(
+                environment.get("LD_PRELOAD", ""), str(_library("libnumalloc.so"))
+            )
+    become(words, environment)
 
 
 # ---- finding out -----------------------------------------------------------------------------------------
@@ -156,19 +168,32 @@ def _preload_obstacle(path: str) -> str:
     return ""
 
 
-def _look(obstacle: str) -> Situation:
-    from ..bench.alloc import own_library
+def _library(name: str) -> Path:
+    # An editable installation keeps sources and built files in two folders of one package.
+    for folder in _native.__path__:
+        if (path := Path(folder) / name).exists():
+            return path
+    raise HpcallocError(
+        message(
+            "run", f"{name} is missing", ", ".join(_native.__path__), "reinstall hpcalloc, or --no-preload"
+        )
+    )
 
+
+def _ancestor() -> Ancestor | None:
+    variable = rank_variable(os.environ)
+    return find_launcher_process(os.getppid(), variable, os.environ[variable]) if variable else None
+
+
+def _look(obstacle: str, ancestor: Ancestor | None) -> Situation:
     environ = dict(os.environ)
-    variable = rank_variable(environ)
-    ancestor = find_launcher_process(os.getppid(), variable, environ[variable]) if variable else None
     return Situation(
         environ,
         detect_launcher(environ, ancestor.command if ancestor is not None else ()),
         frozenset(os.sched_getaffinity(0)),
         ancestor.cpus if ancestor is not None else None,
         inherited_memory_policy(),
-        str(own_library()),
+        str(_library("libnumalloc_preload.so")),
         obstacle,
     )
 
@@ -212,10 +237,10 @@ def _pin(steps: Steps, wishes: Wishes) -> None:
     )
 
 
-def _place(memory: MemoryPolicy | None, required: bool) -> None:
-    """Set the memory policy, which stays over exec."""
+def _place(memory: MemoryPolicy | None, required: bool) -> list[str]:
+    """Set the memory policy, which stays over exec; return what is to be noted."""
     if memory is None:
-        return
+        return []
     mask = _native.ffi.new("numalloc_nodemask_t *")
     for node in memory.nodes:
         mask.word[node // 64] |= 1 << (node % 64)
@@ -227,7 +252,7 @@ def _place(memory: MemoryPolicy | None, required: bool) -> None:
     flags = _native.lib.NUMALLOC_STRICT if memory.strict else 0
     code = _native.lib.numalloc_memory_policy(kinds[memory.kind], flags, mask)
     if code == 0:
-        return
+        return []
     if required:
         raise error_for(
             code,
@@ -237,7 +262,23 @@ def _place(memory: MemoryPolicy | None, required: bool) -> None:
             "leave --policy out",
             kind=BindingError,
         )
-    click.echo(f"hpcalloc run: memory is where it is first touched: set_mempolicy: {name_of(code)}", err=True)
+    note = f"memory is where it is first touched: set_mempolicy: {name_of(code)}"
+    click.echo(f"hpcalloc run: {note}", err=True)
+    return [note]
+
+
+def _start(files: ReportFiles, steps: Steps, notes: Sequence[str]) -> None:
+    try:
+        files.start(start_record(steps, notes))
+    except OSError as error:
+        raise HpcallocError(
+            message(
+                "run",
+                f"{VARIABLE}={files.target!r}: {error.strerror}: {error.filename}",
+                "a directory that all ranks can write to",
+                "choose another, or unset it",
+            )
+        ) from error
 
 
 def become(words: list[str], environ: Mapping[str, str]) -> NoReturn:

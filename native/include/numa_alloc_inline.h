@@ -61,6 +61,9 @@ typedef struct numalloc_inline_thread {
 __extension__ extern NUMALLOC_API __thread numalloc_inline_thread_t numalloc_inline_self
     __attribute__((tls_model("initial-exec")));
 
+/* Below it is read by its name each time: GCC's check for null pointers goes wrong on the address of a thread-local
+ * variable that the linker moves to the program. */
+
 /* Size class of 1..NUMALLOC_INLINE_BLOCK_MAX bytes: 16-byte steps up to 128, then four a doubling. */
 static inline unsigned numalloc_inline_class(size_t size) {
     unsigned top;
@@ -70,11 +73,12 @@ static inline unsigned numalloc_inline_class(size_t size) {
 }
 
 static inline void *numalloc_inlined(size_t size) {
-    const numalloc_inline_thread_t *self = &numalloc_inline_self;
     if (size - 1 < (size_t)NUMALLOC_INLINE_BLOCK_MAX &&
         __builtin_expect(
-            self->layout == NUMALLOC_INLINE_LAYOUT && (self->cpu_now == NULL || *self->cpu_now == self->cpu), 1)) {
-        numalloc_inline_cache_t *cache = &self->cache[numalloc_inline_class(size)];
+            numalloc_inline_self.layout == NUMALLOC_INLINE_LAYOUT &&
+                (numalloc_inline_self.cpu_now == NULL || *numalloc_inline_self.cpu_now == numalloc_inline_self.cpu),
+            1)) {
+        numalloc_inline_cache_t *cache = &numalloc_inline_self.cache[numalloc_inline_class(size)];
         uint64_t list = cache->list;
         if (__builtin_expect(list != 0, 1)) {
             numalloc_inline_block_t *block = (numalloc_inline_block_t *)(uintptr_t)(list >> NUMALLOC_INLINE_COUNT_BITS);
@@ -87,17 +91,18 @@ static inline void *numalloc_inlined(size_t size) {
 }
 
 static inline void numalloc_free_inlined(void *ptr) {
-    const numalloc_inline_thread_t *self = &numalloc_inline_self;
-    if (__builtin_expect(self->layout == NUMALLOC_INLINE_LAYOUT, 1)) {
-        uintptr_t offset = (uintptr_t)ptr - self->base;
-        const numalloc_inline_span_t *span =
-            offset < self->reserved ? self->map[offset >> NUMALLOC_INLINE_SLICE_SHIFT] : NULL;
+    if (__builtin_expect(numalloc_inline_self.layout == NUMALLOC_INLINE_LAYOUT, 1)) {
+        uintptr_t offset = (uintptr_t)ptr - numalloc_inline_self.base;
+        const numalloc_inline_span_t *span = offset < numalloc_inline_self.reserved
+                                                 ? numalloc_inline_self.map[offset >> NUMALLOC_INLINE_SLICE_SHIFT]
+                                                 : NULL;
         if (__builtin_expect(span != NULL, 1)) {
             numalloc_inline_block_t *block = (numalloc_inline_block_t *)ptr;
-            uint64_t key = self->secret ^ (uint64_t)(uintptr_t)ptr, mask = (1u << NUMALLOC_INLINE_COUNT_BITS) - 1u;
+            uint64_t key = numalloc_inline_self.secret ^ (uint64_t)(uintptr_t)ptr,
+                     mask = (1u << NUMALLOC_INLINE_COUNT_BITS) - 1u;
             uint32_t tag = span->tag;
-            if (__builtin_expect((tag ^ self->tag_of_pages) << 8 == 0 && block->key != key, 1)) {
-                numalloc_inline_cache_t *cache = &self->cache[tag >> 24];
+            if (__builtin_expect((tag ^ numalloc_inline_self.tag_of_pages) << 8 == 0 && block->key != key, 1)) {
+                numalloc_inline_cache_t *cache = &numalloc_inline_self.cache[tag >> 24];
                 uint64_t list = cache->list;
                 if (__builtin_expect((list & mask) < cache->limit, 1)) {
                     block->key = key;

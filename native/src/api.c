@@ -71,6 +71,7 @@ static void free_block(na_span *span, void *ptr, const char *call) {
     }
     if (span->kind == NA_LARGE) {
         bool peak = na_span_bytes(span) >= NA_PEAK_BYTES;
+        if (NA_UNLIKELY(na_opt.audit[0] != '\0')) na_audit_look(); /* while it is still there */
         if (na_regions[span->region].node_index < 0) na_mixed_free(span);
         else na_large_free(span);
         if (peak) na_purger_start();

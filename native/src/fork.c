@@ -33,6 +33,7 @@ static void child(void) {
     for (int i = 0; i < na_region_count; i++) pthread_mutex_init(&na_regions[i].lock, NULL);
     pthread_mutex_init(&na_threads_lock, NULL);
     na_purger_fork_child();
+    na_audit_fork_child();
     for (na_thread *thread = na_threads_first(), *next; thread != NULL; thread = next) {
         next = thread->next;
         if (thread == na_self.thread) continue;

@@ -216,6 +216,16 @@ void na_watch_cleanup(bool report);
 void na_watch_fork(int step);
 enum na_fork_step { NA_FORK_PREPARE, NA_FORK_PARENT, NA_FORK_CHILD };
 
+/* ---- stats.c ------------------------------------------------------------------------------------------- */
+
+/* false: public calls go to another copy of this library, which was loaded before (LD_PRELOAD). */
+bool na_serves(void);
+
+/* ---- audit.c: where pages were while the program ran; only under NUMALLOC_AUDIT ------------------------ */
+
+void na_audit_look(void); /* before a large block goes; no more often than its budget allows */
+void na_audit_fork_child(void);
+
 /* ---- debug.c ----------------------------------------------------------------------------------------- */
 
 void na_misuse(const char *call, const void *address, const char *what, const char *remedy);

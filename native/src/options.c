@@ -30,7 +30,8 @@ enum kind {
     HUGE_MODE,
     ERROR_MODE,
     GUARD_MODE,
-    DESTINATION
+    DESTINATION,
+    COMMAND
 }; /* the type behind option.value */
 
 #define WHERE "off, 0, stderr, 1 (the same), or a file name with a / or . in it"
@@ -68,6 +69,11 @@ static const struct option {
     {"PROFILE", "profile", DESTINATION, WHERE, "off", na_opt.profile},
     /* mean bytes allocated between two samples of the heap profile; 1: every block */
     {"PROFILE_RATE", "profile_rate", POSITIVE, "a size such as 512K, at least 1", "512K", &na_opt.profile_rate},
+    /* where the pages of large blocks and of the process were, written at exit */
+    {"AUDIT", "audit", DESTINATION, WHERE, "off", na_opt.audit},
+    /* run by the shell when the audit is written, with neither LD_PRELOAD nor NUMALLOC_* in its environment */
+    {"AUDIT_THEN", "audit_then", COMMAND, "off, or a command with a / in it of less than 1024 bytes", "off",
+     na_opt.audit_then},
     /* 1: canaries, patterns, quarantine; 2: also pages without access behind blocks */
     {"GUARD", "guard", GUARD_MODE, "0, 1 or 2", "0", &na_opt.guard},
     /* sealed free lists, random order, certain detection of double and invalid frees */
@@ -163,6 +169,11 @@ static bool assign(const struct option *option, const char *text) {
         *(enum na_guard_mode *)option->value = (enum na_guard_mode)index;
         return true;
     case DESTINATION: return assign_destination(option->value, text);
+    case COMMAND: /* a / as in a path, so that "yes" or "1" is noticed */
+        if (strcmp(text, "off") == 0) text = "";
+        else if (strchr(text, '/') == NULL || strlen(text) >= NA_PATH_MAX) return false;
+        memcpy(option->value, text, strlen(text) + 1);
+        return true;
     }
     return false;
 }
@@ -261,6 +272,7 @@ static void value_as_json(const struct option *option, char *text, size_t capaci
         return;
     case GUARD_MODE: (void)snprintf(text, capacity, "%d", (int)*(const enum na_guard_mode *)option->value); return;
     case DESTINATION:
+    case COMMAND:
         if (*(const char *)option->value == '\0') break;
         path_as_json(option->value, text, capacity);
         return;

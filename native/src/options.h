@@ -41,6 +41,8 @@ typedef struct na_options {
     na_path leaks;               /* NUMALLOC_LEAKS: where live blocks are listed at exit */
     na_path profile;             /* NUMALLOC_PROFILE: where the heap profile goes at exit */
     size_t profile_rate;         /* NUMALLOC_PROFILE_RATE: mean bytes between samples, at least 1 */
+    na_path audit;               /* NUMALLOC_AUDIT: where page placement is written at exit */
+    na_path audit_then;          /* NUMALLOC_AUDIT_THEN: shell command run after that, "" none */
     enum na_guard_mode guard;    /* NUMALLOC_GUARD: 0|1|2 */
     size_t quarantine;           /* NUMALLOC_QUARANTINE: most bytes of freed blocks that guard mode keeps back */
     size_t watch_limit;          /* NUMALLOC_WATCH_LIMIT: most bytes for records of blocks and stacks */

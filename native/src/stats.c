@@ -92,6 +92,15 @@ int numalloc_stats(int node, numalloc_stats_t *stats) {
     return 0;
 }
 
+/* The same by another name, which the dynamic linker does not look at. */
+extern __typeof__(numalloc_stats) own_stats __attribute__((alias("numalloc_stats"), visibility("hidden")));
+
+bool na_serves(void) {
+    int (*volatile public)(int, numalloc_stats_t *) = numalloc_stats;
+    int (*volatile own)(int, numalloc_stats_t *) = own_stats;
+    return public == own;
+}
+
 /* ---- JSON ------------------------------------------------------------------------------------------- */
 
 typedef struct writer {

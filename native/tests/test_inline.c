@@ -140,6 +140,22 @@ static void threads(void) {
     check("invariants hold with threads", numalloc_verify() == 0);
 }
 
+/* A thread that moves allocates on its new node at once, with what it freed on the old one still in reach. */
+static void nodes(void) {
+    int ids[NUMALLOC_MAX_NODES], count = numalloc_node_ids(ids, NUMALLOC_MAX_NODES), round, wrong = 0;
+    for (round = 0; round < 4 * count; round++) {
+        int node = ids[round % count], i;
+        wrong += numalloc_bind_thread(node) != 0;
+        for (i = 0; i < 100; i++) {
+            void *p = numalloc(96), *q = numalloc(96);
+            wrong += numalloc_node_of(p) != node || numalloc_node_of(q) != node;
+            numalloc_free(p);
+            numalloc_free(q);
+        }
+    }
+    check("blocks are on the node where the thread is", wrong == 0);
+}
+
 static void odd_calls(void) {
     void *(*function)(size_t) = &numalloc;
     void *p = function(10);
@@ -177,6 +193,7 @@ int main(int argc, char **argv) {
     contents();
     classes();
     threads();
+    if (numalloc_node_count() > 1) nodes();
     pairs(want_inline);
     odd_calls();
     refused("a second free is refused", 0);

@@ -18,6 +18,10 @@ online=$(ls -d /sys/devices/system/node/node[0-9]* | wc -l)
 "$root"/build/native/bin/test_os query_tells_untouched_pages query_tells_read_pages_from_unmapped_ones >/tmp/os.out 2>&1 &&
     echo "untouched pages on $nodes nodes: ok" || { cat /tmp/os.out; echo "untouched pages on $nodes nodes: FAILED"; }
 
+# The header's inline path compares the CPU; secure mode has none.
+"$root"/build/native/bin/test_inline_static inline >/tmp/inline.out 2>&1 && echo "inline on $nodes nodes: ok" || { cat /tmp/inline.out; echo "inline on $nodes nodes: FAILED"; }
+NUMALLOC_SECURE=1 "$root"/build/native/bin/test_inline_static calls >/tmp/inline.out 2>&1 && echo "secure on $nodes nodes: ok" || { cat /tmp/inline.out; echo "secure on $nodes nodes: FAILED"; }
+
 # What may be changed only on a machine of one's own, and what a container may forbid.
 "$root"/build/native/bin/test_exhaustion commit_limit cgroup_limit no_huge_pages >/tmp/exhaustion.out 2>&1
 grep -E '^(commit|cgroup)_limit: |^no_huge_pages: |failed:|skipped:' /tmp/exhaustion.out | sort -u

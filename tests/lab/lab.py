@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEBIAN = "apt-get install qemu-system-x86 linux-image-amd64 busybox-static numactl"
@@ -44,8 +45,8 @@ def launcher() -> list[str]:
     return [str(bin_dir / "vng")]
 
 
-def boot(nodes: int, timeout: int) -> tuple[int, int, int]:
-    """Boot a kernel with `nodes` nodes of 2 CPUs and 1 GiB, run the checks; gives passed, failed, skipped."""
+def kernel(nodes: int, guest: Sequence[object], options: Sequence[str] = ()) -> list[str]:
+    """Command that boots a kernel with `nodes` nodes of 2 CPUs and 1 GiB and runs the words of `guest` in it."""
     command = [*launcher(), "-r", str(kernel_image()), "--disable-kvm", "--force-9p"]
     command += ["--cpus", str(2 * nodes), "--memory", f"{nodes}G"]
     for node in range(nodes):
@@ -53,9 +54,17 @@ def boot(nodes: int, timeout: int) -> tuple[int, int, int]:
     for a in range(nodes):
         for b in range(a + 1, nodes):  # pairs are near, as the halves of a package
             command += ["--numa-distance", f"{a},{b}={12 if a // 2 == b // 2 else 21}"]
-    guest = ["bash", ROOT / "tests/lab/guest.sh", nodes, ROOT, sys.executable]
-    command += ["--exec", shlex.join(map(str, guest))]
-    environment = dict(os.environ, PATH=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    return [*command, *options, "--exec", shlex.join(map(str, guest))]
+
+
+def environment() -> dict[str, str]:
+    """Environment in which that command finds virtme-ng's other programs."""
+    return dict(os.environ, PATH=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
+def boot(nodes: int, timeout: int) -> tuple[int, int, int]:
+    """Boot a kernel, run the checks; gives passed, failed, skipped."""
+    command = kernel(nodes, ["bash", ROOT / "tests/lab/guest.sh", nodes, ROOT, sys.executable])
     start = time.monotonic()
     print(f"--- {nodes} nodes: {kernel_image().name}", flush=True)
     passed = failed = skipped = 0
@@ -67,7 +76,7 @@ def boot(nodes: int, timeout: int) -> tuple[int, int, int]:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=environment,
+        env=environment(),
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -70,6 +70,11 @@ class Node:
     cores_per_socket: int
 
 
+def cgroup_version() -> str:
+    """Cgroups of this host; Slurm's own detection wants systemd's hierarchy beside those of version 1."""
+    return "v1" if pathlib.Path("/sys/fs/cgroup/freezer").is_dir() else "v2"
+
+
 def configuration(
     directory: pathlib.Path, controller: Node, port: int, nodes: list[Node], user: str
 ) -> dict[str, str]:
@@ -117,7 +122,7 @@ def configuration(
     lines.append(f"PartitionName=test Nodes={names} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO")
     return {
         "slurm.conf": "\n".join(lines) + "\n",
-        "cgroup.conf": "CgroupPlugin=autodetect\nIgnoreSystemd=yes\n",
+        "cgroup.conf": f"CgroupPlugin=cgroup/{cgroup_version()}\nIgnoreSystemd=yes\n",
     }
 
 

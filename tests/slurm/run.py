@@ -273,7 +273,8 @@ def main() -> int:
         print(f"slurm: missing {', '.join(absent)}; remedy: {cluster.DEBIAN}")
         print("slurm: 0 passed, 1 failed")
         return 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: everything is stopped
+    for number in (signal.SIGINT, signal.SIGTERM):  # even where a shell started us with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     passed = failed = 0
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="hpcalloc-slurm-"))
     try:

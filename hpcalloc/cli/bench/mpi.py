@@ -34,16 +34,17 @@ def _table(result: dict[str, Any]) -> Table:
     table = Table(
         title=f"{here['processor']}, {here['cpus']} CPUs, {result['ranks']} ranks, {here['mpi']}, "
         f"NumPy {here['numpy']}, kernel {here['kernel']}",
-        caption=f"median seconds of {result['repeats']} runs each, with and without in turns; ratio = hpcalloc over plain"
+        caption=f"median seconds of {result['repeats']} runs each, with and without in turns; ratio = hpcalloc over plain; "
+        "page faults of a whole run without > with"
         + ("; --quick: sizes that say nothing about speed" if result["quick"] else ""),
     )
     table.add_column("solver", no_wrap=True)
-    for name in ("plain", "hpcalloc", "ratio", "rate", "pages local"):
+    for name in ("plain", "hpcalloc", "ratio", "rate", "faults", "pages local"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verified", no_wrap=True)
     for row in result["rows"]:
         if "error" in row:
-            table.add_row(row["solver"], *["-"] * 5, "no")
+            table.add_row(row["solver"], *["-"] * 6, "no")
             continue
         runs = row["runs"]
         table.add_row(
@@ -52,6 +53,7 @@ def _table(result: dict[str, Any]) -> Table:
             f"{runs['hpcalloc']['seconds']:.3f}",
             f"{row['ratio']:.3f}",
             f"{runs['hpcalloc']['rate']:.2f} {row['unit']}",
+            f"{runs['plain']['page_faults']} > {runs['hpcalloc']['page_faults']}",
             _local(row),
             "yes",
         )

