@@ -148,6 +148,27 @@ def pinned(first, last):
     assert hpcalloc.migrate(a, hpcalloc.on_node(last)).moved == 8
 
 
+def numpys_own(nodes):
+    """NumPy's results and temporaries are where the handler's policy says, in new threads too, whoever writes first."""
+    for node in nodes:
+        other = next(n for n in nodes if n != node)
+        with hpcalloc.numpy_allocator(hpcalloc.on_node(node), threads="all"):
+            # the thread runs on the other node's CPUs, so first touch would put them there
+            for count in (1000, 100_000, 1_000_000):
+                a = on_cpus_of(other, lambda count=count: np.ones(count) * 2 + np.arange(count))
+                assert set(hpcalloc.placement(a).pages_per_node) == {node}, (
+                    node,
+                    count,
+                    hpcalloc.placement(a),
+                )
+    with hpcalloc.numpy_allocator("interleave"):
+        a = np.ones(1_000_000) * 2
+    assert set(hpcalloc.placement(a).pages_per_node) == set(nodes), hpcalloc.placement(a)
+    assert set(
+        hpcalloc.placement(on_cpus_of(nodes[-1], lambda: np.ones(1_000_000)[1024:-1024])).pages_per_node
+    ) == {nodes[-1]}
+
+
 def main() -> int:
     """Exit 1 at the first array that is not where it belongs."""
     nodes = node_ids()
@@ -174,6 +195,7 @@ def main() -> int:
     touch_elsewhere(c, nodes[0])
     inside = hpcalloc.placement(c[1024:-1024])  # the first page is touched by malloc
     assert nodes[0] not in inside.pages_per_node, inside
+    numpys_own(nodes)
     prefaulted(nodes)
     blocked_for_threads(nodes)
     migrated(nodes)

@@ -1,0 +1,41 @@
+"""Reports of unchanged programs under ``hpcalloc run`` on four nodes: 100 % local, as with the library; and a control.
+
+check_run.py DIRECTORY     where HPCALLOC_REPORT wrote plain.json, library.json and control.json
+"""
+
+# SPDX-License-Identifier: BSD-3-Clause
+import json
+import pathlib
+import sys
+
+
+def placement(report: dict) -> list:
+    """Return rank, nodes, number of arrays, their pages, and how many are local, of all ranks."""
+    assert report["summary"]["failed_ranks"] == [], report["summary"]
+    return [
+        (r["rank"], r["nodes"], r["arrays"]["touched"] >= 3 * 60, r["arrays"]["local_fraction"])
+        for r in report["ranks"]
+    ]
+
+
+def main(directory: str) -> int:
+    """Exit 1 at the first thing that is not as it should be."""
+    plain, library, control = (
+        json.loads(pathlib.Path(directory, f"{name}.json").read_text())
+        for name in ("plain", "library", "control")
+    )
+    expected = [(rank, [rank], True, 1.0) for rank in range(4)]
+    assert placement(plain) == expected, placement(plain)
+    assert placement(library) == expected, placement(library)
+    for report in (plain, library):
+        for r in report["ranks"]:
+            assert set(r["arrays"]["pages_per_node"]) == {str(r["rank"])}, r["arrays"]
+            assert r["cpus"] == f"{2 * r['rank']}-{2 * r['rank'] + 1}", r["cpus"]
+    # Ranks that leave their node before they allocate: the check can fail.
+    assert [r["arrays"]["local_fraction"] for r in control["ranks"]] == [0.0] * 4, placement(control)
+    print(f"{plain['summary']['touched']} pages of unchanged ranks: 100.0 % local", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
