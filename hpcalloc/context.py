@@ -29,7 +29,7 @@ from . import _native, arrays, comms
 from ._native.errors import error_for, name_of
 from .binding import Binding, ThreadPool, apply, inherited_memory_policy
 from .exceptions import BindingError, ContextClosedError, PlanError, message
-from .launcher import Launch, detect_launcher, parent_command
+from .launcher import Launch, this_launch
 from .placement import Placement, placement
 from .plan import LauncherBinding, Plan, RankPlan, make_plan
 from .policy import Policy, as_policy
@@ -181,7 +181,7 @@ def init(
             options = asked
         except Exception as bad:
             error = bad
-        launch = detect_launcher(os.environ, parent_command(os.getppid()))
+        launch = this_launch()
         affinity = frozenset(os.sched_getaffinity(os.getpid()))
         own = _Word(LauncherBinding(affinity, launch.launcher, launch.explicit), options, bool(_open))
         node_comm, words = _neighbours(comm, own)

@@ -18,8 +18,10 @@ __all__ = [
     "detect_launcher",
     "find_launcher_process",
     "global_rank",
+    "launcher_process",
     "parent_command",
     "rank_variable",
+    "this_launch",
 ]
 
 
@@ -62,7 +64,7 @@ _ASKED = {
         "PRTE_MCA_rmaps_default_mapping_policy",
     ),
     "intel": ("I_MPI_PIN_DOMAIN", "I_MPI_PIN_PROCESSOR_LIST", "I_MPI_PIN_CELL"),
-    "mpich": ("HYDRA_BINDING", "HYDRA_MAPPING", "HYDRA_TOPO_DEBUG"),
+    "mpich": ("HYDRA_BINDING", "HYDRA_MAPPING"),
     "slurm": ("SLURM_CPU_BIND", "SLURM_CPU_BIND_TYPE"),
     "mvapich": ("MV2_CPU_MAPPING", "MV2_CPU_BINDING_POLICY"),
 }
@@ -228,3 +230,15 @@ def _parent(pid: int) -> int:
 def rank_variable(environ: Mapping[str, str]) -> str | None:
     """Name of the variable that `detect_launcher` takes the local rank from."""
     return next((rank for _, rank, _ in _VARIABLES if _number(environ, rank) is not None), None)
+
+
+def launcher_process() -> Ancestor | None:
+    """Return the process that started this rank, seen through shells and wrappers; None without a launcher."""
+    variable = rank_variable(os.environ)
+    return find_launcher_process(os.getppid(), variable, os.environ[variable]) if variable else None
+
+
+def this_launch() -> Launch:
+    """Tell what started this process."""
+    ancestor = launcher_process()
+    return detect_launcher(os.environ, ancestor.command if ancestor is not None else None)

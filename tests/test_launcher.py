@@ -2,6 +2,8 @@
 """Launcher detection from environments as the launchers export them."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -65,3 +67,27 @@ def test_open_mpis_variables():
 def test_parent_command():
     assert parent_command(os.getpid())
     assert parent_command(2**30) == ()
+
+
+def test_a_debugging_variable_asks_for_no_binding():
+    ranks = {"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}
+    assert detect_launcher({**ranks, "HYDRA_TOPO_DEBUG": "1"}).explicit is None
+    assert detect_launcher({**ranks, "HYDRA_BINDING": "numa"}).explicit is True
+
+
+def test_the_launcher_is_found_through_a_shell(tmp_path):
+    program = tmp_path / "mpirun"
+    program.write_text(
+        "#!/bin/bash\nexport OMPI_COMM_WORLD_LOCAL_RANK=0 OMPI_COMM_WORLD_LOCAL_SIZE=1\n"
+        'bash -c \'bash -c "$0 -c \\"$1\\"; true"; true\' "$PYTHON" "$CODE"\n'
+    )
+    code = "from hpcalloc.launcher import this_launch; print(this_launch().explicit)"
+    done = subprocess.run(
+        ["bash", "-c", f'exec -a mpirun bash "{program}" --bind-to core; true'],
+        env={**os.environ, "PYTHON": sys.executable, "CODE": code},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == "True", done

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..exceptions import HpcallocError, message
-from ..launcher import detect_launcher, parent_command
+from ..launcher import this_launch
 from .solver import machine
 
 __all__ = ["SOLVERS", "compare", "find_examples", "find_mpirun"]
@@ -166,7 +166,7 @@ def compare(
             raise HpcallocError(
                 message("bench mpi", f"there is no solver {name!r}", ", ".join(SOLVERS), "name one of these")
             )
-    launch = detect_launcher(os.environ, parent_command(os.getppid()))
+    launch = this_launch()
     if launch.local_rank is not None and (launch.local_size or 1) > 1:
         raise HpcallocError(
             message(

@@ -21,7 +21,7 @@ from .. import _native
 from .._native.errors import error_for, name_of
 from ..binding import inherited_memory_policy
 from ..exceptions import BindingError, HpcallocError, message
-from ..launcher import Ancestor, detect_launcher, find_launcher_process, rank_variable
+from ..launcher import Ancestor, detect_launcher, launcher_process
 from ..report_files import DIRECTORY, VARIABLE, ReportFiles, files_of, start_record
 from ..run import MemoryPolicy, Situation, Steps, Wishes, decide, join_preload, parse_policy
 from ..topology import Topology, format_ids
@@ -85,7 +85,7 @@ def command(
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run")
     words, obstacle = resolve(program, os.environ.get("PATH", os.defpath))
-    ancestor = _ancestor()
+    ancestor = launcher_process()
     files = files_of({name: v for name, v in os.environ.items() if name != DIRECTORY}, ancestor)
     wishes = Wishes(bind, threads, smt, parse_policy(policy, strict), preload)  # type: ignore[arg-type]
     steps = decide(Topology.from_machine(), _look(obstacle, ancestor), wishes)
@@ -178,11 +178,6 @@ def _library(name: str) -> Path:
             "run", f"{name} is missing", ", ".join(_native.__path__), "reinstall hpcalloc, or --no-preload"
         )
     )
-
-
-def _ancestor() -> Ancestor | None:
-    variable = rank_variable(os.environ)
-    return find_launcher_process(os.getppid(), variable, os.environ[variable]) if variable else None
 
 
 def _look(obstacle: str, ancestor: Ancestor | None) -> Situation:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..exceptions import HpcallocError, message
-from ..launcher import Launch, detect_launcher, find_launcher_process, rank_variable
+from ..launcher import Launch, this_launch
 from .facts import HostFacts, RankFacts, gather_host, gather_rank, loaded_libraries
 from .host import Host
 
@@ -52,7 +52,7 @@ def examine_job(mpi: bool | None, timeout: float) -> tuple[Host, ...]:
     HpcallocError
         ``mpi=True`` without mpi4py; MPI does not answer in time; a rank could not be examined.
     """
-    launch = _launch()
+    launch = this_launch()
     before = loaded_libraries()
     launched = (
         launch.launcher not in ("none", "slurm") or "PMI_SIZE" in os.environ or "PMIX_RANK" in os.environ
@@ -101,13 +101,6 @@ def gather(comm: Any, launch: Launch, before: tuple[str, ...] = ()) -> tuple[Hos
         if told[2] is not None:
             facts[told[0]] = told[2]
     return tuple(Host(facts[key], tuple(members)) for key, members in ranks.items())
-
-
-def _launch() -> Launch:
-    """Tell what started this rank, also through shells and wrappers."""
-    variable = rank_variable(os.environ)
-    ancestor = find_launcher_process(os.getppid(), variable, os.environ[variable]) if variable else None
-    return detect_launcher(os.environ, ancestor.command if ancestor else None)
 
 
 def _with_mpi(launch: Launch, before: tuple[str, ...]) -> tuple[Host, ...]:
