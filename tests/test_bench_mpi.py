@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """``hpcalloc bench mpi``: the table, JSON and plot of the solvers, and what it says when it can't."""
 
+import io
 import json
 import os
 import pathlib
@@ -9,6 +10,9 @@ import subprocess
 import sys
 
 from launching import mpirun_words
+from rich.console import Console
+
+from hpcalloc.cli.bench.mpi import _table
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples/mpi"
 
@@ -87,3 +91,18 @@ def test_list_names_every_solver():
     names = {line.split()[0] for line in done.stdout.splitlines()}
     assert {"stream", "cg_poisson3d", "shallow_water", "summa", "fft_transpose", "nbody"} <= names
     assert all((EXAMPLES / f"{name}.py").exists() for name in names)
+
+
+def test_no_figure_is_cut_where_the_table_is_narrow():
+    runs = {
+        kind: {"seconds": 123.456, "rate": 123.45, "page_faults": 12_345_678}
+        for kind in ("plain", "hpcalloc")
+    }
+    row = {"solver": "cg_poisson3d", "runs": runs, "ratio": 0.948, "unit": "GB/s"}
+    table = _table({"rows": [{**row, "pages": {"unknown": None, "local": 5, "touched": 5}}]})
+    console = Console(width=80, file=io.StringIO())
+    console.print(table)
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    for text in ("cg_poisson3d", "123.456", "0.948", "123.45", "GB/s", "12345678", "100.0 %", "yes"):
+        assert text in shown, shown

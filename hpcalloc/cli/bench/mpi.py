@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -29,18 +30,33 @@ def _local(row: dict[str, Any]) -> str:
     return percent(pages["local"] / pages["touched"] if pages["touched"] else None)
 
 
-def _table(result: dict[str, Any]) -> Table:
+def _title(result: dict[str, Any]) -> str:
     here = result["machine"]
-    table = Table(
-        title=f"{here['processor']}, {here['cpus']} CPUs, {result['ranks']} ranks, {here['mpi']}, "
-        f"NumPy {here['numpy']}, kernel {here['kernel']}",
-        caption=f"median seconds of {result['repeats']} runs each, with and without in turns; ratio = hpcalloc over plain; "
-        "page faults of a whole run without > with"
-        + ("; --quick: sizes that say nothing about speed" if result["quick"] else ""),
+    return (
+        f"{here['processor']}, {here['cpus']} CPUs, {result['ranks']} ranks, {here['mpi']}, "
+        f"NumPy {here['numpy']}, kernel {here['kernel']}"
     )
+
+
+def _caption(result: dict[str, Any]) -> str:
+    return (
+        f"median seconds of {result['repeats']} runs each, with and without in turns; ratio = hpcalloc over plain; "
+        "page faults of a whole run without > with"
+        + ("; --quick: sizes that say nothing about speed" if result["quick"] else "")
+    )
+
+
+def _table(result: dict[str, Any]) -> Table:
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("solver", no_wrap=True)
-    for name in ("plain", "hpcalloc", "ratio", "rate", "faults", "pages local"):
+    for name in ("plain", "hpcalloc", "ratio"):
         table.add_column(name, justify="right", no_wrap=True)
+    for name in (
+        "rate",
+        "faults",
+        "pages local",
+    ):  # where there is little room these take two lines, none is cut
+        table.add_column(name, justify="right", overflow="fold")
     table.add_column("verified", no_wrap=True)
     for row in result["rows"]:
         if "error" in row:
@@ -158,7 +174,9 @@ def command(
         _write(json_file, result)
     if plot_file is not None:
         _plot(result, plot_file)
+    console.print(_title(result))
     console.print(_table(result))
+    console.print(_caption(result))
     failed = [row for row in result["rows"] if "error" in row]
     for row in failed:
         console.print(f"\n{row['solver']} failed:\n{row['error']}")
