@@ -149,12 +149,12 @@ def test_kernel_refuses_one_rank(world, monkeypatch):
 
 @pytest.mark.mpi(min_size=2)
 def test_planning_fails_for_all(world, monkeypatch):
-    from hpcalloc import context
+    from hpcalloc import rank_setup
 
     def fails(*_args, **_kwargs):
         raise hpcalloc.PlanError("no plan")
 
-    monkeypatch.setattr(context, "make_plan", fails)  # called on one rank of each host
+    monkeypatch.setattr(rank_setup, "make_plan", fails)  # called on one rank of each host
     error = raised(lambda: hpcalloc.init(world))
     assert isinstance(error, hpcalloc.PlanError)
     assert "no plan" in str(error)
