@@ -20,19 +20,14 @@ from ..report import Report, size_text
 from ..report_files import ENDINGS, merge
 from ..topology import format_ids
 from .mpi import mpi_option, world
+from .options import bind_option, json_flag
 
 __all__ = ["command"]
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--bind",
-    type=click.Choice(["auto", "force", "off"]),
-    default="auto",
-    show_default=True,
-    help="As of hpcalloc.init.",
-)
+@json_flag
+@bind_option("As of hpcalloc.init.")
 @click.option(
     "--size", "mib", type=click.IntRange(1), default=64, show_default=True, help="MiB of the self-test array."
 )

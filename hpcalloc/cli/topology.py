@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..topology import Topology
+from .options import json_flag
 
 __all__ = ["command", "gib", "source_option", "topology_of"]
 
@@ -33,7 +34,7 @@ def gib(count: int) -> str:
 
 @click.command()
 @source_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_flag
 def command(source: str | None, as_json: bool) -> None:
     """Show packages, NUMA nodes, cores and distances."""
     topology = topology_of(source)
