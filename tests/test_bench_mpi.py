@@ -61,6 +61,13 @@ def test_a_solver_that_is_wrong_or_ends_is_a_failure(tmp_path):
     assert all(row["error"] for row in json.loads(figures.read_text())["rows"])
 
 
+def test_json_on_standard_output_is_alone(tmp_path):
+    (tmp_path / "stream.py").write_text("raise SystemExit('no streams today')\n")
+    done = bench("--ranks", 1, "--solver", "stream", "--examples", tmp_path, "--json", "-")
+    assert done.returncode == 1
+    assert "no streams today" in json.loads(done.stdout)["rows"][0]["error"]
+
+
 def test_a_solver_that_hangs_is_ended(tmp_path):
     (tmp_path / "stream.py").write_text("import time; time.sleep(600)\n")
     done = bench("--ranks", 1, "--solver", "stream", "--examples", tmp_path, "--timeout", 2)

@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from ..plan import make_plan
+from .console import plain_console
 from .options import json_flag, smt_option, threads_option
 from .topology import source_option, topology_of
 
@@ -31,7 +31,7 @@ def command(ranks: int, threads: int | str, smt: bool, source: str | None, as_js
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     console.print(f"{facts['source']}, {ranks} rank(s): {'; '.join(facts['reasons'])}")
     table = Table("local rank", "nodes", "CPUs", "threads", "memory", "why")
     for share in facts["ranks"]:

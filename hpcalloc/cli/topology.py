@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from ..topology import Topology
+from .console import plain_console
 from .options import json_flag
 
 __all__ = ["command", "gib", "source_option", "topology_of"]
@@ -42,7 +42,7 @@ def command(source: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     console.print(
         f"{facts['source']}: {facts['packages']} package(s), {len(facts['nodes'])} NUMA node(s), "
         f"{facts['cores']} core(s), {facts['pus']} PU(s); allowed: CPUs {facts['allowed_cpus']}, "

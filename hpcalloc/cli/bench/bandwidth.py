@@ -14,8 +14,10 @@ from ...bench.kernels import KERNELS
 from ...bench.sizes import mib
 from ...exceptions import HpcallocError, message
 from ...topology import Topology
+from ..console import plain_console
 from ..mpi import mpi_option, world
-from .output import json_option, plot_option, progress_bar, save_figure, thread_list, write_json
+from . import figures
+from .output import give, json_option, mark, note_option, plot_option, progress_bar, thread_list
 
 __all__ = ["command"]
 
@@ -48,7 +50,7 @@ __all__ = ["command"]
     default=None,
     help="The triad beside C STREAM, NumPy and Numba; by default unless under MPI.",
 )
-@click.option("--note", default="", help="A remark for the table, the plot and the JSON.")
+@note_option
 @json_option
 @plot_option
 @mpi_option
@@ -102,27 +104,15 @@ def command(
         if note:
             result["remarks"].insert(0, note)
         good = result["good"]
-        if json_file is not None:
-            write_json(result, json_file)
-        if plot_file is not None:
-            from . import figures
-
-            draw = figures.ranks if "ranks" in result else figures.matrix
-            save_figure(draw(result), plot_file)
-        if json_file != "-":
-            _print(result)
+        draw = figures.ranks if "ranks" in result else figures.matrix
+        give(result, json_file, plot_file, draw, _print)
     if not good:
         ctx.exit(1)
 
 
 def _alone(options: bandwidth.Options, compare: bool) -> dict[str, Any]:
     total = bandwidth.steps(options) + (triads.steps(options) if compare else 0)
-    with progress_bar() as progress:
-        task = progress.add_task("", total=total)
-
-        def advance(text: str) -> None:
-            progress.update(task, advance=1, description=text)
-
+    with progress_bar(total) as advance:
         result = bandwidth.measure(options, advance)
         if compare:
             rows = triads.compare(options, Topology.from_machine(), result["array_bytes"], advance)
@@ -134,16 +124,15 @@ def _alone(options: bandwidth.Options, compare: bool) -> dict[str, Any]:
 def _together(comm: Any, options: bandwidth.Options) -> dict[str, Any]:
     from ...bench import ranks
 
-    with progress_bar(quiet=comm.Get_rank() != 0) as progress:
-        task = progress.add_task("", total=ranks.steps(options))
-        return ranks.measure(comm, options, lambda text: progress.update(task, advance=1, description=text))
+    with progress_bar(ranks.steps(options), quiet=comm.Get_rank() != 0) as advance:
+        return ranks.measure(comm, options, advance)
 
 
 # ---- tables, readable at 80 columns ---------------------------------------------------------------------
 
 
 def _print(result: dict[str, Any]) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     facts = result["machine"]
     console.print(f"{facts['processor']}, {facts['cpus']} CPUs; kernels {facts['instruction_set']}")
     console.print(
@@ -198,9 +187,7 @@ def _print_matrix(console: Console, result: dict[str, Any]) -> None:
 def _cell(cell: dict[str, Any]) -> str:
     if not cell["result_verified"]:
         return "WRONG"
-    return _rate(cell["gb_per_s"]) + (
-        "!" if cell["placed"] is False else "?" if cell["placed"] is None else ""
-    )
+    return _rate(cell["gb_per_s"]) + mark(cell["placed"])
 
 
 def _print_scaling(console: Console, result: dict[str, Any]) -> None:
