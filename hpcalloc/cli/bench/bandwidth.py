@@ -163,7 +163,11 @@ def _print_matrix(console: Console, result: dict[str, Any]) -> None:
     memory = result["memory_nodes"]
     for team, title in (("all", "all cores of the node"), ("one", "one core")):
         table = Table(
-            "CPUs of", "threads", "kernel", title=f"GB/s, {title}; {_stores_text(result['stores'][team])}"
+            "CPUs of",
+            "threads",
+            "kernel",
+            title=f"GB/s, {title}; {_stores_text(result['stores'][team])}",
+            padding=(0, 1 if len(memory) < 5 else 0),
         )
         for node in memory:
             table.add_column(f"memory {node}" if len(memory) < 5 else str(node), justify="right")
