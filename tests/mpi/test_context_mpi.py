@@ -12,6 +12,7 @@ import traceback
 
 import numpy as np
 import pytest
+from raising import raised
 
 import hpcalloc
 from hpcalloc import _native
@@ -30,15 +31,6 @@ def world():
     assert os.sched_getaffinity(0) == ALL
     assert hpcalloc.current_policy() == hpcalloc.local()
     MPI.COMM_WORLD.Barrier()
-
-
-def raised(call):
-    """What a call raises, None if nothing."""
-    try:
-        call()
-    except Exception as error:
-        return error
-    return None
 
 
 def test_ranks_and_communicators(world):
