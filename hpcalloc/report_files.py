@@ -78,6 +78,10 @@ class ReportFiles:
         if stale and self.rank == 0:
             with contextlib.suppress(OSError):
                 os.remove(os.path.join(self.directory, "arrived"))
+            with contextlib.suppress(
+                OSError
+            ):  # of a merge that failed; with it there nobody would merge again
+                os.rmdir(os.path.join(self.directory, "merging"))
         self.write("start", {**record, "size": self.size})
 
     def environment(self, pid: int) -> dict[str, str]:
@@ -175,7 +179,7 @@ def finish(context: Context, files: ReportFiles) -> None:
     """Write the record of a context that closes; what goes wrong is said and does not matter to the program."""
     try:
         files.write("context", {**record_of(context), "size": files.size})
-    except OSError as error:
+    except Exception as error:  # the other ranks are in the collective calls of `close` already
         sys.stderr.write(f"hpcalloc: {VARIABLE}: {error}\n")
 
 

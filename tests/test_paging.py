@@ -144,7 +144,8 @@ def test_prefault_ends_at_an_error(monkeypatch):
 
 def test_prefault_of_more_than_the_machine_has():
     """An error where the kernel would have called the OOM killer."""
-    huge = mmap.mmap(-1, _native.room() + (1 << 30), flags=mmap.MAP_PRIVATE | MAP_NORESERVE)
+    # Twice the room: other processes may end while this is tried.
+    huge = mmap.mmap(-1, 2 * _native.room() + (1 << 30), flags=mmap.MAP_PRIVATE | MAP_NORESERVE)
     a = np.frombuffer(huge, np.uint8)
     with pytest.raises(hpcalloc.OutOfMemoryError, match="machine can still give"):
         hpcalloc.prefault(a)

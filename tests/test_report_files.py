@@ -189,6 +189,20 @@ def test_the_last_of_several_merges(tmp_path, program):
     assert data["summary"]["failed"] == 0
 
 
+def test_a_merge_that_failed_does_not_keep_later_jobs_from_theirs(tmp_path, program):
+    for rank, report, environ in ranks(tmp_path, 2, {}):
+        if rank == 0:
+            verb("run", program, "k", report=report, environ=environ)
+            (left,) = tmp_path.glob("r.json.ranks*")
+            (left / "merging").mkdir()
+            (left / "arrived").write_text("..")
+            verb("run", program, report=report, environ=environ)
+        else:
+            assert not report.exists()
+            verb("run", program, report=report, environ=environ)
+    assert rank_of(tmp_path / "r.json", 1)["rank"] == 1
+
+
 def test_absent_ranks_are_named(tmp_path, program):
     for rank, report, environ in ranks(tmp_path, 3, {}):
         if rank != 1:

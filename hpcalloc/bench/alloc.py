@@ -41,7 +41,7 @@ OURS = "hpcalloc"
 _LIBRARIES = {
     "jemalloc": "libjemalloc.so.2",
     "tcmalloc": "libtcmalloc_minimal.so.4",
-    "mimalloc": "libmimalloc.so.2.0",
+    "mimalloc": "libmimalloc.so.2",
     "tbbmalloc": "libtbbmalloc_proxy.so.2",
 }
 _UNCOUNTED_FIRST = {"temporaries", "large", "huge"}

@@ -5,8 +5,8 @@
  *
  * A program's arrays are gone when it ends. So the pages are also looked at when a large block is about to be freed: at
  * most every INTERVAL_MS and for at most a SHARE-th of the time, and at once if a quarter more is in use than at any look
- * before. Of all looks the one with the most touched pages stays. Blocks are listed under their region's lock and asked for without it: one that is freed meanwhile counts
- * with what is left of it.
+ * before. Of all looks the one with the most touched pages stays. Blocks are listed under their region's lock and asked
+ * for without it: one that is freed meanwhile counts with what is left of it.
  *
  * Threads: a look is one thread's; another that comes meanwhile goes on without one.
  */

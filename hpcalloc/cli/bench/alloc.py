@@ -8,11 +8,12 @@ import os
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ...bench import alloc
 from ..console import plain_console
-from .output import give, json_option, new_figure, plot_option, progress_bar, thread_list
+from .output import give, json_option, new_figure, plot_option, print_table, progress_bar, thread_list
 
 __all__ = ["command"]
 
@@ -23,35 +24,53 @@ def _thread_counts(text: str | None) -> list[int]:
 
 
 def _figure(value: float) -> str:
+    """Three digits or a little more: 3.3, 350.2, 35k, 5.6M."""
     if math.isnan(value):
         return "-"
-    return f"{value:.1f}" if value < 1e4 else f"{value:.3g}"
+    for unit in ("", "k", "M"):
+        if value < 1e4 or unit == "M":
+            break
+        value /= 1e3
+    return f"{value:.0f}{unit}" if unit and value >= 100 else f"{value:.1f}{unit}"
 
 
-def _table(result: dict[str, Any]) -> Table:
+def _table(result: dict[str, Any], what: str, ratio: str, best: str, title: str) -> Table:
     names = list(result["allocators"])
     table = Table(
-        "workload", "threads", title="ns per operation; ratio = hpcalloc over the best of the others"
+        "workload", "threads", title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    for name in [*names, "ratio", "best", "MiB", "ratio", "leanest"]:
+    for name in [*names, "ratio", "best"]:
         table.add_column(name, justify="right")
+    scale = 2**20 if what == "peak_bytes" else 1
     for row in result["rows"]:
         figures = row["allocators"]
         table.add_row(
             row["workload"],
             str(row["threads"]),
-            *("failed" if "error" in figures[n] else _figure(figures[n]["ns_per_operation"]) for n in names),
-            f"{row['ratio']:.2f}",
-            row["best_peer"],
-            _figure(figures[alloc.OURS].get("peak_bytes", math.nan) / 2**20),
-            f"{row['memory_ratio']:.2f}",
-            row["leanest_peer"],
+            *("failed" if "error" in figures[n] else _figure(figures[n][what] / scale) for n in names),
+            f"{row[ratio]:.2f}",
+            row[best],
         )
     return table
 
 
+def _tables(result: dict[str, Any]) -> tuple[Table, ...]:
+    over = "ratio: hpcalloc over the best of the others"
+    return (
+        _table(result, "ns_per_operation", "ratio", "best_peer", f"ns per operation; {over}"),
+        _table(result, "peak_bytes", "memory_ratio", "leanest_peer", f"MiB resident at the peak; {over}"),
+        _summary_table(result),
+    )
+
+
 def _summary_table(result: dict[str, Any]) -> Table:
-    table = Table("allocator", title="geometric means, each over the best of the others")
+    table = Table(
+        "allocator",
+        title="geometric means, each over the best of the others",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for name in ("time", "worst", "in", "peak memory", "instructions of a 64-byte pair", "failed"):
         table.add_column(name, justify="left" if name in ("in", "failed") else "right")
     for name, facts in sorted(result["summary"].items(), key=lambda item: item[1]["time_ratio"]):
@@ -140,8 +159,8 @@ def command(
 
 def _print(result: dict[str, Any]) -> None:
     console = plain_console()
-    console.print(_table(result))
-    console.print(_summary_table(result))
+    for table in _tables(result):
+        print_table(console, table)
     for row in result["rows"]:
         for name, figures in row["allocators"].items():
             if "error" in figures:

@@ -17,7 +17,7 @@ from ...topology import Topology
 from ..console import plain_console
 from ..mpi import mpi_option, world
 from . import figures
-from .output import give, json_option, mark, note_option, plot_option, progress_bar, thread_list
+from .output import give, json_option, mark, note_option, plot_option, print_table, progress_bar, thread_list
 
 __all__ = ["command"]
 
@@ -185,7 +185,7 @@ def _print_matrix(console: Console, result: dict[str, Any]) -> None:
                     *(_cell(cell) for cell in row),
                     end_section=kernel == KERNELS[-1],
                 )
-        console.print(table)
+        print_table(console, table)
 
 
 def _cell(cell: dict[str, Any]) -> str:
@@ -207,7 +207,7 @@ def _print_scaling(console: Console, result: dict[str, Any]) -> None:
             _rate(point["gb_per_s"] / point["threads"]),
             f"{point['gb_per_s'] / one['gb_per_s']:.2f}",
         )
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_triads(console: Console, result: dict[str, Any]) -> None:
@@ -227,7 +227,7 @@ def _print_triads(console: Console, result: dict[str, Any]) -> None:
             _rate(row["best_gb_per_s"]),
             f"{row['over_stream']:.2f}",
         )
-    console.print(table)
+    print_table(console, table)
     for absent in sorted({row["absent"] for row in result["triads"] if "absent" in row}):
         console.print(f"Numba {absent}")
 
@@ -250,7 +250,7 @@ def _print_ranks(console: Console, result: dict[str, Any]) -> None:
             )
         threads = rank["placements"]["local"]["threads"]
         table.add_row(str(rank["rank"]), ",".join(map(str, rank["nodes"])), str(threads), *cells)
-    console.print(table)
+    print_table(console, table)
     table = Table(
         "kernel",
         title=f"sum over {len(result['ranks'])} rank(s), GB/s: all bytes over the slowest rank's time",
@@ -260,7 +260,7 @@ def _print_ranks(console: Console, result: dict[str, Any]) -> None:
     for kernel in KERNELS:
         sums = result["sums"]
         table.add_row(kernel, *(_rate(sums[name][kernel]) if name in sums else "-" for name in names))
-    console.print(table)
+    print_table(console, table)
 
 
 def _verdict(result: dict[str, Any]) -> str:

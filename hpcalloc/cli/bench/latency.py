@@ -14,7 +14,7 @@ from ...bench.sizes import mib
 from ..console import plain_console
 from ..mpi import refuse_ranks
 from . import figures
-from .output import give, json_option, mark, note_option, plot_option, progress_bar
+from .output import give, json_option, mark, note_option, plot_option, print_table, progress_bar
 
 __all__ = ["command"]
 
@@ -110,7 +110,7 @@ def _print_curves(console: Console, result: dict[str, Any]) -> None:
         size = mib(nbytes) if nbytes >= 1 << 20 else f"{nbytes / 1024:.4g} KiB"
         row = (points[nbytes, node, pages] for node in nodes for pages in latency.PAGES)
         table.add_row(size, _cache(result, nbytes), *map(_figure, row))
-    console.print(table)
+    print_table(console, table)
     had = [p["huge_fraction"] for p in result["points"] if p["pages_asked"] == "huge"]
     console.print(f"huge: {100 * min(had):.0f} % of the memory in transparent huge pages; base: none")
 
@@ -131,4 +131,4 @@ def _print_matrix(console: Console, result: dict[str, Any]) -> None:
         for cpu_node in result["cpu_nodes"]:
             row = (cells[cpu_node, node] for node in result["memory_nodes"])
             table.add_row(f"node {cpu_node}", *map(_figure, row))
-        console.print(table)
+        print_table(console, table)

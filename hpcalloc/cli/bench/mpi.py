@@ -15,7 +15,7 @@ from rich.table import Table
 from ...bench import mpi
 from ...report import percent
 from ..console import plain_console
-from .output import give, json_option, new_figure, plot_option, progress_bar
+from .output import give, json_option, new_figure, plot_option, print_table, progress_bar
 
 __all__ = ["command"]
 
@@ -81,7 +81,7 @@ def _draw(result: dict[str, Any]) -> Any:
 
 def _print(result: dict[str, Any]) -> None:
     console = plain_console()
-    console.print(_table(result))
+    print_table(console, _table(result))
     for row in result["rows"]:
         if "error" in row:
             console.print(f"\n{row['solver']} failed:\n{row['error']}")

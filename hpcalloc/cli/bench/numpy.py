@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ...bench import numpy as bench
 from ..console import plain_console
-from .output import give, json_option, new_figure, plot_option, progress_bar
+from .output import give, json_option, new_figure, plot_option, print_table, progress_bar
 
 __all__ = ["command"]
 
@@ -100,7 +100,7 @@ def _print_expression(console: Console, result: dict[str, Any]) -> None:
             cells += [f"{ratios[name][handler]:.3f}" for name in _SUMMARIES]
         cells.append(f"{ratios['hpcalloc_over_numpy']['temporaries']:.3f}")
         table.add_row(bench.human(row["bytes"]), *cells)
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_calls(console: Console, result: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ def _print_calls(console: Console, result: dict[str, Any]) -> None:
                 cells.append(_time(row["statements"][name]["numpy"]["ns"]))
             cells.append(f"{row['ratios']['hpcalloc_over_numpy'][name]:.2f}")
         table.add_row(bench.human(row["bytes"]), *cells)
-    console.print(table)
+    print_table(console, table)
 
 
 def _figure(result: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +20,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from ...exceptions import HpcallocError
 
@@ -29,6 +31,7 @@ __all__ = [
     "new_figure",
     "note_option",
     "plot_option",
+    "print_table",
     "progress_bar",
     "thread_list",
 ]
@@ -83,6 +86,13 @@ def give(
         _save_figure(draw(result), plot_file)
     if json_file != "-":
         show(result)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table in its full width, whatever the terminal's or file's: numbers that are cut say nothing."""
+    needed = Measurement.get(console, console.options.update(width=1000), table).maximum
+    console.width = max(console.width, needed)
+    console.print(table)
 
 
 def mark(placed: bool | None) -> str:
