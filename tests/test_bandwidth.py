@@ -417,6 +417,7 @@ def test_tables_of_several_nodes_fit_80_columns(nodes, tmp_path, capsys):
     out = capsys.readouterr().out
     tables = [line for line in out.splitlines() if line.startswith(("┃", "│"))]
     assert max(map(len, tables)) <= 80
+    assert not any("…" in line for line in tables)
     for draw, result in ((figures.matrix, facts), (figures.latency, times)):
         draw(result).savefig(tmp_path / f"{draw.__name__}.png")
 

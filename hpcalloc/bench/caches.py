@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..kernel_files import read_text
 from ..topology import parse_ids
 
 __all__ = ["Cache", "caches_of", "last_level_bytes"]
@@ -24,23 +25,16 @@ class Cache:
     cpus: tuple[int, ...]
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
 def caches_of(cpu: int, sysfs: str = _SYSFS) -> tuple[Cache, ...]:
     """Caches that hold data of a CPU, level 1 first; empty where the kernel does not tell."""
     found = []
     for index in Path(sysfs, f"cpu{cpu}", "cache").glob("index*"):
-        size = re.fullmatch(r"(\d+)([KMG]?)", _read(index / "size"))
-        if _read(index / "type") not in ("Data", "Unified") or size is None:
+        size = re.fullmatch(r"(\d+)([KMG]?)", read_text(index / "size").strip())
+        if read_text(index / "type").strip() not in ("Data", "Unified") or size is None:
             continue
         unit = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}[size[2]]
-        shared = parse_ids(_read(index / "shared_cpu_list")) or (cpu,)
-        found.append(Cache(int(_read(index / "level")), int(size[1]) * unit, shared))
+        shared = parse_ids(read_text(index / "shared_cpu_list")) or (cpu,)
+        found.append(Cache(int(read_text(index / "level")), int(size[1]) * unit, shared))
     return tuple(sorted(found, key=lambda cache: cache.level))
 
 

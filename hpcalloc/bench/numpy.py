@@ -32,6 +32,7 @@ from .. import _native, arrays
 from .._native import _handler
 from ..exceptions import HpcallocError
 from ..handler import numpy_allocator
+from ..kernel_files import read_text
 from ..policy import Policy, as_policy
 from . import machine
 
@@ -253,13 +254,13 @@ def compare(
         )
     placed = as_policy("bench numpy", policy)
     rows = [_row(size, placed, repeats, advance) for size in chosen]
-    thp = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     return {
         "machine": {
             **machine.facts(os.sched_getaffinity(0)),
             "python": platform.python_version(),
             "numpy": np.__version__,
-            "transparent_hugepages": thp.read_text(encoding="ascii").strip() if thp.exists() else "none",
+            "transparent_hugepages": read_text("/sys/kernel/mm/transparent_hugepage/enabled").strip()
+            or "none",
         },
         "policy": str(placed),
         "repeats": repeats,

@@ -14,6 +14,7 @@ from ..doctor import Finding, Host, diagnose, is_healthy
 from ..doctor.finding import SEVERITIES
 from ..doctor.job import examine_job
 from ..exceptions import HpcallocError
+from .options import json_flag
 
 __all__ = ["command"]
 
@@ -22,7 +23,7 @@ HEALTHY, FOUND, FAILED = 0, 1, 2  # exit codes
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_flag
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only: nothing on a healthy run.")
 @click.option(
     "--mpi/--no-mpi", "mpi", default=None, help="Gather over MPI ranks; by default where a launcher is seen."

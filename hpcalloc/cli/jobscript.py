@@ -4,34 +4,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import click
 
 from ..jobscript import LAUNCHERS, PER_NODE, make_jobscript
+from .options import number_or
 from .topology import source_option, topology_of
 
 __all__ = ["command"]
-
-
-def _number_or(*words: str) -> Callable[[click.Context, click.Parameter, str], int | str]:
-    def convert(_context: click.Context, _option: click.Parameter, value: str) -> int | str:
-        if value in words:
-            return value
-        try:
-            return int(value)
-        except ValueError:
-            raise click.BadParameter(f"{value!r} is neither a number nor {', '.join(words)}") from None
-
-    return convert
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--nodes", "-N", type=int, default=1, show_default=True, help="Nodes of the job.")
 @click.option(
     "--ranks-per-node",
-    callback=_number_or(*PER_NODE),
+    callback=number_or(*PER_NODE),
     metavar="|".join(("N", *PER_NODE)),
     default="numa",
     show_default=True,
@@ -39,7 +27,7 @@ def _number_or(*words: str) -> Callable[[click.Context, click.Parameter, str], i
 )
 @click.option(
     "--threads",
-    callback=_number_or("auto"),
+    callback=number_or("auto"),
     metavar="N|auto",
     default="auto",
     show_default=True,

@@ -6,30 +6,22 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from ..plan import make_plan
+from .console import plain_console
+from .options import json_flag, smt_option, threads_option
 from .topology import source_option, topology_of
 
 __all__ = ["command"]
 
 
-def _threads(_context: click.Context, _option: click.Parameter, value: str) -> int | str:
-    if value == "auto":
-        return value
-    try:
-        return int(value)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is neither 'auto' nor a number") from None
-
-
 @click.command()
 @click.option("-n", "ranks", type=int, required=True, help="Ranks on the host.")
-@click.option("--threads", default="auto", show_default=True, callback=_threads, help="Threads per rank.")
-@click.option("--smt", is_flag=True, help="Use the hardware threads beyond the first of each core too.")
+@threads_option
+@smt_option
 @source_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_flag
 def command(ranks: int, threads: int | str, smt: bool, source: str | None, as_json: bool) -> None:
     """Show which nodes, CPUs and threads N ranks on a host would get, and why."""
     plan = make_plan(topology_of(source), ranks, threads=threads, smt=smt)  # type: ignore[arg-type]
@@ -39,7 +31,7 @@ def command(ranks: int, threads: int | str, smt: bool, source: str | None, as_js
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     console.print(f"{facts['source']}, {ranks} rank(s): {'; '.join(facts['reasons'])}")
     table = Table("local rank", "nodes", "CPUs", "threads", "memory", "why")
     for share in facts["ranks"]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -15,24 +16,20 @@ import numpy as np
 from .. import _native
 from .._native.errors import name_of
 from ..context import Context, init
+from ..kernel_files import huge_pools, read_text, transparent_huge_pages
 from ..launcher import detect_launcher
 from ..report import Report, size_text
 from ..report_files import ENDINGS, merge
 from ..topology import format_ids
 from .mpi import mpi_option, world
+from .options import bind_option, json_flag
 
 __all__ = ["command"]
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--bind",
-    type=click.Choice(["auto", "force", "off"]),
-    default="auto",
-    show_default=True,
-    help="As of hpcalloc.init.",
-)
+@json_flag
+@bind_option("As of hpcalloc.init.")
 @click.option(
     "--size", "mib", type=click.IntRange(1), default=64, show_default=True, help="MiB of the self-test array."
 )
@@ -111,39 +108,13 @@ def machine(context: Context) -> dict[str, Any]:
         "can_bind": can_bind == 0,
         "can_query": can_query == 0,
         "why_not": [name_of(code) for code in (can_bind, can_query) if code],
-        "transparent_huge_pages": _bracketed("/sys/kernel/mm/transparent_hugepage/enabled"),
-        "defrag": _bracketed("/sys/kernel/mm/transparent_hugepage/defrag"),
-        "numa_balancing": _read("/proc/sys/kernel/numa_balancing"),
-        "hugetlb": _hugetlb(context),
+        "transparent_huge_pages": transparent_huge_pages("enabled") or None,
+        "defrag": transparent_huge_pages("defrag") or None,
+        "numa_balancing": read_text("/proc/sys/kernel/numa_balancing").strip() or None,
+        "hugetlb": [asdict(pool) for pool in huge_pools(node.id for node in context.topology.nodes)],
         "python": sys.version.split()[0],
         "numpy": np.__version__,
     }
-
-
-def _read(path: str) -> str | None:
-    try:
-        with open(path) as file:
-            return file.read().strip()
-    except OSError:
-        return None
-
-
-def _bracketed(path: str) -> str | None:
-    """Return the choice in force, which the kernel puts in brackets."""
-    text = _read(path)
-    return text.partition("[")[2].partition("]")[0] or text if text else None
-
-
-def _hugetlb(context: Context) -> list[dict[str, int]]:
-    """List the explicit huge pages of each node."""
-    pools = []
-    for node in context.topology.nodes:
-        for size in (2048, 1048576):
-            base = f"/sys/devices/system/node/node{node.id}/hugepages/hugepages-{size}kB"
-            total, free = _read(f"{base}/nr_hugepages"), _read(f"{base}/free_hugepages")
-            if total is not None and free is not None:
-                pools.append({"node": node.id, "page_kib": size, "total": int(total), "free": int(free)})
-    return pools
 
 
 def text(context: Context, here: Mapping[str, Any], report: Report) -> str:

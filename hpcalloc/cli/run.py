@@ -25,31 +25,19 @@ from ..launcher import Ancestor, detect_launcher, launcher_process
 from ..report_files import DIRECTORY, VARIABLE, ReportFiles, files_of, start_record
 from ..run import MemoryPolicy, Situation, Steps, Wishes, decide, join_preload, parse_policy
 from ..topology import Topology, format_ids
+from .options import bind_option, smt_option, threads_option
 
 __all__ = ["command"]
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as shells
 
 
-def _threads(_context: click.Context, _option: click.Parameter, value: str) -> int | str:
-    if value == "auto":
-        return value
-    try:
-        return int(value)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is neither 'auto' nor a number") from None
-
-
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
-@click.option(
-    "--bind",
-    type=click.Choice(["auto", "force", "off"]),
-    default="auto",
-    show_default=True,
-    help="auto: keep a binding that was asked for, widen an unasked default; force: replace any; off: keep any.",
+@bind_option(
+    "auto: keep a binding that was asked for, widen an unasked default; force: replace any; off: keep any."
 )
-@click.option("--threads", default="auto", show_default=True, callback=_threads, help="Threads per rank.")
-@click.option("--smt", is_flag=True, help="Use the hardware threads beyond the first of each core too.")
+@threads_option
+@smt_option
 @click.option(
     "--policy",
     default="local",

@@ -6,10 +6,11 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from ..topology import Topology
+from .console import plain_console
+from .options import json_flag
 
 __all__ = ["command", "gib", "source_option", "topology_of"]
 
@@ -33,7 +34,7 @@ def gib(count: int) -> str:
 
 @click.command()
 @source_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_flag
 def command(source: str | None, as_json: bool) -> None:
     """Show packages, NUMA nodes, cores and distances."""
     topology = topology_of(source)
@@ -41,7 +42,7 @@ def command(source: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     console.print(
         f"{facts['source']}: {facts['packages']} package(s), {len(facts['nodes'])} NUMA node(s), "
         f"{facts['cores']} core(s), {facts['pus']} PU(s); allowed: CPUs {facts['allowed_cpus']}, "

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..topology import format_ids
 from .facts import RankFacts
@@ -24,16 +24,25 @@ _THREAD_VARIABLES = (
 )
 
 
-def _sets(host: Host, ranks: tuple[RankFacts, ...]) -> list[str]:
+def _cpus(ranks: Iterable[RankFacts]) -> frozenset[int]:
+    """CPUs of some ranks together."""
+    return frozenset[int]().union(*(rank.cpus for rank in ranks))
+
+
+def _sets(ranks: tuple[RankFacts, ...]) -> list[str]:
     lines = [f"rank {rank.rank}: CPUs {format_ids(rank.cpus)}" for rank in ranks[:4]]
     if len(ranks) > 4:
         lines.append(f"and {len(ranks) - 4} more ranks")
     return lines
 
 
+def _sets_in_job(host: Host, ranks: tuple[RankFacts, ...]) -> list[str]:
+    return [*_sets(ranks), f"CPUs of the job here: {format_ids(host.available)}"]
+
+
 def _crowd(host: Host) -> tuple[RankFacts, ...]:
     """The largest group of ranks that are more than the cores they share."""
-    over = [g for g in host.groups if len(g) > len(host.cores(frozenset().union(*(r.cpus for r in g))))]
+    over = [g for g in host.groups if len(g) > len(host.cores(_cpus(g)))]
     return max(over, key=len, default=())
 
 
@@ -42,10 +51,10 @@ def crowded_core(host: Host) -> Iterator[Finding]:
     crowd = _crowd(host)
     if not crowd:
         return
-    cpus = frozenset().union(*(rank.cpus for rank in crowd))
+    cpus = _cpus(crowd)
     mine, all_cores = host.cores(cpus), host.cores(host.available)
-    idle = len(all_cores) - len(host.cores(frozenset().union(*(rank.cpus for rank in host.ranks))))
-    seen = [*_sets(host, crowd), f"CPUs of the job here: {format_ids(host.available)}"]
+    idle = len(all_cores) - len(host.cores(_cpus(host.ranks)))
+    seen = _sets_in_job(host, crowd)
     effect = f"{len(crowd)} ranks take turns on {len(mine)} core{'s' if len(mine) > 1 else ''}"
     if len(host.ranks) > len(all_cores):
         yield host.finding(
@@ -84,7 +93,7 @@ def _inherited(host: Host, cpus: frozenset[int]) -> tuple[str, ...]:
 
 def one_core_default(host: Host) -> Iterator[Finding]:
     """Open MPI binds one or two ranks to a core each when nobody asks for anything."""
-    used = len(host.cores(frozenset().union(*(rank.cpus for rank in host.ranks))))
+    used = len(host.cores(_cpus(host.ranks)))
     if not host.complete:
         used *= host.local_ranks  # as many more like this one
     idle = len(host.cores(host.available)) - used
@@ -100,7 +109,7 @@ def one_core_default(host: Host) -> Iterator[Finding]:
         "openmpi-one-core",
         "warning",
         f"Open MPI bound each rank to one core, its default; {idle} core{'s are' if idle > 1 else ' is'} idle",
-        seen=[*_sets(host, host.ranks), f"CPUs of the job here: {format_ids(host.available)}"],
+        seen=_sets_in_job(host, host.ranks),
         effect="BLAS and OpenMP start one thread, and pools started later stay on that core",
         mend=launch_lines(host),
         ranks=host.ranks,
@@ -111,7 +120,7 @@ def idle_cores(host: Host) -> Iterator[Finding]:
     """Cores of the job that no rank may run on, where somebody asked for that binding or handed it down."""
     if _crowd(host) or not host.complete or any(True for _ in one_core_default(host)):
         return
-    used = frozenset().union(*(rank.cpus for rank in host.ranks))
+    used = _cpus(host.ranks)
     idle = host.cores(host.available) - host.cores(used)
     if not idle:
         return
@@ -119,7 +128,7 @@ def idle_cores(host: Host) -> Iterator[Finding]:
         "idle-cores",
         "note",
         f"{len(idle)} of {len(host.cores(host.available))} cores are in no rank's binding",
-        seen=[*_sets(host, host.ranks), f"CPUs of the job here: {format_ids(host.available)}"],
+        seen=_sets_in_job(host, host.ranks),
         effect="they stay idle; fine if that was meant",
         mend=launch_lines(host),
         ranks=host.ranks,
@@ -140,7 +149,7 @@ def overlap(host: Host) -> Iterator[Finding]:
             "overlap",
             "warning",
             "ranks share CPUs with each other",
-            seen=_sets(host, group),
+            seen=_sets(group),
             effect="they compete for the same cores while others may be idle, and their times vary",
             mend=launch_lines(host),
             ranks=group,
@@ -158,7 +167,7 @@ def unbound(host: Host) -> Iterator[Finding]:
             "unbound",
             "warning",
             f"ranks are bound to nothing on a host of {len(nodes)} NUMA nodes",
-            seen=_sets(host, loose),
+            seen=_sets(loose),
             effect="threads wander between nodes and leave their memory behind",
             mend=launch_lines(host),
             ranks=loose,
@@ -212,7 +221,7 @@ def threads_per_core(host: Host) -> Iterator[Finding]:
     if _crowd(host):
         return
     for group in host.groups:
-        cpus = frozenset().union(*(rank.cpus for rank in group))
+        cpus = _cpus(group)
         cores = len(host.cores(cpus))
         ranks = len(group)
         if not host.complete and host.is_unbound(group[0]):

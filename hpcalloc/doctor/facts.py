@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import _native
+from ..kernel_files import HugePool, huge_pools, read_number, read_text, transparent_huge_pages
 from ..launcher import Launch, detect_launcher
 from ..topology import Topology, parse_ids
 
 __all__ = [
     "HostFacts",
-    "HugePool",
     "MemoryGroup",
     "Pool",
     "RankFacts",
@@ -130,16 +130,6 @@ class RankFacts:
 
 
 @dataclass(frozen=True)
-class HugePool:
-    """Explicit huge pages of one size on one node."""
-
-    node: int
-    page_kib: int
-    total: int
-    free: int
-
-
-@dataclass(frozen=True)
 class HostFacts:
     """What holds for a host. Numbers are None where the kernel does not say.
 
@@ -182,27 +172,16 @@ def gather_host(
     return HostFacts(
         name=_hostname(base),
         topology=topology,
-        numa_balancing=_number(base / "proc/sys/kernel/numa_balancing"),
-        zone_reclaim=_number(base / "proc/sys/vm/zone_reclaim_mode"),
-        overcommit=_number(base / "proc/sys/vm/overcommit_memory"),
-        max_map_count=_number(base / "proc/sys/vm/max_map_count"),
-        thp=_bracketed(_read(base / "sys/kernel/mm/transparent_hugepage/enabled")),
-        hugepages=_huge_pools(base, topology),
+        numa_balancing=read_number(base / "proc/sys/kernel/numa_balancing"),
+        zone_reclaim=read_number(base / "proc/sys/vm/zone_reclaim_mode"),
+        overcommit=read_number(base / "proc/sys/vm/overcommit_memory"),
+        max_map_count=read_number(base / "proc/sys/vm/max_map_count"),
+        thp=transparent_huge_pages("enabled", base),
+        hugepages=huge_pools((node.id for node in topology.nodes), base),
         shm_bytes=shm.f_blocks * shm.f_frsize if shm is not None else None,
         shm_free=shm.f_bavail * shm.f_frsize if shm is not None else None,
         fabric=tuple(sorted(p.name for p in fabric.iterdir())) if fabric.is_dir() else (),
     )
-
-
-def _huge_pools(base: pathlib.Path, topology: Topology) -> tuple[HugePool, ...]:
-    pools = []
-    for node in topology.nodes:
-        for size in (2048, 1048576):
-            here = base / f"sys/devices/system/node/node{node.id}/hugepages/hugepages-{size}kB"
-            total, free = _number(here / "nr_hugepages"), _number(here / "free_hugepages")
-            if total is not None and free is not None:
-                pools.append(HugePool(node.id, size, total, free))
-    return tuple(pools)
 
 
 # ---- the process --------------------------------------------------------------------------------------
@@ -238,7 +217,7 @@ def gather_rank(
         Why it is not, where it should be.
     """
     base = pathlib.Path(root)
-    status = _fields(_read(base / "proc/self/status"))
+    status = _fields(read_text(base / "proc/self/status"))
     launch = launch or detect_launcher(environ)
     rank, size = _launcher_rank(environ)
     mpi_size = None
@@ -305,7 +284,7 @@ def _pools() -> tuple[Pool, ...]:
 
 def loaded_libraries(base: pathlib.Path = pathlib.Path("/")) -> tuple[str, ...]:
     """Return the paths of the MPI, hwloc and allocator libraries in this process."""
-    words = (line.split(None, 5) for line in _read(base / "proc/self/maps").splitlines())
+    words = (line.split(None, 5) for line in read_text(base / "proc/self/maps").splitlines())
     paths = {parts[5] for parts in words if len(parts) > 5}
     return tuple(sorted(path for path in paths if _LIBRARIES.search(path.rsplit("/", 1)[-1])))
 
@@ -325,13 +304,13 @@ def _hwloc_binding() -> str:
 
 
 def _memory_policy(base: pathlib.Path) -> str:
-    lines = _read(base / "proc/self/numa_maps").splitlines()
+    lines = read_text(base / "proc/self/numa_maps").splitlines()
     return next((line.split()[1] for line in lines if " stack" in line), "")
 
 
 def _limits(base: pathlib.Path) -> dict[str, int | None]:
     limits: dict[str, int | None] = {}
-    for line in _read(base / "proc/self/limits").splitlines()[1:]:
+    for line in read_text(base / "proc/self/limits").splitlines()[1:]:
         match = re.match(r"(Max [a-z ]+?)\s{2,}(\S+)", line)
         if match:
             limits[match[1]] = None if match[2] == "unlimited" else int(match[2])
@@ -342,7 +321,7 @@ def _ancestors(base: pathlib.Path) -> tuple[str, ...]:
     names: list[str] = []
     process = "self"
     while len(names) < 64:
-        stat = _read(base / f"proc/{process}/stat")
+        stat = read_text(base / f"proc/{process}/stat")
         if not stat:
             break
         if process != "self":
@@ -359,7 +338,7 @@ def _ancestors(base: pathlib.Path) -> tuple[str, ...]:
 def _groups(base: pathlib.Path, controller: str) -> list[tuple[int, pathlib.Path]]:
     """Directories of the process' cgroups for a controller, innermost first, each with its version."""
     found: list[tuple[int, pathlib.Path]] = []
-    for line in _read(base / "proc/self/cgroup").splitlines():
+    for line in read_text(base / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers == "":
             mounts = [(2, base / "sys/fs/cgroup"), (2, base / "sys/fs/cgroup/unified")]
@@ -381,15 +360,15 @@ def _memory_group(base: pathlib.Path) -> MemoryGroup | None:
         names = ("memory.max", "memory.current") if version == 2 else (
             "memory.limit_in_bytes", "memory.usage_in_bytes",
         )  # fmt: skip
-        limits = [_number(directory / names[0])]
+        limits = [read_number(directory / names[0])]
         if version == 2:
-            limits.append(_number(directory / "memory.high"))
+            limits.append(read_number(directory / "memory.high"))
         known = [limit for limit in limits if limit is not None and limit < 1 << 60]  # v1's "none" is huge
-        used = _number(directory / names[1])
+        used = read_number(directory / names[1])
         if not known or used is None:
             continue
         stat = dict(
-            line.split(None, 1) for line in _read(directory / "memory.stat").splitlines() if " " in line
+            line.split(None, 1) for line in read_text(directory / "memory.stat").splitlines() if " " in line
         )
         names_of_file = ("inactive_file", "active_file") if version == 2 else (
             "total_inactive_file", "total_active_file",
@@ -405,9 +384,12 @@ def _cpu_quota(base: pathlib.Path) -> float | None:
     quotas = []
     for version, directory in _groups(base, "cpu"):
         if version == 2:
-            quota, _, period = _read(directory / "cpu.max").partition(" ")
+            quota, _, period = read_text(directory / "cpu.max").partition(" ")
         else:
-            quota, period = _read(directory / "cpu.cfs_quota_us"), _read(directory / "cpu.cfs_period_us")
+            quota, period = (
+                read_text(directory / "cpu.cfs_quota_us"),
+                read_text(directory / "cpu.cfs_period_us"),
+            )
         if quota.strip().isdigit() and period.strip().isdigit() and int(period) > 0:
             quotas.append(int(quota) / int(period))
     return min(quotas, default=None)
@@ -416,26 +398,10 @@ def _cpu_quota(base: pathlib.Path) -> float | None:
 # ---- files ----------------------------------------------------------------------------------------------
 
 
-def _read(path: pathlib.Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-def _number(path: pathlib.Path) -> int | None:
-    text = _read(path).strip()
-    return int(text) if text.isdigit() else None
-
-
 def _fields(text: str) -> dict[str, str]:
     pairs = (line.partition(":") for line in text.splitlines())
     return {name: value.strip() for name, _, value in pairs}
 
 
-def _bracketed(text: str) -> str:
-    return text.partition("[")[2].partition("]")[0] or text.strip()
-
-
 def _hostname(base: pathlib.Path) -> str:
-    return _read(base / "proc/sys/kernel/hostname").strip() or socket.gethostname()
+    return read_text(base / "proc/sys/kernel/hostname").strip() or socket.gethostname()

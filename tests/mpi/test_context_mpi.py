@@ -12,6 +12,7 @@ import traceback
 
 import numpy as np
 import pytest
+from raising import raised
 
 import hpcalloc
 from hpcalloc import _native
@@ -30,15 +31,6 @@ def world():
     assert os.sched_getaffinity(0) == ALL
     assert hpcalloc.current_policy() == hpcalloc.local()
     MPI.COMM_WORLD.Barrier()
-
-
-def raised(call):
-    """What a call raises, None if nothing."""
-    try:
-        call()
-    except Exception as error:
-        return error
-    return None
 
 
 def test_ranks_and_communicators(world):
@@ -149,12 +141,12 @@ def test_kernel_refuses_one_rank(world, monkeypatch):
 
 @pytest.mark.mpi(min_size=2)
 def test_planning_fails_for_all(world, monkeypatch):
-    from hpcalloc import context
+    from hpcalloc import rank_setup
 
     def fails(*_args, **_kwargs):
         raise hpcalloc.PlanError("no plan")
 
-    monkeypatch.setattr(context, "make_plan", fails)  # called on one rank of each host
+    monkeypatch.setattr(rank_setup, "make_plan", fails)  # called on one rank of each host
     error = raised(lambda: hpcalloc.init(world))
     assert isinstance(error, hpcalloc.PlanError)
     assert "no plan" in str(error)

@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+from raising import raised
 
 import hpcalloc
 from hpcalloc import _native, shared
@@ -31,15 +32,6 @@ def ctx(world):
     with hpcalloc.init(world) as context:
         yield context
         world.Barrier()
-
-
-def raised(call):
-    """What a call raises, None if nothing."""
-    try:
-        call()
-    except Exception as error:
-        return error
-    return None
 
 
 # ---- what it gives ------------------------------------------------------------------------------------------

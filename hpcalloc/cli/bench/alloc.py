@@ -9,12 +9,11 @@ from typing import Any
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
 from ...bench import alloc
-from .output import json_option, new_figure, plot_option, progress_bar, save_figure, thread_list, write_json
+from ..console import plain_console
+from .output import give, json_option, new_figure, plot_option, print_table, progress_bar, thread_list
 
 __all__ = ["command"]
 
@@ -87,7 +86,7 @@ def _summary_table(result: dict[str, Any]) -> Table:
     return table
 
 
-def _plot(result: dict[str, Any], path: str) -> None:
+def _draw(result: dict[str, Any]) -> Any:
     rows = result["rows"]
     names = list(result["allocators"])
     figure = new_figure(max(8.0, 0.55 * len(rows)), 5)
@@ -108,7 +107,7 @@ def _plot(result: dict[str, Any], path: str) -> None:
     )
     axes.set_ylabel("time over the best of all")
     axes.legend()
-    save_figure(figure, path)
+    return figure
 
 
 @click.command()
@@ -135,17 +134,16 @@ def command(
     only_list: bool,
 ) -> None:
     """Compare the allocator with every other one found, by LD_PRELOAD."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
     found = alloc.find_peers(peers)
     if only_list:
+        console = plain_console()
         for workload in alloc.workloads():
             console.print(f"{workload.name:18} {workload.what}")
         for name, path in {alloc.OURS: str(alloc.own_library()), **found}.items():
             console.print(f"{name:18} {path or 'the C library'}")
         return
     counts = _thread_counts(threads)
-    with progress_bar() as progress:
-        task = progress.add_task("", total=alloc.runs(names or None, counts, repeats, len(found) + 1))
+    with progress_bar(alloc.runs(names or None, counts, repeats, len(found) + 1)) as advance:
         result = alloc.compare(
             found,
             names=names or None,
@@ -153,19 +151,16 @@ def command(
             repeats=repeats,
             scale=scale,
             timeout=timeout,
-            advance=lambda text: progress.update(task, advance=1, description=text),
+            advance=advance,
         )
     result["instructions"] = alloc.instructions(result["allocators"])
-    if json_file is not None:
-        write_json(result, json_file)
-    if plot_file is not None:
-        _plot(result, plot_file)
-    if json_file == "-":
-        return
+    give(result, json_file, plot_file, _draw, _print)
+
+
+def _print(result: dict[str, Any]) -> None:
+    console = plain_console()
     for table in _tables(result):
-        needed = Measurement.get(console, console.options.update(width=1000), table).maximum
-        console.width = max(console.width, needed)  # cut columns would say nothing
-        console.print(table)
+        print_table(console, table)
     for row in result["rows"]:
         for name, figures in row["allocators"].items():
             if "error" in figures:

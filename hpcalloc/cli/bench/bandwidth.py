@@ -14,8 +14,10 @@ from ...bench.kernels import KERNELS
 from ...bench.sizes import mib
 from ...exceptions import HpcallocError, message
 from ...topology import Topology
+from ..console import plain_console
 from ..mpi import mpi_option, world
-from .output import json_option, plot_option, progress_bar, save_figure, thread_list, write_json
+from . import figures
+from .output import give, json_option, mark, note_option, plot_option, print_table, progress_bar, thread_list
 
 __all__ = ["command"]
 
@@ -48,7 +50,7 @@ __all__ = ["command"]
     default=None,
     help="The triad beside C STREAM, NumPy and Numba; by default unless under MPI.",
 )
-@click.option("--note", default="", help="A remark for the table, the plot and the JSON.")
+@note_option
 @json_option
 @plot_option
 @mpi_option
@@ -102,27 +104,15 @@ def command(
         if note:
             result["remarks"].insert(0, note)
         good = result["good"]
-        if json_file is not None:
-            write_json(result, json_file)
-        if plot_file is not None:
-            from . import figures
-
-            draw = figures.ranks if "ranks" in result else figures.matrix
-            save_figure(draw(result), plot_file)
-        if json_file != "-":
-            _print(result)
+        draw = figures.ranks if "ranks" in result else figures.matrix
+        give(result, json_file, plot_file, draw, _print)
     if not good:
         ctx.exit(1)
 
 
 def _alone(options: bandwidth.Options, compare: bool) -> dict[str, Any]:
     total = bandwidth.steps(options) + (triads.steps(options) if compare else 0)
-    with progress_bar() as progress:
-        task = progress.add_task("", total=total)
-
-        def advance(text: str) -> None:
-            progress.update(task, advance=1, description=text)
-
+    with progress_bar(total) as advance:
         result = bandwidth.measure(options, advance)
         if compare:
             rows = triads.compare(options, Topology.from_machine(), result["array_bytes"], advance)
@@ -134,16 +124,15 @@ def _alone(options: bandwidth.Options, compare: bool) -> dict[str, Any]:
 def _together(comm: Any, options: bandwidth.Options) -> dict[str, Any]:
     from ...bench import ranks
 
-    with progress_bar(quiet=comm.Get_rank() != 0) as progress:
-        task = progress.add_task("", total=ranks.steps(options))
-        return ranks.measure(comm, options, lambda text: progress.update(task, advance=1, description=text))
+    with progress_bar(ranks.steps(options), quiet=comm.Get_rank() != 0) as advance:
+        return ranks.measure(comm, options, advance)
 
 
 # ---- tables, readable at 80 columns ---------------------------------------------------------------------
 
 
 def _print(result: dict[str, Any]) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     facts = result["machine"]
     console.print(f"{facts['processor']}, {facts['cpus']} CPUs; kernels {facts['instruction_set']}")
     console.print(
@@ -174,7 +163,11 @@ def _print_matrix(console: Console, result: dict[str, Any]) -> None:
     memory = result["memory_nodes"]
     for team, title in (("all", "all cores of the node"), ("one", "one core")):
         table = Table(
-            "CPUs of", "threads", "kernel", title=f"GB/s, {title}; {_stores_text(result['stores'][team])}"
+            "CPUs of",
+            "threads",
+            "kernel",
+            title=f"GB/s, {title}; {_stores_text(result['stores'][team])}",
+            padding=(0, 1 if len(memory) < 5 else 0),
         )
         for node in memory:
             table.add_column(f"memory {node}" if len(memory) < 5 else str(node), justify="right")
@@ -192,15 +185,13 @@ def _print_matrix(console: Console, result: dict[str, Any]) -> None:
                     *(_cell(cell) for cell in row),
                     end_section=kernel == KERNELS[-1],
                 )
-        console.print(table)
+        print_table(console, table)
 
 
 def _cell(cell: dict[str, Any]) -> str:
     if not cell["result_verified"]:
         return "WRONG"
-    return _rate(cell["gb_per_s"]) + (
-        "!" if cell["placed"] is False else "?" if cell["placed"] is None else ""
-    )
+    return _rate(cell["gb_per_s"]) + mark(cell["placed"])
 
 
 def _print_scaling(console: Console, result: dict[str, Any]) -> None:
@@ -216,7 +207,7 @@ def _print_scaling(console: Console, result: dict[str, Any]) -> None:
             _rate(point["gb_per_s"] / point["threads"]),
             f"{point['gb_per_s'] / one['gb_per_s']:.2f}",
         )
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_triads(console: Console, result: dict[str, Any]) -> None:
@@ -236,7 +227,7 @@ def _print_triads(console: Console, result: dict[str, Any]) -> None:
             _rate(row["best_gb_per_s"]),
             f"{row['over_stream']:.2f}",
         )
-    console.print(table)
+    print_table(console, table)
     for absent in sorted({row["absent"] for row in result["triads"] if "absent" in row}):
         console.print(f"Numba {absent}")
 
@@ -259,7 +250,7 @@ def _print_ranks(console: Console, result: dict[str, Any]) -> None:
             )
         threads = rank["placements"]["local"]["threads"]
         table.add_row(str(rank["rank"]), ",".join(map(str, rank["nodes"])), str(threads), *cells)
-    console.print(table)
+    print_table(console, table)
     table = Table(
         "kernel",
         title=f"sum over {len(result['ranks'])} rank(s), GB/s: all bytes over the slowest rank's time",
@@ -269,7 +260,7 @@ def _print_ranks(console: Console, result: dict[str, Any]) -> None:
     for kernel in KERNELS:
         sums = result["sums"]
         table.add_row(kernel, *(_rate(sums[name][kernel]) if name in sums else "-" for name in names))
-    console.print(table)
+    print_table(console, table)
 
 
 def _verdict(result: dict[str, Any]) -> str:

@@ -11,8 +11,10 @@ from rich.table import Table
 
 from ...bench import latency
 from ...bench.sizes import mib
+from ..console import plain_console
 from ..mpi import refuse_ranks
-from .output import json_option, plot_option, progress_bar, save_figure, write_json
+from . import figures
+from .output import give, json_option, mark, note_option, plot_option, print_table, progress_bar
 
 __all__ = ["command"]
 
@@ -31,7 +33,7 @@ __all__ = ["command"]
 @click.option(
     "--steps", default=latency.Options.steps, show_default=True, help="Least loads of a measurement."
 )
-@click.option("--note", default="", help="A remark for the table, the plot and the JSON.")
+@note_option
 @json_option
 @plot_option
 @click.pass_context
@@ -53,25 +55,17 @@ def command(
     """
     refuse_ranks("bench latency")
     options = latency.Options(size << 20 if size is not None else None, small, repeats, steps)
-    with progress_bar() as progress:
-        task = progress.add_task("", total=latency.steps(options))
-        result = latency.measure(options, lambda text: progress.update(task, advance=1, description=text))
+    with progress_bar(latency.steps(options)) as advance:
+        result = latency.measure(options, advance)
     if note:
         result["remarks"].insert(0, note)
-    if json_file is not None:
-        write_json(result, json_file)
-    if plot_file is not None:
-        from . import figures
-
-        save_figure(figures.latency(result), plot_file)
-    if json_file != "-":
-        _print(result)
+    give(result, json_file, plot_file, figures.latency, _print)
     if not result["good"]:
         ctx.exit(1)
 
 
 def _print(result: dict[str, Any]) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     facts = result["machine"]
     console.print(f"{facts['processor']}, {facts['cpus']} CPUs; medians of {result['repeats']}")
     for remark in result["remarks"]:
@@ -91,9 +85,7 @@ def _print(result: dict[str, Any]) -> None:
 def _figure(point: dict[str, Any]) -> str:
     if not point["result_verified"]:
         return "BROKEN"
-    return f"{point['ns']:.1f}" + (
-        "!" if point["placed"] is False else "?" if point["placed"] is None else ""
-    )
+    return f"{point['ns']:.1f}" + mark(point["placed"])
 
 
 def _cache(result: dict[str, Any], nbytes: int) -> str:
@@ -118,7 +110,7 @@ def _print_curves(console: Console, result: dict[str, Any]) -> None:
         size = mib(nbytes) if nbytes >= 1 << 20 else f"{nbytes / 1024:.4g} KiB"
         row = (points[nbytes, node, pages] for node in nodes for pages in latency.PAGES)
         table.add_row(size, _cache(result, nbytes), *map(_figure, row))
-    console.print(table)
+    print_table(console, table)
     had = [p["huge_fraction"] for p in result["points"] if p["pages_asked"] == "huge"]
     console.print(f"huge: {100 * min(had):.0f} % of the memory in transparent huge pages; base: none")
 
@@ -139,4 +131,4 @@ def _print_matrix(console: Console, result: dict[str, Any]) -> None:
         for cpu_node in result["cpu_nodes"]:
             row = (cells[cpu_node, node] for node in result["memory_nodes"])
             table.add_row(f"node {cpu_node}", *map(_figure, row))
-        console.print(table)
+        print_table(console, table)

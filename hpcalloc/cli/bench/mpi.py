@@ -3,22 +3,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 from rich.table import Table
 
 from ...bench import mpi
-from ...exceptions import HpcallocError
 from ...report import percent
+from ..console import plain_console
+from .output import give, json_option, new_figure, plot_option, print_table, progress_bar
 
 __all__ = ["command"]
 
@@ -30,33 +27,18 @@ def _local(row: dict[str, Any]) -> str:
     return percent(pages["local"] / pages["touched"] if pages["touched"] else None)
 
 
-def _title(result: dict[str, Any]) -> str:
-    here = result["machine"]
-    return (
-        f"{here['processor']}, {here['cpus']} CPUs, {result['ranks']} ranks, {here['mpi']}, "
-        f"NumPy {here['numpy']}, kernel {here['kernel']}"
-    )
-
-
-def _caption(result: dict[str, Any]) -> str:
-    return (
-        f"median seconds of {result['repeats']} runs each, with and without in turns; ratio = hpcalloc over plain; "
-        "page faults of a whole run without > with"
-        + ("; --quick: sizes that say nothing about speed" if result["quick"] else "")
-    )
-
-
 def _table(result: dict[str, Any]) -> Table:
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    here = result["machine"]
+    table = Table(
+        title=f"{here['processor']}, {here['cpus']} CPUs, {result['ranks']} ranks, {here['mpi']}, "
+        f"NumPy {here['numpy']}, kernel {here['kernel']}",
+        caption=f"median seconds of {result['repeats']} runs each, with and without in turns; ratio = hpcalloc over plain; "
+        "page faults of a whole run without > with"
+        + ("; --quick: sizes that say nothing about speed" if result["quick"] else ""),
+    )
     table.add_column("solver", no_wrap=True)
-    for name in ("plain", "hpcalloc", "ratio"):
+    for name in ("plain", "hpcalloc", "ratio", "rate", "faults", "pages local"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in (
-        "rate",
-        "faults",
-        "pages local",
-    ):  # where there is little room these take two lines, none is cut
-        table.add_column(name, justify="right", overflow="fold")
     table.add_column("verified", no_wrap=True)
     for row in result["rows"]:
         if "error" in row:
@@ -76,13 +58,9 @@ def _table(result: dict[str, Any]) -> Table:
     return table
 
 
-def _plot(result: dict[str, Any], path: str) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise HpcallocError("--plot needs matplotlib; pip install 'hpcalloc[plot]'") from None
+def _draw(result: dict[str, Any]) -> Any:
     rows = [row for row in result["rows"] if "error" not in row]
-    figure = Figure(figsize=(max(6.0, 1.2 * len(rows)), 4), layout="constrained")
+    figure = new_figure(max(6.0, 1.2 * len(rows)), 4)
     axes = figure.add_subplot()
     for i, row in enumerate(rows):
         runs = row["runs"]
@@ -98,17 +76,15 @@ def _plot(result: dict[str, Any], path: str) -> None:
     axes.set_title(f"{result['machine']['processor']}, {result['ranks']} ranks")
     if rows:
         axes.legend()
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise HpcallocError(f"--plot {path}: {error}") from error
+    return figure
 
 
-def _write(file: str, result: dict[str, Any]) -> None:
-    try:
-        Path(file).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise HpcallocError(f"--json {file}: {error}") from error
+def _print(result: dict[str, Any]) -> None:
+    console = plain_console()
+    print_table(console, _table(result))
+    for row in result["rows"]:
+        if "error" in row:
+            console.print(f"\n{row['solver']} failed:\n{row['error']}")
 
 
 @click.command()
@@ -130,10 +106,8 @@ def _write(file: str, result: dict[str, Any]) -> None:
     show_default=True,
     help="Seconds for one solver.",
 )
-@click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write all figures to a file.")
-@click.option(
-    "--plot", "plot_file", type=click.Path(dir_okay=False), help="Draw them to a file (png, svg, pdf)."
-)
+@json_option
+@plot_option
 @click.option("--list", "only_list", is_flag=True, help="List the solvers and their options, and end.")
 def command(
     ranks: int | None,
@@ -147,20 +121,12 @@ def command(
     only_list: bool,
 ) -> None:
     """Compare MPI solvers with and without hpcalloc, by this environment's mpirun."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
     if only_list:
+        console = plain_console()
         for name, options in mpi.SOLVERS.items():
             console.print(f"{name:15} {options[quick] or 'as it comes'}")
         return
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as progress:
-        task = progress.add_task("", total=len(names or mpi.SOLVERS), completed=-1)
+    with progress_bar(len(names or mpi.SOLVERS), done=-1, clock=TimeElapsedColumn) as advance:
         result = mpi.compare(
             names,
             ranks=ranks if ranks is not None else len(os.sched_getaffinity(0)),
@@ -168,17 +134,8 @@ def command(
             quick=quick,
             examples=examples,
             timeout=timeout,
-            advance=lambda name: progress.update(task, advance=1, description=name),
+            advance=advance,
         )
-    if json_file is not None:
-        _write(json_file, result)
-    if plot_file is not None:
-        _plot(result, plot_file)
-    console.print(_title(result))
-    console.print(_table(result))
-    console.print(_caption(result))
-    failed = [row for row in result["rows"] if "error" in row]
-    for row in failed:
-        console.print(f"\n{row['solver']} failed:\n{row['error']}")
-    if failed:
+    give(result, json_file, plot_file, _draw, _print)
+    if any("error" in row for row in result["rows"]):
         sys.exit(1)

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ...bench import numpy as bench
-from .output import json_option, new_figure, plot_option, progress_bar, save_figure, write_json
+from ..console import plain_console
+from .output import give, json_option, new_figure, plot_option, print_table, progress_bar
 
 __all__ = ["command"]
 
@@ -45,20 +46,9 @@ def command(
     NumPy's.
     """
     chosen = bench.parse_sizes(sizes) if sizes is not None else bench.default_sizes()
-    with progress_bar() as progress:
-        task = progress.add_task("", total=bench.runs(chosen, repeats))
-        result = bench.compare(
-            chosen,
-            repeats=repeats,
-            policy=policy,
-            advance=lambda text: progress.update(task, advance=1, description=text),
-        )
-    if json_file is not None:
-        write_json(result, json_file)
-    if plot_file is not None:
-        save_figure(_figure(result), plot_file)
-    if json_file != "-":
-        _print(result)
+    with progress_bar(bench.runs(chosen, repeats)) as advance:
+        result = bench.compare(chosen, repeats=repeats, policy=policy, advance=advance)
+    give(result, json_file, plot_file, _figure, _print)
 
 
 def _time(ns: float) -> str:
@@ -69,7 +59,7 @@ def _time(ns: float) -> str:
 
 
 def _print(result: dict[str, Any]) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     machine = result["machine"]
     console.print(
         f"{machine['processor']}, {machine['cpus']} CPUs; NumPy {machine['numpy']}, Python {machine['python']}; "
@@ -110,7 +100,7 @@ def _print_expression(console: Console, result: dict[str, Any]) -> None:
             cells += [f"{ratios[name][handler]:.3f}" for name in _SUMMARIES]
         cells.append(f"{ratios['hpcalloc_over_numpy']['temporaries']:.3f}")
         table.add_row(bench.human(row["bytes"]), *cells)
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_calls(console: Console, result: dict[str, Any]) -> None:
@@ -126,7 +116,7 @@ def _print_calls(console: Console, result: dict[str, Any]) -> None:
                 cells.append(_time(row["statements"][name]["numpy"]["ns"]))
             cells.append(f"{row['ratios']['hpcalloc_over_numpy'][name]:.2f}")
         table.add_row(bench.human(row["bytes"]), *cells)
-    console.print(table)
+    print_table(console, table)
 
 
 def _figure(result: dict[str, Any]) -> Any:

@@ -1,26 +1,39 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the benchmarks' commands share: progress bar, JSON file, plot file."""
+"""What the benchmarks' commands share: options, progress bar, JSON file, plot file."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.measure import Measurement
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
 
 from ...exceptions import HpcallocError
 
 __all__ = [
+    "give",
     "json_option",
+    "mark",
     "new_figure",
+    "note_option",
     "plot_option",
+    "print_table",
     "progress_bar",
-    "save_figure",
     "thread_list",
-    "write_json",
 ]
 
 json_option = click.option(
@@ -32,29 +45,62 @@ json_option = click.option(
 plot_option = click.option(
     "--plot", "plot_file", type=click.Path(dir_okay=False), help="Draw them to a file (png, svg, pdf)."
 )
+note_option = click.option("--note", default="", help="A remark for the table, the plot and the JSON.")
 
 
-def progress_bar(quiet: bool = False) -> Progress:
-    """A bar on standard error that vanishes at the end."""
-    return Progress(
+@contextlib.contextmanager
+def progress_bar(
+    total: int, *, done: int = 0, quiet: bool = False, clock: type[ProgressColumn] = TimeRemainingColumn
+) -> Iterator[Callable[[str], None]]:
+    """A bar on standard error that vanishes at the end; what it gives goes one step on, with a text."""
+    with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        clock(),
         console=Console(stderr=True),
         transient=True,
         disable=quiet,
-    )
+    ) as progress:
+        task = progress.add_task("", total=total, completed=done)
+        yield lambda text: progress.update(task, advance=1, description=text)
 
 
-def write_json(result: dict[str, Any], path: str) -> None:
-    """Write figures to a file, "-" for standard output.
+def give(
+    result: dict[str, Any],
+    json_file: str | None,
+    plot_file: str | None,
+    draw: Callable[[dict[str, Any]], Any],
+    show: Callable[[dict[str, Any]], None],
+) -> None:
+    """Write figures to the files that were asked for, and print them unless JSON goes there.
 
     Raises
     ------
     HpcallocError
-        The file can't be written.
+        A file can't be written, or there is no matplotlib.
     """
+    if json_file is not None:
+        _write_json(result, json_file)
+    if plot_file is not None:
+        _save_figure(draw(result), plot_file)
+    if json_file != "-":
+        show(result)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table in its full width, whatever the terminal's or file's: numbers that are cut say nothing."""
+    needed = Measurement.get(console, console.options.update(width=1000), table).maximum
+    console.width = max(console.width, needed)
+    console.print(table)
+
+
+def mark(placed: bool | None) -> str:
+    """What a cell says of its pages: "" on their node, "!" not, "?" unknown."""
+    return "!" if placed is False else "?" if placed is None else ""
+
+
+def _write_json(result: dict[str, Any], path: str) -> None:
     text = json.dumps(result, indent=1) + "\n"
     if path == "-":
         click.echo(text, nl=False)
@@ -80,14 +126,7 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(figure: Any, path: str) -> None:
-    """Write a figure in the format that the name ends in.
-
-    Raises
-    ------
-    HpcallocError
-        The file can't be written, or matplotlib does not know the format.
-    """
+def _save_figure(figure: Any, path: str) -> None:
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:

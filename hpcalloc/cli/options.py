@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Options that several verbs have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+__all__ = ["bind_option", "json_flag", "number_or", "smt_option", "threads_option"]
+
+
+def number_or(*words: str) -> Callable[[click.Context, click.Parameter, str], int | str]:
+    """Make a callback of an option that is a number or one of some words."""
+
+    def convert(_context: click.Context, _option: click.Parameter, value: str) -> int | str:
+        if value in words:
+            return value
+        try:
+            return int(value)
+        except ValueError:
+            raise click.BadParameter(f"{value!r} is neither a number nor {', '.join(words)}") from None
+
+    return convert
+
+
+def bind_option(explanation: str) -> Callable[[Any], Any]:
+    """``--bind`` as of `hpcalloc.init`."""
+    return click.option(
+        "--bind",
+        type=click.Choice(["auto", "force", "off"]),
+        default="auto",
+        show_default=True,
+        help=explanation,
+    )
+
+
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+smt_option = click.option(
+    "--smt", is_flag=True, help="Use the hardware threads beyond the first of each core too."
+)
+threads_option = click.option(
+    "--threads", default="auto", show_default=True, callback=number_or("auto"), help="Threads per rank."
+)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Small files of /proc and /sys, read below a root directory that a made-up tree can stand in for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["HugePool", "huge_pools", "read_number", "read_text", "transparent_huge_pages"]
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Content of a file, "" if it can't be read."""
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def read_number(path: str | os.PathLike[str]) -> int | None:
+    """Content of a file that holds one number without a sign; None if it doesn't, or can't be read."""
+    text = read_text(path).strip()
+    return int(text) if text.isdigit() else None
+
+
+def transparent_huge_pages(setting: str, root: str | os.PathLike[str] = "/") -> str:
+    """The choice in force of "enabled" or "defrag", which the kernel puts in brackets; "" if it has none."""
+    text = read_text(os.path.join(root, "sys/kernel/mm/transparent_hugepage", setting))
+    return text.partition("[")[2].partition("]")[0] or text.strip()
+
+
+@dataclass(frozen=True)
+class HugePool:
+    """Explicit huge pages of one size on one node."""
+
+    node: int
+    page_kib: int
+    total: int
+    free: int
+
+
+def huge_pools(nodes: Iterable[int], root: str | os.PathLike[str] = "/") -> tuple[HugePool, ...]:
+    """Explicit huge pages of these nodes, of 2 MiB and 1 GiB, where the kernel has such pools."""
+    pools = []
+    for node in nodes:
+        for size in (2048, 1048576):
+            here = os.path.join(root, f"sys/devices/system/node/node{node}/hugepages/hugepages-{size}kB")
+            total = read_number(os.path.join(here, "nr_hugepages"))
+            free = read_number(os.path.join(here, "free_hugepages"))
+            if total is not None and free is not None:
+                pools.append(HugePool(node, size, total, free))
+    return tuple(pools)
