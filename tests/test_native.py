@@ -7,6 +7,7 @@ import importlib
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -412,3 +413,30 @@ def test_secure_mode_from_python():
     assert (result.returncode, result.stdout) == (-signal.SIGABRT, "True 0\n")
     assert "is not the start of a block" in result.stderr
     assert run_python(code, NUMALLOC_SECURE="0").stdout == "False 0\n"
+
+
+def test_privileged_programs_read_no_options(tmp_path):
+    """Options name files to write and a command to run; who starts a setuid program may do less than it."""
+    build = pathlib.Path(__file__).parents[1] / "build/native/bin"
+    program, told = tmp_path / "program", tmp_path / "id"
+    shutil.copy(build / "stress", program)  # has the library linked in
+    shutil.copy("/usr/bin/id", told)
+    command = [program, "--threads", "1", "--operations", "1"]
+    environment = {**os.environ, "NUMALLOC_STATS": "1"}
+
+    def said():
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert " 0 errors" in done.stdout
+        return done.stderr
+
+    assert '"allocations"' in said()
+    if os.geteuid() != 0:  # there is no other user to be
+        return
+    tmp_path.chmod(0o755)
+    for file in (program, told):
+        os.chown(file, 65534, -1)
+        file.chmod(0o4755)
+    if subprocess.run([told, "-u"], capture_output=True, text=True, check=True).stdout.strip() == "65534":
+        assert said() == ""  # elsewhere (nosuid, no_new_privs) it has no more rights than we

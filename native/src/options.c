@@ -217,8 +217,10 @@ static void read_kernel_entries(void) {
 
 void na_options_init(void) {
     for (int i = 0; i < OPTIONS; i++) (void)assign(&table[i], table[i].standard);
-    if (environ == NULL) read_kernel_entries();
-    for (char **entry = environ; entry != NULL && *entry != NULL; entry++) read_entry(*entry);
+    if (!os_is_privileged()) { /* options name files to write and a command to run */
+        if (environ == NULL) read_kernel_entries();
+        for (char **entry = environ; entry != NULL && *entry != NULL; entry++) read_entry(*entry);
+    }
     reported = true;
 }
 

@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
@@ -426,6 +427,8 @@ int os_ticker_start(uint64_t first_ms, uint64_t (*tick)(void)) {
 
 uint32_t os_thread_id(void) { return (uint32_t)syscall(SYS_gettid); }
 uint32_t os_process_id(void) { return (uint32_t)syscall(SYS_getpid); }
+
+bool os_is_privileged(void) { return getauxval(AT_SECURE) != 0; }
 
 uint64_t os_now_ms(void) {
     struct timespec now;
