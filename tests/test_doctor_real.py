@@ -375,17 +375,27 @@ def test_a_small_dev_shm(mounts):
     assert "8.0 MiB" in finding["evidence"][0]
 
 
+def memory_group(folder, limit, used):
+    """Lines of a script that put a cgroup with these figures in the place of its own."""
+    (folder / "cgroup").write_text("0::/doctor\n")
+    group = folder / "group/doctor"
+    group.mkdir(parents=True)
+    for name, value in (("max", limit), ("current", used), ("stat", "anon 1")):
+        (group / f"memory.{name}").write_text(str(value))
+    return f"mount --bind {folder}/group /sys/fs/cgroup\nmount --bind {folder}/cgroup /proc/$$/cgroup"
+
+
 def test_a_cgroup_with_little_memory(mounts, tmp_path):
     """Figures in the place of the group's: none of the machine's memory is taken."""
-    (tmp_path / "cgroup").write_text("0::/doctor\n")
-    group = tmp_path / "group/doctor"
-    group.mkdir(parents=True)
-    for name, value in (("max", 1 << 30), ("current", (1 << 30) - 4096), ("stat", "anon 1")):
-        (group / f"memory.{name}").write_text(str(value))
-    script = f"mount --bind {tmp_path}/group /sys/fs/cgroup\nmount --bind {tmp_path}/cgroup /proc/$$/cgroup"
-    finding = findings(*mounts(script))["memory-limit"]
+    finding = findings(*mounts(memory_group(tmp_path, 1 << 30, used=(1 << 30) - 4096)))["memory-limit"]
     assert finding["severity"] == "warning"
     assert "limit 1.0 GiB" in finding["evidence"][0]
+
+
+def test_quiet_leaves_notes_out(mounts, tmp_path):
+    group = mounts(memory_group(tmp_path, 1 << 30, used=4096))
+    assert findings(*group)["memory-limit"]["severity"] == "note"
+    assert "note" not in {finding["severity"] for finding in findings(*group, options=["--quiet"]).values()}
 
 
 # ---- use ----------------------------------------------------------------------------------------------------

@@ -52,10 +52,11 @@ def command(as_json: bool, quiet: bool, mpi: bool | None, timeout: float) -> Non
         traceback.print_exc()
         sys.exit(FAILED)
     healthy = is_healthy(findings)
+    shown = tuple(f for f in findings if not quiet or f.severity != "note")
     if as_json and hosts:
-        click.echo(json.dumps(_dict(findings, hosts), indent=2))
+        click.echo(json.dumps(_dict(shown, hosts), indent=2))
     elif hosts and not (healthy and (quiet or _is_other(hosts))):
-        click.echo(_text(findings, hosts, quiet))
+        click.echo(_text(findings, shown, hosts))
     if not healthy:
         sys.exit(FOUND)
 
@@ -91,8 +92,8 @@ def _dict(findings: tuple[Finding, ...], hosts: tuple[Host, ...]) -> dict[str, A
     }
 
 
-def _text(findings: tuple[Finding, ...], hosts: tuple[Host, ...], quiet: bool) -> str:
-    blocks = [finding.to_text() for finding in findings if not quiet or finding.severity != "note"]
+def _text(findings: tuple[Finding, ...], shown: tuple[Finding, ...], hosts: tuple[Host, ...]) -> str:
+    blocks = [finding.to_text() for finding in shown]
     counts = [
         f"{n} {word}{'s' if n > 1 else ''}"
         for word in SEVERITIES
