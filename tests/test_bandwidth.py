@@ -405,13 +405,20 @@ def test_tables_of_several_nodes_fit_80_columns(nodes, tmp_path, capsys):
             if row["cpu_node"] == row["memory_node"] == result[name][0]["cpu_node"]
         ]
         result[name] = [
-            {**row, "cpu_node": i, "memory_node": j}
+            # Made up, too: on a busy machine so short a run may give any number of digits.
+            {**row, "cpu_node": i, "memory_node": j, "gb_per_s": 123.4, "best_gb_per_s": 123.4, "ns": 123.4}
             for row in first
             for i in range(nodes)
             for j in range(nodes)
         ]
     times["curve_nodes"] = [0, nodes - 1]
-    facts["scaling"] += [{**facts["scaling"][-1], "nodes": list(range(nodes)), "threads": 8}]
+    facts["scaling"] = [
+        {**point, "gb_per_s": 123.4, "best_gb_per_s": 123.4}
+        for point in (
+            *facts["scaling"],
+            {**facts["scaling"][-1], "nodes": list(range(nodes)), "threads": 8},
+        )
+    ]
     bandwidth_command._print(facts)
     latency_command._print(times)
     out = capsys.readouterr().out
