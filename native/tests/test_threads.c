@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #include "check.h"
-#include "numa_alloc.h"
+#include "fast.h"
 
 static numalloc_stats_t total(void) {
     numalloc_stats_t stats;
@@ -281,6 +281,19 @@ static void freed_blocks_of_a_neighbour_are_cached(void) {
     pthread_barrier_destroy(&barrier);
 }
 
+/* The fast path asks on which CPU it is, and the slow path asks again: a thread may have left and come back between. */
+static void a_way_to_and_fro_loses_no_block(void) {
+    enum { ROUNDS = 100 };
+    void *block[ROUNDS];
+    numalloc_free(numalloc(700));
+    uint64_t before = live_bytes();
+    for (int i = 0; i < ROUNDS; i++) CHECK((block[i] = na_alloc_slow(700)) != NULL);
+    for (int i = 0; i < ROUNDS; i++) numalloc_free(block[i]);
+    (void)numalloc_purge();
+    CHECK_EQUAL(live_bytes(), before);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 static void child_frees_parents_blocks_body(void) {
     for (int i = 0; i < 100; i++) numalloc_free(blocks[i]);
     if (numalloc_verify() != 0) _exit(4);
@@ -302,6 +315,7 @@ static const check_case cases[] = {
     {"abandoned_memory_is_adopted", abandoned_memory_is_adopted},
     {"abandoned_memory_is_stolen_by_the_living", abandoned_memory_is_stolen_by_the_living},
     {"freed_blocks_of_a_neighbour_are_cached", freed_blocks_of_a_neighbour_are_cached},
+    {"a_way_to_and_fro_loses_no_block", a_way_to_and_fro_loses_no_block},
     {"destructors_may_allocate", destructors_may_allocate},
     {"a_child_of_a_threaded_process_allocates", a_child_of_a_threaded_process_allocates},
     {"a_child_frees_its_parents_blocks", a_child_frees_its_parents_blocks},
