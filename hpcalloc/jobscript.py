@@ -155,7 +155,9 @@ def make_jobscript(
     ]
     if check:
         lines += [
-            "# Where every rank and its memory is, before hours are spent on it.",
+            "# What is wrong with the launch, and where every rank and its memory is, before hours are spent on it. What the",
+            "# doctor warns of costs speed, and a place in the queue was waited for: the job goes on.",
+            'launch hpcalloc doctor || echo "the doctor found something (exit code $?): going on"',
             "launch hpcalloc report",
         ]
     if any(mark in word for word in program for mark in "$`"):

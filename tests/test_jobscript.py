@@ -38,6 +38,7 @@ def test_a_rank_per_numa_node():
     assert masks(job) == [0x00FF, 0xFF00]
     assert "--mem-bind=local" in job.text
     assert "OMP_NUM_THREADS=4" in job.text
+    assert lines(job)[-3].startswith("launch hpcalloc doctor || ")
     assert lines(job)[-2:] == ["launch hpcalloc report", "launch ./solver --size 'a b'"]
 
 
@@ -80,7 +81,9 @@ def test_options_reach_sbatch():
 
 
 def test_without_the_check():
-    assert "report" not in make_jobscript(TWO, ["x"], check=False).text
+    text = make_jobscript(TWO, ["x"], check=False).text
+    assert "report" not in text
+    assert "doctor" not in text
 
 
 def test_mpirun_gets_equal_blocks_or_nothing():
