@@ -160,8 +160,9 @@ static void *alloc_here(size_t size, size_t align, unsigned flags) {
     if (!na_init()) return NULL;
     if (NA_UNLIKELY(na_watched)) return na_watch_here(size, align, flags);
     na_heap *heap = na_heap_here();
-    if (heap == NULL) return NULL; /* no region could be opened: there is no other node either */
-    return alloc_on(heap->region->node_index, na_opt.strict || (flags & NUMALLOC_STRICT) != 0, size, align, flags);
+    /* A region that can't be opened (the commit limit, after the thread came to its node): others may have free memory. */
+    int home = heap != NULL ? heap->region->node_index : na_home_index();
+    return alloc_on(home, na_opt.strict || (flags & NUMALLOC_STRICT) != 0, size, align, flags);
 }
 
 /* Most need no more than the next blocks of the page at hand. */

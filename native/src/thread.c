@@ -66,6 +66,21 @@ __attribute__((constructor)) static void load(void) {
     errno = saved;
 }
 
+/* Where the system gives no more (the commit limit), a region's free memory does. 0: neither. */
+static uintptr_t arena_chunk(size_t size) {
+    void *chunk;
+    if (os_map(size, &chunk) == 0) return (uintptr_t)chunk;
+    chunk = NULL;
+    for (int i = 0; i < na_region_count && chunk == NULL; i++) {
+        na_region *region = &na_regions[i];
+        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        pthread_mutex_lock(&region->lock);
+        chunk = na_region_meta(region, size);
+        pthread_mutex_unlock(&region->lock);
+    }
+    return (uintptr_t)chunk;
+}
+
 static na_thread *record_make(void) {
     na_thread *thread = threads_unused;
     size_t bytes = sizeof *thread + (size_t)na_region_count * sizeof(na_heap *);
@@ -74,12 +89,11 @@ static na_thread *record_make(void) {
         threads_unused = thread->next;
     } else {
         if (arena_end - arena_next < bytes) {
-            void *chunk;
-            size_t size =
-                (size_t)NA_SLICE > bytes ? (size_t)NA_SLICE : (bytes + NA_SLICE - 1) & ~((size_t)NA_SLICE - 1);
-            if (os_map(size, &chunk) != 0) return NULL;
-            arena_next = (uintptr_t)chunk;
-            arena_end = arena_next + size;
+            size_t size = na_round_up(bytes, NA_SLICE);
+            uintptr_t chunk = arena_chunk(size);
+            if (chunk == 0) return NULL;
+            arena_next = chunk;
+            arena_end = chunk + size;
         }
         thread = (na_thread *)arena_next;
         arena_next += bytes;

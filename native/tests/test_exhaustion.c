@@ -126,6 +126,8 @@ static void commit_limit_body(void) {
     size_t had = fill(4 * MIB, 0, (size_t)64 << 30);
     printf("%zu MiB under the commit limit\n", had >> 20);
     CHECK(had >= 64 * MIB);
+    int ids[2]; /* all of it is on the first node; now the thread is on another, of which nothing can be opened */
+    if (numalloc_node_ids(ids, 2) > 1) CHECK_EQUAL(numalloc_bind_thread(ids[numalloc_current_node() == ids[0]]), 0);
     fills_and_recovers();
 }
 

@@ -13,7 +13,7 @@ def placement(report: dict) -> list:
     """Return rank, nodes, number of arrays, their pages, and how many are local, of all ranks."""
     assert report["summary"]["failed_ranks"] == [], report["summary"]
     return [
-        (r["rank"], r["nodes"], r["arrays"]["touched"] >= 3 * 60, r["arrays"]["local_fraction"])
+        (r["rank"], r["nodes"], r["arrays"]["touched"] >= 3 * 30, r["arrays"]["local_fraction"])
         for r in report["ranks"]
     ]
 
