@@ -23,7 +23,7 @@ from hpcalloc.bench import solver
 
 SOFTENING = 0.05  # length below which gravity weakens
 DT = 0.002
-BLOCK = 16  # bodies whose pulls are computed at once: temporaries of BLOCK * size values stay in a cache
+BLOCK = 1  # bodies whose pulls are computed at once: temporaries of 32 KB stay in a cache
 FLOPS_PER_PAIR = 20
 
 
