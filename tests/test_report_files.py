@@ -10,9 +10,11 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 from launching import mpirun_words
 
 from hpcalloc import _native
+from hpcalloc.cli.main import cli
 from hpcalloc.exceptions import HpcallocError
 from hpcalloc.report_files import files_of, merge
 
@@ -314,3 +316,10 @@ def test_the_plain_solver_is_the_same_solver():
     known = {line.strip() for line in library.splitlines()}
     own = [line.strip() for line in body.splitlines() if line.strip() not in known]
     assert len(own) <= 4, own
+
+
+@pytest.mark.parametrize("option", [("--bind", "off"), ("--size", "8"), ("--no-mpi",)])
+def test_merge_refuses_what_is_of_the_self_test(tmp_path, option):
+    result = CliRunner().invoke(cli, ["report", "--merge", str(tmp_path), *option])
+    assert result.exit_code == 2
+    assert "--merge makes none" in result.output

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import numpy as np
+from click.core import ParameterSource
 
 from .. import _native
 from .._native.errors import name_of
@@ -64,6 +65,7 @@ def command(
     if remove and not (directories and output):
         raise click.UsageError("--remove goes with --merge and --output")
     if directories:
+        _refuse_self_test_options()
         merged = merge(directories)
         _give(merged, output, merged.to_json() + "\n" if as_json else merged.to_text())
         if remove and not merged.summary["failed"]:
@@ -78,6 +80,14 @@ def command(
             whole = Report({"machine": here, **report.to_dict()})
             _give(whole, output, whole.to_json() + "\n" if as_json else text(context, here, report))
         del array
+
+
+def _refuse_self_test_options() -> None:
+    here = click.get_current_context()
+    options = {"bind": "--bind", "mib": "--size", "mpi": "--mpi/--no-mpi"}
+    for name, option in options.items():
+        if here.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option} is of the self-test, and --merge makes none; omit one of them")
 
 
 def _give(report: Report, output: str | None, shown: str) -> None:
