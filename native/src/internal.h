@@ -29,6 +29,10 @@ static inline size_t na_span_bytes(const na_span *span) { return (size_t)span->s
 static inline size_t na_usable(const na_span *span) {
     return span->kind == NA_PAGE ? span->block_size : na_span_bytes(span);
 }
+/* Is the memory of what became free then to go back now? */
+static inline bool na_is_due(uint64_t freed_at, uint64_t now) {
+    return na_opt.purge_delay_ms != NA_PURGE_NEVER && now - freed_at >= (uint64_t)na_opt.purge_delay_ms;
+}
 static inline uintptr_t na_span_end(const na_span *span) { return span->start + na_span_bytes(span); }
 
 /* ---- thread.c: what is per process and per thread -------------------------------------------------- */

@@ -113,9 +113,7 @@ static void dissolve(na_region *region, na_span *span) {
 void na_mixed_purge_due(na_region *region, bool all) {
     uint64_t now = os_now_ms();
     while (region->warm_first != NULL) {
-        bool due = na_opt.purge_delay_ms != NA_PURGE_NEVER &&
-                   now - region->warm_first->freed_at >= (uint64_t)na_opt.purge_delay_ms;
-        if (!all && !due && region->warm_count <= NA_WARM_SLOTS) break;
+        if (!all && !na_is_due(region->warm_first->freed_at, now) && region->warm_count <= NA_WARM_SLOTS) break;
         dissolve(region, region->warm_first);
     }
 }

@@ -97,9 +97,8 @@ static void leave_heap(na_heap *heap, na_span *page) {
 }
 
 static void idle_trim(na_heap *heap, uint64_t now) {
-    uint64_t delay = na_opt.purge_delay_ms == NA_PURGE_NEVER ? UINT64_MAX : (uint64_t)na_opt.purge_delay_ms;
     for (na_span *page; (page = heap->idle_first) != NULL;) {
-        if (heap->idle_slices <= NA_IDLE_SLICES && now - page->freed_at < delay) break;
+        if (heap->idle_slices <= NA_IDLE_SLICES && !na_is_due(page->freed_at, now)) break;
         na_page_release(page);
     }
 }

@@ -376,7 +376,7 @@ static size_t purge(na_region *region, na_span *span, bool all) {
 void na_span_purge_due(na_region *region) {
     if (region->purge_first == NULL || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
     uint64_t now = os_now_ms();
-    while (region->purge_first != NULL && now - region->purge_first->freed_at >= (uint64_t)na_opt.purge_delay_ms)
+    while (region->purge_first != NULL && na_is_due(region->purge_first->freed_at, now))
         purge(region, region->purge_first, false);
 }
 
