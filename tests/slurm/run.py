@@ -213,6 +213,13 @@ class Outcome:
     output: str
     seconds: float
 
+    def to_text(self) -> str:
+        """Give what was wrong, and what the job said, cut in its middle."""
+        output = self.output
+        if len(output) > 6000:
+            output = f"{output[:3000]}\n[...]\n{output[-3000:]}"
+        return "\n".join([f"--- {self.name} said:", output.rstrip(), f"--- {self.name}: FAILED:", *self.wrong])
+
 
 def submit(job: Job, launch: str, slurm: cluster.Cluster, scratch: pathlib.Path) -> Outcome:
     """Submit a job once and check it."""
@@ -278,6 +285,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # even where a shell started us with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     passed = failed = 0
+    outcomes: list[Outcome] = []
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="hpcalloc-slurm-"))
     try:
         with cluster.one_host() as slurm:
@@ -304,10 +312,9 @@ def main() -> int:
                     outcome = future.result()
                     verdict = "FAILED" if outcome.wrong else "ok"
                     print(f"{outcome.name}: {verdict} ({outcome.seconds:.0f} s)", flush=True)
-                    if outcome.wrong:
-                        print("\n".join(outcome.wrong), outcome.output[-6000:], sep="\n", flush=True)
                     passed += not outcome.wrong
                     failed += bool(outcome.wrong)
+                    outcomes.append(outcome)
                 slurm.check_daemons()
             finally:
                 slurm.stop()  # ends sbatch too, so that its thread does
@@ -323,6 +330,9 @@ def main() -> int:
     if passed + failed == 0:
         print(f"slurm: no job has {options.only!r} in its name")
         failed += 1
+    for outcome in outcomes:  # last, where a log that was cut at its top still has them
+        if outcome.wrong:
+            print(outcome.to_text())
     print(f"slurm: {passed} passed, {failed} failed")
     return 1 if failed else 0
 
