@@ -7,14 +7,19 @@ process in which MPI is up has MPI's memory and none of its connections: it has 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from typing import Any
 
 from . import exceptions
 from .exceptions import HpcallocError, message
 
-__all__ = ["agree", "check_usable", "free", "mpi", "resolve"]
+__all__ = ["agree", "check_thread", "check_usable", "free", "is_up", "meet", "mpi", "resolve"]
+
+TIMEOUT = "HPCALLOC_TIMEOUT"
+_SECONDS = 600.0  # of it when it is not set
 
 _forked = False  # from a process in which MPI was up
 
@@ -24,14 +29,15 @@ def mpi() -> Any:
     return sys.modules.get("mpi4py.MPI")
 
 
-def _is_up() -> bool:
+def is_up() -> bool:
+    """Whether MPI is initialised and not finalised."""
     module = mpi()
     return module is not None and module.Is_initialized() and not module.Is_finalized()
 
 
 def _after_fork() -> None:
     global _forked
-    _forked = _forked or _is_up()
+    _forked = _forked or is_up()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -71,7 +77,7 @@ def resolve(call: str, comm: Any) -> Any:
     """
     module = mpi()
     if comm is None:
-        if _forked or not _is_up():
+        if _forked or not is_up():
             return None
         comm = _default()
         check_usable(call, comm)
@@ -124,6 +130,12 @@ def check_usable(call: str, comm: Any) -> None:
                 "call it earlier" if finalised else "call MPI.Init() first",
             )
         )
+    check_thread(call)
+
+
+def check_thread(call: str) -> None:
+    """Raise HpcallocError unless this thread may call MPI, which must be up."""
+    module: Any = mpi()
     level = module.Query_thread()
     if level < module.THREAD_SERIALIZED and not module.Is_thread_main():
         name = "MPI_THREAD_SINGLE" if level == module.THREAD_SINGLE else "MPI_THREAD_FUNNELED"
@@ -135,6 +147,52 @@ def check_usable(call: str, comm: Any) -> None:
                 "call it there, or set mpi4py.rc.thread_level = 'multiple' before MPI is imported",
             )
         )
+
+
+def meet(call: str, comm: Any) -> None:
+    """Wait until all ranks of `comm` are in this call, but not for ever; collective.
+
+    A rank may never come: it has died or left, or may not call MPI where it is, and so can't tell the others.
+
+    Raises
+    ------
+    HpcallocError
+        MPI may not be called here. Or not all have come within HPCALLOC_TIMEOUT seconds (600; 0: no limit): no
+        collective call on `comm` can follow, as this rank's part in the meeting can't be taken back.
+    """
+    check_usable(call, comm)
+    if comm is None or comm.Get_size() == 1:
+        return
+    seconds = _timeout(call)
+    arrived = comm.Ibarrier()
+    start, pause = time.monotonic(), 1e-6
+    while not arrived.Test():
+        waited = time.monotonic() - start
+        if waited > seconds:
+            raise HpcallocError(
+                message(
+                    call,
+                    f"rank {comm.Get_rank()} of {comm.Get_size()} waited {waited:.0f} s and not all the others came",
+                    f"{TIMEOUT}={seconds:g} s",
+                    "see what the others say: one has ended, or failed, or calls from a thread that may not; "
+                    f"if they are only late, export {TIMEOUT}=SECONDS (0: no limit)",
+                )
+            )
+        time.sleep(pause)
+        pause = min(1.5 * pause, 1e-3)
+
+
+def _timeout(call: str) -> float:
+    text = os.environ.get(TIMEOUT, "")
+    if not text:
+        return _SECONDS
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise HpcallocError(message(call, f"{TIMEOUT}={text!r}", "seconds, 0 or more", "correct or unset it"))
+    return seconds or math.inf
 
 
 def agree(comm: Any, error: Exception | None) -> None:

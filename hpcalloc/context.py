@@ -104,6 +104,7 @@ def init(
         A bad argument or communicator, or MPI is not up.
     """
     comm = _resolve(comm, share)
+    comms.meet("init", comm)
     with _lock:
         options: Options | None = None
         error: Exception | None = None
@@ -495,6 +496,8 @@ class Context:
         ------
         BindingError
             The former affinity is refused, for instance because the cpuset has shrunk.
+        HpcallocError
+            MPI is not to be called from this thread; the context stays open.
         """
         self._close(free=True)
 
@@ -502,6 +505,8 @@ class Context:
         with _lock:
             if self._closed:
                 return
+            if free and self._setup.comm is not None and not self._setup.left_behind and comms.is_up():
+                comms.check_thread("Context.close")
             self._closed = True
             for allocator in reversed(self._allocators):
                 allocator._close()

@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import platform
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +28,8 @@ import cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "jobscripts"
-PMIX = pathlib.Path("/usr/lib/x86_64-linux-gnu/pmix2/lib/libpmix.so")  # what Debian's plugin loads
+MULTIARCH = sysconfig.get_config_var("MULTIARCH") or f"{platform.machine()}-linux-gnu"
+PMIX = pathlib.Path(f"/usr/lib/{MULTIARCH}/pmix2/lib/libpmix.so")  # what Debian's plugin loads
 
 # How the ranks of a job are started: the virtual environment, and what a user would have in the environment.
 LAUNCHES = {
@@ -218,7 +221,9 @@ class Outcome:
         output = self.output
         if len(output) > 6000:
             output = f"{output[:3000]}\n[...]\n{output[-3000:]}"
-        return "\n".join([f"--- {self.name} said:", output.rstrip(), f"--- {self.name}: FAILED:", *self.wrong])
+        return "\n".join(
+            [f"--- {self.name} said:", output.rstrip(), f"--- {self.name}: FAILED:", *self.wrong]
+        )
 
 
 def submit(job: Job, launch: str, slurm: cluster.Cluster, scratch: pathlib.Path) -> Outcome:
