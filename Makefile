@@ -162,8 +162,9 @@ test-examples: examples ## runs the C examples
 	elif [ -n "$(CI)" ]; then echo "make test-examples: pkg-config is missing" >&2; exit 1; \
 	else echo "test-examples: pkg-config is not installed, numalloc.pc not tried"; fi
 
-test-solvers: $(VENV)/installed ## the MPI solvers by their launch lines, with hpcalloc on two ranks and without on three
+test-solvers: $(VENV)/installed ## the MPI solvers by their launch lines, with hpcalloc on two ranks and without on three; how jobs end
 	$(BIN)/python -m pytest -q -k 'launch_line or plain' $(PYTEST_OPTIONS) tests/test_solvers.py
+	$(BIN)/python -m pytest -q $(PYTEST_OPTIONS) tests/test_shared.py
 
 lint: $(VENV)/installed ## style and types
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ __all__ = ["agree", "check_thread", "check_usable", "free", "is_up", "meet", "mp
 
 TIMEOUT = "HPCALLOC_TIMEOUT"
 _SECONDS = 600.0  # of it when it is not set
+_SPIN = 2e-4  # seconds of polling before the first sleep
 
 _forked = False  # from a process in which MPI was up
 
@@ -165,7 +166,7 @@ def meet(call: str, comm: Any) -> None:
         return
     seconds = _timeout(call)
     arrived = comm.Ibarrier()
-    start, pause = time.monotonic(), 1e-6
+    start, pause = time.monotonic(), 1e-5
     while not arrived.Test():
         waited = time.monotonic() - start
         if waited > seconds:
@@ -178,8 +179,11 @@ def meet(call: str, comm: Any) -> None:
                     f"if they are only late, export {TIMEOUT}=SECONDS (0: no limit)",
                 )
             )
-        time.sleep(pause)
-        pause = min(1.5 * pause, 1e-3)
+        if waited < _SPIN:
+            os.sched_yield()
+        else:
+            time.sleep(pause)
+            pause = min(1.5 * pause, 1e-3)
 
 
 def _timeout(call: str) -> float:

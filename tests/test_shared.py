@@ -144,6 +144,21 @@ print('went on')
     assert "went on" not in done.stdout
 
 
+def test_a_rank_that_leaves_keeps_nobody_waiting():
+    """MPI_Finalize of one rank while the others go on to a collective call, and with them the rank that failed."""
+    left = """
+os.environ["HPCALLOC_TIMEOUT"] = "1"
+if ctx.rank == 1:
+    raise SystemExit(0)
+ctx.shared_zeros(10)
+print('went on')
+"""
+    done = mpirun(2, sys.executable, "-c", START + left, timeout=120)
+    assert done.returncode != 0
+    assert "rank 0 of 2 waited 1 s and not all the others came" in done.stderr
+    assert "went on" not in done.stdout
+
+
 def test_an_uncaught_exception_ends_the_job():
     failing = "\nif ctx.rank == 1:\n    raise ZeroDivisionError\na.fence()\nprint('went on')"
     done = mpirun(2, sys.executable, "-m", "mpi4py", "-c", START + failing, timeout=120)
