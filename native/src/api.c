@@ -461,8 +461,7 @@ int numalloc_distance(int from, int to) { return na_init() ? na_topology_distanc
 
 int numalloc_current_node(void) {
     if (!na_init()) return 0;
-    int cpu = os_current_cpu();
-    int node = cpu >= 0 && cpu < NA_MAX_CPUS ? na_topo.node_of_cpu[cpu] : -1;
+    int node = na_topology_node_of_cpu(os_current_cpu());
     return node >= 0 ? node : na_topo.node_id[0];
 }
 

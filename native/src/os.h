@@ -19,6 +19,10 @@
 
 #pragma GCC visibility push(hidden)
 
+/* A large table of which most processes write little or nothing: the linker puts it behind the variables that all write,
+ * so that these share few pages. */
+#define NA_SPARSE __attribute__((section(".bss.sparse")))
+
 typedef numalloc_nodemask_t na_nodeset; /* bit i: node id i */
 
 /* A set of logical CPUs, same layout as the kernel's; CPU numbers below NA_MAX_CPUS. */
