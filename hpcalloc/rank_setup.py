@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _native, comms
 from ._native.errors import error_for, name_of
@@ -35,8 +35,7 @@ HUGEPAGES = ("auto", "never", "2M", "1G")
 # ---- what ranks tell each other -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """The arguments of init, as given."""
 
     bind: str
@@ -53,8 +52,7 @@ class Options:
         )
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """What a rank tells the others of its host."""
 
     binding: LauncherBinding
@@ -62,7 +60,7 @@ class Word:
     nested: bool  # a context is open already
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Setup:
     """What nested contexts share."""
 
@@ -252,7 +250,7 @@ def _alone(
     """
     if share is not None:
         # Whoever bound this process, its peers have been given the same.
-        return *share, [replace(own, launcher="none", explicit=None)] * share[1]
+        return *share, [own._replace(launcher="none", explicit=None)] * share[1]
     rank, size = launch.local_rank, launch.local_size
     if rank is None or size is None or not 0 <= rank < size or size == 1:
         return 0, 1, [own]
@@ -261,7 +259,7 @@ def _alone(
         return rank, size, [own] * size
     # The others' bindings are not known: keep to one's own.
     notes.append(f"no communicator: the binding by {launch.launcher} is kept")
-    return rank, size, [replace(own, explicit=True)]
+    return rank, size, [own._replace(explicit=True)]
 
 
 def _effective_policy(asked: Policy, share: RankPlan) -> Policy:

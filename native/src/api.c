@@ -487,5 +487,10 @@ int numalloc_memory_policy(int policy, unsigned flags, const numalloc_nodemask_t
     return os_set_policy(NA_BIND_PREFERRED, nodes);
 }
 
+int numalloc_memory_policy_now(int *mode, numalloc_nodemask_t *nodes) {
+    *nodes = (numalloc_nodemask_t){{0}};
+    return os_get_policy(mode, nodes);
+}
+
 int numalloc_can_bind(void) { return os_can_bind(); }
 int numalloc_can_query(void) { return os_can_query(); }

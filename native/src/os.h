@@ -70,6 +70,8 @@ int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodese
 /* The policy of the calling thread for memory that has none of its own; threads and programs that it starts inherit
  * it. NODES as above; EINVAL also: none of them is allowed. */
 int os_set_policy(enum na_bind_mode mode, const na_nodeset *nodes);
+/* What it is now: the kernel's MPOL_* number with its flags, and its nodes. */
+int os_get_policy(int *mode, na_nodeset *nodes);
 
 /* Node of each of `count` pages, one per os_page_size() from `address`: node id, or a negative errno
  * (-ENOENT: untouched). */

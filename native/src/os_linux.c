@@ -155,6 +155,10 @@ int os_set_policy(enum na_bind_mode mode, const na_nodeset *nodes) {
         (int)syscall(SYS_set_mempolicy, kernel_mode[mode], nodes->word, (unsigned long)NUMALLOC_MAX_NODES + 1));
 }
 
+int os_get_policy(int *mode, na_nodeset *nodes) {
+    return RESULT((int)syscall(SYS_get_mempolicy, mode, nodes->word, (unsigned long)NUMALLOC_MAX_NODES + 1, NULL, 0UL));
+}
+
 enum { MOVE_BATCH = 512 }; /* pages per system call; pointers and statuses of a batch are on the stack */
 
 static int query_call(const void *address, size_t count, int *status) {

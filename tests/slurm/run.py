@@ -218,7 +218,9 @@ class Outcome:
         output = self.output
         if len(output) > 6000:
             output = f"{output[:3000]}\n[...]\n{output[-3000:]}"
-        return "\n".join([f"--- {self.name} said:", output.rstrip(), f"--- {self.name}: FAILED:", *self.wrong])
+        return "\n".join(
+            [f"--- {self.name} said:", output.rstrip(), f"--- {self.name}: FAILED:", *self.wrong]
+        )
 
 
 def submit(job: Job, launch: str, slurm: cluster.Cluster, scratch: pathlib.Path) -> Outcome:
