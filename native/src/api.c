@@ -174,7 +174,8 @@ __attribute__((noinline)) void *na_alloc_slow(size_t size) {
         /* The fast path saw the thread on another node, and now it is back. */
         if (NA_UNLIKELY(cache->list != 0)) return na_cache_pop(cache);
         na_span *page = heap->queue[class_index].first;
-        if (page != NULL && (page->free != 0 || page->carved < page->capacity)) {
+        /* Blocks that were never used come after those that others of its pages have. */
+        if (page != NULL && (page->free != 0 || (page->carved < page->capacity && page->next == NULL))) {
             na_heap_enter(heap);
             na_cache_fill(cache, page);
             na_heap_leave(heap);
