@@ -50,6 +50,7 @@ $(VENV)/created:
 # Editable: Python files are used where they are, C changes reinstall.
 $(VENV)/installed: $(VENV)/created pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(BRIDGE_SOURCES)
 	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[mpi,test$(if $(CI),$(comma)numba)]'
+	@$(BIN)/python -m compileall -q hpcalloc  # as pip does with what it copies
 	@touch $@
 
 native: build/native/built ## the C libraries, in build/native

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -119,7 +118,7 @@ def machine(context: Context) -> dict[str, Any]:
         "transparent_huge_pages": transparent_huge_pages("enabled") or None,
         "defrag": transparent_huge_pages("defrag") or None,
         "numa_balancing": read_text("/proc/sys/kernel/numa_balancing").strip() or None,
-        "hugetlb": [asdict(pool) for pool in huge_pools(node.id for node in context.topology.nodes)],
+        "hugetlb": [pool._asdict() for pool in huge_pools(node.id for node in context.topology.nodes)],
         "python": sys.version.split()[0],
         "numpy": np.__version__,
     }

@@ -198,6 +198,35 @@ static void threads_come_and_go(void) {
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
+/* ---- blocks that were used before come first -------------------------------------------------------------------- */
+
+static int by_address(const void *a, const void *b) {
+    uintptr_t x = *(const uintptr_t *)a, y = *(const uintptr_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* A page that was just begun has room, but its memory is not there yet; the free blocks of older pages have theirs. */
+static void used_blocks_come_before_fresh_ones(void) {
+    static const size_t sizes[] = {48, 200, 1024, 2000, 9000, 40000};
+    enum { MOST = 6000 };
+    static uintptr_t seen[MOST];
+    for (int s = 0; s < 6; s++) {
+        size_t bytes = sizes[s] <= 1024 ? 1 << 16 : 1 << 19; /* of a page, at most */
+        int in_page = (int)(bytes / sizes[s]), n = 4 * in_page + in_page / 4;
+        CHECK(n <= MOST);
+        for (int i = 0; i < n; i++) CHECK((seen[i] = (uintptr_t)numalloc(sizes[s])) != 0);
+        for (int i = 0; i < 4 * in_page; i += 2) numalloc_free((void *)seen[i]);
+        int again = 2 * in_page;
+        static uintptr_t next[MOST];
+        for (int i = 0; i < again; i++) CHECK((next[i] = (uintptr_t)numalloc(sizes[s])) != 0);
+        qsort(seen, (size_t)n, sizeof *seen, by_address);
+        int fresh = 0;
+        for (int i = 0; i < again; i++) fresh += bsearch(&next[i], seen, (size_t)n, sizeof *seen, by_address) == NULL;
+        printf("%zu bytes: %d of %d blocks were never used\n", sizes[s], fresh, again);
+        CHECK(fresh <= (int)(4096 / sizes[s])); /* what was carved with the last one that was taken */
+    }
+}
+
 /* ---- memory that comes back, or does not ---------------------------------------------------------------------------------- */
 
 static void peak(size_t bytes) {
@@ -267,6 +296,7 @@ static const struct check_case bodies[] = {
     {"fragments_become_one", fragments_become_one},
     {"a_stream_stays_flat", a_stream_stays_flat},
     {"threads_come_and_go", threads_come_and_go},
+    {"used_blocks_come_before_fresh_ones", used_blocks_come_before_fresh_ones},
     {"idle_memory_returns", idle_memory_returns},
     {"never_keeps", never_keeps},
     {"grows_beyond_the_pool", grows_beyond_the_pool},
@@ -282,6 +312,7 @@ static void start(const char *environment, const char *body) {
 static void coalescing(void) { start("NUMALLOC_RESERVE=64M", "fragments_become_one"); }
 static void remote_frees(void) { start("", "a_stream_stays_flat"); }
 static void thread_death(void) { start("", "threads_come_and_go"); }
+static void reuse(void) { start("", "used_blocks_come_before_fresh_ones"); }
 static void idle(void) { start("NUMALLOC_PURGE_DELAY=200", "idle_memory_returns"); }
 static void never(void) { start("NUMALLOC_PURGE_DELAY=never", "never_keeps"); }
 static void growth(void) { start("", "grows_beyond_the_pool"); }
@@ -290,6 +321,7 @@ static const check_case cases[] = {
     {"coalescing", coalescing},
     {"remote_frees", remote_frees},
     {"thread_death", thread_death},
+    {"reuse", reuse},
     {"idle", idle},
     {"never", never},
     {"growth", growth},
