@@ -14,7 +14,7 @@ from typing import Any
 from . import exceptions
 from .exceptions import HpcallocError, message
 
-__all__ = ["agree", "check_usable", "free", "mpi", "resolve"]
+__all__ = ["agree", "check_usable", "free", "mpi", "resolve", "split_by_host"]
 
 _forked = False  # from a process in which MPI was up
 
@@ -98,6 +98,52 @@ def resolve(call: str, comm: Any) -> Any:
             )
         )
     return comm
+
+
+def split_by_host(comm: Any, told: int | None) -> tuple[Any, bool]:
+    """Split a communicator by host, ranks in their order; collective.
+
+    MPI's word is ``MPI_COMM_TYPE_SHARED``. A library that does not understand its launcher (Open MPI's wheel under
+    Slurm's pmix plugin) has every rank alone there, and ranks that think so would all plan for the whole host. Where
+    the launcher started more of them here, the kernel's own identity decides.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+    told : int or None
+        Ranks of this host as the launcher tells them.
+
+    Returns
+    -------
+    mpi4py.MPI.Intracomm
+        The ranks of this host.
+    bool
+        Whether MPI misses some of them: it has no shared memory between them then.
+    """
+    rank, size = comm.Get_rank(), comm.Get_size()
+    node: Any = comm.Split_type(mpi().COMM_TYPE_SHARED, rank)
+    seen = node.Get_size()
+    if not comm.allreduce(int(seen < min(told or 1, size)), op=mpi().MAX):
+        return node, False
+    node.Free()
+    # A colour has 31 bits; of two in turn, two hosts of any cluster have one that differs.
+    key = _host_key()
+    half = comm.Split(key >> 31 & 0x7FFFFFFF, rank)
+    node = half.Split(key & 0x7FFFFFFF, rank)
+    half.Free()
+    return node, bool(node.Get_size() > seen)
+
+
+def _host_key() -> int:
+    """62 bits that the processes of a running kernel have in common."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            identity = int(file.read().replace("-", ""), 16)
+    except (OSError, ValueError):
+        import hashlib  # hardly ever
+
+        identity = int.from_bytes(hashlib.sha256(os.uname().nodename.encode()).digest(), "big")
+    return identity & (1 << 62) - 1
 
 
 def check_usable(call: str, comm: Any) -> None:

@@ -117,14 +117,16 @@ def init(
         launch = this_launch()
         affinity = frozenset(os.sched_getaffinity(os.getpid()))
         own = Word(LauncherBinding(affinity, launch.launcher, launch.explicit), options, bool(_open))
-        node_comm, words = neighbours(comm, own)
+        node_comm, words, missed = neighbours(comm, own, launch.local_size)
         setup: Setup | None = None
         nested = bool(_open)
         try:
             # Where another rank's arguments are bad, its error will be everybody's.
             if options is not None and all(word.options for word in words):
                 check_same(words)
-                setup = _open[-1]._setup if nested else prepare(options, comm, node_comm, launch, words)
+                setup = (
+                    _open[-1]._setup if nested else prepare(options, comm, node_comm, launch, words, missed)
+                )
                 arrays.handler_of(setup.policy)  # NodeError now, not at the first array
         except Exception as bad:
             error = bad

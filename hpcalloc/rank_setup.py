@@ -77,6 +77,7 @@ class Setup:
     files: ReportFiles | None  # where this rank's part of a report goes
     binding: Binding | None
     notes: tuple[str, ...]
+    mpi_misses: bool = False  # MPI does not see all ranks of this host
     node_comm: Any = None
     numa_comm: Any = None
     windows: list[Any] = field(default_factory=list)  # of shared arrays, in the order they were made
@@ -145,22 +146,28 @@ def check_same(words: Sequence[Word]) -> None:
             )
 
 
-def neighbours(comm: Any, own: Word) -> tuple[Any, list[Word]]:
-    """Return a communicator of this host's ranks (None in serial), and what each of them says."""
+def neighbours(comm: Any, own: Word, told: int | None) -> tuple[Any, list[Word], bool]:
+    """Return a communicator of this host's ranks (None in serial), what each says, and if MPI misses some of them."""
     if comm is None:
-        return None, [own]
-    mpi: Any = comms.mpi()
-    node_comm = comm.Split_type(mpi.COMM_TYPE_SHARED, comm.Get_rank())
-    return node_comm, node_comm.allgather(own)
+        return None, [own], False
+    node_comm, missed = comms.split_by_host(comm, told)
+    return node_comm, node_comm.allgather(own), missed
 
 
 # ---- discover, plan, bind -------------------------------------------------------------------------------
 
 
-def prepare(options: Options, comm: Any, node_comm: Any, launch: Launch, words: Sequence[Word]) -> Setup:
-    """Plan and pin; nothing is left behind by an error."""
+def prepare(
+    options: Options, comm: Any, node_comm: Any, launch: Launch, words: Sequence[Word], missed: bool
+) -> Setup:
+    """Plan and pin; nothing is left behind by an error. `missed`: MPI does not see all ranks of this host."""
     bindings = [word.binding for word in words]
     notes: list[str] = []
+    if missed:
+        notes.append(
+            f"MPI does not know that {len(words)} ranks share this host, which {launch.launcher} and the kernel say: "
+            "no shared memory between them (hpcalloc doctor has a remedy)"
+        )
     if comm is None:
         rank, size = 0, 1
         topology = Topology.from_machine()
@@ -191,6 +198,7 @@ def prepare(options: Options, comm: Any, node_comm: Any, launch: Launch, words: 
         files=files,
         binding=binding,
         notes=tuple(notes),
+        mpi_misses=missed,
     )
 
 

@@ -82,6 +82,7 @@ def create(
                 _native.page_size(),
             )
             if len(words) > 1:
+                _check_shareable(context, call)
                 check_room(call, words, blocks)
     except Exception as bad:
         error = bad
@@ -116,6 +117,18 @@ def create(
         context._setup.windows.append(window)
     assert stored is not None
     return SharedArray(context, request, blocks, stored, window)
+
+
+def _check_shareable(context: Context, call: str) -> None:
+    if context._setup.mpi_misses:
+        raise HpcallocError(
+            message(
+                call,
+                f"{context.local_size} ranks of this host that MPI takes for ranks of several",
+                "shared memory between ranks that MPI_COMM_TYPE_SHARED puts together",
+                "start them with mpirun inside the allocation, or with an MPI library that fits srun's --mpi",
+            )
+        )
 
 
 def _make_window(context: Context, blocks: Blocks, end: int) -> Window | None:
