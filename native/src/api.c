@@ -126,7 +126,7 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     if (padded > NA_BLOCK_MAX || align > NA_SLICE) return born(na_large_alloc(region, size, align, flags));
     na_heap *heap = na_heap_of(region);
     if (heap == NULL) return NULL;
-    void *block = na_heap_alloc(heap, size_to_class(padded));
+    void *block = na_heap_alloc(heap, aligned_to_class(align, padded));
     if (block == NULL) return NULL;
     if ((flags & NUMALLOC_POPULATE) != 0) {
         na_nodeset home = nodeset_single(region->node);
@@ -197,7 +197,7 @@ void *numalloc_aligned(size_t align, size_t size) {
     if (align <= NA_GRANULE) return na_alloc_fast(size);
     if (align <= NA_SLICE && size - 1 < NA_BLOCK_MAX && !na_watched) {
         size_t padded = na_round_up(size, align);
-        if (padded <= NA_BLOCK_MAX) return na_alloc_fast(padded);
+        if (padded <= NA_BLOCK_MAX && aligned_to_class(align, padded) < NA_SIZES) return na_alloc_fast(padded);
     }
     return alloc_here(size, align, 0);
 }

@@ -227,6 +227,49 @@ static void used_blocks_come_before_fresh_ones(void) {
     }
 }
 
+/* ---- sparse classes -------------------------------------------------------------------------------------------------- */
+
+enum { SPARSE_THREADS = 8 };
+static pthread_barrier_t all_have;
+
+static void *one_of_each_size(void *argument) {
+    void *block[64];
+    size_t *live = argument;
+    int n = 0;
+    for (size_t size = 16; size <= 65536; size += size / 64 * 16 + 16, n++) {
+        CHECK(n < 64 && (block[n] = numalloc(size)) != NULL);
+        memset(block[n], 1, size);
+        *live += size;
+    }
+    pthread_barrier_wait(&all_have); /* to be measured */
+    pthread_barrier_wait(&all_have);
+    while (n-- > 0) numalloc_free(block[n]);
+    return NULL;
+}
+
+/* Threads with a block or two of each class have pages of all of them, and hardly more memory than the blocks. */
+static void sparse_classes_cost_little(void) {
+    pthread_t thread[SPARSE_THREADS];
+    static size_t live[SPARSE_THREADS];
+    size_t sum = 0;
+    long before = resident();
+    pthread_barrier_init(&all_have, NULL, SPARSE_THREADS + 1);
+    for (int i = 0; i < SPARSE_THREADS; i++)
+        CHECK_EQUAL(pthread_create(&thread[i], NULL, one_of_each_size, &live[i]), 0);
+    pthread_barrier_wait(&all_have);
+    long held = resident() - before;
+    pthread_barrier_wait(&all_have);
+    for (int i = 0; i < SPARSE_THREADS; i++) {
+        pthread_join(thread[i], NULL);
+        sum += live[i];
+    }
+    printf("%zu KiB in blocks, %ld MiB held\n", sum / 1024, held);
+    if (SANITIZED) return; /* only what the allocator has opened is known */
+    /* A strict page has its memory from the start: 64 KiB of each small class, four blocks of each larger one. */
+    bool strict = getenv("NUMALLOC_STRICT") != NULL;
+    CHECK(held <= (long)(sum / MIB) + 1 + (strict ? SPARSE_THREADS * 5 : SPARSE_THREADS / 2));
+}
+
 /* ---- memory that comes back, or does not ---------------------------------------------------------------------------------- */
 
 static void peak(size_t bytes) {
@@ -297,6 +340,7 @@ static const struct check_case bodies[] = {
     {"a_stream_stays_flat", a_stream_stays_flat},
     {"threads_come_and_go", threads_come_and_go},
     {"used_blocks_come_before_fresh_ones", used_blocks_come_before_fresh_ones},
+    {"sparse_classes_cost_little", sparse_classes_cost_little},
     {"idle_memory_returns", idle_memory_returns},
     {"never_keeps", never_keeps},
     {"grows_beyond_the_pool", grows_beyond_the_pool},
@@ -313,6 +357,8 @@ static void coalescing(void) { start("NUMALLOC_RESERVE=64M", "fragments_become_o
 static void remote_frees(void) { start("", "a_stream_stays_flat"); }
 static void thread_death(void) { start("", "threads_come_and_go"); }
 static void reuse(void) { start("", "used_blocks_come_before_fresh_ones"); }
+static void sparse(void) { start("", "sparse_classes_cost_little"); }
+static void sparse_strict(void) { start("NUMALLOC_STRICT=1", "sparse_classes_cost_little"); }
 static void idle(void) { start("NUMALLOC_PURGE_DELAY=200", "idle_memory_returns"); }
 static void never(void) { start("NUMALLOC_PURGE_DELAY=never", "never_keeps"); }
 static void growth(void) { start("", "grows_beyond_the_pool"); }
@@ -322,6 +368,8 @@ static const check_case cases[] = {
     {"remote_frees", remote_frees},
     {"thread_death", thread_death},
     {"reuse", reuse},
+    {"sparse", sparse},
+    {"sparse_strict", sparse_strict},
     {"idle", idle},
     {"never", never},
     {"growth", growth},
