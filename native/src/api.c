@@ -123,7 +123,13 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     }
     if (size < NA_GRANULE) size = NA_GRANULE;
     size_t padded = align > NA_GRANULE ? (size + align - 1) & ~(align - 1) : size;
-    if (padded > NA_BLOCK_MAX || align > NA_SLICE) return born(na_large_alloc(region, size, align, flags));
+    if (padded > NA_BLOCK_MAX || align > NA_SLICE) {
+        na_ended_due(region);
+        void *block = na_large_alloc(region, size, align, flags);
+        if (NA_UNLIKELY(block == NULL) && errno == ENOMEM && na_ended_relieve(region))
+            block = na_large_alloc(region, size, align, flags);
+        return born(block);
+    }
     na_heap *heap = na_heap_of(region);
     if (heap == NULL) return NULL;
     void *block = na_heap_alloc(heap, size_to_class(padded));
@@ -425,7 +431,7 @@ size_t numalloc_purge(void) {
     for (int i = 0; i < na_region_count; i++) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
-        na_heaps_reclaim(region); /* first, since it may send remote frees to the caller's heap */
+        na_ended_reclaim(region); /* first, since it may send remote frees to the caller's heap */
         if (thread != NULL && thread->heaps[i] != NULL) na_heap_shed(thread->heaps[i]);
         pthread_mutex_lock(&region->lock);
         uint64_t before = region->purged_bytes;

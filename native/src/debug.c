@@ -175,6 +175,20 @@ static int check_heap(const na_heap *heap) {
     return bad;
 }
 
+static int check_resting(const na_region *region) {
+    const na_heap *newer = NULL;
+    uint64_t count = 0, bound = UINT64_MAX;
+    for (const na_heap *heap = region->resting; heap != NULL; newer = heap, heap = heap->next, count++) {
+        uint64_t ended_at = atomic_load_explicit(&heap->ended_at, memory_order_relaxed);
+        if (heap->newer != newer || ended_at > bound || atomic_load(&heap->thread) != NULL)
+            return broken("the list of resting heaps is wrong", region, NULL);
+        bound = ended_at;
+    }
+    if (region->resting_oldest != newer) return broken("the oldest resting heap is wrong", region, NULL);
+    for (const na_heap *heap = region->abandoned; heap != NULL; heap = heap->next) count++;
+    return count == region->abandoned_count ? 0 : broken("the count of abandoned heaps is wrong", region, NULL);
+}
+
 int numalloc_verify(void) {
     if (!na_init()) return errno;
     int bad = na_watched && !na_watch_verify() ? 1 : 0;
@@ -188,6 +202,7 @@ int numalloc_verify(void) {
         if (bad == 0 && used != atomic_load(&region->used_bytes)) bad += broken("used bytes are wrong", region, NULL);
         if (bad == 0 && dirty != region->dirty_bytes) bad += broken("dirty bytes are wrong", region, NULL);
         for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) bad += check_heap(heap);
+        bad += check_resting(region);
         pthread_mutex_unlock(&region->lock);
     }
     return bad == 0 ? 0 : EINVAL;

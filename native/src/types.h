@@ -19,7 +19,9 @@
  *   virgin   a block that was never handed out, of memory that was zero: zero but for its links
  *   idle     a page without a block in use that its heap keeps for a while
  *   pending  list of a heap's pages that have received remote frees
- *   abandoned  a heap whose thread ended while it had live blocks; waits for a thread of its node
+ *   resting  a heap whose thread ended, as it was, caches and pages: the next thread of its node goes on with it. Past
+ *            the purge delay what is free in it goes back, and it is abandoned or spare
+ *   abandoned  a heap without a thread that has little else than live blocks; waits for a thread of its node
  *   spare    a heap without pages or owner, kept for the next thread (heaps are never unmapped, so that a
  *            late remote free may still look at them)
  *   dirty    a slice that may hold bytes other than zero, hence memory; others read as zeros
@@ -193,9 +195,11 @@ struct na_heap {
     uint64_t gone_frees;             /* blocks freed ever in pages that it gave back */
     na_span *idle_first, *idle_last; /* pages without a used block, oldest first; in no queue */
     uint32_t idle_slices;
-    volatile uint8_t busy; /* not 0: queues are being changed, a child of fork must not use them */
-    na_heap *next;         /* abandoned or spare list */
-    na_heap *all_next;     /* every heap of the region */
+    volatile uint8_t busy;      /* not 0: queues are being changed, a child of fork must not use them */
+    _Atomic(uint64_t) ended_at; /* resting: ms when its thread ended */
+    na_heap *next;              /* resting (to the older), abandoned or spare list */
+    na_heap *newer;             /* resting */
+    na_heap *all_next;          /* every heap of the region */
 };
 
 typedef struct na_remote_slot {
@@ -237,7 +241,8 @@ struct na_region {
     na_span *purge_first, *purge_last; /* dirty free spans, oldest first */
     na_span *warm_first, *warm_last;   /* mixed: freed spans with their policy, oldest first */
     uint32_t warm_count;
-    _Atomic(na_heap *) abandoned, spare; /* changed under the lock; looked at without, to skip it */
+    /* Changed under the lock; looked at without, to skip it. */
+    _Atomic(na_heap *) resting, resting_oldest, abandoned, spare;
     na_heap *all;
     uintptr_t meta_next, meta_end; /* where the next heap is carved */
     na_placement *placement_unused;
@@ -246,7 +251,7 @@ struct na_region {
     uint64_t dirty_bytes;         /* of dirty slices in free spans */
     uint64_t peak_bytes, purged_bytes;
     uint64_t large_allocations, large_frees, large_blocks, large_bytes, huge_bytes;
-    uint64_t pages, abandoned_count;
+    uint64_t pages, abandoned_count; /* resting ones count as abandoned */
     _Atomic(uint64_t) fallbacks, strict_failures, lost_blocks;
 };
 
