@@ -125,6 +125,7 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     size_t padded = align > NA_GRANULE ? (size + align - 1) & ~(align - 1) : size;
     if (padded > NA_BLOCK_MAX || align > NA_SLICE) {
         na_ended_due(region);
+        na_kept_due(region);
         void *block = na_large_alloc(region, size, align, flags);
         if (NA_UNLIKELY(block == NULL) && errno == ENOMEM && na_ended_relieve(region))
             block = na_large_alloc(region, size, align, flags);
@@ -433,6 +434,7 @@ size_t numalloc_purge(void) {
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
         na_ended_reclaim(region); /* first, since it may send remote frees to the caller's heap */
         if (thread != NULL && thread->heaps[i] != NULL) na_heap_shed(thread->heaps[i]);
+        (void)na_kept_release(region);
         pthread_mutex_lock(&region->lock);
         uint64_t before = region->purged_bytes;
         na_mixed_purge_due(region, true);

@@ -199,6 +199,7 @@ bool na_ended_relieve(na_region *region) {
         na_ended_reclaim(each);
         na_heap *own = na_self.thread != NULL ? na_self.thread->heaps[each->index] : NULL;
         if (own != NULL) na_heap_shed(own);
+        (void)na_kept_release(each);
         any |= atomic_load_explicit(&each->used_bytes, memory_order_relaxed) < before;
     }
     errno = saved;

@@ -100,6 +100,7 @@ na_heap *na_heap_of(na_region *region) {
         return NULL;
     }
     heap = heap_make(region);
+    if (heap == NULL && na_ended_relieve(region)) heap = heap_make(region);
     if (heap == NULL) {
         errno = ENOMEM;
         return NULL;
@@ -178,6 +179,7 @@ static na_span *page_with_room(na_heap *heap, unsigned class_index) {
     }
     if (page == NULL) {
         na_ended_due(heap->region);
+        na_kept_due(heap->region);
         page = na_page_new(heap, class_index);
     }
     if (page == NULL && na_ended_relieve(heap->region)) page = na_page_new(heap, class_index);

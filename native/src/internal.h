@@ -29,6 +29,10 @@ static inline size_t na_span_bytes(const na_span *span) { return (size_t)span->s
 static inline size_t na_usable(const na_span *span) {
     return span->kind == NA_PAGE ? span->block_size : na_span_bytes(span);
 }
+/* Of a span that is not the caller's: its heap's thread may be keeping or taking it. */
+static inline enum na_span_kind na_kind(const na_span *span) {
+    return (enum na_span_kind)__atomic_load_n(&span->kind, __ATOMIC_RELAXED);
+}
 /* Is the memory of what became free then to go back now? */
 static inline bool na_is_due(uint64_t freed_at, uint64_t now) {
     return na_opt.purge_delay_ms != NA_PURGE_NEVER && now - freed_at >= (uint64_t)na_opt.purge_delay_ms;
@@ -188,6 +192,20 @@ void na_span_trim(na_region *region, na_span *span, uint32_t slices);   /* takes
 size_t na_span_purge_all(na_region *region);                            /* with the lock held; gives bytes */
 void na_span_purge_due(na_region *region);                              /* with the lock held */
 void na_span_free_locked(na_region *region, na_span *span);
+
+/* ---- kept.c: freed large blocks for a thread's next ones -------------------------------------------------- */
+
+na_span *na_kept_take(na_heap *heap,
+                      uint32_t slices);         /* dirty, counted as a large block; NULL: none fits; owner only */
+bool na_kept_put(na_heap *heap, na_span *span); /* takes it off the count; false: not done; owner only */
+void na_kept_due(na_region *region);            /* those that wait too long go back; takes the lock */
+bool na_kept_release(na_region *region);        /* all of all heaps; takes the lock; false: there were none */
+
+typedef struct na_kept_counts {
+    uint64_t taken, taken_bytes, freed, freed_bytes; /* large blocks, ever; the region's own counts lack them */
+    uint64_t bytes;                                  /* kept now */
+} na_kept_counts;
+na_kept_counts na_kept_count(const na_region *region); /* with the lock held */
 
 /* ---- large.c, mixed.c -------------------------------------------------------------------------------- */
 

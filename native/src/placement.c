@@ -90,6 +90,7 @@ static void give_back_free_memory(void) {
     for (int i = 0; i < na_region_count; i++) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        if (na_opt.purge_delay_ms != NA_PURGE_NEVER) (void)na_kept_release(region);
         pthread_mutex_lock(&region->lock);
         if (region->node_index < 0 && na_opt.purge_delay_ms != NA_PURGE_NEVER) na_mixed_purge_due(region, true);
         na_span_purge_all(region);

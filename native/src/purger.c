@@ -22,7 +22,10 @@ static uint64_t purge_due(void) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
         na_ended_due(region);
-        if (na_ended_oldest(region) < oldest) oldest = na_ended_oldest(region);
+        na_kept_due(region);
+        uint64_t ended = na_ended_oldest(region), kept = atomic_load(&region->kept_since);
+        if (ended < oldest) oldest = ended;
+        if (kept < oldest) oldest = kept;
         pthread_mutex_lock(&region->lock);
         if (region->node_index < 0) na_mixed_purge_due(region, false);
         na_span_purge_due(region);

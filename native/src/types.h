@@ -17,6 +17,7 @@
  *   cached   free blocks of one class that a heap's thread uses next, of any page of its region; in their pages they
  *            count as used
  *   virgin   a block that was never handed out, of memory that was zero: zero but for its links
+ *   kept     a freed large block that a heap holds for its thread's next one
  *   idle     a page without a block in use that its heap keeps for a while
  *   pending  list of a heap's pages that have received remote frees
  *   resting  a heap whose thread ended, as it was, caches and pages: the next thread of its node goes on with it. Past
@@ -68,8 +69,11 @@ enum {
     NA_CACHE_LEAST = 16,
     NA_IDLE_SLICES = 64,     /* of idle pages a heap keeps at most */
     NA_PEAK_BYTES = 1 << 20, /* freed blocks from this size are worth a thread that returns them */
-    NA_WARM_SLOTS = 16       /* freed mixed spans kept with policy and pages */
+    NA_WARM_SLOTS = 16,      /* freed mixed spans kept with policy and pages */
+    NA_KEPT_SLOTS = 16,      /* freed large blocks that a heap keeps at most */
+    NA_KEPT_SLICES = 64      /* of them at most */
 };
+#define NA_NO_TIME UINT64_MAX /* in the place of milliseconds: nothing is there */
 
 /* A list of a page's free blocks in one word: address of the first << 16 | number of blocks. As each block holds the
  * list below it in the same form, taking one off the list needs no counting, and putting one on needs an increment of
@@ -102,7 +106,7 @@ static inline na_block *na_list_pop(na_list *list) {
 }
 _Static_assert(sizeof(na_block) <= NA_GRANULE, "a free block must hold its links");
 
-enum na_span_kind { NA_FREE, NA_PAGE, NA_LARGE, NA_META, NA_WARM };
+enum na_span_kind { NA_FREE, NA_PAGE, NA_LARGE, NA_META, NA_WARM, NA_KEPT };
 
 _Static_assert((NA_SLICE * NA_MEDIUM_PAGE_SLICES) / NA_GRANULE < (1 << NA_LIST_BITS), "the number of blocks fits");
 
@@ -200,6 +204,13 @@ struct na_heap {
     na_heap *next;              /* resting (to the older), abandoned or spare list */
     na_heap *newer;             /* resting */
     na_heap *all_next;          /* every heap of the region */
+    /* Freed large blocks, see kept.c. */
+    uint8_t kept_slices[NA_KEPT_SLOTS]; /* what its thread put into the slots, 0: nothing */
+    unsigned kept_next;                 /* the slot whose block was kept the longest */
+    uint64_t kept_taken, kept_taken_bytes, kept_freed,
+        kept_freed_bytes; /* large blocks allocated and freed here ever */
+    _Atomic(na_span *) kept[NA_KEPT_SLOTS];
+    _Atomic(uint64_t) kept_at[NA_KEPT_SLOTS]; /* ms */
 };
 
 typedef struct na_remote_slot {
@@ -243,6 +254,7 @@ struct na_region {
     uint32_t warm_count;
     /* Changed under the lock; looked at without, to skip it. */
     _Atomic(na_heap *) resting, resting_oldest, abandoned, spare;
+    _Atomic(uint64_t) kept_since; /* ms, not after the first kept block was freed; NA_NO_TIME: there is none */
     na_heap *all;
     uintptr_t meta_next, meta_end; /* where the next heap is carved */
     na_placement *placement_unused;

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * kept.c: owns the freed large blocks that heaps keep for their threads' next ones, so that a program which takes and
+ * returns arrays of 64 KiB to 2 MiB, again and again, takes no lock for them. Larger ones are not kept: beside touching
+ * them a lock is nothing, and as free spans they join their neighbours.
+ *
+ * Invariants. A kept block's span is of kind NA_KEPT, counts as used by the region, and is in one slot of one heap of its
+ * home. Who exchanges a slot for NULL owns the span from then on. A heap's `kept_slices` says for each slot what its
+ * thread put there, or 0; where others have emptied the slot since, it says too much.
+ *
+ * Threads: slots are filled by their heap's thread and emptied by any.
+ */
+#include "internal.h"
+
+static na_span *empty_slot(na_heap *heap, unsigned slot) {
+    if (atomic_load_explicit(&heap->kept[slot], memory_order_relaxed) == NULL) return NULL;
+    return atomic_exchange(&heap->kept[slot], NULL);
+}
+
+static void set_kind(na_span *span, enum na_span_kind kind) {
+    __atomic_store_n(&span->kind, (uint8_t)kind, __ATOMIC_RELAXED); /* neighbours look at it, see na_kind */
+}
+
+/* ---- the heap's thread ----------------------------------------------------------------------------------- */
+
+/* The slot that fits best: of the length wanted, or an eighth longer at most. -1: none. */
+static int best_slot(const na_heap *heap, uint32_t slices) {
+    uint32_t least = UINT32_MAX;
+    int best = -1;
+    for (int i = 0; i < NA_KEPT_SLOTS; i++) {
+        uint32_t have = heap->kept_slices[i];
+        if (have >= slices && have <= slices + slices / 8 && have < least) {
+            least = have;
+            best = i;
+        }
+    }
+    return best;
+}
+
+na_span *na_kept_take(na_heap *heap, uint32_t slices) {
+    for (int slot; (slot = best_slot(heap, slices)) >= 0;) {
+        na_span *span = empty_slot(heap, (unsigned)slot);
+        heap->kept_slices[slot] = 0;
+        if (span == NULL) continue;
+        set_kind(span, NA_LARGE);
+        heap->kept_taken++;
+        heap->kept_taken_bytes += na_span_bytes(span);
+        return span;
+    }
+    return NULL;
+}
+
+static uint32_t kept_slices(const na_heap *heap) {
+    uint32_t slices = 0;
+    for (int i = 0; i < NA_KEPT_SLOTS; i++) slices += heap->kept_slices[i];
+    return slices;
+}
+
+/* Puts a slot's span before `chain`. */
+static na_span *unkeep(na_heap *heap, unsigned slot, na_span *chain) {
+    na_span *span = empty_slot(heap, slot);
+    if (span == NULL) return chain;
+    span->next = chain;
+    return span;
+}
+
+/* The oldest go, a few at a time, as one lock serves them all. A slot that is free for the next one. */
+static unsigned make_room(na_heap *heap, uint32_t slices) {
+    na_span *gone = NULL;
+    uint32_t have = kept_slices(heap);
+    unsigned slot = heap->kept_next;
+    if (heap->kept_slices[slot] != 0 || have + slices > NA_KEPT_SLICES) {
+        for (unsigned i = 0; i < NA_KEPT_SLOTS && (i < NA_KEPT_SLOTS / 4 || have + slices > NA_KEPT_SLICES); i++) {
+            unsigned oldest = (slot + i) % NA_KEPT_SLOTS;
+            have -= heap->kept_slices[oldest];
+            heap->kept_slices[oldest] = 0;
+            gone = unkeep(heap, oldest, gone);
+        }
+        if (gone != NULL) na_spans_free(heap->region, gone);
+    }
+    heap->kept_next = (slot + 1) % NA_KEPT_SLOTS;
+    return slot;
+}
+
+bool na_kept_put(na_heap *heap, na_span *span) {
+    if (span->slices >= NA_LARGE_PART_SLICES || na_opt.purge_delay_ms == 0) return false;
+    unsigned slot = 0; /* one that a take has emptied, before older ones go */
+    while (slot < NA_KEPT_SLOTS && heap->kept_slices[slot] != 0) slot++;
+    if (slot == NA_KEPT_SLOTS || kept_slices(heap) + span->slices > NA_KEPT_SLICES)
+        slot = make_room(heap, span->slices);
+    uint64_t now = os_now_ms();
+    heap->kept_freed++;
+    heap->kept_freed_bytes += na_span_bytes(span);
+    set_kind(span, NA_KEPT);
+    atomic_store_explicit(&heap->kept_at[slot], now, memory_order_relaxed);
+    heap->kept_slices[slot] = (uint8_t)span->slices;
+    atomic_store(&heap->kept[slot], span);
+    /* Both sequentially consistent: who counts the kept ones anew sees this one, or this sees that it has to say so. */
+    _Atomic(uint64_t) *since = &heap->region->kept_since;
+    if (atomic_load(since) == NA_NO_TIME) atomic_store(since, now);
+    return true;
+}
+
+/* ---- anyone ---------------------------------------------------------------------------------------------- */
+
+static na_heap *heaps_of(na_region *region) {
+    pthread_mutex_lock(&region->lock);
+    na_heap *first = region->all; /* what follows it never changes */
+    pthread_mutex_unlock(&region->lock);
+    return first;
+}
+
+/* Gives back what was kept before a time; false: there was nothing. */
+static bool release_before(na_region *region, uint64_t before) {
+    na_span *gone = NULL;
+    uint64_t since = NA_NO_TIME;
+    atomic_store(&region->kept_since, NA_NO_TIME);
+    for (na_heap *heap = heaps_of(region); heap != NULL; heap = heap->all_next)
+        for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
+            if (atomic_load(&heap->kept[slot]) == NULL) continue;
+            uint64_t at = atomic_load_explicit(&heap->kept_at[slot], memory_order_relaxed);
+            if (at < before) gone = unkeep(heap, slot, gone);
+            else if (at < since) since = at;
+        }
+    if (gone != NULL) na_spans_free(region, gone);
+    uint64_t said = atomic_load(&region->kept_since);
+    while (since < said && !atomic_compare_exchange_weak(&region->kept_since, &said, since)) {}
+    return gone != NULL;
+}
+
+void na_kept_due(na_region *region) {
+    uint64_t since = atomic_load_explicit(&region->kept_since, memory_order_relaxed);
+    if (since == NA_NO_TIME || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
+    uint64_t now = os_now_ms();
+    if (na_is_due(since, now)) (void)release_before(region, now - (uint64_t)na_opt.purge_delay_ms + 1);
+}
+
+bool na_kept_release(na_region *region) { return release_before(region, UINT64_MAX); }
+
+/* Other threads count while we look. */
+#if defined(__SANITIZE_THREAD__)
+__attribute__((no_sanitize("thread")))
+#endif
+na_kept_counts
+na_kept_count(const na_region *region) {
+    na_kept_counts sum = {0};
+    for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) {
+        sum.taken += heap->kept_taken;
+        sum.taken_bytes += heap->kept_taken_bytes;
+        sum.freed += heap->kept_freed;
+        sum.freed_bytes += heap->kept_freed_bytes;
+        for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
+            const na_span *span = atomic_load_explicit(&heap->kept[slot], memory_order_relaxed);
+            if (span != NULL) sum.bytes += na_span_bytes(span);
+        }
+    }
+    return sum;
+}
