@@ -108,6 +108,7 @@ static void zero_block(void *ptr, size_t size, const na_heap *heap) {
     const na_cache *cache = &heap->cache[na_tag_class(tag)];
     bool virgin = na_tag_is_page(tag, heap->tag_of_pages) && cache->virgin == cache->frees;
     memset(ptr, 0, virgin ? sizeof(na_block) : size);
+    if (virgin) na_touch(ptr, size);
 }
 
 /* Of large blocks; those of a page become live where they leave its list. */
@@ -172,7 +173,7 @@ static void *alloc_here(size_t size, size_t align, unsigned flags) {
     return alloc_on(home, na_opt.strict || (flags & NUMALLOC_STRICT) != 0, size, align, flags);
 }
 
-/* Most need no more than the next blocks of the page at hand. */
+/* Most need no more than the next blocks of the page at hand, or a block that is kept. */
 __attribute__((noinline)) void *na_alloc_slow(size_t size) {
     if (size - 1 < NA_BLOCK_MAX && !na_moved()) {
         na_heap *heap = na_self.heap;
@@ -187,6 +188,9 @@ __attribute__((noinline)) void *na_alloc_slow(size_t size) {
             na_heap_leave(heap);
             return na_cache_pop(cache);
         }
+    } else if (size - 1 < NA_KEPT_MAX && !na_moved() && !na_opt.strict) {
+        na_span *span = na_kept_take(na_self.heap, (uint32_t)((size + NA_SLICE - 1) >> NA_SLICE_SHIFT));
+        if (span != NULL) return (void *)span->start;
     }
     return alloc_here(size, 0, 0);
 }
@@ -309,7 +313,7 @@ void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes) {
 /* A block of the same home as `span`'s. */
 static void *alloc_like(const na_span *span, size_t size) {
     const na_region *region = &na_regions[span->region];
-    if (region->node_index >= 0) return alloc_on(region->node_index, region->strict, size, 0, 0);
+    if (region->node_index >= 0) return alloc_on(region->node_index, region->strict, size, 0, NA_GROWING);
     na_placement placement = *span->placement;
     return born(na_mixed_alloc(&placement, size, 0, 0));
 }

@@ -69,6 +69,7 @@ void na_ended_add(na_heap *heap) {
 }
 
 void na_ended_orphan(na_heap *heap) {
+    na_kept_recount(heap);
     /* Caught in the middle of a change: its queues can't be trusted, so its pages stay as they are and only
      * their blocks in use remain valid. */
     if (heap->busy) atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);

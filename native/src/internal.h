@@ -198,6 +198,7 @@ void na_span_free_locked(na_region *region, na_span *span);
 na_span *na_kept_take(na_heap *heap,
                       uint32_t slices);         /* dirty, counted as a large block; NULL: none fits; owner only */
 bool na_kept_put(na_heap *heap, na_span *span); /* takes it off the count; false: not done; owner only */
+void na_kept_recount(na_heap *heap);            /* child of fork: its thread may have been between two stores */
 void na_kept_due(na_region *region);            /* those that wait too long go back; takes the lock */
 bool na_kept_release(na_region *region);        /* all of all heaps; takes the lock; false: there were none */
 
@@ -209,7 +210,9 @@ na_kept_counts na_kept_count(const na_region *region); /* with the lock held */
 
 /* ---- large.c, mixed.c -------------------------------------------------------------------------------- */
 
-void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flags); /* NULL with errno */
+/* NULL with errno. Flags: NUMALLOC_ZERO and NUMALLOC_POPULATE; NA_GROWING: for realloc, which may want more room soon. */
+#define NA_GROWING (1u << 31)
+void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flags);
 void na_large_free(na_span *span);
 void *na_large_realloc(na_span *span, size_t size); /* in place or moved within its region; NULL with errno */
 size_t na_large_align(size_t bytes, size_t align);  /* where a block of that size starts, in bytes */
@@ -224,6 +227,9 @@ void na_mixed_purge_due(na_region *region, bool all); /* with the lock held */
 /* Faults the pages of a range in and, where `strict`, checks that each page is on a node of the set. ENOMEM, or EPERM
  * where placement can't be set or asked for. */
 int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, bool strict);
+
+/* Writes to each page of a block that is zero. */
+void na_touch(void *start, size_t size);
 
 /* Is a page of the range known to be on a node outside the set? */
 bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * kept.c: owns the freed large blocks that heaps keep for their threads' next ones, so that a program which takes and
- * returns arrays of 64 KiB to 2 MiB, again and again, takes no lock for them. Larger ones are not kept: beside touching
+ * returns arrays of 64 KiB to 1 MiB, again and again, takes no lock for them. Larger ones are not kept: beside touching
  * them a lock is nothing, and as free spans they join their neighbours.
  *
  * Invariants. A kept block's span is of kind NA_KEPT, counts as used by the region, and is in one slot of one heap of its
@@ -23,8 +23,9 @@ static void set_kind(na_span *span, enum na_span_kind kind) {
 
 /* ---- the heap's thread ----------------------------------------------------------------------------------- */
 
-/* The slot that fits best: of the length wanted, or an eighth longer at most. -1: none. */
+/* The slot that fits best: of the length wanted, or an eighth longer at most; of equals the one put last. -1: none. */
 static int best_slot(const na_heap *heap, uint32_t slices) {
+    if (heap->kept_slices[heap->kept_last] == slices) return (int)heap->kept_last;
     uint32_t least = UINT32_MAX;
     int best = -1;
     for (int i = 0; i < NA_KEPT_SLOTS; i++) {
@@ -40,6 +41,7 @@ static int best_slot(const na_heap *heap, uint32_t slices) {
 na_span *na_kept_take(na_heap *heap, uint32_t slices) {
     for (int slot; (slot = best_slot(heap, slices)) >= 0;) {
         na_span *span = empty_slot(heap, (unsigned)slot);
+        heap->kept_total -= heap->kept_slices[slot];
         heap->kept_slices[slot] = 0;
         if (span == NULL) continue;
         set_kind(span, NA_LARGE);
@@ -50,12 +52,6 @@ na_span *na_kept_take(na_heap *heap, uint32_t slices) {
     return NULL;
 }
 
-static uint32_t kept_slices(const na_heap *heap) {
-    uint32_t slices = 0;
-    for (int i = 0; i < NA_KEPT_SLOTS; i++) slices += heap->kept_slices[i];
-    return slices;
-}
-
 /* Puts a slot's span before `chain`. */
 static na_span *unkeep(na_heap *heap, unsigned slot, na_span *chain) {
     na_span *span = empty_slot(heap, slot);
@@ -64,41 +60,50 @@ static na_span *unkeep(na_heap *heap, unsigned slot, na_span *chain) {
     return span;
 }
 
-/* The oldest go, a few at a time, as one lock serves them all. A slot that is free for the next one. */
-static unsigned make_room(na_heap *heap, uint32_t slices) {
+/* A slot for so many slices. When there is none, the oldest go, a few at a time, as one lock serves them all. */
+static unsigned room_for(na_heap *heap, uint32_t slices) {
+    unsigned slot = heap->kept_last; /* what was taken last was put last, most often */
+    if (heap->kept_total + slices <= NA_KEPT_SLICES)
+        for (unsigned i = 0; i < NA_KEPT_SLOTS; i++, slot = (slot + 1) % NA_KEPT_SLOTS)
+            if (heap->kept_slices[slot] == 0) return slot;
     na_span *gone = NULL;
-    uint32_t have = kept_slices(heap);
-    unsigned slot = heap->kept_next;
-    if (heap->kept_slices[slot] != 0 || have + slices > NA_KEPT_SLICES) {
-        for (unsigned i = 0; i < NA_KEPT_SLOTS && (i < NA_KEPT_SLOTS / 4 || have + slices > NA_KEPT_SLICES); i++) {
-            unsigned oldest = (slot + i) % NA_KEPT_SLOTS;
-            have -= heap->kept_slices[oldest];
-            heap->kept_slices[oldest] = 0;
-            gone = unkeep(heap, oldest, gone);
-        }
-        if (gone != NULL) na_spans_free(heap->region, gone);
+    unsigned oldest = heap->kept_last;
+    for (unsigned i = 0; i < NA_KEPT_SLOTS; i++) {
+        if (i >= NA_KEPT_SLOTS / 4 && heap->kept_total + slices <= NA_KEPT_SLICES) break;
+        oldest = (oldest + 1) % NA_KEPT_SLOTS;
+        heap->kept_total -= heap->kept_slices[oldest];
+        heap->kept_slices[oldest] = 0;
+        gone = unkeep(heap, oldest, gone);
     }
-    heap->kept_next = (slot + 1) % NA_KEPT_SLOTS;
-    return slot;
+    if (gone != NULL) na_spans_free(heap->region, gone);
+    return (heap->kept_last + 1) % NA_KEPT_SLOTS;
 }
 
 bool na_kept_put(na_heap *heap, na_span *span) {
-    if (span->slices >= NA_LARGE_PART_SLICES || na_opt.purge_delay_ms == 0) return false;
-    unsigned slot = 0; /* one that a take has emptied, before older ones go */
-    while (slot < NA_KEPT_SLOTS && heap->kept_slices[slot] != 0) slot++;
-    if (slot == NA_KEPT_SLOTS || kept_slices(heap) + span->slices > NA_KEPT_SLICES)
-        slot = make_room(heap, span->slices);
+    if (span->slices > NA_KEPT_LONGEST || na_opt.purge_delay_ms == 0) return false;
+    unsigned slot = room_for(heap, span->slices);
     uint64_t now = os_now_ms();
     heap->kept_freed++;
     heap->kept_freed_bytes += na_span_bytes(span);
     set_kind(span, NA_KEPT);
     atomic_store_explicit(&heap->kept_at[slot], now, memory_order_relaxed);
+    heap->kept_last = slot;
+    heap->kept_total += span->slices;
     heap->kept_slices[slot] = (uint8_t)span->slices;
     atomic_store(&heap->kept[slot], span);
     /* Both sequentially consistent: who counts the kept ones anew sees this one, or this sees that it has to say so. */
     _Atomic(uint64_t) *since = &heap->region->kept_since;
     if (atomic_load(since) == NA_NO_TIME) atomic_store(since, now);
     return true;
+}
+
+void na_kept_recount(na_heap *heap) {
+    heap->kept_total = 0;
+    for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
+        const na_span *span = atomic_load_explicit(&heap->kept[slot], memory_order_relaxed);
+        heap->kept_slices[slot] = span != NULL ? (uint8_t)span->slices : 0;
+        heap->kept_total += heap->kept_slices[slot];
+    }
 }
 
 /* ---- anyone ---------------------------------------------------------------------------------------------- */

@@ -3,7 +3,7 @@
  * large.c: owns large blocks of one home: a span each, with huge pages where they can be had (explicit ones if
  * asked for, then transparent, then base pages), grown in place or moved by mremap.
  *
- * The warm cache is what heaps keep of blocks up to 2 MiB (kept.c), and the region's free spans: they keep their pages until the purge delay is over, so a block of
+ * The warm cache is what heaps keep of blocks up to 1 MiB (kept.c), and the region's free spans: they keep their pages until the purge delay is over, so a block of
  * like size that comes soon gets memory that is already on its node.
  *
  * Threads: a block is used by one thread at a time, as with any allocator; accounting under the region's lock, that of
@@ -12,6 +12,9 @@
 #include "internal.h"
 
 #include <string.h>
+
+/* Zeroed blocks up to here are touched; longer ones, as glibc's, are likely to be used in part, or never. */
+enum { NA_TOUCH_MAX = 128 << 10 };
 
 static uint32_t slices_of(size_t bytes) { return (uint32_t)((bytes + NA_SLICE - 1) >> NA_SLICE_SHIFT); }
 
@@ -130,13 +133,16 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
     }
     bool clean = false, zero = (flags & NUMALLOC_ZERO) != 0;
     uint64_t was_dirty[NA_TRACKED_SLICES / 64];
-    na_heap *heap = align == NA_SLICE && bytes < NA_HUGE_BYTES ? heap_in(region) : NULL;
+    bool growing = (flags & NA_GROWING) != 0;
+    bool may_keep = !growing && align == NA_SLICE && bytes <= NA_KEPT_MAX;
+    na_heap *heap = may_keep ? heap_in(region) : NULL;
     na_span *span = heap != NULL ? na_kept_take(heap, slices_of(bytes)) : NULL;
     bool kept = span != NULL;
     if (!kept) {
         span = na_span_alloc(region, slices_of(bytes), slices_of(align), NA_LARGE, &clean, zero ? was_dirty : NULL);
         if (span == NULL) return NULL;
         span->older = span->newer = NULL;
+        span->grown = growing;
     }
     enum backing backing = hugetlb ? back_with_hugetlb(region, span) : ORDINARY;
     if (backing == HUGE_PAGES) {
@@ -166,13 +172,14 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
             atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);
     }
     if (zero && kept) memset((void *)span->start, 0, size);
+    else if (zero && clean && size <= NA_TOUCH_MAX) na_touch((void *)span->start, size);
     else if (zero && backing != HUGE_PAGES) zero_dirty(span, size, clean, was_dirty);
     return (void *)span->start;
 }
 
 void na_large_free(na_span *span) {
     na_region *region = &na_regions[span->region];
-    bool ordinary = span->huge_shift == 0 && !span->remapped;
+    bool ordinary = span->huge_shift == 0 && !span->remapped && !span->grown;
     na_heap *heap = ordinary ? heap_in(region) : NULL;
     if (heap == NULL || !na_kept_put(heap, span)) dispose(region, span, -1);
 }
@@ -212,10 +219,11 @@ void *na_large_realloc(na_span *span, size_t size) {
     }
     /* Strict memory is checked when it is allocated, so it can't just be extended. */
     if (span->huge_shift == 0 && !region->strict && na_span_extend(region, span, want)) {
+        span->grown = 1;
         resize_accounting(region, before, na_span_bytes(span));
         return (void *)span->start;
     }
-    void *moved = na_large_alloc(region, size, 0, 0);
+    void *moved = na_large_alloc(region, size, 0, NA_GROWING);
     if (moved == NULL) return NULL;
     enum move how = move_by_remap(region, span, na_span_at(moved));
     if (how == TARGET_LOST) {
@@ -224,6 +232,6 @@ void *na_large_realloc(na_span *span, size_t size) {
         return NULL;
     }
     if (how == NOT_MOVED) memcpy(moved, (void *)span->start, before);
-    dispose(region, span, -1); /* its neighbours may want to grow; its size is not wanted again */
+    dispose(region, span, -1); /* not kept: its size is not wanted again, and its neighbours may grow */
     return moved;
 }

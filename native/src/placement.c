@@ -186,6 +186,13 @@ int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, bool str
     return 0;
 }
 
+/* Who reads memory that was never written before he writes to it takes two faults a page, and with several threads the
+ * second one interrupts their cores: 11 us instead of 2. */
+void na_touch(void *start, size_t size) {
+    for (size_t at = 0; at < size; at += os_page_size()) ((volatile char *)start)[at] = 0;
+    ((volatile char *)start)[size - 1] = 0;
+}
+
 static bool within_one_block(const void *ptr, size_t len) {
     numalloc_block_info_t info;
     if (numalloc_block_info(ptr, &info) != 0) return false;

@@ -71,9 +71,11 @@ enum {
     NA_PEAK_BYTES = 1 << 20, /* freed blocks from this size are worth a thread that returns them */
     NA_WARM_SLOTS = 16,      /* freed mixed spans kept with policy and pages */
     NA_KEPT_SLOTS = 16,      /* freed large blocks that a heap keeps at most */
-    NA_KEPT_SLICES = 64      /* of them at most */
+    NA_KEPT_LONGEST = 16,    /* slices of one at most */
+    NA_KEPT_SLICES = 32      /* of all of them at most */
 };
-#define NA_NO_TIME UINT64_MAX /* in the place of milliseconds: nothing is there */
+#define NA_KEPT_MAX ((size_t)NA_KEPT_LONGEST << NA_SLICE_SHIFT) /* bytes */
+#define NA_NO_TIME UINT64_MAX                                   /* in the place of milliseconds: nothing is there */
 
 /* A list of a page's free blocks in one word: address of the first << 16 | number of blocks. As each block holds the
  * list below it in the same form, taking one off the list needs no counting, and putting one on needs an increment of
@@ -149,6 +151,7 @@ typedef struct na_span {
     uint8_t full;                /* page: it is in the heap's full queue */
     uint8_t idle;                /* page: it is in the heap's idle list */
     uint8_t zeroed;              /* page: its memory was zero when it became one */
+    uint8_t grown;               /* large: realloc made it */
     struct na_span *next, *prev; /* page: queue of its heap; free: bin; unused descriptor: next */
     uint64_t freed_at;           /* free, warm, idle: ms when it became so */
 } na_span;
@@ -206,7 +209,8 @@ struct na_heap {
     na_heap *all_next;          /* every heap of the region */
     /* Freed large blocks, see kept.c. */
     uint8_t kept_slices[NA_KEPT_SLOTS]; /* what its thread put into the slots, 0: nothing */
-    unsigned kept_next;                 /* the slot whose block was kept the longest */
+    uint32_t kept_last;                 /* the slot that was filled last */
+    uint32_t kept_total;                /* sum of kept_slices */
     uint64_t kept_taken, kept_taken_bytes, kept_freed,
         kept_freed_bytes; /* large blocks allocated and freed here ever */
     _Atomic(na_span *) kept[NA_KEPT_SLOTS];
