@@ -189,6 +189,7 @@ void na_ended_reclaim(na_region *region) {
     }
 }
 
+/* A node that is full is full for long, and each request comes by here: what there is nothing of costs next to nothing. */
 bool na_ended_relieve(na_region *region) {
     int saved = errno;
     bool any = false;
@@ -197,9 +198,13 @@ bool na_ended_relieve(na_region *region) {
         na_region *each = region->node_index < 0 ? region : na_region_node(region->node_index, i != 0);
         if (!atomic_load_explicit(&each->opened, memory_order_acquire)) continue;
         uint64_t before = atomic_load_explicit(&each->used_bytes, memory_order_relaxed);
-        na_ended_reclaim(each);
+        reclaim_before(each, UINT64_MAX);
         na_heap *own = na_self.thread != NULL ? na_self.thread->heaps[each->index] : NULL;
-        if (own != NULL) na_heap_shed(own);
+        if (own != NULL) {
+            na_heap_enter(own);
+            na_pages_idle_release(own);
+            na_heap_leave(own);
+        }
         (void)na_kept_release(each);
         any |= atomic_load_explicit(&each->used_bytes, memory_order_relaxed) < before;
     }

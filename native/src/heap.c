@@ -212,8 +212,8 @@ void na_heap_shed(na_heap *heap) {
     caches_empty(heap);
     na_heap_collect(heap);
     na_heap_enter(heap);
-    na_span *gone = NULL; /* one lock for all */
-    for (na_span *page; (page = heap->idle_first) != NULL; gone = page) na_page_leave(page, gone);
+    na_pages_idle_release(heap);
+    na_span *gone = NULL;
     for (unsigned c = 0; c < NA_CLASSES; c++) {
         for (na_span *page = heap->queue[c].first, *next; page != NULL; page = next) {
             next = page->next;

@@ -111,6 +111,7 @@ void na_page_freed(na_span *page);                          /* its free blocks r
 void na_page_release(na_span *page);                        /* no block in use: to the region */
 void na_page_leave(na_span *page, na_span *next); /* the same but for the region: into a chain for na_spans_free */
 void na_pages_idle_move(na_heap *from, na_heap *to);
+void na_pages_idle_release(na_heap *heap);
 
 void na_queue_push(na_queue *queue, na_span *page);
 void na_queue_append(na_queue *queue, na_span *page);

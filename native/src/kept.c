@@ -140,7 +140,9 @@ void na_kept_due(na_region *region) {
     if (na_is_due(since, now)) (void)release_before(region, now - (uint64_t)na_opt.purge_delay_ms + 1);
 }
 
-bool na_kept_release(na_region *region) { return release_before(region, UINT64_MAX); }
+bool na_kept_release(na_region *region) {
+    return atomic_load(&region->kept_since) != NA_NO_TIME && release_before(region, UINT64_MAX);
+}
 
 /* Other threads count while we look. */
 #if defined(__SANITIZE_THREAD__)

@@ -161,6 +161,12 @@ void na_page_leave(na_span *page, na_span *next) {
     page->next = next;
 }
 
+void na_pages_idle_release(na_heap *heap) {
+    na_span *gone = NULL; /* one lock for all */
+    for (na_span *page; (page = heap->idle_first) != NULL; gone = page) na_page_leave(page, gone);
+    if (gone != NULL) na_spans_free(heap->region, gone);
+}
+
 void na_page_release(na_span *page) {
     na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
     leave_heap(heap, page);

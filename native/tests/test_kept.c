@@ -127,10 +127,11 @@ static void what_rests_gives_way_body(void) {
     CHECK_EQUAL(numalloc_node_count(), 1);
     size_t bytes = 3 * MIB;
     void *big[32];
+    numalloc_free(numalloc(1000)); /* this thread has a heap and needs no other */
     run(small_work, &bytes);
     int count = fill(big, 32);
     CHECK(count >= 15 && count <= 16);
-    CHECK_EQUAL(total().pages, 0);
+    CHECK_EQUAL(total().pages, 1);
     for (int i = 0; i < count; i++) numalloc_free(big[i]);
     /* What the caller's own heap has does so, too. */
     (void)small_work(&bytes);
