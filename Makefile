@@ -50,6 +50,7 @@ $(VENV)/created:
 # Editable: Python files are used where they are, C changes reinstall.
 $(VENV)/installed: $(VENV)/created pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(BRIDGE_SOURCES)
 	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[mpi,test$(if $(CI),$(comma)numba)]'
+	@$(BIN)/python -m compileall -q hpcalloc  # as pip does with what it copies
 	@touch $@
 
 native: build/native/built ## the C libraries, in build/native
@@ -162,8 +163,9 @@ test-examples: examples ## runs the C examples
 	elif [ -n "$(CI)" ]; then echo "make test-examples: pkg-config is missing" >&2; exit 1; \
 	else echo "test-examples: pkg-config is not installed, numalloc.pc not tried"; fi
 
-test-solvers: $(VENV)/installed ## the MPI solvers by their launch lines, with hpcalloc on two ranks and without on three
+test-solvers: $(VENV)/installed ## the MPI solvers by their launch lines, with hpcalloc on two ranks and without on three; how jobs end
 	$(BIN)/python -m pytest -q -k 'launch_line or plain' $(PYTEST_OPTIONS) tests/test_solvers.py
+	$(BIN)/python -m pytest -q $(PYTEST_OPTIONS) tests/test_shared.py
 
 lint: $(VENV)/installed ## style and types
 	$(BIN)/ruff check .

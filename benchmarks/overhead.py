@@ -4,7 +4,7 @@
     python benchmarks/overhead.py [--runs 15] [--json FILE]
     python benchmarks/overhead.py --gather 10000
 
-import: wall time of a process that imports hpcalloc less that of one that imports NumPy, in turn, medians.
+Modules come compiled, as pip leaves them. import: wall time of a process that imports hpcalloc less that of one that imports NumPy, in turn, medians.
 init: `hpcalloc.init` and close after MPI_Init, slowest of 2 ranks, each run a job of its own; the first call in a
 process, and a later one. gather: made-up records of N ranks, summarised one by one and merged in a tree, in one process
 (in a job the merges of a level run at the same time).
@@ -20,6 +20,8 @@ import statistics
 import subprocess
 import sys
 import time
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else a checkout is compiled anew by every process
 
 INIT = """
 import time

@@ -22,6 +22,7 @@ from .arrays import (
     zeros,
     zeros_like,
 )
+from .context import Context, current, init
 from .exceptions import (
     BindingError,
     ContextClosedError,
@@ -36,31 +37,24 @@ from .exceptions import (
 
 # Not lazily: importing the module later would put it in the place of the function of the same name.
 from .placement import Placement, placement
+from .plan import Plan, make_plan
 from .policy import Policy, blocked, interleave, local, on_node
+from .topology import Topology
 
 if TYPE_CHECKING:
-    from .context import Context, current, init
     from .handler import NumpyAllocator, numpy_allocator
     from .paging import Migration, Prefault, migrate, prefault
-    from .plan import Plan, make_plan
     from .report import Report
     from .shared import SharedArray
-    from .topology import Topology
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Context": "context",
     "Migration": "paging",
     "NumpyAllocator": "handler",
-    "Plan": "plan",
     "Prefault": "paging",
     "Report": "report",
     "SharedArray": "shared",
-    "Topology": "topology",
-    "current": "context",
-    "init": "context",
-    "make_plan": "plan",
     "migrate": "paging",
     "numpy_allocator": "handler",
     "prefault": "paging",

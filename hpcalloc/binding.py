@@ -20,8 +20,9 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from . import _native
 from ._native.errors import error_for
 from .exceptions import BindingError
 from .topology import format_ids
@@ -39,8 +40,7 @@ _POOL_VARIABLES: Mapping[str, tuple[str, ...]] = {
 _PASSES = 1000  # walks over the threads before giving up on one that keeps starting others
 
 
-@dataclass(frozen=True)
-class ThreadPool:
+class ThreadPool(NamedTuple):
     """A BLAS or OpenMP thread pool that was resized, or left alone for a reason."""
 
     library: str  # "openblas", "openmp", "mkl", ...
@@ -49,7 +49,7 @@ class ThreadPool:
     kept_for: str = ""  # the environment variable that asked for this size, when it was left alone
 
 
-@dataclass
+@dataclass(eq=False)
 class Binding:
     """What `apply` did, to be undone by `restore`."""
 
@@ -238,10 +238,21 @@ def _size_pools(threads: int, explicit: bool) -> tuple[tuple[ThreadPool, ...], C
 # ---- what is -----------------------------------------------------------------------------------------
 
 
+# The kernel's numbers (MPOL_* of linux/mempolicy.h) and flags, with the words of /proc/PID/numa_maps for them.
+_MODES = ("default", "prefer", "bind", "interleave", "local", "prefer (many)", "weighted interleave")
+_MODE_FLAGS = {1 << 15: "static", 1 << 14: "relative", 1 << 13: "balancing"}
+
+
 def inherited_memory_policy() -> str:
-    """Tell the main thread's memory policy, ``default`` unless somebody set one; "" if it can't be read."""
-    try:
-        with open("/proc/self/numa_maps") as maps:
-            return next((line.split()[1] for line in maps if " stack" in line), "")
-    except OSError:
+    """Tell the calling thread's memory policy, ``default`` unless somebody set one; "" if it can't be read.
+
+    In the words of ``/proc/PID/numa_maps``: ``bind:0-1``. (Which has it as well, but walks all pages for it.)
+    """
+    policy = _native.memory_policy()
+    if isinstance(policy, int):
         return ""
+    number, nodes = policy
+    flags = [word for flag, word in _MODE_FLAGS.items() if number & flag]
+    number &= ~sum(_MODE_FLAGS)
+    name = _MODES[number] if number < len(_MODES) else f"policy {number}"
+    return name + (f"={'|'.join(flags)}" if flags else "") + (f":{format_ids(nodes)}" if nodes else "")

@@ -104,6 +104,7 @@ def init(
         A bad argument or communicator, or MPI is not up.
     """
     comm = _resolve(comm, share)
+    comms.meet("init", comm)
     with _lock:
         options: Options | None = None
         error: Exception | None = None
@@ -117,14 +118,16 @@ def init(
         launch = this_launch()
         affinity = frozenset(os.sched_getaffinity(os.getpid()))
         own = Word(LauncherBinding(affinity, launch.launcher, launch.explicit), options, bool(_open))
-        node_comm, words = neighbours(comm, own)
+        node_comm, words, missed = neighbours(comm, own, launch.local_size)
         setup: Setup | None = None
         nested = bool(_open)
         try:
             # Where another rank's arguments are bad, its error will be everybody's.
             if options is not None and all(word.options for word in words):
                 check_same(words)
-                setup = _open[-1]._setup if nested else prepare(options, comm, node_comm, launch, words)
+                setup = (
+                    _open[-1]._setup if nested else prepare(options, comm, node_comm, launch, words, missed)
+                )
                 arrays.handler_of(setup.policy)  # NodeError now, not at the first array
         except Exception as bad:
             error = bad
@@ -495,6 +498,8 @@ class Context:
         ------
         BindingError
             The former affinity is refused, for instance because the cpuset has shrunk.
+        HpcallocError
+            MPI is not to be called from this thread; the context stays open.
         """
         self._close(free=True)
 
@@ -502,6 +507,8 @@ class Context:
         with _lock:
             if self._closed:
                 return
+            if free and self._setup.comm is not None and not self._setup.left_behind and comms.is_up():
+                comms.check_thread("Context.close")
             self._closed = True
             for allocator in reversed(self._allocators):
                 allocator._close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["HugePool", "huge_pools", "read_number", "read_text", "transparent_huge_pages"]
 
@@ -31,8 +31,7 @@ def transparent_huge_pages(setting: str, root: str | os.PathLike[str] = "/") -> 
     return text.partition("[")[2].partition("]")[0] or text.strip()
 
 
-@dataclass(frozen=True)
-class HugePool:
+class HugePool(NamedTuple):
     """Explicit huge pages of one size on one node."""
 
     node: int

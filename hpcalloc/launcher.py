@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = [
     "Ancestor",
@@ -25,8 +25,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(NamedTuple):
     """A launcher's word.
 
     Attributes
@@ -178,8 +177,7 @@ def global_rank(environ: Mapping[str, str]) -> tuple[int, int]:
     return 0, 1
 
 
-@dataclass(frozen=True)
-class Ancestor:
+class Ancestor(NamedTuple):
     """The process that started a rank: its id, words of its command line (empty if unreadable), and its CPUs."""
 
     pid: int

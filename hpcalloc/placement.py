@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +25,7 @@ _POLICIES = {
 }
 
 
-@dataclass(frozen=True)
-class Placement:
+class Placement(NamedTuple):
     """Where the pages of an array are.
 
     Pages are base pages; the first and the last may be shared with neighbours. A page that nobody has
@@ -60,7 +58,7 @@ class Placement:
     nbytes: int
     page_size: int
     pages: int
-    pages_per_node: Mapping[int, int] = field(default_factory=dict)
+    pages_per_node: Mapping[int, int] = MappingProxyType({})
     untouched: int = 0
     failed: int = 0
     home_nodes: tuple[int, ...] = ()
@@ -226,8 +224,7 @@ def context_nodes() -> tuple[int, ...]:
 # ---- the process --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ProcessMemory:
+class ProcessMemory(NamedTuple):
     """Resident memory of the process, in bytes."""
 
     resident: int

@@ -9,8 +9,7 @@ siblings. It adds where memory goes, and what to do with a binding that is alrea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .exceptions import PlanError, message
 from .topology import Core, Topology, format_ids
@@ -22,8 +21,7 @@ BINDS = ("auto", "force", "off")
 POLICIES = ("local", "interleave")
 
 
-@dataclass(frozen=True)
-class LauncherBinding:
+class LauncherBinding(NamedTuple):
     """How a rank was started: its affinity, by whom, and whether somebody asked for it (None: unknown)."""
 
     cpus: frozenset[int]
@@ -31,8 +29,7 @@ class LauncherBinding:
     explicit: bool | None = None
 
 
-@dataclass(frozen=True)
-class RankPlan:
+class RankPlan(NamedTuple):
     """One rank's share of the host.
 
     Attributes
@@ -62,8 +59,7 @@ class RankPlan:
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """All ranks of a host."""
 
     topology: Topology
@@ -222,7 +218,7 @@ def _decide(
     if count > 1 and len(set(given)) == 1:
         inherited = given[0]
         inside = tuple(
-            replace(core, pus=tuple(p for p in core.pus if p in inherited))
+            core._replace(pus=tuple(p for p in core.pus if p in inherited))
             for core in cores
             if inherited & set(core.pus)
         )
@@ -236,7 +232,7 @@ def _decide(
         others = [j for j, other in enumerate(given) if j != i and other & cpus]
         if others:
             text = f"shares CPUs with local rank{'s' if len(others) > 1 else ''} {format_ids(others)}"
-            share = replace(share, shared=True, reasons=(*share.reasons, text))
+            share = share._replace(shared=True, reasons=(*share.reasons, text))
         shares.append(share)
     return shares, why
 
@@ -388,4 +384,4 @@ def _finish(share: RankPlan, core_of: dict[int, Core], threads: Any, smt: bool, 
     memory = "interleave" if policy == "interleave" or len(share.nodes) > 1 else "local"
     if memory == "interleave":
         reasons.append(f"memory interleaved over nodes {format_ids(share.nodes)}")
-    return replace(share, threads=chosen, memory=memory, reasons=tuple(reasons))
+    return share._replace(threads=chosen, memory=memory, reasons=tuple(reasons))

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _native, comms
 from ._native.errors import error_for, name_of
@@ -35,8 +35,7 @@ HUGEPAGES = ("auto", "never", "2M", "1G")
 # ---- what ranks tell each other -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """The arguments of init, as given."""
 
     bind: str
@@ -53,8 +52,7 @@ class Options:
         )
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """What a rank tells the others of its host."""
 
     binding: LauncherBinding
@@ -62,7 +60,7 @@ class Word:
     nested: bool  # a context is open already
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Setup:
     """What nested contexts share."""
 
@@ -79,6 +77,7 @@ class Setup:
     files: ReportFiles | None  # where this rank's part of a report goes
     binding: Binding | None
     notes: tuple[str, ...]
+    mpi_misses: bool = False  # MPI does not see all ranks of this host
     node_comm: Any = None
     numa_comm: Any = None
     windows: list[Any] = field(default_factory=list)  # of shared arrays, in the order they were made
@@ -147,22 +146,28 @@ def check_same(words: Sequence[Word]) -> None:
             )
 
 
-def neighbours(comm: Any, own: Word) -> tuple[Any, list[Word]]:
-    """Return a communicator of this host's ranks (None in serial), and what each of them says."""
+def neighbours(comm: Any, own: Word, told: int | None) -> tuple[Any, list[Word], bool]:
+    """Return a communicator of this host's ranks (None in serial), what each says, and if MPI misses some of them."""
     if comm is None:
-        return None, [own]
-    mpi: Any = comms.mpi()
-    node_comm = comm.Split_type(mpi.COMM_TYPE_SHARED, comm.Get_rank())
-    return node_comm, node_comm.allgather(own)
+        return None, [own], False
+    node_comm, missed = comms.split_by_host(comm, told)
+    return node_comm, node_comm.allgather(own), missed
 
 
 # ---- discover, plan, bind -------------------------------------------------------------------------------
 
 
-def prepare(options: Options, comm: Any, node_comm: Any, launch: Launch, words: Sequence[Word]) -> Setup:
-    """Plan and pin; nothing is left behind by an error."""
+def prepare(
+    options: Options, comm: Any, node_comm: Any, launch: Launch, words: Sequence[Word], missed: bool
+) -> Setup:
+    """Plan and pin; nothing is left behind by an error. `missed`: MPI does not see all ranks of this host."""
     bindings = [word.binding for word in words]
     notes: list[str] = []
+    if missed:
+        notes.append(
+            f"MPI does not know that {len(words)} ranks share this host, which {launch.launcher} and the kernel say: "
+            "no shared memory between them (hpcalloc doctor has a remedy)"
+        )
     if comm is None:
         rank, size = 0, 1
         topology = Topology.from_machine()
@@ -193,6 +198,7 @@ def prepare(options: Options, comm: Any, node_comm: Any, launch: Launch, words: 
         files=files,
         binding=binding,
         notes=tuple(notes),
+        mpi_misses=missed,
     )
 
 
@@ -252,7 +258,7 @@ def _alone(
     """
     if share is not None:
         # Whoever bound this process, its peers have been given the same.
-        return *share, [replace(own, launcher="none", explicit=None)] * share[1]
+        return *share, [own._replace(launcher="none", explicit=None)] * share[1]
     rank, size = launch.local_rank, launch.local_size
     if rank is None or size is None or not 0 <= rank < size or size == 1:
         return 0, 1, [own]
@@ -261,7 +267,7 @@ def _alone(
         return rank, size, [own] * size
     # The others' bindings are not known: keep to one's own.
     notes.append(f"no communicator: the binding by {launch.launcher} is kept")
-    return rank, size, [replace(own, explicit=True)]
+    return rank, size, [own._replace(explicit=True)]
 
 
 def _effective_policy(asked: Policy, share: RankPlan) -> Policy:

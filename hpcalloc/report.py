@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import _native
+from . import _native, comms
 from ._native import _handler
 from .binding import inherited_memory_policy
 from .exceptions import message
@@ -118,8 +118,9 @@ def gather(context: Context) -> Report:
 
     A rank that can't say something says why in its record; it does not keep the others waiting.
     """
-    part = part_of(record_of(context), context.size)
     comm = context.comm
+    comms.meet("Context.report", comm)
+    part = part_of(record_of(context), context.size)
     whole = comm.reduce(part, op=merge, root=0) if comm is not None else part
     return _report(whole if whole is not None else part, context.size)
 

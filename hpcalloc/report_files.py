@@ -5,10 +5,14 @@ Each rank writes what it knows into a directory beside the file, and the last on
 waits for another, so one that dies delays nobody: the set stays incomplete, its files stay, and ``hpcalloc report
 --merge DIRECTORY`` says who is missing. It needs a file system that all ranks see.
 
-    rank-000003.start.json      at the start by ``hpcalloc run``: where the rank was put, and why
-    rank-000003.context.json    when the rank's last context closes: the record of `report`
-    rank-000003.PID.audit.json  at exit by libnumalloc (NUMALLOC_AUDIT): of programs that know nothing of hpcalloc
-    arrived                     a byte for each rank that is done
+    rank-000003.start.json            at the start by ``hpcalloc run``: where the rank was put, and why
+    rank-000003.context.json          when the rank's last context closes: the record of `report`
+    rank-000003.PID.STAMP.audit.json  at exit by libnumalloc (NUMALLOC_AUDIT): of programs that know nothing of hpcalloc
+    arrived                           a byte for each rank, at its place: 1 when it is done
+
+The directory's name has the job in it where the launcher tells one. Where it doesn't, a former job may have left its
+files there. No rank touches another's: each takes back its own at its start, its audits are those with the stamp of
+its start, and what was written for another number of ranks than the newest file's is no part of the job.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import shlex
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -36,11 +41,22 @@ from .report import Report, arrays_dict, make_report, memory_dict, record_of
 if TYPE_CHECKING:
     from .context import Context
 
-__all__ = ["DIRECTORY", "VARIABLE", "ReportFiles", "files_of", "finish", "merge", "start_record", "watch"]
+__all__ = [
+    "DIRECTORY",
+    "VARIABLE",
+    "ReportFiles",
+    "clear",
+    "files_of",
+    "finish",
+    "merge",
+    "start_record",
+    "watch",
+]
 
 VARIABLE = "HPCALLOC_REPORT"
 ENDINGS = (".json", ".txt", ".html")
 DIRECTORY = "HPCALLOC_REPORT_RANKS"  # for what runs inside the rank
+_OF_FILES = ("size", "written", "stamp")  # not of a rank's record
 _COMMAND_LIMIT = 1023  # of NUMALLOC_AUDIT_THEN
 
 
@@ -52,6 +68,7 @@ class ReportFiles:
     directory: str
     rank: int
     size: int
+    stamp: str = ""  # of this start, in the names of its audits
 
     def path(self, kind: str) -> str:
         """Return the name of one of the rank's files."""
@@ -62,35 +79,45 @@ class ReportFiles:
         os.makedirs(self.directory, exist_ok=True)
         part = f"{self.path(kind)}.{os.getpid()}.part"
         with open(part, "w") as file:
-            json.dump(data, file)
+            json.dump({**data, "size": self.size, "written": time.time()}, file)
         os.replace(part, self.path(kind))
 
-    def start(self, record: Mapping[str, Any]) -> None:
-        """Write the first file, after files that the rank left in an earlier job of the same name are gone."""
-        os.makedirs(self.directory, exist_ok=True)
-        own = f"rank-{self.rank:06d}."
-        stale = (
-            [name for name in os.listdir(self.directory) if name.startswith(own)] if self.size < 1000 else []
-        )
-        for name in stale:
+    def begin(self) -> None:
+        """Take back what this rank said in an earlier job of the same name."""
+        for kind in ("start", "context"):
             with contextlib.suppress(OSError):
-                os.remove(os.path.join(self.directory, name))
-        if stale and self.rank == 0:
-            with contextlib.suppress(OSError):
-                os.remove(os.path.join(self.directory, "arrived"))
+                os.remove(self.path(kind))
+        with contextlib.suppress(OSError):
+            self._mark(b"0", os.O_WRONLY)
+        if self.rank == 0:
             with contextlib.suppress(
                 OSError
             ):  # of a merge that failed; with it there nobody would merge again
                 os.rmdir(os.path.join(self.directory, "merging"))
-        self.write("start", {**record, "size": self.size})
+
+    def start(self, record: Mapping[str, Any]) -> None:
+        """Write the first file."""
+        self.begin()
+        self.write("start", {**record, "stamp": self.stamp})
+
+    def _mark(self, byte: bytes, flags: int) -> bytes:
+        """Set this rank's byte of ``arrived``; all bytes."""
+        file = os.open(os.path.join(self.directory, "arrived"), flags, 0o666)
+        try:
+            os.pwrite(file, byte, self.rank)
+        finally:
+            os.close(file)
+        with open(os.path.join(self.directory, "arrived"), "rb") as whole:
+            return whole.read()
 
     def environment(self, pid: int) -> dict[str, str]:
         """Variables by which libnumalloc in the program of process `pid` writes the audit and merges the last."""
-        audit = self.path("%p.audit") if "%" not in self.directory else ""
+        audit = self.path(f"%p.{self.stamp}.audit") if "%" not in self.directory else ""
         merging = [sys.executable, "-m", "hpcalloc", "report", "--output", self.target, "--remove", "--merge"]
         command = (
-            f"[ $PPID = {pid} ] || exit 0; cd {shlex.quote(self.directory)} && printf . >>arrived && "
-            f"[ $(wc -c <arrived) -ge {self.size} ] && mkdir merging 2>/dev/null && "
+            f"[ $PPID = {pid} ] || exit 0; cd {shlex.quote(self.directory)} && "
+            f"printf 1 | dd of=arrived bs=1 seek={self.rank} conv=notrunc 2>/dev/null && "
+            f"[ $(head -c {self.size} arrived | tr -dc 1 | wc -c) -eq {self.size} ] && mkdir merging 2>/dev/null && "
             f'exec {shlex.join(merging)} "$PWD"'
         )
         if not audit or len(command) > _COMMAND_LIMIT or len(audit) > _COMMAND_LIMIT:
@@ -103,20 +130,26 @@ class ReportFiles:
 
     def arrive(self) -> None:
         """Count this rank as done; the last one merges."""
-        file = os.open(os.path.join(self.directory, "arrived"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            os.write(file, b".")
-            arrived = os.fstat(file).st_size
-        finally:
-            os.close(file)
-        if arrived < self.size:
+        arrived = self._mark(b"1", os.O_WRONLY | os.O_CREAT)
+        if arrived[: self.size].count(b"1") < self.size:
             return
         try:
             os.mkdir(os.path.join(self.directory, "merging"))
         except FileExistsError:
             return  # another one does
-        merge([self.directory]).write(self.target)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        merged = merge([self.directory])
+        merged.write(self.target)
+        clear([self.directory], merged)
+
+
+def clear(directories: Sequence[str], merged: Report) -> None:
+    """Remove the files of a report that has all ranks; else leave them to who comes later."""
+    for directory in directories:
+        if merged.summary["failed"]:
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.join(directory, "merging"))
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def files_of(
@@ -157,7 +190,7 @@ def files_of(
         environ.get(DIRECTORY) if environ.get("HPCALLOC_RUN") == detect_launcher(environ).launcher else None
     )
     directory = told or f"{target}.ranks{_job(environ, ancestor, size)}"
-    return ReportFiles(target, directory, rank, size)
+    return ReportFiles(target, directory, rank, size, f"{time.time_ns():x}")
 
 
 def _job(environ: Mapping[str, str], ancestor: Ancestor | None, size: int) -> str:
@@ -166,6 +199,13 @@ def _job(environ: Mapping[str, str], ancestor: Ancestor | None, size: int) -> st
         return "-" + re.sub(r"[^A-Za-z0-9]+", "-", environ["PMIX_NAMESPACE"])
     if environ.get("SLURM_JOB_ID"):
         return f"-{environ['SLURM_JOB_ID']}-{environ.get('SLURM_STEP_ID', '0')}"
+    for name in ("PALS_APID", "FLUX_JOB_ID"):
+        if environ.get(name):
+            return "-" + re.sub(r"[^A-Za-z0-9]+", "-", environ[name])
+    if ancestor is not None and "--control-port" in ancestor.command[:-1]:
+        # MPICH's process manager: where its mpiexec listens, which the proxies of all hosts are told.
+        port = ancestor.command[ancestor.command.index("--control-port") + 1]
+        return "-" + re.sub(r"[^A-Za-z0-9]+", "-", port)
     local = environ.get("MPI_LOCALNRANKS", "")
     if ancestor is not None and local == str(size):  # all are on this host
         return f"-{ancestor.pid}"
@@ -178,7 +218,7 @@ def _job(environ: Mapping[str, str], ancestor: Ancestor | None, size: int) -> st
 def finish(context: Context, files: ReportFiles) -> None:
     """Write the record of a context that closes; what goes wrong is said and does not matter to the program."""
     try:
-        files.write("context", {**record_of(context), "size": files.size})
+        files.write("context", record_of(context))
     except Exception as error:  # the other ranks are in the collective calls of `close` already
         sys.stderr.write(f"hpcalloc: {VARIABLE}: {error}\n")
 
@@ -190,6 +230,8 @@ def watch(files: ReportFiles) -> None:
     """Count the process when it ends, once."""
     if (files.directory, os.getpid()) not in _watched:
         _watched.add((files.directory, os.getpid()))
+        if os.environ.get(DIRECTORY) != files.directory:  # else `hpcalloc run` has begun
+            files.begin()
         atexit.register(_leave, files, os.getpid())
 
 
@@ -221,11 +263,12 @@ def merge(directories: Sequence[str]) -> Report:
     HpcallocError
         No rank's file is there.
     """
-    found: dict[int, dict[str, list[dict[str, Any]]]] = {}
-    size = 0
+    everything: list[tuple[int, str, str, dict[str, Any]]] = []
     for directory in directories:
         for name in _names(directory):
-            match = re.fullmatch(r"rank-(\d{6,})\.(?:(\d+)\.)?(start|context|audit)\.json", name)
+            match = re.fullmatch(
+                r"rank-(\d{6,})\.(?:\d+\.)?(?:([0-9a-f]+)\.)?(start|context|audit)\.json", name
+            )
             if match is None:
                 continue
             try:
@@ -233,9 +276,9 @@ def merge(directories: Sequence[str]) -> Report:
                     data = json.load(file)
             except (OSError, ValueError):
                 continue  # the rank died while it wrote: as if it had not
-            size = max(size, data.get("size", 0), int(match[1]) + 1)
-            found.setdefault(int(match[1]), {}).setdefault(match[3], []).append(data)
-    if not found:
+            everything.append((int(match[1]), match[2] or "", match[3], data))
+    told = [(data.get("written", 0.0), data["size"]) for *_, data in everything if data.get("size")]
+    if not told:
         raise HpcallocError(
             message(
                 "report --merge",
@@ -244,6 +287,16 @@ def merge(directories: Sequence[str]) -> Report:
                 f"name FILE.ranks-*, which a job with {VARIABLE}=FILE leaves when it is not complete",
             )
         )
+    # Where there is no job in its name, an earlier one of other ranks may have left files in the directory.
+    size = max(told)[1]
+    found: dict[int, dict[str, list[dict[str, Any]]]] = {}
+    for rank, _, kind, data in everything:
+        if kind != "audit" and data.get("size") == size and rank < size:
+            found.setdefault(rank, {})[kind] = [data]
+    for rank, stamp, kind, data in everything:
+        start = found.get(rank, {}).get("start")
+        if kind == "audit" and start is not None and start[0].get("stamp") == stamp:
+            found[rank].setdefault(kind, []).append(data)
     records = [_record(rank, found.get(rank, {})) for rank in range(size)]
     report = make_report(records, size)
     report.data["summary"]["hosts"] = len({r["host"] for r in records if r["host"] != "unknown host"})
@@ -262,7 +315,7 @@ def _names(directory: str) -> list[str]:
 def _record(rank: int, of_kind: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
     """Return a rank's record: its own if it has one, else made of the audit of its largest process."""
     if contexts := of_kind.get("context"):
-        return contexts[-1]
+        return {key: value for key, value in contexts[-1].items() if key not in _OF_FILES}
     start = of_kind.get("start", [{}])[0]
     audits = of_kind.get("audit", ())
     if not start or not audits:
@@ -296,7 +349,7 @@ def _record(rank: int, of_kind: Mapping[str, Sequence[dict[str, Any]]]) -> dict[
         f"/proc/self/numa_maps: {name_of(memory['errno'])}" if memory["errno"] else "",
     )
     return {
-        **{key: value for key, value in start.items() if key != "size"},
+        **{key: value for key, value in start.items() if key not in _OF_FILES},
         "rank": rank,
         "pid": audit["pid"],
         "processes": len(audits),

@@ -63,8 +63,18 @@ def check(
     call: str, shape: Any, dtype: Any, axis: SupportsIndex, halo: SupportsIndex, split: Split
 ) -> Request:
     """Check the arguments that one rank can check; TypeError, ValueError."""
-    sizes = (operator.index(shape),) if hasattr(shape, "__index__") else tuple(map(operator.index, shape))
-    kind = np.dtype(dtype)
+    try:
+        sizes = (operator.index(shape),) if hasattr(shape, "__index__") else tuple(map(operator.index, shape))
+    except TypeError:
+        raise TypeError(
+            message(call, f"shape={shape!r}", "an integer or a sequence of integers", "pass one of these")
+        ) from None
+    try:
+        kind = np.dtype(dtype)
+    except TypeError as bad:
+        raise TypeError(
+            message(call, f"dtype={dtype!r}: {bad}", "what numpy.dtype takes", "pass one")
+        ) from None
     if kind.hasobject or kind.itemsize == 0:
         raise TypeError(
             message(

@@ -148,7 +148,7 @@ def bindings_of(topology: Topology, found: Situation) -> tuple[list[LauncherBind
         return [own], ""
     if size is None:
         return [
-            replace(own, explicit=True)
+            own._replace(explicit=True)
         ], f"{launch.launcher} does not tell the number of ranks on this host"
     if not 0 <= launch.local_rank < size:
         raise PlanError(
@@ -164,10 +164,10 @@ def bindings_of(topology: Topology, found: Situation) -> tuple[list[LauncherBind
     if found.cpus >= usable and not singly:
         return [own] * size, ""
     if singly is False:
-        return [replace(own, explicit=True)] * size, ""  # all inherited it
+        return [own._replace(explicit=True)] * size, ""  # all inherited it
     if is_launcher_default(topology, [own] * size):
-        return [replace(own, explicit=False)] * size, ""
-    return [replace(own, explicit=True)], ""
+        return [own._replace(explicit=False)] * size, ""
+    return [own._replace(explicit=True)], ""
 
 
 def _singly(found: Situation) -> bool | None:

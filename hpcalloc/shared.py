@@ -41,6 +41,7 @@ __all__ = ["SharedArray", "create"]
 Array = npt.NDArray[Any]
 
 _SLOT = 64  # bytes of a lock's word, a cache line
+_FREE, _NOT_SWAPPED = 0, -1  # in a lock's word, else the rank that has it plus 1; never in one
 
 
 # ---- making one ---------------------------------------------------------------------------------------
@@ -57,7 +58,7 @@ def create(
 ) -> SharedArray:
     """Make a shared array for `Context.shared_empty` and `Context.shared_zeros`."""
     comm, node_comm = context.comm, context.node_comm
-    comms.check_usable(call, comm)
+    comms.meet(call, comm)
     request: Request | None = None
     error: Exception | None = None
     try:
@@ -82,6 +83,7 @@ def create(
                 _native.page_size(),
             )
             if len(words) > 1:
+                _check_shareable(context, call)
                 check_room(call, words, blocks)
     except Exception as bad:
         error = bad
@@ -118,6 +120,18 @@ def create(
     return SharedArray(context, request, blocks, stored, window)
 
 
+def _check_shareable(context: Context, call: str) -> None:
+    if context._setup.mpi_misses:
+        raise HpcallocError(
+            message(
+                call,
+                f"{context.local_size} ranks of this host that MPI takes for ranks of several",
+                "shared memory between ranks that MPI_COMM_TYPE_SHARED puts together",
+                "start them with mpirun inside the allocation, or with an MPI library that fits srun's --mpi",
+            )
+        )
+
+
 def _make_window(context: Context, blocks: Blocks, end: int) -> Window | None:
     """Make the window of `end` bytes in all; None where the host has one rank."""
     window: Window | None = None
@@ -131,9 +145,10 @@ def _make_window(context: Context, blocks: Blocks, end: int) -> Window | None:
         comms.agree(context.comm, error)
     except Exception:
         # Freeing is collective, so on a host where a rank has none the others keep theirs.
-        if blocks.ranks > 1 and context.node_comm.allreduce(int(window is None)) == 0:
-            assert window is not None
-            window.free()
+        if blocks.ranks > 1:
+            missing = context.node_comm.allreduce(int(window is None))
+            if window is not None:
+                window.abandon() if missing else window.free()
         raise
     return window
 
@@ -246,6 +261,7 @@ class SharedArray:
         self.rank: int = context.local_rank if window is not None else 0
         self.nodes: tuple[int, ...] = context.nodes
         self._held: dict[int, int] = {}  # lock -> thread of this process that has it
+        self._mutex = threading.Lock()  # in place of a word in a window, where there is none
 
     # ---- what it is -----------------------------------------------------------------------------------
 
@@ -451,35 +467,51 @@ class SharedArray:
                     "leave the outer lock first",
                 )
             )
-        if window is not None:
-            self._acquire(window, target, timeout)
-        self._held[target] = threading.get_ident()
+        with self._among_threads(timeout) if window is None else self._among_ranks(window, target, timeout):
+            try:
+                self._held[target] = threading.get_ident()
+                yield
+            finally:
+                self._held.pop(target, None)
+
+    @contextlib.contextmanager
+    def _among_threads(self, timeout: float | None) -> Iterator[None]:
+        """Exclude the other threads of the only rank."""
+        if not self._mutex.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            raise _locked(0, "another thread", timeout)
         try:
             yield
         finally:
-            del self._held[target]
-            if window is not None:
+            self._mutex.release()
+
+    @contextlib.contextmanager
+    def _among_ranks(self, window: Window, target: int, timeout: float | None) -> Iterator[None]:
+        """Exclude the other ranks of the host, and other threads of this one, by the lock's word in the window."""
+        # What was in the word when it was swapped. MPI writes it with the swap itself: whether the lock was taken is
+        # known even if an interrupt (Ctrl-C) is the next thing that happens.
+        found = np.array([_NOT_SWAPPED], np.int64)
+        try:
+            self._acquire(window, target, timeout, found)
+            yield
+        finally:
+            if found[0] == _NOT_SWAPPED:
+                window.win.Flush(self.size - 1)  # a swap that is under way
+            if found[0] == _FREE:
                 self._release(window, target)
 
-    def _acquire(self, window: Window, target: int, timeout: float | None) -> None:
-        wanted, free, found = (np.array([value], np.int64) for value in (self.rank + 1, 0, 0))
+    def _acquire(self, window: Window, target: int, timeout: float | None, found: Array) -> None:
+        wanted, free = (np.array([value], np.int64) for value in (self.rank + 1, _FREE))
         last, at = self.size - 1, self._lock_offset(target)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         pause = 1e-6
         while True:
+            found[0] = _NOT_SWAPPED
             window.win.Compare_and_swap(wanted, free, found, last, at)
             window.win.Flush(last)
-            if found[0] == 0:
+            if found[0] == _FREE:
                 break
             if time.monotonic() >= deadline:
-                raise TimeoutError(
-                    message(
-                        "SharedArray.lock",
-                        f"block {target} is locked by local rank {found[0] - 1}",
-                        f"timeout={timeout} s",
-                        "wait longer, or look for a lock that is not left",
-                    )
-                )
+                raise _locked(target, f"local rank {found[0] - 1}", timeout)
             time.sleep(pause)
             pause = min(2 * pause, 1e-3)
         window.win.Sync()
@@ -487,7 +519,7 @@ class SharedArray:
     def _release(self, window: Window, target: int) -> None:
         module: Any = comms.mpi()
         window.win.Sync()
-        free, found = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        free, found = np.array([_FREE], np.int64), np.zeros(1, np.int64)
         last = self.size - 1
         window.win.Fetch_and_op(free, found, last, self._lock_offset(target), module.REPLACE)
         window.win.Flush(last)
@@ -503,7 +535,14 @@ class SharedArray:
         """Free the window; collective over the host, idempotent. Views that were taken stay valid.
 
         Where MPI is finalised already, or the context closed, there is nothing left to free.
+
+        Raises
+        ------
+        HpcallocError
+            MPI is not to be called from this thread.
         """
+        if self._window is not None and self._window.usable():
+            comms.check_thread("SharedArray.free")
         window, self._stored = self._window, None
         if window is not None and not window.freed:
             window.free()
@@ -554,3 +593,14 @@ class SharedArray:
             )
         comms.check_usable(call, window.comm)
         return window
+
+
+def _locked(target: int, holder: str, timeout: float | None) -> TimeoutError:
+    return TimeoutError(
+        message(
+            "SharedArray.lock",
+            f"block {target} is locked by {holder}",
+            f"timeout={timeout} s",
+            "wait longer, or look for a lock that is not left",
+        )
+    )

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .exceptions import TopologyError, message
 from .kernel_files import read_text
@@ -48,8 +48,7 @@ def format_ids(ids: Iterable[int]) -> str:
     return ",".join(parts)
 
 
-@dataclass(frozen=True)
-class Core:
+class Core(NamedTuple):
     """A physical core.
 
     Attributes
@@ -68,8 +67,7 @@ class Core:
     caches: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """A NUMA node; `cpus` is empty for memory-only ones (CXL, HBM). Memory in bytes, 0 if unknown."""
 
     id: int

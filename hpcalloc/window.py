@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,17 +22,27 @@ class Window:
         module: Any = comms.mpi()
         self.pid = os.getpid()
         self.freed = False
+        self.win: Any = None
         self.comm = node_comm.Dup()
-        rank = self.comm.Get_rank()
-        size = blocks.segments[rank + 1] - blocks.segments[rank]
-        if rank == blocks.ranks - 1:
-            size += extra
-        info = module.Info.Create()
-        info.Set("mpi_minimum_memory_alignment", str(blocks.page))
-        with without_noise(module):
-            self.win = module.Win.Allocate_shared(size, 1, info, self.comm)
-        info.Free()
-        self.win.Lock_all(module.MODE_NOCHECK)
+        info: Any = module.INFO_NULL
+        try:
+            # Whatever the communicator was told: an error here is an exception, not the end of the process.
+            self.comm.Set_errhandler(module.ERRORS_RETURN)
+            rank = self.comm.Get_rank()
+            size = blocks.segments[rank + 1] - blocks.segments[rank]
+            if rank == blocks.ranks - 1:
+                size += extra
+            info = module.Info.Create()
+            info.Set("mpi_minimum_memory_alignment", str(blocks.page))
+            with without_noise(module):
+                self.win = module.Win.Allocate_shared(size, 1, info, self.comm)
+            self.win.Lock_all(module.MODE_NOCHECK)
+        except BaseException:
+            self.abandon()
+            raise
+        finally:
+            if info != module.INFO_NULL:
+                info.Free()
 
     def address(self) -> int:
         """Where the first rank's memory begins in this process."""
@@ -53,39 +63,44 @@ class Window:
             self.comm.Free()
         self.freed = True
 
+    def abandon(self) -> None:
+        """Free what does not need the other ranks' windows, where a rank has none: the communicator."""
+        if self.usable():
+            self.comm.Free()
+        self.freed = True
+
 
 @contextlib.contextmanager
 def without_noise(module: Any) -> Iterator[None]:
     """Keep one line of Open MPI's off standard error.
 
     Its UCX one-sided component, where it has no device to use, reports an error of its own query for each window;
-    the window is made by another component. Everything else that is written meanwhile follows after.
+    the window is made by another component. The tools interface turns this component's messages off meanwhile;
+    where it has no such variable, the line is shown.
     """
     if module.get_vendor()[0] != "Open MPI" or "OMPI_MCA_osc" in os.environ:
         yield
         return
-    try:
-        kept, saved = os.memfd_create("stderr"), os.dup(2)
-    except OSError:  # closed, or no more descriptors: this is no reason to keep the other ranks waiting
+    tools = ctypes.CDLL(module.__file__)  # whatever MPI library that is linked to
+    # Open MPI takes the level that is asked for here for that of all of MPI: it must stay as it is.
+    level, index, count = ctypes.c_int(0), ctypes.c_int(), ctypes.c_int()
+    handle = ctypes.c_void_p()
+    if tools.MPI_T_init_thread(module.Query_thread(), ctypes.byref(count)) != 0:
         yield
         return
-    if sys.stderr is not None:
-        sys.stderr.flush()
-    os.dup2(kept, 2)
     try:
-        yield
+        changed = (
+            tools.MPI_T_cvar_get_index(b"opal_common_ucx_verbose", ctypes.byref(index)) == 0
+            and tools.MPI_T_cvar_handle_alloc(index, None, ctypes.byref(handle), ctypes.byref(count)) == 0
+            and tools.MPI_T_cvar_read(handle, ctypes.byref(level)) == 0
+            and tools.MPI_T_cvar_write(handle, ctypes.byref(ctypes.c_int(-1))) == 0
+        )
+        try:
+            yield
+        finally:
+            if changed:
+                tools.MPI_T_cvar_write(handle, ctypes.byref(level))
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        with open(kept, "rb") as file:
-            file.seek(0)
-            lines = file.read().splitlines(keepends=True)
-        noisy = [b"osc_ucx_component" in line for line in lines]
-        rest = [
-            line
-            for i, line in enumerate(lines)
-            if not noisy[i] and not (i and noisy[i - 1] and not line.strip())
-        ]
-        if rest:
-            with contextlib.suppress(OSError):
-                os.write(2, b"".join(rest))
+        if handle:
+            tools.MPI_T_cvar_handle_free(ctypes.byref(handle))
+        tools.MPI_T_finalize()

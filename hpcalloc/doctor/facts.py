@@ -91,6 +91,8 @@ class RankFacts:
         Why mpi4py could load none where a launcher is.
     mpi_size, launcher_size : int or None
         Ranks of COMM_WORLD, None if MPI was not started; and ranks that the launcher says it started.
+    mpi_misses : bool
+        MPI does not know of all ranks that share its host.
     mpi_packages : tuple of str
         MPI libraries installed as Python packages.
     mpirun, own_mpirun : str
@@ -122,6 +124,7 @@ class RankFacts:
     mpi_error: str = ""
     mpi_size: int | None = None
     launcher_size: int | None = None
+    mpi_misses: bool = False
     mpi_packages: tuple[str, ...] = ()
     mpirun: str = ""
     own_mpirun: str = ""
@@ -196,6 +199,7 @@ def gather_rank(
     comm: Any = None,
     mpi: str = "",
     mpi_error: str = "",
+    missed: bool = False,
 ) -> RankFacts:
     """Read this process.
 
@@ -215,6 +219,8 @@ def gather_rank(
         First line of the MPI library's version, if one is loaded.
     mpi_error : str
         Why it is not, where it should be.
+    missed : bool
+        MPI does not know of all ranks of this host.
     """
     base = pathlib.Path(root)
     status = _fields(read_text(base / "proc/self/status"))
@@ -249,6 +255,7 @@ def gather_rank(
         mpi_error=mpi_error,
         mpi_size=mpi_size,
         launcher_size=size,
+        mpi_misses=missed,
         mpi_packages=tuple(name for name in _MPI_PACKAGES if _installed(name)),
         mpirun=shutil.which("mpirun", path=path) or "",
         own_mpirun=str(own) if own.exists() else "",

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..comms import split_by_host
 from ..exceptions import HpcallocError, message
 from ..launcher import Launch, this_launch
 from .facts import HostFacts, RankFacts, gather_host, gather_rank, loaded_libraries
@@ -79,13 +80,17 @@ def gather(comm: Any, launch: Launch, before: tuple[str, ...] = ()) -> tuple[Hos
     """Bring each rank's facts, and those of each host from one of its ranks, to rank 0; collective."""
     from mpi4py import MPI
 
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    node, missed = split_by_host(comm, launch.local_size)
     leader = node.bcast(comm.Get_rank())  # stands for the host: two may have one name
     library = _first_line(MPI.Get_library_version())
     word: tuple[int, RankFacts, HostFacts | None] | str
     try:
         host = gather_host() if node.Get_rank() == 0 else None
-        word = (leader, gather_rank(os.environ, launch=launch, before=before, comm=comm, mpi=library), host)
+        word = (
+            leader,
+            gather_rank(os.environ, launch=launch, before=before, comm=comm, mpi=library, missed=missed),
+            host,
+        )
     except Exception:
         word = traceback.format_exc()  # the others are in the gather already
     node.Free()

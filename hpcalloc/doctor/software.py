@@ -46,6 +46,28 @@ def mpi_apart(host: Host) -> Iterator[Finding]:
         )
 
 
+def mpi_blind(host: Host) -> Iterator[Finding]:
+    """MPI runs all ranks together, but does not know which of them share a host."""
+    blind = [rank for rank in host.ranks if rank.mpi_misses]
+    if blind:
+        first = blind[0]
+        yield host.finding(
+            "mpi-blind",
+            "warning",
+            "MPI does not know which ranks share this host",
+            seen=[
+                f"{first.launch.launcher} started {first.launch.local_size} ranks here, MPI_COMM_TYPE_SHARED has fewer",
+                f"mpi4py loads {first.mpi}",
+            ],
+            effect="messages inside the host go through the network's layers, and there is no MPI shared memory",
+            mend=(
+                f"mpirun -n {first.size} PROGRAM, inside the allocation",
+                "an MPI library built with the PMIx of this Slurm; or MPICH with srun --mpi=pmi2",
+            ),
+            ranks=blind,
+        )
+
+
 def mpi_missing(host: Host) -> Iterator[Finding]:
     """A launcher started ranks and mpi4py has no library that it can load."""
     for rank in host.ranks:
@@ -236,4 +258,4 @@ def _stale(host: Host, rank: RankFacts) -> Iterator[Finding]:
         )
 
 
-CHECKS = (mpi_apart, mpi_missing, two_mpis, hwloc, preloads, slurm)
+CHECKS = (mpi_apart, mpi_blind, mpi_missing, two_mpis, hwloc, preloads, slurm)

@@ -229,6 +229,9 @@ NUMALLOC_API int numalloc_bind_thread(int node);
  * EPERM, ENOSYS not permitted here. */
 NUMALLOC_API int numalloc_memory_policy(int policy, unsigned flags, const numalloc_nodemask_t *nodes);
 
+/* Tells it: the kernel's number of the policy with its flags (MPOL_* of <linux/mempolicy.h>), and its nodes. 0 or errno. */
+NUMALLOC_API int numalloc_memory_policy_now(int *mode, numalloc_nodemask_t *nodes);
+
 /* 0 when the kernel lets this process set (bind) and ask for (query) placement, else the errno it
  * answered, typically EPERM in a container. Without bind, placement rests on first touch. */
 NUMALLOC_API int numalloc_can_bind(void);

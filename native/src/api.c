@@ -134,7 +134,7 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     }
     na_heap *heap = na_heap_of(region);
     if (heap == NULL) return NULL;
-    void *block = na_heap_alloc(heap, size_to_class(padded));
+    void *block = na_heap_alloc(heap, aligned_to_class(align, padded));
     if (block == NULL) return NULL;
     if ((flags & NUMALLOC_POPULATE) != 0) {
         na_nodeset home = nodeset_single(region->node);
@@ -182,7 +182,8 @@ __attribute__((noinline)) void *na_alloc_slow(size_t size) {
         /* The fast path saw the thread on another node, and now it is back. */
         if (NA_UNLIKELY(cache->list != 0)) return na_cache_pop(cache);
         na_span *page = heap->queue[class_index].first;
-        if (page != NULL && (page->free != 0 || page->carved < page->capacity)) {
+        /* Blocks that were never used come after those that others of its pages have. */
+        if (page != NULL && (page->free != 0 || (page->carved < page->capacity && page->next == NULL))) {
             na_heap_enter(heap);
             na_cache_fill(cache, page);
             na_heap_leave(heap);
@@ -207,7 +208,7 @@ void *numalloc_aligned(size_t align, size_t size) {
     if (align <= NA_GRANULE) return na_alloc_fast(size);
     if (align <= NA_SLICE && size - 1 < NA_BLOCK_MAX && !na_watched) {
         size_t padded = na_round_up(size, align);
-        if (padded <= NA_BLOCK_MAX) return na_alloc_fast(padded);
+        if (padded <= NA_BLOCK_MAX && aligned_to_class(align, padded) < NA_SIZES) return na_alloc_fast(padded);
     }
     return alloc_here(size, align, 0);
 }
@@ -473,8 +474,7 @@ int numalloc_distance(int from, int to) { return na_init() ? na_topology_distanc
 
 int numalloc_current_node(void) {
     if (!na_init()) return 0;
-    int cpu = os_current_cpu();
-    int node = cpu >= 0 && cpu < NA_MAX_CPUS ? na_topo.node_of_cpu[cpu] : -1;
+    int node = na_topology_node_of_cpu(os_current_cpu());
     return node >= 0 ? node : na_topo.node_id[0];
 }
 
@@ -498,6 +498,11 @@ int numalloc_memory_policy(int policy, unsigned flags, const numalloc_nodemask_t
     if (policy == NUMALLOC_INTERLEAVE) return os_set_policy(NA_BIND_INTERLEAVE, nodes);
     if (policy != NUMALLOC_ONNODE || nodeset_count(nodes) != 1) return EINVAL;
     return os_set_policy(NA_BIND_PREFERRED, nodes);
+}
+
+int numalloc_memory_policy_now(int *mode, numalloc_nodemask_t *nodes) {
+    *nodes = (numalloc_nodemask_t){{0}};
+    return os_get_policy(mode, nodes);
 }
 
 int numalloc_can_bind(void) { return os_can_bind(); }

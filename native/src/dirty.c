@@ -19,7 +19,7 @@ static uint64_t word_mask(size_t w, size_t first, size_t last) {
 size_t na_dirty_count(uintptr_t start, uint32_t slices) {
     size_t first = na_slice_index(start), last = first + slices, count = 0;
     for (size_t w = first >> 6; w <= (last - 1) >> 6; w++)
-        count += (size_t)__builtin_popcountll(na_dirty[w] & word_mask(w, first, last));
+        count += na_popcount(na_dirty[w] & word_mask(w, first, last));
     return count;
 }
 

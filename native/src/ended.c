@@ -109,6 +109,9 @@ static void move_all(na_heap *other, na_heap *heap, na_list cached[NA_CLASSES]) 
     for (unsigned c = 0; c < NA_CLASSES; c++) {
         move_pages(&other->queue[c], heap);
         cached[c] = na_cache_detach(other, c);
+        unsigned strict = (unsigned)heap->strict_pages[c] + other->strict_pages[c];
+        heap->strict_pages[c] = strict < UINT8_MAX ? (uint8_t)strict : UINT8_MAX;
+        other->strict_pages[c] = 0;
     }
     move_pages(&other->full, heap);
     na_pages_idle_move(other, heap);

@@ -52,7 +52,7 @@ static inline void *na_alloc_fast(size_t size) {
 static inline void *na_aligned_fast(size_t align, size_t size) {
     size_t padded = na_round_up(size, align);
     if (NA_UNLIKELY(align > NA_SLICE || padded - 1 >= NA_BLOCK_MAX || na_moved())) return NULL;
-    return na_cache_pop(&na_self.heap->cache[size_to_class(padded)]);
+    return na_cache_pop(&na_self.heap->cache[aligned_to_class(align, padded)]);
 }
 
 /* true: done. Whose page it is does not matter as long as it is of the same region: the block stays on its node. */

@@ -44,4 +44,12 @@ static void child(void) {
     }
 }
 
+/* What pthread_atfork() calls in the C library. That function itself is a part of each library that calls it, at the
+ * end of its code, which most processes need for nothing else. */
+#if defined(__GLIBC__) && !defined(__SANITIZE_THREAD__)
+extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *object);
+extern void *__dso_handle __attribute__((visibility("hidden")));
+void na_fork_install(void) { (void)__register_atfork(prepare, parent, child, __dso_handle); }
+#else
 void na_fork_install(void) { (void)pthread_atfork(prepare, parent, child); }
+#endif

@@ -151,19 +151,24 @@ void na_heap_join(na_heap *heap, na_span *page) {
 
 /* ---- allocation ---------------------------------------------------------------------------------------------- */
 
-/* First page of the class with a block that is free or was never used; full ones leave the queue. */
+/* First page of the class with a free block, else one with blocks that were never used, whose memory may not be there
+ * yet; full ones leave the queue. */
 static na_span *queue_search(na_heap *heap, unsigned class_index) {
     na_queue *queue = &heap->queue[class_index];
-    na_span *page = queue->first;
-    while (page != NULL && page->free == 0 && page->carved == page->capacity) {
-        na_span *next = page->next;
+    na_span *fresh = NULL;
+    for (na_span *page = queue->first, *next; page != NULL; page = next) {
+        next = page->next;
+        if (page->free != 0) return page;
+        if (page->carved < page->capacity) {
+            if (fresh == NULL) fresh = page;
+            continue;
+        }
         na_queue_remove(queue, page);
         page->full = 1;
         page->attention = 1; /* the next free brings it back */
         na_queue_push(&heap->full, page);
-        page = next;
     }
-    return page;
+    return fresh;
 }
 
 /* A page of the class with a free block; NULL with errno. */

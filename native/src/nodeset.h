@@ -16,10 +16,18 @@ static inline bool nodeset_has(const na_nodeset *set, int node) {
 
 static inline void nodeset_add(na_nodeset *set, int node) { set->word[node >> 6] |= (uint64_t)1 << (node & 63); }
 
+/* Bits that are set. The compiler's own would be a call where the CPU's instruction can't be taken for granted. */
+static inline unsigned na_popcount(uint64_t bits) {
+    bits -= (bits >> 1) & UINT64_C(0x5555555555555555);
+    bits = (bits & UINT64_C(0x3333333333333333)) + ((bits >> 2) & UINT64_C(0x3333333333333333));
+    bits = (bits + (bits >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+    return (unsigned)((bits * UINT64_C(0x0101010101010101)) >> 56);
+}
+
 static inline int nodeset_count(const na_nodeset *set) {
-    int count = 0;
-    for (int w = 0; w < NUMALLOC_MAX_NODES / 64; w++) count += __builtin_popcountll(set->word[w]);
-    return count;
+    unsigned count = 0;
+    for (int w = 0; w < NUMALLOC_MAX_NODES / 64; w++) count += na_popcount(set->word[w]);
+    return (int)count;
 }
 
 /* Smallest member >= from, or -1. */

@@ -119,12 +119,17 @@ static const char *const error_names[] = {"abort", "warn", NULL};
 static const char *const guard_names[] = {"0", "1", "2", NULL};
 static const char *const flag_names[] = {"0", "1", NULL};
 
+/* The defaults are there already; who writes them all the same gets pages for it. */
+static void set_text(char *value, const char *text) {
+    if (strcmp(value, text) != 0) memcpy(value, text, strlen(text) + 1);
+}
+
 /* A name needs a / or . in it, so that "yes" or "on" is noticed and no file of that name appears. */
 static bool assign_destination(char *path, const char *text) {
     if (strcmp(text, "off") == 0 || strcmp(text, "0") == 0) text = "";
     else if (strcmp(text, NA_STANDARD_ERROR) == 0 || strcmp(text, "1") == 0) text = NA_STANDARD_ERROR;
     else if (strpbrk(text, "/.") == NULL || strlen(text) >= NA_PATH_MAX) return false;
-    memcpy(path, text, strlen(text) + 1);
+    set_text(path, text);
     return true;
 }
 
@@ -172,7 +177,7 @@ static bool assign(const struct option *option, const char *text) {
     case COMMAND: /* a / as in a path, so that "yes" or "1" is noticed */
         if (strcmp(text, "off") == 0) text = "";
         else if (strchr(text, '/') == NULL || strlen(text) >= NA_PATH_MAX) return false;
-        memcpy(option->value, text, strlen(text) + 1);
+        set_text(option->value, text);
         return true;
     }
     return false;

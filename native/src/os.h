@@ -19,6 +19,10 @@
 
 #pragma GCC visibility push(hidden)
 
+/* A large table of which most processes write little or nothing: the linker puts it behind the variables that all write,
+ * so that these share few pages. */
+#define NA_SPARSE __attribute__((section(".bss.sparse")))
+
 typedef numalloc_nodemask_t na_nodeset; /* bit i: node id i */
 
 /* A set of logical CPUs, same layout as the kernel's; CPU numbers below NA_MAX_CPUS. */
@@ -66,6 +70,8 @@ int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodese
 /* The policy of the calling thread for memory that has none of its own; threads and programs that it starts inherit
  * it. NODES as above; EINVAL also: none of them is allowed. */
 int os_set_policy(enum na_bind_mode mode, const na_nodeset *nodes);
+/* What it is now: the kernel's MPOL_* number with its flags, and its nodes. */
+int os_get_policy(int *mode, na_nodeset *nodes);
 
 /* Node of each of `count` pages, one per os_page_size() from `address`: node id, or a negative errno
  * (-ENOENT: untouched). */

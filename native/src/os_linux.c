@@ -68,7 +68,7 @@ size_t os_page_size(void) {
     static _Atomic(size_t) known;
     size_t size = atomic_load_explicit(&known, memory_order_relaxed);
     if (size == 0) {
-        size = (size_t)sysconf(_SC_PAGESIZE);
+        size = (size_t)getauxval(AT_PAGESZ);
         atomic_store_explicit(&known, size, memory_order_relaxed);
     }
     return size;
@@ -153,6 +153,10 @@ int os_set_policy(enum na_bind_mode mode, const na_nodeset *nodes) {
     if (mode == NA_BIND_DEFAULT) return RESULT((int)syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0UL));
     return RESULT(
         (int)syscall(SYS_set_mempolicy, kernel_mode[mode], nodes->word, (unsigned long)NUMALLOC_MAX_NODES + 1));
+}
+
+int os_get_policy(int *mode, na_nodeset *nodes) {
+    return RESULT((int)syscall(SYS_get_mempolicy, mode, nodes->word, (unsigned long)NUMALLOC_MAX_NODES + 1, NULL, 0UL));
 }
 
 enum { MOVE_BATCH = 512 }; /* pages per system call; pointers and statuses of a batch are on the stack */

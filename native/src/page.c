@@ -94,6 +94,7 @@ static void leave_heap(na_heap *heap, na_span *page) {
     unmark(page);
     heap->pages--;
     heap->gone_frees += page->frees;
+    if (heap->strict_pages[page->class_index] != 0) heap->strict_pages[page->class_index]--;
 }
 
 void na_pages_idle_move(na_heap *from, na_heap *to) {
@@ -133,9 +134,21 @@ static na_span *span_for_page(na_region *region, uint32_t slices, bool *clean) {
     return NULL;
 }
 
+/* Length of a page. What is not carved has no memory, so that a page of a class that is little used costs little. But
+ * strict memory is there from the start, so a class has a short page first; each further one is longer, as they take
+ * time to populate. */
+static uint32_t slices_for(const na_heap *heap, unsigned class_index) {
+    size_t block_size = class_to_size(class_index);
+    if (block_size <= NA_SMALL_BLOCK_MAX) return NA_SMALL_PAGE_SLICES;
+    if (!heap->region->strict || heap->strict_pages[class_index] > 3) return NA_MEDIUM_PAGE_SLICES;
+    size_t blocks = (size_t)NA_STRICT_BLOCKS << heap->strict_pages[class_index];
+    size_t slices = (blocks * block_size + NA_SLICE - 1) >> NA_SLICE_SHIFT;
+    return slices < NA_MEDIUM_PAGE_SLICES ? (uint32_t)slices : NA_MEDIUM_PAGE_SLICES;
+}
+
 na_span *na_page_new(na_heap *heap, unsigned class_index) {
     size_t block_size = class_to_size(class_index);
-    uint32_t slices = block_size <= NA_SMALL_BLOCK_MAX ? NA_SMALL_PAGE_SLICES : NA_MEDIUM_PAGE_SLICES;
+    uint32_t slices = slices_for(heap, class_index);
     bool clean = false;
     na_span *page = idle_take(heap, slices);
     if (page == NULL && (page = span_for_page(heap->region, slices, &clean)) == NULL) return NULL;
@@ -153,6 +166,7 @@ na_span *na_page_new(na_heap *heap, unsigned class_index) {
     atomic_store_explicit(&page->remote, 0, memory_order_relaxed);
     atomic_store_explicit(&page->heap, heap, memory_order_release);
     heap->pages++;
+    if (heap->region->strict && heap->strict_pages[class_index] < UINT8_MAX) heap->strict_pages[class_index]++;
     return page;
 }
 

@@ -22,7 +22,7 @@ typedef struct stripe {
     na_record *unused;
 } stripe;
 
-static stripe stripes[STRIPES] = {[0 ... STRIPES - 1] = {.lock = PTHREAD_MUTEX_INITIALIZER}};
+static NA_SPARSE stripe stripes[STRIPES] = {[0 ... STRIPES - 1] = {.lock = PTHREAD_MUTEX_INITIALIZER}};
 static _Atomic(na_record *) *bucket; /* mapped when a mode is on: other programs may lock their memory */
 static _Atomic(uint64_t) lost;
 

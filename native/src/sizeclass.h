@@ -7,6 +7,11 @@
  * own, and a size rounded up to a multiple of a power of two A falls into a class whose size is a multiple
  * of A too. As blocks start at the page's first byte and pages are aligned to a slice, every alignment up to
  * a slice comes for free, without a search and without interior pointers.
+ *
+ * From 16 KiB on there are two classes of each size. Blocks of the plain ones would all start at the same place of
+ * a 4 KiB page, and a loop that goes through a dozen arrays at once then has their lines in one set of the core's first
+ * cache: 1.4 to 1.8 times the time. So those that are given out are coloured: 192 bytes longer, and thus neighbours start
+ * three lines apart. The plain ones serve who asks for an alignment beyond a line.
  */
 #ifndef NA_SIZECLASS_H
 #define NA_SIZECLASS_H
@@ -15,9 +20,14 @@
 #include <stdint.h>
 
 enum {
-    NA_GRANULE = 16,          /* bytes: smallest block and smallest alignment */
-    NA_LINEAR_CLASSES = 8,    /* 16 .. 128 */
-    NA_CLASSES = 8 + 9 * 4,   /* 44 */
+    NA_GRANULE = 16,                         /* bytes: smallest block and smallest alignment */
+    NA_LINEAR_CLASSES = 8,                   /* 16 .. 128 */
+    NA_SIZES = 8 + 9 * 4,                    /* 44 */
+    NA_FIRST_COLOURED = 35,                  /* 16 KiB */
+    NA_PLAIN = NA_SIZES - NA_FIRST_COLOURED, /* from a coloured class to the plain one of its size */
+    NA_CLASSES = NA_SIZES + NA_PLAIN,
+    NA_COLOUR = 192,          /* bytes: an odd number of lines meets all sets */
+    NA_LINE = 64,             /* bytes: what coloured blocks are still aligned to */
     NA_BLOCK_MAX = 64 * 1024, /* bytes: the largest block that lives in a page */
     NA_TABLE_MAX = 1024       /* bytes: sizes up to this look their class up in a table */
 };
@@ -40,16 +50,29 @@ static inline unsigned small_to_class(size_t size) {
     return table[(size + NA_GRANULE - 1) / NA_GRANULE];
 }
 
+/* Class of blocks with an alignment of up to 64 KiB. `padded`: the size, rounded up to a multiple of it. */
+static inline unsigned aligned_to_class(size_t align, size_t padded) {
+    unsigned class_index = size_to_class(padded);
+    return align > NA_LINE && class_index >= NA_FIRST_COLOURED ? class_index + NA_PLAIN : class_index;
+}
+
+/* Bytes of a block. */
 static inline size_t class_to_size(unsigned class_index) {
     if (class_index < NA_LINEAR_CLASSES) return (size_t)(class_index + 1) * NA_GRANULE;
+    size_t colour = class_index >= NA_FIRST_COLOURED && class_index < NA_SIZES ? NA_COLOUR : 0;
+    if (class_index >= NA_SIZES) class_index -= NA_PLAIN;
     unsigned above = class_index - NA_LINEAR_CLASSES;
-    return (size_t)(5 + (above & 3)) << (5 + (above >> 2));
+    return ((size_t)(5 + (above & 3)) << (5 + (above >> 2))) + colour;
 }
 
 _Static_assert((5 + 0) << 5 == 160, "the first class above 128 is 160");
-_Static_assert((size_t)(5 + ((NA_CLASSES - 1 - NA_LINEAR_CLASSES) & 3))
-                       << (5 + ((NA_CLASSES - 1 - NA_LINEAR_CLASSES) >> 2)) ==
+_Static_assert((size_t)(5 + ((NA_SIZES - 1 - NA_LINEAR_CLASSES) & 3))
+                       << (5 + ((NA_SIZES - 1 - NA_LINEAR_CLASSES) >> 2)) ==
                    NA_BLOCK_MAX,
-               "the last class is NA_BLOCK_MAX");
+               "the last size is NA_BLOCK_MAX");
+_Static_assert((size_t)(5 + ((NA_FIRST_COLOURED - NA_LINEAR_CLASSES) & 3))
+                       << (5 + ((NA_FIRST_COLOURED - NA_LINEAR_CLASSES) >> 2)) ==
+                   16384,
+               "the first coloured size is 16 KiB");
 
 #endif

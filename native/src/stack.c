@@ -24,7 +24,7 @@
 enum { BUCKETS = 1 << 14, OWN_FUNCTIONS_DEEP = 8 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static _Atomic(na_site *) bucket[BUCKETS];
+static NA_SPARSE _Atomic(na_site *) bucket[BUCKETS];
 static _Atomic(na_site *) youngest;
 
 typedef _Unwind_Reason_Code (*trace_function)(struct _Unwind_Context *context, void *data);

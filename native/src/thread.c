@@ -170,14 +170,13 @@ static void thread_end(void *record) {
 
 /* Where the caller runs; not asked for on a machine of one node, whose answer is always home 0. */
 static int cpu_now(void) { return na_many_nodes ? os_current_cpu() : -1; }
-static int home_of(int cpu) { return cpu >= 0 && cpu < NA_MAX_CPUS ? na_topo.home_of_cpu[cpu] : 0; }
 
-int na_home_index(void) { return home_of(cpu_now()); }
+int na_home_index(void) { return na_topology_home_of_cpu(cpu_now()); }
 
 na_heap *na_heap_here(void) {
     if (!na_init()) return NULL;
     int cpu = cpu_now();
-    na_heap *heap = na_heap_of(na_region_node(home_of(cpu), na_opt.strict));
+    na_heap *heap = na_heap_of(na_region_node(na_topology_home_of_cpu(cpu), na_opt.strict));
     if (heap == NULL) return NULL;
     if (!na_watched && !na_secure && (na_self.heap != heap || na_self.cpu != cpu)) {
         na_self.heap = heap;

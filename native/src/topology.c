@@ -12,35 +12,38 @@
 #include "topology.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
-na_topology na_topo;
+NA_SPARSE na_topology na_topo;
 
 enum { PATH = 256, TEXT = 65536 };
 
 static char root_path[PATH];
+static NA_SPARSE char
+    text[TEXT];            /* of the file that is read right now, while the caller of na_topology_init holds its lock */
 static bool without_sysfs; /* no list of nodes: one node, made up */
 static int online_count;
-static int16_t position_of[NUMALLOC_MAX_NODES]; /* node id -> row of `distances` */
-static uint8_t *distances;                      /* online_count squared, by position */
-static int16_t *neighbours;                     /* node_count squared, by index */
-static void *tables;                            /* memory of both */
+static NA_SPARSE int16_t position_of[NUMALLOC_MAX_NODES]; /* node id -> row of `distances` */
+static uint8_t *distances;                                /* online_count squared, by position */
+static int16_t *neighbours;                               /* node_count squared, by index */
+static void *tables;                                      /* memory of both */
 static size_t tables_bytes;
 
 /* ---- parsing ---------------------------------------------------------------------------------------- */
 
-static int read_under_root(const char *path, char *text, size_t capacity) {
+static int read_under_root(const char *path, char *into, size_t capacity) {
     char full[2 * PATH];
     size_t length;
     int written = snprintf(full, sizeof full, "%s%s", root_path, path);
     if (written < 0 || (size_t)written >= sizeof full) return ENAMETOOLONG;
-    return os_read_file(full, text, capacity, &length);
+    return os_read_file(full, into, capacity, &length);
 }
 
 /* Calls visit for each number of a list like "0-3,8". */
-static void each_in_list(const char *text, void (*visit)(int id, void *context), void *context) {
-    const char *c = text;
+static void each_in_list(const char *list, void (*visit)(int id, void *context), void *context) {
+    const char *c = list;
     while (*c >= '0' && *c <= '9') {
         long from = 0, to;
         while (*c >= '0' && *c <= '9' && from < 1000000) from = from * 10 + (*c++ - '0');
@@ -60,8 +63,8 @@ static void add_node(int id, void *set) {
 }
 
 /* The value behind `key` in lines like "Node 0 MemFree:   123 kB" or "MemFree:   123 kB", in bytes. */
-static bool value_of(const char *text, const char *key, uint64_t *bytes) {
-    const char *at = strstr(text, key);
+static bool value_of(const char *meminfo, const char *key, uint64_t *bytes) {
+    const char *at = strstr(meminfo, key);
     if (at == NULL) return false;
     at += strlen(key);
     while (*at == ' ' || *at == '\t') at++;
@@ -72,15 +75,14 @@ static bool value_of(const char *text, const char *key, uint64_t *bytes) {
     return true;
 }
 
-static int read_meminfo(int node, char *text, size_t capacity) {
+static int read_meminfo(int node, char *into, size_t capacity) {
     char path[PATH];
-    if (without_sysfs) return read_under_root("/proc/meminfo", text, capacity);
+    if (without_sysfs) return read_under_root("/proc/meminfo", into, capacity);
     (void)snprintf(path, sizeof path, "/sys/devices/system/node/node%d/meminfo", node);
-    return read_under_root(path, text, capacity);
+    return read_under_root(path, into, capacity);
 }
 
 static uint64_t total_bytes(int node) {
-    char text[4096];
     uint64_t bytes = 0;
     if (read_meminfo(node, text, sizeof text) == 0 && value_of(text, "MemTotal:", &bytes)) return bytes;
     return 0;
@@ -89,19 +91,19 @@ static uint64_t total_bytes(int node) {
 /* ---- CPUs --------------------------------------------------------------------------------------------- */
 
 static void set_node_of_cpu(int cpu, void *node) {
-    if (cpu < NA_MAX_CPUS) na_topo.node_of_cpu[cpu] = *(const int16_t *)node;
+    if (cpu >= NA_MAX_CPUS) return;
+    na_topo.cpu[cpu].node_plus_1 = (int16_t)(*(const int16_t *)node + 1);
+    if (cpu >= na_topo.cpu_limit) na_topo.cpu_limit = cpu + 1;
 }
 
 static void read_cpus(int node) {
     char path[PATH];
-    static char text[TEXT]; /* under the caller's lock */
     (void)snprintf(path, sizeof path, "/sys/devices/system/node/node%d/cpulist", node);
     int16_t id = (int16_t)node;
     if (read_under_root(path, text, sizeof text) == 0) each_in_list(text, set_node_of_cpu, &id);
 }
 
 static void all_cpus_on(int node) {
-    static char text[TEXT]; /* under the caller's lock */
     int16_t id = (int16_t)node;
     if (read_under_root("/sys/devices/system/cpu/online", text, sizeof text) == 0 && text[0] >= '0' && text[0] <= '9') {
         each_in_list(text, set_node_of_cpu, &id);
@@ -111,14 +113,13 @@ static void all_cpus_on(int node) {
     na_cpuset cpus;
     if (os_get_affinity(&cpus) != 0) return;
     for (int cpu = 0; cpu < NA_MAX_CPUS; cpu++)
-        if ((cpus.word[cpu / BITS] >> (cpu % BITS) & 1) != 0) na_topo.node_of_cpu[cpu] = id;
+        if ((cpus.word[cpu / BITS] >> (cpu % BITS) & 1) != 0) set_node_of_cpu(cpu, &id);
 }
 
 /* ---- distances ---------------------------------------------------------------------------------------- */
 
 static void read_distances(int node) {
     char path[PATH];
-    static char text[8192]; /* under the caller's lock */
     uint8_t *row = distances + position_of[node] * online_count;
     for (int i = 0; i < online_count; i++) row[i] = i == position_of[node] ? 10 : 20; /* ACPI's defaults */
     (void)snprintf(path, sizeof path, "/sys/devices/system/node/node%d/distance", node);
@@ -156,7 +157,7 @@ static void sort_neighbours(int from, int16_t *row) {
 
 /* The order when there was no memory for tables (or one node): by index, round from the node itself. Twice all
  * indexes in a row, so that any start has node_count entries behind it. */
-static int16_t round_order[2 * NUMALLOC_MAX_NODES];
+static NA_SPARSE int16_t round_order[2 * NUMALLOC_MAX_NODES];
 
 const int16_t *na_topology_neighbours(int from) {
     return neighbours != NULL ? neighbours + from * na_topo.node_count : round_order + from;
@@ -166,7 +167,6 @@ const int16_t *na_topology_neighbours(int from) {
 
 /* The set in a file, false if it can't be read or is empty. */
 static bool read_nodeset(const char *path, na_nodeset *set) {
-    static char text[TEXT]; /* under the caller's lock */
     memset(set, 0, sizeof *set);
     if (read_under_root(path, text, sizeof text) != 0) return false;
     each_in_list(text, add_node, set);
@@ -174,7 +174,6 @@ static bool read_nodeset(const char *path, na_nodeset *set) {
 }
 
 static bool read_mems_allowed(na_nodeset *set) {
-    static char text[TEXT];
     memset(set, 0, sizeof *set);
     if (read_under_root("/proc/self/status", text, sizeof text) != 0) return false;
     const char *line = strstr(text, "Mems_allowed_list:");
@@ -199,9 +198,9 @@ static void find_nodes(void) {
 
 void na_topology_init(const char *root) {
     (void)snprintf(root_path, sizeof root_path, "%s", root != NULL ? root : "");
-    memset(&na_topo, 0, sizeof na_topo);
+    memset(na_topo.cpu, 0, (size_t)na_topo.cpu_limit * sizeof *na_topo.cpu); /* of a first call, see `tables` */
+    memset(&na_topo, 0, offsetof(na_topology, index_of));
     memset(na_topo.index_of, 0xff, sizeof na_topo.index_of);
-    memset(na_topo.node_of_cpu, 0xff, sizeof na_topo.node_of_cpu);
     find_nodes();
 
     online_count = 0;
@@ -237,8 +236,8 @@ void na_topology_init(const char *root) {
     for (int i = 0; neighbours != NULL && i < na_topo.node_count; i++)
         sort_neighbours(na_topo.node_id[i], neighbours + i * na_topo.node_count);
 
-    for (int cpu = 0; cpu < NA_MAX_CPUS; cpu++) {
-        int node = na_topo.node_of_cpu[cpu];
+    for (int cpu = 0; cpu < na_topo.cpu_limit; cpu++) {
+        int node = na_topology_node_of_cpu(cpu);
         int home = node >= 0 ? na_topo.index_of[node] : 0;
         for (int i = 0, best = 1 << 30; node >= 0 && na_topo.index_of[node] < 0 && i < na_topo.node_count; i++) {
             int d = na_topology_distance(node, na_topo.node_id[i]);
@@ -246,7 +245,7 @@ void na_topology_init(const char *root) {
             best = d;
             home = i;
         }
-        na_topo.home_of_cpu[cpu] = (int16_t)home;
+        na_topo.cpu[cpu].home = (int16_t)home;
     }
 }
 
@@ -255,32 +254,32 @@ void na_topology_init(const char *root) {
 /* Free memory plus what the kernel drops when memory is wanted: file pages (half of them, as some are in use)
  * and reclaimable slab. */
 uint64_t na_topology_free_bytes(int node) {
-    char text[4096];
+    char meminfo[4096];
     uint64_t bytes, part;
-    if (read_meminfo(node, text, sizeof text) != 0 || !value_of(text, "MemFree:", &bytes)) return UINT64_MAX;
-    if (value_of(text, "Active(file):", &part)) bytes += part / 2;
-    if (value_of(text, "Inactive(file):", &part)) bytes += part;
-    if (value_of(text, "SReclaimable:", &part)) bytes += part / 2;
+    if (read_meminfo(node, meminfo, sizeof meminfo) != 0 || !value_of(meminfo, "MemFree:", &bytes)) return UINT64_MAX;
+    if (value_of(meminfo, "Active(file):", &part)) bytes += part / 2;
+    if (value_of(meminfo, "Inactive(file):", &part)) bytes += part;
+    if (value_of(meminfo, "SReclaimable:", &part)) bytes += part / 2;
     return bytes;
 }
 
 uint64_t na_topology_available_bytes(void) {
-    char text[4096];
+    char meminfo[4096];
     size_t length;
     uint64_t bytes, swap;
-    if (os_read_file("/proc/meminfo", text, sizeof text, &length) != 0) return UINT64_MAX;
-    if (!value_of(text, "MemAvailable:", &bytes)) return UINT64_MAX;
-    return value_of(text, "SwapFree:", &swap) ? bytes + swap : bytes;
+    if (os_read_file("/proc/meminfo", meminfo, sizeof meminfo, &length) != 0) return UINT64_MAX;
+    if (!value_of(meminfo, "MemAvailable:", &bytes)) return UINT64_MAX;
+    return value_of(meminfo, "SwapFree:", &swap) ? bytes + swap : bytes;
 }
 
 int na_topology_node_info(int node, numalloc_node_info_t *info) {
     if (!nodeset_has(&na_topo.online, node)) return ENODEV;
     *info = (numalloc_node_info_t){.node = node, .allowed = nodeset_has(&na_topo.allowed, node)};
-    for (int cpu = 0; cpu < NA_MAX_CPUS; cpu++) info->cpus += na_topo.node_of_cpu[cpu] == node;
-    char text[4096];
-    if (read_meminfo(node, text, sizeof text) == 0) {
-        (void)value_of(text, "MemTotal:", &info->total_bytes);
-        (void)value_of(text, "MemFree:", &info->free_bytes);
+    for (int cpu = 0; cpu < na_topo.cpu_limit; cpu++) info->cpus += na_topology_node_of_cpu(cpu) == node;
+    char meminfo[4096];
+    if (read_meminfo(node, meminfo, sizeof meminfo) == 0) {
+        (void)value_of(meminfo, "MemTotal:", &info->total_bytes);
+        (void)value_of(meminfo, "MemFree:", &info->free_bytes);
     }
     return 0;
 }
@@ -288,6 +287,6 @@ int na_topology_node_info(int node, numalloc_node_info_t *info) {
 void na_topology_cpus_of(int node, na_cpuset *cpus) {
     enum { BITS = 8 * sizeof(unsigned long) };
     memset(cpus, 0, sizeof *cpus);
-    for (int cpu = 0; cpu < NA_MAX_CPUS; cpu++)
-        if (na_topo.node_of_cpu[cpu] == node) cpus->word[cpu / BITS] |= 1UL << (cpu % BITS);
+    for (int cpu = 0; cpu < na_topo.cpu_limit; cpu++)
+        if (na_topology_node_of_cpu(cpu) == node) cpus->word[cpu / BITS] |= 1UL << (cpu % BITS);
 }

@@ -9,18 +9,32 @@
 
 #include "nodeset.h"
 
+typedef struct na_cpu {
+    int16_t node_plus_1; /* id of its node, 0: unknown */
+    int16_t home;        /* index of its node, or of the nearest allowed node */
+} na_cpu;
+
+/* The tables have room for every id there can be, in memory that a process gets when it is written; zeros are what is
+ * not there, so that only entries of nodes and CPUs that exist are ever written. */
 typedef struct na_topology {
     int node_count;                       /* allowed nodes with memory, >= 1 */
-    int node_id[NUMALLOC_MAX_NODES];      /* their ids, ascending; position = "index" of a node */
-    int16_t index_of[NUMALLOC_MAX_NODES]; /* id -> index, -1: not allowed, without memory, or absent */
+    int cpu_limit;                        /* known CPUs are below */
+    uint64_t largest_node_bytes;          /* memory of the largest allowed node */
     na_nodeset online;                    /* all node ids that exist */
     na_nodeset allowed;                   /* ids in node_id[] */
-    int16_t node_of_cpu[NA_MAX_CPUS];     /* CPU -> node id, -1 unknown */
-    int16_t home_of_cpu[NA_MAX_CPUS];     /* CPU -> index of its node, or of the nearest allowed node */
-    uint64_t largest_node_bytes;          /* memory of the largest allowed node */
+    int16_t index_of[NUMALLOC_MAX_NODES]; /* id -> index, -1: not allowed, without memory, or absent */
+    int node_id[NUMALLOC_MAX_NODES];      /* their ids, ascending; position = "index" of a node */
+    na_cpu cpu[NA_MAX_CPUS];
 } na_topology;
 
 extern na_topology na_topo; /* valid after na_topology_init() */
+
+/* Node id of a CPU, -1: unknown. */
+static inline int na_topology_node_of_cpu(int cpu) {
+    return cpu >= 0 && cpu < NA_MAX_CPUS ? na_topo.cpu[cpu].node_plus_1 - 1 : -1;
+}
+/* Index of the node whose memory is nearest to a CPU. */
+static inline int na_topology_home_of_cpu(int cpu) { return cpu >= 0 && cpu < NA_MAX_CPUS ? na_topo.cpu[cpu].home : 0; }
 
 /* Discovers. Idempotent, thread-safe by the caller's lock. `root` replaces "/" in paths for tests, NULL
  * otherwise. Always leaves a usable topology. */

@@ -56,6 +56,7 @@ enum {
     NA_SLICE = 1 << NA_SLICE_SHIFT, /* bytes */
     NA_SMALL_PAGE_SLICES = 1,       /* pages of blocks up to NA_SMALL_BLOCK_MAX */
     NA_MEDIUM_PAGE_SLICES = 8,      /* pages of larger blocks */
+    NA_STRICT_BLOCKS = 4,           /* strict memory: blocks in the first page of a class of larger ones */
     NA_SMALL_BLOCK_MAX = 1024,      /* bytes: at least 64 blocks in a page, or heaps would change pages all the time */
     NA_HUGE_SLICES = 32,            /* slices in a 2 MiB huge page */
     NA_LARGE_PART_SLICES = 32,      /* spans from 2 MiB live in the large part: smaller ones can fill no huge page */
@@ -202,17 +203,18 @@ struct na_heap {
     uint64_t gone_frees;             /* blocks freed ever in pages that it gave back */
     na_span *idle_first, *idle_last; /* pages without a used block, oldest first; in no queue */
     uint32_t idle_slices;
-    volatile uint8_t busy;      /* not 0: queues are being changed, a child of fork must not use them */
-    _Atomic(uint64_t) ended_at; /* resting: ms when its thread ended */
-    na_heap *next;              /* resting (to the older), abandoned or spare list */
-    na_heap *newer;             /* resting */
-    na_heap *all_next;          /* every heap of the region */
+    uint8_t strict_pages[NA_CLASSES]; /* strict: pages made and not given back, of each class; as far as 255 */
+    volatile uint8_t busy;            /* not 0: queues are being changed, a child of fork must not use them */
+    _Atomic(uint64_t) ended_at;       /* resting: ms when its thread ended */
+    na_heap *next;                    /* resting (to the older), abandoned or spare list */
+    na_heap *newer;                   /* resting */
+    na_heap *all_next;                /* every heap of the region */
     /* Freed large blocks, see kept.c. */
-    uint8_t kept_slices[NA_KEPT_SLOTS]; /* what its thread put into the slots, 0: nothing */
-    uint32_t kept_last;                 /* the slot that was filled last */
-    uint32_t kept_total;                /* sum of kept_slices */
-    uint64_t kept_taken, kept_taken_bytes, kept_freed,
-        kept_freed_bytes; /* large blocks allocated and freed here ever */
+    uint8_t kept_slices[NA_KEPT_SLOTS];    /* what its thread put into the slots, 0: nothing */
+    uint32_t kept_last;                    /* the slot that was filled last */
+    uint32_t kept_total;                   /* sum of kept_slices */
+    uint64_t kept_taken, kept_taken_bytes; /* large blocks allocated from there ever */
+    uint64_t kept_freed, kept_freed_bytes; /* freed to there ever */
     _Atomic(na_span *) kept[NA_KEPT_SLOTS];
     _Atomic(uint64_t) kept_at[NA_KEPT_SLOTS]; /* ms */
 };

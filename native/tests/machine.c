@@ -170,6 +170,7 @@ PLAIN(map_fresh, (void *address, size_t bytes), (address, bytes))
 PLAIN(get_affinity, (na_cpuset * cpus), (cpus))
 PLAIN(set_affinity, (const na_cpuset *cpus), (cpus))
 PLAIN(set_policy, (enum na_bind_mode mode, const na_nodeset *set), (mode, set))
+PLAIN(get_policy, (int *mode, na_nodeset *set), (mode, set))
 
 WRAP(size_t, page_size, (void)) {
     (void)counted(MACHINE_page_size);

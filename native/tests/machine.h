@@ -47,6 +47,7 @@ enum { MISPLACED = 1000, BAD = 1001 };
     X(get_affinity, EINVAL)                                                                                            \
     X(set_affinity, EINVAL, EPERM)                                                                                     \
     X(set_policy, EPERM, ENOSYS)                                                                                       \
+    X(get_policy, EPERM, ENOSYS)                                                                                       \
     X(now_ms, BAD)                                                                                                     \
     X(random, BAD)                                                                                                     \
     X(read_file, ENOENT, EACCES, EFBIG)                                                                                \

@@ -436,7 +436,53 @@ static void warm_interleaved_spans_are_reused(void) {
     numalloc_free(again);
 }
 
+/* Arrays of a loop that goes through all of them: their lines of a core's first cache, 64 in a 4 KiB page. */
+static void arrays_do_not_meet_in_one_set(void) {
+    enum { ARRAYS = 28 };
+    static const size_t sizes[] = {16384, 20480, 32768, 40960, 65536};
+    for (int s = 0; s < 5; s++) {
+        int met[64] = {0}, most = 0;
+        void *array[ARRAYS];
+        for (int i = 0; i < ARRAYS; i++) {
+            CHECK((array[i] = numalloc(sizes[s])) != NULL);
+            int *set = &met[(uintptr_t)array[i] % 4096 / 64];
+            if (++*set > most) most = *set;
+        }
+        printf("%zu bytes: at most %d of %d arrays begin alike\n", sizes[s], most, ARRAYS);
+        CHECK(most <= ARRAYS / 4);
+        for (int i = 0; i < ARRAYS; i++) {
+            CHECK((uintptr_t)array[i] % 64 == 0); /* what vectors want */
+            numalloc_free(array[i]);
+        }
+    }
+}
+
+/* Whatever was freed before: plain and aligned blocks of a size take turns. */
+static void every_size_has_every_alignment(void) {
+    for (size_t align = 16; align <= 65536; align *= 2)
+        for (size_t size = 8; size <= 70000; size += size < 1000 ? 24 : size / 5) {
+            void *plain[3], *aligned[3];
+            for (int i = 0; i < 3; i++) {
+                CHECK((plain[i] = numalloc(size)) != NULL);
+                CHECK((aligned[i] = numalloc_aligned(align, size)) != NULL);
+                CHECK_EQUAL((uintptr_t)aligned[i] % align, 0);
+                CHECK((uintptr_t)plain[i] % 16 == 0);
+                CHECK(numalloc_usable_size(aligned[i]) >= size && numalloc_usable_size(plain[i]) >= size);
+                memset(plain[i], 1, size);
+                memset(aligned[i], 2, numalloc_usable_size(aligned[i]));
+            }
+            for (int i = 0; i < 3; i++) {
+                CHECK(((char *)plain[i])[0] == 1 && ((char *)plain[i])[size - 1] == 1);
+                numalloc_free(aligned[i]);
+                numalloc_free(plain[i]);
+            }
+        }
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 static const check_case cases[] = {
+    {"arrays_do_not_meet_in_one_set", arrays_do_not_meet_in_one_set},
+    {"every_size_has_every_alignment", every_size_has_every_alignment},
     {"sizes_from_zero_to_megabytes", sizes_from_zero_to_megabytes},
     {"zero_size_blocks_are_distinct", zero_size_blocks_are_distinct},
     {"live_blocks_do_not_overlap", live_blocks_do_not_overlap},

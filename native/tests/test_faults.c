@@ -243,6 +243,11 @@ static void questions(void) {
     static char text[32768];
     int error = numalloc_stats(-1, &stats);
     REQUIRE(error == 0 || error == ENOMEM);
+    int mode = -1;
+    numalloc_nodemask_t nodes;
+    error = numalloc_memory_policy_now(&mode, &nodes);
+    REQUIRE(error == 0 || error == EPERM || error == ENOSYS);
+    REQUIRE((error == 0) == (mode == 0)); /* MPOL_DEFAULT; untouched by an error */
     REQUIRE(numalloc_stats_json(text, sizeof text) > 0);
     numalloc_node_info_t info;
     for (int i = 0; i < numalloc_node_count(); i++) {

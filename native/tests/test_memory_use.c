@@ -85,11 +85,12 @@ typedef struct item {
 enum { WAITING_MAX = 10000 };
 static _Atomic(item *) inbox; /* newest first; taken whole */
 static atomic_long sent, taken, damaged;
+static atomic_bool held; /* nothing is consumed */
 
 static void *consume(void *count) {
     uint64_t left = *(uint64_t *)count;
     while (left != 0) {
-        item *list = atomic_exchange(&inbox, NULL);
+        item *list = atomic_load(&held) ? NULL : atomic_exchange(&inbox, NULL);
         if (list == NULL) {
             sched_yield();
             continue;
@@ -106,7 +107,8 @@ static void *consume(void *count) {
     return NULL;
 }
 
-/* One thread only allocates, another only frees. */
+/* One thread only allocates, another only frees. What it grows from is what it needs when as many blocks wait as may:
+ * how many do at another time is the scheduler's affair. */
 static void a_stream_stays_flat(void) {
     uint64_t count = full ? 10000000 : SANITIZED ? 300000 : 2000000;
     pthread_t consumer;
@@ -114,9 +116,16 @@ static void a_stream_stays_flat(void) {
     long early = 0, late = 0;
     uint64_t committed_early = 0;
     for (uint64_t i = 0; i < count; i++) {
+        if (i == count / 20) atomic_store(&held, true);
         while (atomic_load_explicit(&sent, memory_order_relaxed) - atomic_load_explicit(&taken, memory_order_relaxed) >
-               WAITING_MAX)
+               WAITING_MAX) {
+            if (atomic_load(&held)) {
+                early = resident();
+                committed_early = total().committed_bytes;
+                atomic_store(&held, false);
+            }
             sched_yield();
+        }
         item *it = numalloc(sizeof(item) + i % 7 * 48);
         CHECK(it != NULL);
         it->number = i;
@@ -124,15 +133,12 @@ static void a_stream_stays_flat(void) {
         it->next = atomic_load(&inbox);
         while (!atomic_compare_exchange_weak(&inbox, &it->next, it)) {}
         atomic_fetch_add_explicit(&sent, 1, memory_order_relaxed);
-        if (i == count / 20) {
-            early = resident();
-            committed_early = total().committed_bytes;
-        }
     }
     late = resident();
     uint64_t committed_late = total().committed_bytes;
     pthread_join(consumer, NULL);
     CHECK_EQUAL(damaged, 0);
+    CHECK(early != 0);
     printf("%llu blocks: %ld MiB -> %ld MiB\n", (unsigned long long)count, early, late);
     CHECK(committed_late <= committed_early + 6 * MIB); /* the stream is 150 bytes times count */
     CHECK(late <= early + 6);
@@ -190,6 +196,78 @@ static void threads_come_and_go(void) {
     CHECK_EQUAL(total().allocated_bytes, 0);
     CHECK_EQUAL(total().pages, 0);
     CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+/* ---- blocks that were used before come first -------------------------------------------------------------------- */
+
+static int by_address(const void *a, const void *b) {
+    uintptr_t x = *(const uintptr_t *)a, y = *(const uintptr_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* A page that was just begun has room, but its memory is not there yet; the free blocks of older pages have theirs. */
+static void used_blocks_come_before_fresh_ones(void) {
+    static const size_t sizes[] = {48, 200, 1024, 2000, 9000, 40000};
+    enum { MOST = 6000 };
+    static uintptr_t seen[MOST];
+    for (int s = 0; s < 6; s++) {
+        size_t bytes = sizes[s] <= 1024 ? 1 << 16 : 1 << 19; /* of a page, at most */
+        int in_page = (int)(bytes / sizes[s]), n = 4 * in_page + in_page / 4;
+        CHECK(n <= MOST);
+        for (int i = 0; i < n; i++) CHECK((seen[i] = (uintptr_t)numalloc(sizes[s])) != 0);
+        for (int i = 0; i < 4 * in_page; i += 2) numalloc_free((void *)seen[i]);
+        int again = 2 * in_page;
+        static uintptr_t next[MOST];
+        for (int i = 0; i < again; i++) CHECK((next[i] = (uintptr_t)numalloc(sizes[s])) != 0);
+        qsort(seen, (size_t)n, sizeof *seen, by_address);
+        int fresh = 0;
+        for (int i = 0; i < again; i++) fresh += bsearch(&next[i], seen, (size_t)n, sizeof *seen, by_address) == NULL;
+        printf("%zu bytes: %d of %d blocks were never used\n", sizes[s], fresh, again);
+        CHECK(fresh <= (int)(4096 / sizes[s])); /* what was carved with the last one that was taken */
+    }
+}
+
+/* ---- sparse classes -------------------------------------------------------------------------------------------------- */
+
+enum { SPARSE_THREADS = 8 };
+static pthread_barrier_t all_have;
+
+static void *one_of_each_size(void *argument) {
+    void *block[64];
+    size_t *live = argument;
+    int n = 0;
+    for (size_t size = 16; size <= 65536; size += size / 64 * 16 + 16, n++) {
+        CHECK(n < 64 && (block[n] = numalloc(size)) != NULL);
+        memset(block[n], 1, size);
+        *live += size;
+    }
+    pthread_barrier_wait(&all_have); /* to be measured */
+    pthread_barrier_wait(&all_have);
+    while (n-- > 0) numalloc_free(block[n]);
+    return NULL;
+}
+
+/* Threads with a block or two of each class have pages of all of them, and hardly more memory than the blocks. */
+static void sparse_classes_cost_little(void) {
+    pthread_t thread[SPARSE_THREADS];
+    static size_t live[SPARSE_THREADS];
+    size_t sum = 0;
+    long before = resident();
+    pthread_barrier_init(&all_have, NULL, SPARSE_THREADS + 1);
+    for (int i = 0; i < SPARSE_THREADS; i++)
+        CHECK_EQUAL(pthread_create(&thread[i], NULL, one_of_each_size, &live[i]), 0);
+    pthread_barrier_wait(&all_have);
+    long held = resident() - before;
+    pthread_barrier_wait(&all_have);
+    for (int i = 0; i < SPARSE_THREADS; i++) {
+        pthread_join(thread[i], NULL);
+        sum += live[i];
+    }
+    printf("%zu KiB in blocks, %ld MiB held\n", sum / 1024, held);
+    if (SANITIZED) return; /* only what the allocator has opened is known */
+    /* A strict page has its memory from the start: 64 KiB of each small class, four blocks of each larger one. */
+    bool strict = getenv("NUMALLOC_STRICT") != NULL;
+    CHECK(held <= (long)(sum / MIB) + 1 + (strict ? SPARSE_THREADS * 5 : SPARSE_THREADS / 2));
 }
 
 /* ---- memory that comes back, or does not ---------------------------------------------------------------------------------- */
@@ -261,6 +339,8 @@ static const struct check_case bodies[] = {
     {"fragments_become_one", fragments_become_one},
     {"a_stream_stays_flat", a_stream_stays_flat},
     {"threads_come_and_go", threads_come_and_go},
+    {"used_blocks_come_before_fresh_ones", used_blocks_come_before_fresh_ones},
+    {"sparse_classes_cost_little", sparse_classes_cost_little},
     {"idle_memory_returns", idle_memory_returns},
     {"never_keeps", never_keeps},
     {"grows_beyond_the_pool", grows_beyond_the_pool},
@@ -276,6 +356,9 @@ static void start(const char *environment, const char *body) {
 static void coalescing(void) { start("NUMALLOC_RESERVE=64M", "fragments_become_one"); }
 static void remote_frees(void) { start("", "a_stream_stays_flat"); }
 static void thread_death(void) { start("", "threads_come_and_go"); }
+static void reuse(void) { start("", "used_blocks_come_before_fresh_ones"); }
+static void sparse(void) { start("", "sparse_classes_cost_little"); }
+static void sparse_strict(void) { start("NUMALLOC_STRICT=1", "sparse_classes_cost_little"); }
 static void idle(void) { start("NUMALLOC_PURGE_DELAY=200", "idle_memory_returns"); }
 static void never(void) { start("NUMALLOC_PURGE_DELAY=never", "never_keeps"); }
 static void growth(void) { start("", "grows_beyond_the_pool"); }
@@ -284,6 +367,9 @@ static const check_case cases[] = {
     {"coalescing", coalescing},
     {"remote_frees", remote_frees},
     {"thread_death", thread_death},
+    {"reuse", reuse},
+    {"sparse", sparse},
+    {"sparse_strict", sparse_strict},
     {"idle", idle},
     {"never", never},
     {"growth", growth},

@@ -7,9 +7,9 @@
 static void covers_every_size(void) {
     for (size_t size = 1; size <= NA_BLOCK_MAX; size++) {
         unsigned c = size_to_class(size);
-        CHECK(c < NA_CLASSES);
+        CHECK(c < NA_SIZES);
         CHECK(class_to_size(c) >= size);
-        CHECK(c == 0 || class_to_size(c - 1) < size);
+        CHECK(c == 0 || class_to_size(c - 1) < size + (c > NA_FIRST_COLOURED ? NA_COLOUR : 0));
     }
 }
 
@@ -19,22 +19,29 @@ static void the_table_says_the_same(void) {
 }
 
 static void round_trips(void) {
-    for (unsigned c = 0; c < NA_CLASSES; c++) CHECK_EQUAL(size_to_class(class_to_size(c)), c);
+    for (unsigned c = 0; c < NA_FIRST_COLOURED; c++) CHECK_EQUAL(size_to_class(class_to_size(c)), c);
+    for (unsigned c = NA_FIRST_COLOURED; c < NA_SIZES; c++) {
+        CHECK_EQUAL(size_to_class(class_to_size(c) - NA_COLOUR), c);
+        CHECK_EQUAL(class_to_size(c + NA_PLAIN), class_to_size(c) - NA_COLOUR);
+    }
 }
 
 static void wastes_at_most_a_fifth_of_the_block(void) {
-    for (size_t size = 129; size <= NA_BLOCK_MAX; size++)
-        CHECK((class_to_size(size_to_class(size)) - size) * 5 <= class_to_size(size_to_class(size)));
+    for (size_t size = 129; size <= NA_BLOCK_MAX; size++) {
+        size_t block = class_to_size(aligned_to_class(2 * NA_LINE, size)); /* without colour */
+        CHECK((block - size) * 5 <= block);
+    }
 }
 
 static void powers_of_two_are_classes(void) {
-    for (size_t size = 16; size <= NA_BLOCK_MAX; size *= 2) CHECK_EQUAL(class_to_size(size_to_class(size)), size);
+    for (size_t size = 16; size <= NA_BLOCK_MAX; size *= 2)
+        CHECK_EQUAL(class_to_size(aligned_to_class(size, size)), size);
 }
 
 static void rounding_up_keeps_alignment(void) {
     for (size_t align = 16; align <= NA_BLOCK_MAX; align *= 2)
         for (size_t size = align; size <= NA_BLOCK_MAX; size += align)
-            CHECK_EQUAL(class_to_size(size_to_class(size)) % align, 0);
+            CHECK_EQUAL(class_to_size(aligned_to_class(align, size)) % align, 0);
 }
 
 static const check_case cases[] = {

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* topology.c on made-up machines: a directory with the files of /sys and /proc that it reads. */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "check.h"
 #include "topology.h"
@@ -63,10 +65,10 @@ static void two_nodes(void) {
     node(1, "4-7,12-15", 2000, "21 10");
     discover();
     CHECK_EQUAL(na_topo.node_count, 2);
-    CHECK_EQUAL(na_topo.node_of_cpu[9], 0);
-    CHECK_EQUAL(na_topo.node_of_cpu[12], 1);
-    CHECK_EQUAL(na_topo.node_of_cpu[16], -1);
-    CHECK_EQUAL(na_topo.home_of_cpu[5], 1);
+    CHECK_EQUAL(na_topology_node_of_cpu(9), 0);
+    CHECK_EQUAL(na_topology_node_of_cpu(12), 1);
+    CHECK_EQUAL(na_topology_node_of_cpu(16), -1);
+    CHECK_EQUAL(na_topology_home_of_cpu(5), 1);
     CHECK_EQUAL(na_topology_distance(0, 1), 21);
     CHECK_EQUAL(na_topology_distance(0, 2), -1);
     CHECK_EQUAL(na_topo.largest_node_bytes, 2000LL << 20);
@@ -82,7 +84,7 @@ static void ids_with_gaps(void) {
     CHECK_EQUAL(na_topo.index_of[8], 1);
     CHECK_EQUAL(na_topo.index_of[1], -1);
     CHECK_EQUAL(na_topology_distance(0, 8), 40);
-    CHECK_EQUAL(na_topo.home_of_cpu[3], 1);
+    CHECK_EQUAL(na_topology_home_of_cpu(3), 1);
 }
 
 static void a_node_without_cpus_is_nobodys_home(void) {
@@ -92,7 +94,7 @@ static void a_node_without_cpus_is_nobodys_home(void) {
     node(2, "", 4000, "17 28 10");
     discover();
     CHECK_EQUAL(na_topo.node_count, 3);
-    for (int cpu = 0; cpu < 4; cpu++) CHECK_EQUAL(na_topo.home_of_cpu[cpu], cpu / 2);
+    for (int cpu = 0; cpu < 4; cpu++) CHECK_EQUAL(na_topology_home_of_cpu(cpu), cpu / 2);
     const int16_t *near = na_topology_neighbours(0);
     CHECK(near[0] == 0 && near[1] == 2 && near[2] == 1);
     near = na_topology_neighbours(1);
@@ -106,7 +108,7 @@ static void a_node_without_memory_lives_next_door(void) {
     node(2, "4-5", 1000, "20 15 10");
     discover();
     CHECK_EQUAL(na_topo.node_count, 2);
-    CHECK_EQUAL(na_topo.home_of_cpu[2], 1); /* index of node 2, at 15 */
+    CHECK_EQUAL(na_topology_home_of_cpu(2), 1); /* index of node 2, at 15 */
     CHECK_EQUAL(na_topo.index_of[1], -1);
 }
 
@@ -120,8 +122,8 @@ static void a_restricted_process(void) {
     discover();
     CHECK_EQUAL(na_topo.node_count, 2);
     CHECK_EQUAL(na_topo.node_id[0], 2);
-    CHECK_EQUAL(na_topo.home_of_cpu[0], 1); /* node 0 is nearest to node 3 */
-    CHECK_EQUAL(na_topo.home_of_cpu[2], 0); /* node 1 to node 2 */
+    CHECK_EQUAL(na_topology_home_of_cpu(0), 1); /* node 0 is nearest to node 3 */
+    CHECK_EQUAL(na_topology_home_of_cpu(2), 0); /* node 1 to node 2 */
     numalloc_node_info_t info;
     CHECK_EQUAL(na_topology_node_info(0, &info), 0);
     CHECK_EQUAL(info.allowed, 0);
@@ -140,7 +142,7 @@ static void seventy_nodes(void) {
     discover();
     CHECK_EQUAL(na_topo.node_count, 70);
     CHECK(nodeset_has(&na_topo.allowed, 69) && !nodeset_has(&na_topo.allowed, 70));
-    CHECK_EQUAL(na_topo.home_of_cpu[69], 69);
+    CHECK_EQUAL(na_topology_home_of_cpu(69), 69);
     CHECK_EQUAL(na_topology_neighbours(69)[0], 69);
 }
 
@@ -148,7 +150,7 @@ static void no_sysfs_is_one_node(void) {
     na_topology_init("/nonexistent");
     CHECK_EQUAL(na_topo.node_count, 1);
     CHECK_EQUAL(na_topo.node_id[0], 0);
-    CHECK_EQUAL(na_topo.home_of_cpu[5], 0);
+    CHECK_EQUAL(na_topology_home_of_cpu(5), 0);
     CHECK_EQUAL(na_topology_neighbours(0)[0], 0);
     CHECK_EQUAL(na_topology_distance(0, 0), 10);
     na_cpuset mine, cpus;
@@ -167,8 +169,8 @@ static void four_nodes_with_gaps_and_one_unusable(void) {
     CHECK_EQUAL(na_topo.node_count, 2);
     CHECK(na_topo.node_id[0] == 0 && na_topo.node_id[1] == 8);
     CHECK(na_topo.index_of[3] == -1 && na_topo.index_of[11] == -1);
-    CHECK_EQUAL(na_topo.home_of_cpu[2], 0); /* node 3 is not allowed; node 0 is at 12 */
-    CHECK_EQUAL(na_topo.home_of_cpu[6], 1); /* node 11 has no memory; node 8 is at 12 */
+    CHECK_EQUAL(na_topology_home_of_cpu(2), 0); /* node 3 is not allowed; node 0 is at 12 */
+    CHECK_EQUAL(na_topology_home_of_cpu(6), 1); /* node 11 has no memory; node 8 is at 12 */
     CHECK_EQUAL(na_topology_distance(3, 11), 31);
     CHECK_EQUAL(na_topology_distance(11, 0), 20);
     na_cpuset cpus;
@@ -207,9 +209,9 @@ static void unreadable_files(void) {
     write_file("/sys/devices/system/node/node1/cpulist", "4-5\n");
     discover();
     CHECK_EQUAL(na_topo.node_count, 2); /* all that is online */
-    CHECK_EQUAL(na_topo.node_of_cpu[0], -1);
-    CHECK_EQUAL(na_topo.home_of_cpu[0], 0); /* a CPU that belongs nowhere */
-    CHECK_EQUAL(na_topo.home_of_cpu[5], 1);
+    CHECK_EQUAL(na_topology_node_of_cpu(0), -1);
+    CHECK_EQUAL(na_topology_home_of_cpu(0), 0); /* a CPU that belongs nowhere */
+    CHECK_EQUAL(na_topology_home_of_cpu(5), 1);
     CHECK_EQUAL(na_topology_distance(0, 1), 20);
     CHECK_EQUAL(na_topology_distance(1, 1), 10);
     CHECK(na_topology_free_bytes(0) == UINT64_MAX);
@@ -251,7 +253,7 @@ static void no_nodes_in_sysfs_is_one_node_with_all_cpus(void) {
     numalloc_node_info_t info;
     CHECK_EQUAL(na_topology_node_info(0, &info), 0);
     CHECK_EQUAL(info.cpus, 4);
-    CHECK(na_topo.node_of_cpu[6] == 0 && na_topo.node_of_cpu[3] == -1);
+    CHECK(na_topology_node_of_cpu(6) == 0 && na_topology_node_of_cpu(3) == -1);
     discover();
 }
 
@@ -281,7 +283,26 @@ static void garbage_is_survived(void) {
     CHECK_EQUAL(na_topo.node_count, 1);
 }
 
+/* Each case is run in this process, so this is the first: pages stay. */
+static void only_what_exists_is_written(void) {
+    machine("0-1", "0-1", "0-1");
+    node(0, "0-3", 1000, "10 20");
+    node(1, "4-7", 1000, "20 10");
+    discover();
+    CHECK_EQUAL(na_topology_home_of_cpu(7), 1);
+    size_t page = os_page_size();
+    uintptr_t start = (uintptr_t)&na_topo & ~(page - 1), end = (uintptr_t)(&na_topo + 1);
+    size_t pages = (end - start + page - 1) / page, written = 0;
+    unsigned char resident[64];
+    CHECK(pages <= sizeof resident);
+    CHECK_EQUAL(mincore((void *)start, pages * page, resident), 0);
+    for (size_t i = 0; i < pages; i++) written += resident[i] & 1;
+    printf("%zu of %zu pages\n", written, pages);
+    CHECK(written * page <= NUMALLOC_MAX_NODES * sizeof(int) + 4 * page); /* of 38 KiB */
+}
+
 static const check_case cases[] = {
+    {"only_what_exists_is_written", only_what_exists_is_written},
     {"two_nodes", two_nodes},
     {"ids_with_gaps", ids_with_gaps},
     {"a_node_without_cpus_is_nobodys_home", a_node_without_cpus_is_nobodys_home},

@@ -44,14 +44,17 @@ def test_every_rank_is_measured_on_every_placement():
     assert (bandwidth.ONE_NODE in result["remarks"]) is not several
 
 
-def test_one_ranks_error_is_raised_on_all(monkeypatch):
+@pytest.mark.parametrize(
+    "step", ["_array_bytes", "_policies", "_make", "Arrays.poison", "Arrays.right", "_account"]
+)
+def test_one_ranks_error_is_raised_on_all(monkeypatch, step):
     comm = MPI.COMM_WORLD
     if comm.rank == comm.size - 1:
 
         def refuse(*_):
             raise HpcallocError("this rank can't")
 
-        monkeypatch.setattr(ranks, "_make", refuse)
+        monkeypatch.setattr(f"hpcalloc.bench.ranks.{step}", refuse)
     with pytest.raises(HpcallocError, match="this rank can't"):
         ranks.measure(comm, QUICK)
     assert hpcalloc.current() is None

@@ -15,7 +15,8 @@ import pytest
 from raising import raised
 
 import hpcalloc
-from hpcalloc import _native
+from hpcalloc import _native, comms, context
+from hpcalloc.launcher import Launch
 
 pytestmark = pytest.mark.mpi
 ALL = frozenset(os.sched_getaffinity(0))
@@ -270,3 +271,56 @@ def test_a_forked_child_has_the_context_and_leaves_mpi_alone(world):
         assert world.allgather(status) == [0] * world.Get_size()
         assert not ctx.closed
     assert (data == 1).all()
+
+
+def blind(world):
+    """A communicator of a library that does not know which ranks share a host."""
+    from mpi4py import MPI
+
+    class Blind(MPI.Intracomm):
+        def Split_type(self, split_type, key=0, info=MPI.INFO_NULL):  # noqa: N802
+            return self.Split(self.Get_rank())
+
+    return Blind(world)
+
+
+def launched(local_size):
+    return lambda: Launch("slurm", None, local_size, None)
+
+
+def test_where_mpi_does_not_know_its_neighbours_the_launcher_and_the_kernel_do(world, monkeypatch):
+    size = world.Get_size()
+    monkeypatch.setattr(context, "this_launch", launched(size))
+    with hpcalloc.init(blind(world)) as ctx:
+        assert (ctx.local_rank, ctx.local_size) == (world.Get_rank(), size)
+        assert len(ctx.plan.ranks) == size
+        assert any("MPI does not know" in note for note in ctx.notes) == (size > 1)
+        error = raised(lambda: ctx.shared_zeros(10))
+        if size > 1:
+            assert isinstance(error, hpcalloc.HpcallocError)
+            assert "MPI_COMM_TYPE_SHARED" in str(error)
+        else:
+            assert error is None
+
+
+def test_mpi_is_believed_where_nobody_says_otherwise(world, monkeypatch):
+    monkeypatch.setattr(context, "this_launch", launched(None))
+    with hpcalloc.init(blind(world)) as ctx:
+        assert (ctx.local_rank, ctx.local_size) == (0, 1)
+        assert not any("MPI does not know" in note for note in ctx.notes)
+
+
+@pytest.mark.parametrize("key", [lambda rank: (rank % 2) << 40, lambda rank: rank % 2])
+def test_hosts_differ_by_any_bit_of_their_identity(world, monkeypatch, key):
+    rank, size = world.Get_rank(), world.Get_size()
+    monkeypatch.setattr(comms, "_host_key", lambda: key(rank))
+    node, missed = comms.split_by_host(blind(world), size)
+    assert node.allgather(rank) == list(range(rank % 2, size, 2))
+    assert missed == (node.Get_size() > 1)
+    node.Free()
+
+
+def test_the_kernel_tells_its_identity(world):
+    key = comms._host_key()
+    assert 0 < key < 1 << 62
+    assert world.allgather(key) == [key] * world.Get_size()

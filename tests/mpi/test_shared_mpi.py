@@ -263,6 +263,8 @@ def test_not_pickled(ctx):
         ({"shape": (-1, 8)}, ValueError),
         ({"shape": ()}, ValueError),
         ({"shape": "ab"}, TypeError),
+        ({"shape": 2.5}, TypeError),
+        ({"dtype": "no such type"}, TypeError),
         ({"shape": (1 << 40, 1 << 40)}, ValueError),
         ({"dtype": object}, TypeError),
         ({"dtype": "S0"}, TypeError),
@@ -280,6 +282,8 @@ def test_one_rank_is_wrong(ctx, culprit, changed, kind):
     error = raised(lambda: ctx.shared_zeros(**arguments))
     assert isinstance(error, kind), error
     assert "rank" in str(error) or ctx.rank == culprit % ctx.size
+    assert "; limit: " in str(error)
+    assert "; remedy: " in str(error)
     ctx.shared_zeros(10).fence()  # and all is well again
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import platform
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +28,8 @@ import cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "jobscripts"
-PMIX = pathlib.Path("/usr/lib/x86_64-linux-gnu/pmix2/lib/libpmix.so")  # what Debian's plugin loads
+MULTIARCH = sysconfig.get_config_var("MULTIARCH") or f"{platform.machine()}-linux-gnu"
+PMIX = pathlib.Path(f"/usr/lib/{MULTIARCH}/pmix2/lib/libpmix.so")  # what Debian's plugin loads
 
 # How the ranks of a job are started: the virtual environment, and what a user would have in the environment.
 LAUNCHES = {
@@ -212,13 +215,17 @@ class Outcome:
     wrong: list[str]
     output: str
     seconds: float
+    again_ok: bool = False
 
     def to_text(self) -> str:
         """Give what was wrong, and what the job said, cut in its middle."""
         output = self.output
+        verdict = "FAILED, but not the second time" if self.again_ok else "FAILED"
         if len(output) > 6000:
             output = f"{output[:3000]}\n[...]\n{output[-3000:]}"
-        return "\n".join([f"--- {self.name} said:", output.rstrip(), f"--- {self.name}: FAILED:", *self.wrong])
+        return "\n".join(
+            [f"--- {self.name} said:", output.rstrip(), f"--- {self.name}: {verdict}:", *self.wrong]
+        )
 
 
 def submit(job: Job, launch: str, slurm: cluster.Cluster, scratch: pathlib.Path) -> Outcome:
@@ -312,9 +319,18 @@ def main() -> int:
                     outcome = future.result()
                     verdict = "FAILED" if outcome.wrong else "ok"
                     print(f"{outcome.name}: {verdict} ({outcome.seconds:.0f} s)", flush=True)
-                    passed += not outcome.wrong
-                    failed += bool(outcome.wrong)
                     outcomes.append(outcome)
+                # Two slurmd of one host share what real ones have each for themselves (session directories, ports): a
+                # job that stumbles over the other's gets a second, lonely, try. What it said the first time is shown.
+                for i, (job, launch) in enumerate(submissions):
+                    if outcomes[i].wrong:
+                        again = submit(job, launch, slurm, scratch / f"{i}-again")
+                        outcomes[i].again_ok = not again.wrong
+                        print(
+                            f"{again.name}: {'FAILED' if again.wrong else 'ok'}, the second time", flush=True
+                        )
+                passed += sum(not outcome.wrong or outcome.again_ok for outcome in outcomes)
+                failed += sum(bool(outcome.wrong) and not outcome.again_ok for outcome in outcomes)
                 slurm.check_daemons()
             finally:
                 slurm.stop()  # ends sbatch too, so that its thread does
