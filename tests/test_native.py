@@ -282,6 +282,20 @@ def test_live_blocks():
     assert set(_handler.live_blocks()[0]) == set(before)
 
 
+def test_more_live_blocks_than_the_first_table_holds():
+    handler = make()
+    before = set(_handler.live_blocks()[0])
+    arrays = [_handler.empty(handler, _handler.MIN_TRACKED + i % 7, "u1", "C") for i in range(6000)]
+    for step in (1, 2, 3):
+        arrays = arrays[::step]
+        live, missed = _handler.live_blocks()
+        assert missed == 0
+        assert len(live) == len(set(live)) == len(arrays) + len(before)
+        assert set(live) == {(a.ctypes.data, a.nbytes) for a in arrays} | before
+    arrays.clear()
+    assert set(_handler.live_blocks()[0]) == before
+
+
 def test_zeros_do_not_touch_fresh_pages():
     handler = make()
     size = 64 * MIB

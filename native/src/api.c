@@ -108,6 +108,7 @@ static void zero_block(void *ptr, size_t size, const na_heap *heap) {
     const na_cache *cache = &heap->cache[na_tag_class(tag)];
     bool virgin = na_tag_is_page(tag, heap->tag_of_pages) && cache->virgin == cache->frees;
     memset(ptr, 0, virgin ? sizeof(na_block) : size);
+    if (virgin) na_touch(ptr, size);
 }
 
 /* Of large blocks; those of a page become live where they leave its list. */
@@ -123,7 +124,14 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     }
     if (size < NA_GRANULE) size = NA_GRANULE;
     size_t padded = align > NA_GRANULE ? (size + align - 1) & ~(align - 1) : size;
-    if (padded > NA_BLOCK_MAX || align > NA_SLICE) return born(na_large_alloc(region, size, align, flags));
+    if (padded > NA_BLOCK_MAX || align > NA_SLICE) {
+        na_ended_due(region);
+        na_kept_due(region);
+        void *block = na_large_alloc(region, size, align, flags);
+        if (NA_UNLIKELY(block == NULL) && errno == ENOMEM && na_ended_relieve(region))
+            block = na_large_alloc(region, size, align, flags);
+        return born(block);
+    }
     na_heap *heap = na_heap_of(region);
     if (heap == NULL) return NULL;
     void *block = na_heap_alloc(heap, aligned_to_class(align, padded));
@@ -165,7 +173,7 @@ static void *alloc_here(size_t size, size_t align, unsigned flags) {
     return alloc_on(home, na_opt.strict || (flags & NUMALLOC_STRICT) != 0, size, align, flags);
 }
 
-/* Most need no more than the next blocks of the page at hand. */
+/* Most need no more than the next blocks of the page at hand, or a block that is kept. */
 __attribute__((noinline)) void *na_alloc_slow(size_t size) {
     if (size - 1 < NA_BLOCK_MAX && !na_moved()) {
         na_heap *heap = na_self.heap;
@@ -181,6 +189,9 @@ __attribute__((noinline)) void *na_alloc_slow(size_t size) {
             na_heap_leave(heap);
             return na_cache_pop(cache);
         }
+    } else if (size - 1 < NA_KEPT_MAX && !na_moved() && !na_opt.strict) {
+        na_span *span = na_kept_take(na_self.heap, (uint32_t)((size + NA_SLICE - 1) >> NA_SLICE_SHIFT));
+        if (span != NULL) return (void *)span->start;
     }
     return alloc_here(size, 0, 0);
 }
@@ -303,7 +314,7 @@ void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes) {
 /* A block of the same home as `span`'s. */
 static void *alloc_like(const na_span *span, size_t size) {
     const na_region *region = &na_regions[span->region];
-    if (region->node_index >= 0) return alloc_on(region->node_index, region->strict, size, 0, 0);
+    if (region->node_index >= 0) return alloc_on(region->node_index, region->strict, size, 0, NA_GROWING);
     na_placement placement = *span->placement;
     return born(na_mixed_alloc(&placement, size, 0, 0));
 }
@@ -426,8 +437,9 @@ size_t numalloc_purge(void) {
     for (int i = 0; i < na_region_count; i++) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
-        na_heaps_reclaim(region); /* first, since it may send remote frees to the caller's heap */
+        na_ended_reclaim(region); /* first, since it may send remote frees to the caller's heap */
         if (thread != NULL && thread->heaps[i] != NULL) na_heap_shed(thread->heaps[i]);
+        (void)na_kept_release(region);
         pthread_mutex_lock(&region->lock);
         uint64_t before = region->purged_bytes;
         na_mixed_purge_due(region, true);

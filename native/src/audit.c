@@ -50,7 +50,7 @@ static void list_region(na_region *region, range *list, size_t capacity, size_t 
     pthread_mutex_lock(&region->lock);
     for (uint32_t i = 0; i < region->span_count; i++) {
         const na_span *span = na_descriptor_at(region, i);
-        if (span->kind != NA_LARGE || span->slices == 0) continue;
+        if (na_kind(span) != NA_LARGE || span->slices == 0) continue;
         now.blocks++;
         now.bytes += na_span_bytes(span);
         if (span->huge_shift != 0 && (UINT64_C(1) << span->huge_shift) > now.huge_page)
@@ -181,7 +181,8 @@ static uint64_t bytes_in_use(void) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
         pthread_mutex_lock(&region->lock);
-        bytes += region->large_bytes;
+        na_kept_counts kept = na_kept_count(region);
+        bytes += region->large_bytes + kept.taken_bytes - kept.freed_bytes;
         pthread_mutex_unlock(&region->lock);
     }
     return bytes;

@@ -82,7 +82,7 @@ static int check_page(const na_region *region, const na_span *page) {
 }
 
 /* Spans tile the part; the map and the bins agree with them. */
-static int check_part(const na_region *region, int which, uint64_t *used, uint64_t *dirty) {
+static int check_part(const na_region *region, int which, uint64_t *used, uint64_t *dirty, uint32_t *kept) {
     const na_part *part = &region->part[which];
     int bad = 0;
     uint32_t free_spans = 0;
@@ -109,6 +109,7 @@ static int check_part(const na_region *region, int which, uint64_t *used, uint64
             if (na_dirty_count(span->start, span->slices) != span->slices)
                 bad += broken("a span in use is marked clean", region, span);
             if (span->kind == NA_PAGE) bad += check_page(region, span);
+            *kept += span->kind == NA_KEPT;
         }
         before = span;
         at = end;
@@ -175,6 +176,36 @@ static int check_heap(const na_heap *heap) {
     return bad;
 }
 
+static int check_kept(const na_region *region, uint32_t spans) {
+    uint32_t count = 0;
+    for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next)
+        for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
+            const na_span *span = atomic_load_explicit(&heap->kept[slot], memory_order_relaxed);
+            if (span == NULL) continue;
+            count++;
+            if (span->kind != NA_KEPT || span->region != region->index)
+                return broken("a heap keeps what is not kept or of another region", region, span);
+            if (span->slices != heap->kept_slices[slot]) return broken("a kept block's length differs", region, span);
+        }
+    if (count != 0 && atomic_load(&region->kept_since) == NA_NO_TIME)
+        return broken("kept blocks are not known of", region, NULL);
+    return count == spans ? 0 : broken("a kept block is in no slot, or in two", region, NULL);
+}
+
+static int check_resting(const na_region *region) {
+    const na_heap *newer = NULL;
+    uint64_t count = 0, bound = UINT64_MAX;
+    for (const na_heap *heap = region->resting; heap != NULL; newer = heap, heap = heap->next, count++) {
+        uint64_t ended_at = atomic_load_explicit(&heap->ended_at, memory_order_relaxed);
+        if (heap->newer != newer || ended_at > bound || atomic_load(&heap->thread) != NULL)
+            return broken("the list of resting heaps is wrong", region, NULL);
+        bound = ended_at;
+    }
+    if (region->resting_oldest != newer) return broken("the oldest resting heap is wrong", region, NULL);
+    for (const na_heap *heap = region->abandoned; heap != NULL; heap = heap->next) count++;
+    return count == region->abandoned_count ? 0 : broken("the count of abandoned heaps is wrong", region, NULL);
+}
+
 int numalloc_verify(void) {
     if (!na_init()) return errno;
     int bad = na_watched && !na_watch_verify() ? 1 : 0;
@@ -183,11 +214,14 @@ int numalloc_verify(void) {
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
         pthread_mutex_lock(&region->lock);
         uint64_t used = 0, dirty = 0;
-        bad += check_part(region, 0, &used, &dirty);
-        bad += check_part(region, 1, &used, &dirty);
+        uint32_t kept = 0;
+        bad += check_part(region, 0, &used, &dirty, &kept);
+        bad += check_part(region, 1, &used, &dirty, &kept);
+        if (bad == 0) bad += check_kept(region, kept);
         if (bad == 0 && used != atomic_load(&region->used_bytes)) bad += broken("used bytes are wrong", region, NULL);
         if (bad == 0 && dirty != region->dirty_bytes) bad += broken("dirty bytes are wrong", region, NULL);
         for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) bad += check_heap(heap);
+        bad += check_resting(region);
         pthread_mutex_unlock(&region->lock);
     }
     return bad == 0 ? 0 : EINVAL;

@@ -39,7 +39,7 @@ static void child(void) {
         if (thread == na_self.thread) continue;
         na_cut_short = true;
         for (int i = 0; i < na_region_count; i++)
-            if (thread->heaps[i] != NULL) na_heap_orphan(thread->heaps[i]);
+            if (thread->heaps[i] != NULL) na_ended_orphan(thread->heaps[i]);
         na_thread_forget(thread);
     }
 }

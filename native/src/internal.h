@@ -29,6 +29,10 @@ static inline size_t na_span_bytes(const na_span *span) { return (size_t)span->s
 static inline size_t na_usable(const na_span *span) {
     return span->kind == NA_PAGE ? span->block_size : na_span_bytes(span);
 }
+/* Of a span that is not the caller's: its heap's thread may be keeping or taking it. */
+static inline enum na_span_kind na_kind(const na_span *span) {
+    return (enum na_span_kind)__atomic_load_n(&span->kind, __ATOMIC_RELAXED);
+}
 /* Is the memory of what became free then to go back now? */
 static inline bool na_is_due(uint64_t freed_at, uint64_t now) {
     return na_opt.purge_delay_ms != NA_PURGE_NEVER && now - freed_at >= (uint64_t)na_opt.purge_delay_ms;
@@ -64,15 +68,17 @@ void na_inline_hide(void);                   /* no heap: such code calls */
 
 /* ---- heap.c ---------------------------------------------------------------------------------------- */
 
-na_heap *na_heap_of(na_region *region);                   /* the caller's heap in a region; NULL with errno */
-void *na_heap_alloc(na_heap *heap, unsigned class_index); /* slow path; NULL with errno */
-void na_heap_collect(na_heap *heap);                      /* takes in remote frees; owner only */
-void na_heap_retire(na_heap *heap);                       /* its thread ends: to the abandoned or spare ones */
-void na_heap_shed(na_heap *heap);                         /* gives empty pages back; owner only */
-void na_cache_fill(na_cache *cache, na_span *page);       /* an empty one, with the page's free or next blocks */
-void na_heap_join(na_heap *heap, na_span *page);          /* a page with free blocks comes into its queue */
-void na_heap_orphan(na_heap *heap);                       /* child of fork: as retire, without touching its pages */
-void na_heaps_reclaim(na_region *region);                 /* empty pages of abandoned heaps go back; takes the lock */
+na_heap *na_heap_of(na_region *region);                       /* the caller's heap in a region; NULL with errno */
+void *na_heap_alloc(na_heap *heap, unsigned class_index);     /* slow path; NULL with errno */
+void na_heap_collect(na_heap *heap);                          /* takes in remote frees; owner only */
+void na_heap_shed(na_heap *heap);                             /* gives empty pages back; owner only */
+void na_cache_fill(na_cache *cache, na_span *page);           /* an empty one, with the page's free or next blocks */
+void na_heap_join(na_heap *heap, na_span *page);              /* a page with free blocks comes into its queue */
+na_list na_cache_detach(na_heap *heap, unsigned class_index); /* all blocks of a cache */
+void na_cache_add(na_heap *heap, unsigned class_index, na_list list, bool home); /* home: to their pages */
+/* Empties the pending list of a heap; pages that moved on meanwhile are sent after. `mine`: the heap whose pages may be
+ * changed, NULL: none. */
+void na_pending_empty(na_heap *heap, na_heap *mine);
 
 /* The queues of a heap are inconsistent between these two; a child of fork looks. */
 static inline void na_heap_enter(na_heap *heap) {
@@ -84,13 +90,28 @@ static inline void na_heap_leave(na_heap *heap) {
     heap->busy--;
 }
 
+/* ---- ended.c: heaps whose threads ended ----------------------------------------------------------------- */
+
+void na_ended_add(na_heap *heap);    /* its thread ends; takes the lock */
+void na_ended_orphan(na_heap *heap); /* child of fork: the same, without touching its pages; with the lock held */
+na_heap *na_ended_adopt(na_region *region); /* NULL: there is none; with the lock held */
+/* The pages of one become the heap's, whose cache of the class wanted stays as it is. Takes the lock. false: none. */
+bool na_ended_take(na_heap *heap, unsigned wanted);
+uint64_t na_ended_oldest(const na_region *region); /* ms when the first of the resting ones ended; UINT64_MAX: none */
+void na_ended_due(na_region *region);     /* what is free in those that rest too long goes back; takes the lock */
+void na_ended_reclaim(na_region *region); /* what is free in all of them; takes the lock */
+bool na_ended_relieve(na_region *region); /* memory is short: their node's and the caller's; false: nothing came */
+
 /* ---- page.c ---------------------------------------------------------------------------------------- */
 
 na_span *na_page_new(na_heap *heap, unsigned class_index);  /* in no queue yet; NULL with errno */
 void na_page_carve(na_span *page);                          /* links the next batch of blocks */
 na_span *na_page_idle(na_heap *heap, unsigned class_index); /* is in no queue now; NULL: there is none */
 void na_page_freed(na_span *page);                          /* its free blocks reached page->attention */
-void na_page_release(na_span *page);                        /* in no queue, no block in use: to the region */
+void na_page_release(na_span *page);                        /* no block in use: to the region */
+void na_page_leave(na_span *page, na_span *next); /* the same but for the region: into a chain for na_spans_free */
+void na_pages_idle_move(na_heap *from, na_heap *to);
+void na_pages_idle_release(na_heap *heap);
 
 void na_queue_push(na_queue *queue, na_span *page);
 void na_queue_append(na_queue *queue, na_span *page);
@@ -166,15 +187,33 @@ enum { NA_TRACKED_SLICES = 4096 };
 na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean,
                        uint64_t *was_dirty);
 void na_span_free(na_region *region, na_span *span);                    /* takes the lock */
+void na_spans_free(na_region *region, na_span *first);                  /* a chain by `next`; takes the lock once */
 bool na_span_extend(na_region *region, na_span *span, uint32_t slices); /* in place, to `slices`; takes the lock */
 void na_span_trim(na_region *region, na_span *span, uint32_t slices);   /* takes the lock */
 size_t na_span_purge_all(na_region *region);                            /* with the lock held; gives bytes */
 void na_span_purge_due(na_region *region);                              /* with the lock held */
 void na_span_free_locked(na_region *region, na_span *span);
 
+/* ---- kept.c: freed large blocks for a thread's next ones -------------------------------------------------- */
+
+na_span *na_kept_take(na_heap *heap,
+                      uint32_t slices);         /* dirty, counted as a large block; NULL: none fits; owner only */
+bool na_kept_put(na_heap *heap, na_span *span); /* takes it off the count; false: not done; owner only */
+void na_kept_recount(na_heap *heap);            /* child of fork: its thread may have been between two stores */
+void na_kept_due(na_region *region);            /* those that wait too long go back; takes the lock */
+bool na_kept_release(na_region *region);        /* all of all heaps; takes the lock; false: there were none */
+
+typedef struct na_kept_counts {
+    uint64_t taken, taken_bytes, freed, freed_bytes; /* large blocks, ever; the region's own counts lack them */
+    uint64_t bytes;                                  /* kept now */
+} na_kept_counts;
+na_kept_counts na_kept_count(const na_region *region); /* with the lock held */
+
 /* ---- large.c, mixed.c -------------------------------------------------------------------------------- */
 
-void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flags); /* NULL with errno */
+/* NULL with errno. Flags: NUMALLOC_ZERO and NUMALLOC_POPULATE; NA_GROWING: for realloc, which may want more room soon. */
+#define NA_GROWING (1u << 31)
+void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flags);
 void na_large_free(na_span *span);
 void *na_large_realloc(na_span *span, size_t size); /* in place or moved within its region; NULL with errno */
 size_t na_large_align(size_t bytes, size_t align);  /* where a block of that size starts, in bytes */
@@ -189,6 +228,9 @@ void na_mixed_purge_due(na_region *region, bool all); /* with the lock held */
 /* Faults the pages of a range in and, where `strict`, checks that each page is on a node of the set. ENOMEM, or EPERM
  * where placement can't be set or asked for. */
 int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, bool strict);
+
+/* Writes to each page of a block that is zero. */
+void na_touch(void *start, size_t size);
 
 /* Is a page of the range known to be on a node outside the set? */
 bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes);

@@ -3,14 +3,18 @@
  * large.c: owns large blocks of one home: a span each, with huge pages where they can be had (explicit ones if
  * asked for, then transparent, then base pages), grown in place or moved by mremap.
  *
- * The warm cache is the region's free spans: they keep their pages until the purge delay is over, so a block of
+ * The warm cache is what heaps keep of blocks up to 1 MiB (kept.c), and the region's free spans: they keep their pages until the purge delay is over, so a block of
  * like size that comes soon gets memory that is already on its node.
  *
- * Threads: a block is used by one thread at a time, as with any allocator; accounting under the region's lock.
+ * Threads: a block is used by one thread at a time, as with any allocator; accounting under the region's lock, that of
+ * kept blocks by their heap.
  */
 #include "internal.h"
 
 #include <string.h>
+
+/* Zeroed blocks up to here are touched; longer ones, as glibc's, are likely to be used in part, or never. */
+enum { NA_TOUCH_MAX = 128 << 10 };
 
 static uint32_t slices_of(size_t bytes) { return (uint32_t)((bytes + NA_SLICE - 1) >> NA_SLICE_SHIFT); }
 
@@ -23,7 +27,8 @@ void na_large_account(na_region *region, const na_span *span, int sign) {
         region->large_bytes += bytes;
         region->huge_bytes += huge;
     } else {
-        region->large_frees++;
+        if (sign < 0) region->large_frees++;
+        else region->large_allocations--;
         region->large_blocks--;
         region->large_bytes -= bytes;
         region->huge_bytes -= huge;
@@ -88,12 +93,12 @@ static bool heal(na_region *region, na_span *span) {
     return span->huge_shift == 0 && os_commit((void *)span->start, na_span_bytes(span)) == 0;
 }
 
-/* Gives a span back that is no block any more, or never became one. `sign`: -1 if it is counted as one. */
+/* Gives a span back that is no block any more (sign -1), or did not become one (0). */
 static void dispose(na_region *region, na_span *span, int sign) {
     bool usable = (span->huge_shift == 0 && !span->remapped) || heal(region, span);
     if (!usable) give_up(span);
     pthread_mutex_lock(&region->lock);
-    if (sign != 0) na_large_account(region, span, sign);
+    na_large_account(region, span, sign);
     if (usable) na_span_free_locked(region, span);
     pthread_mutex_unlock(&region->lock);
 }
@@ -102,6 +107,10 @@ static void dispose(na_region *region, na_span *span, int sign) {
 size_t na_large_align(size_t bytes, size_t align) {
     size_t least = bytes >> NA_SLICE_SHIFT >= NA_ALIGN_HUGE_SLICES ? NA_HUGE_BYTES : NA_SLICE;
     return align > least ? align : least;
+}
+
+static na_heap *heap_in(const na_region *region) {
+    return na_self.thread != NULL ? na_self.thread->heaps[region->index] : NULL;
 }
 
 void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
@@ -122,14 +131,29 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
         errno = ENOMEM;
         return NULL;
     }
-    bool clean, zero = (flags & NUMALLOC_ZERO) != 0;
+    bool clean = false, zero = (flags & NUMALLOC_ZERO) != 0;
     uint64_t was_dirty[NA_TRACKED_SLICES / 64];
-    na_span *span =
-        na_span_alloc(region, slices_of(bytes), slices_of(align), NA_LARGE, &clean, zero ? was_dirty : NULL);
-    if (span == NULL) return NULL;
-    span->older = span->newer = NULL;
+    bool growing = (flags & NA_GROWING) != 0;
+    bool may_keep = !growing && align == NA_SLICE && bytes <= NA_KEPT_MAX;
+    na_heap *heap = may_keep ? heap_in(region) : NULL;
+    na_span *span = heap != NULL ? na_kept_take(heap, slices_of(bytes)) : NULL;
+    bool kept = span != NULL;
+    if (!kept) {
+        span = na_span_alloc(region, slices_of(bytes), slices_of(align), NA_LARGE, &clean, zero ? was_dirty : NULL);
+        if (span == NULL) return NULL;
+        span->older = span->newer = NULL;
+        span->grown = growing;
+    }
     enum backing backing = hugetlb ? back_with_hugetlb(region, span) : ORDINARY;
+    if (backing == HUGE_PAGES) {
+        pthread_mutex_lock(&region->lock);
+        region->huge_bytes += na_span_bytes(span);
+        pthread_mutex_unlock(&region->lock);
+    }
     if (backing == LOST) {
+        pthread_mutex_lock(&region->lock);
+        na_large_account(region, span, 0);
+        pthread_mutex_unlock(&region->lock);
         give_up(span);
         errno = ENOMEM;
         return NULL;
@@ -147,14 +171,18 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
         if (!region->strict && na_pages_elsewhere(span->start, size, &home))
             atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);
     }
-    if (zero && backing != HUGE_PAGES) zero_dirty(span, size, clean, was_dirty);
-    pthread_mutex_lock(&region->lock);
-    na_large_account(region, span, 1);
-    pthread_mutex_unlock(&region->lock);
+    if (zero && kept) memset((void *)span->start, 0, size);
+    else if (zero && clean && size <= NA_TOUCH_MAX) na_touch((void *)span->start, size);
+    else if (zero && backing != HUGE_PAGES) zero_dirty(span, size, clean, was_dirty);
     return (void *)span->start;
 }
 
-void na_large_free(na_span *span) { dispose(&na_regions[span->region], span, -1); }
+void na_large_free(na_span *span) {
+    na_region *region = &na_regions[span->region];
+    bool ordinary = span->huge_shift == 0 && !span->remapped && !span->grown;
+    na_heap *heap = ordinary ? heap_in(region) : NULL;
+    if (heap == NULL || !na_kept_put(heap, span)) dispose(region, span, -1);
+}
 
 /* ---- realloc ------------------------------------------------------------------------------------------- */
 
@@ -191,18 +219,19 @@ void *na_large_realloc(na_span *span, size_t size) {
     }
     /* Strict memory is checked when it is allocated, so it can't just be extended. */
     if (span->huge_shift == 0 && !region->strict && na_span_extend(region, span, want)) {
+        span->grown = 1;
         resize_accounting(region, before, na_span_bytes(span));
         return (void *)span->start;
     }
-    void *moved = na_large_alloc(region, size, 0, 0);
+    void *moved = na_large_alloc(region, size, 0, NA_GROWING);
     if (moved == NULL) return NULL;
     enum move how = move_by_remap(region, span, na_span_at(moved));
     if (how == TARGET_LOST) {
-        na_large_free(na_span_at(moved)); /* gives it up, as it can't be healed */
+        dispose(region, na_span_at(moved), -1); /* gives it up, as it can't be healed */
         errno = ENOMEM;
         return NULL;
     }
     if (how == NOT_MOVED) memcpy(moved, (void *)span->start, before);
-    na_large_free(span);
+    dispose(region, span, -1); /* not kept: its size is not wanted again, and its neighbours may grow */
     return moved;
 }

@@ -128,7 +128,6 @@ static na_span *warm_take(na_region *region, const na_placement *placement, uint
         warm_remove(region, span);
         span->free = 0;
         span->placement = kept;
-        span->kind = NA_LARGE;
         return span;
     }
     return NULL;
@@ -173,7 +172,7 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
     bool stale = warm; /* holds what the last user left */
     if (!warm) {
         bool clean;
-        span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_LARGE, &clean, NULL);
+        span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_WARM, &clean, NULL);
         if (span != NULL) {
             span->placement = kept;
             error = os_can_bind();
@@ -198,6 +197,7 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
     if (error == 0 && stale && (flags & NUMALLOC_ZERO) != 0) memset((void *)span->start, 0, size);
     pthread_mutex_lock(&region->lock);
     if (error == 0) {
+        span->kind = NA_LARGE;
         na_large_account(region, span, 1);
     } else {
         if (span != NULL) {

@@ -97,6 +97,14 @@ static void leave_heap(na_heap *heap, na_span *page) {
     if (heap->strict_pages[page->class_index] != 0) heap->strict_pages[page->class_index]--;
 }
 
+void na_pages_idle_move(na_heap *from, na_heap *to) {
+    for (na_span *page; (page = from->idle_first) != NULL;) {
+        idle_remove(from, page);
+        atomic_store_explicit(&page->heap, to, memory_order_release);
+        idle_add(to, page);
+    }
+}
+
 static void idle_trim(na_heap *heap, uint64_t now) {
     for (na_span *page; (page = heap->idle_first) != NULL;) {
         if (heap->idle_slices <= NA_IDLE_SLICES && !na_is_due(page->freed_at, now)) break;
@@ -160,6 +168,17 @@ na_span *na_page_new(na_heap *heap, unsigned class_index) {
     heap->pages++;
     if (heap->region->strict && heap->strict_pages[class_index] < UINT8_MAX) heap->strict_pages[class_index]++;
     return page;
+}
+
+void na_page_leave(na_span *page, na_span *next) {
+    leave_heap(atomic_load_explicit(&page->heap, memory_order_relaxed), page);
+    page->next = next;
+}
+
+void na_pages_idle_release(na_heap *heap) {
+    na_span *gone = NULL; /* one lock for all */
+    for (na_span *page; (page = heap->idle_first) != NULL; gone = page) na_page_leave(page, gone);
+    if (gone != NULL) na_spans_free(heap->region, gone);
 }
 
 void na_page_release(na_span *page) {

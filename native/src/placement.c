@@ -90,6 +90,7 @@ static void give_back_free_memory(void) {
     for (int i = 0; i < na_region_count; i++) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        if (na_opt.purge_delay_ms != NA_PURGE_NEVER) (void)na_kept_release(region);
         pthread_mutex_lock(&region->lock);
         if (region->node_index < 0 && na_opt.purge_delay_ms != NA_PURGE_NEVER) na_mixed_purge_due(region, true);
         na_span_purge_all(region);
@@ -183,6 +184,13 @@ int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, bool str
         start = chunk;
     }
     return 0;
+}
+
+/* Who reads memory that was never written before he writes to it takes two faults a page, and with several threads the
+ * second one interrupts their cores: 11 us instead of 2. */
+void na_touch(void *start, size_t size) {
+    for (size_t at = 0; at < size; at += os_page_size()) ((volatile char *)start)[at] = 0;
+    ((volatile char *)start)[size - 1] = 0;
 }
 
 static bool within_one_block(const void *ptr, size_t len) {

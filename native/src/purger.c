@@ -3,7 +3,7 @@
  * purger.c: owns the thread that returns memory while the program makes no calls. Slow paths return what is due as
  * they pass by; after a peak, a program that computes or waits may not pass by for hours.
  *
- * The free of a block from 1 MiB starts the thread. It sleeps until the oldest free memory is due, and ends when there
+ * The free of a block from 1 MiB starts the thread, as does the end of a thread whose heap may hold as much. It sleeps until the oldest free memory is due, and ends when there
  * is none, so a program that has no such peaks never has it. Smaller blocks do not start it: the C library frees such
  * with locks held that starting a thread takes.
  *
@@ -21,6 +21,11 @@ static uint64_t purge_due(void) {
     for (int i = 0; i < na_region_count; i++) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        na_ended_due(region);
+        na_kept_due(region);
+        uint64_t ended = na_ended_oldest(region), kept = atomic_load(&region->kept_since);
+        if (ended < oldest) oldest = ended;
+        if (kept < oldest) oldest = kept;
         pthread_mutex_lock(&region->lock);
         if (region->node_index < 0) na_mixed_purge_due(region, false);
         na_span_purge_due(region);
@@ -45,7 +50,7 @@ static uint64_t tick(void) {
 
 void na_purger_start(void) {
     int64_t delay = __atomic_load_n(&na_opt.purge_delay_ms, __ATOMIC_RELAXED);
-    if (!na_opt.purger || delay == NA_PURGE_NEVER || atomic_exchange(&running, true)) return;
+    if (!na_opt.purger || delay == NA_PURGE_NEVER || atomic_load(&running) || atomic_exchange(&running, true)) return;
     int saved = errno;
     bool before = na_watch_busy;
     na_watch_busy = true; /* what the thread is made of is no block of the program's */

@@ -74,6 +74,7 @@ static void region_lay_out(na_region *region, int index) {
     region->node = region->node_index < 0 ? NUMALLOC_NODE_MIXED : na_topo.node_id[region->node_index];
     region->strict = index >= nodes && region->node_index >= 0;
     pthread_mutex_init(&region->lock, NULL);
+    region->kept_since = NA_NO_TIME;
 
     size_t bytes = (size_t)1 << na_shift;
     size_t meta = na_round_up(bytes / NA_SLICE * sizeof(na_span), NA_HUGE_BYTES);

@@ -102,8 +102,8 @@ static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint6
     uintptr_t end = start + ((uintptr_t)slices << NA_SLICE_SHIFT);
     na_span *before = start > part->start ? na_map[na_slice_index(start) - 1] : NULL;
     na_span *after = end < part->top ? na_map[na_slice_index(end)] : NULL;
-    if (before != NULL && before->kind != NA_FREE) before = NULL;
-    if (after != NULL && after->kind != NA_FREE) after = NULL;
+    if (before != NULL && na_kind(before) != NA_FREE) before = NULL;
+    if (after != NULL && na_kind(after) != NA_FREE) after = NULL;
 
     na_span *span = reuse;
     if (span == NULL && before == NULL && after == NULL) {
@@ -188,7 +188,7 @@ static na_span *find(na_part *part, uint32_t slices, uint32_t align, uintptr_t *
 /* New address space at the top of a part, joined with a free span that ends there. */
 static na_span *grow_top(na_region *region, na_part *part, uint32_t slices, uint32_t align) {
     na_span *tail = part->top > part->start ? na_map[na_slice_index(part->top) - 1] : NULL;
-    if (tail != NULL && tail->kind != NA_FREE) tail = NULL;
+    if (tail != NULL && na_kind(tail) != NA_FREE) tail = NULL;
     uintptr_t from = tail != NULL ? tail->start : part->top;
     uintptr_t start = align_up(from, align);
     uintptr_t end = start + ((uintptr_t)slices << NA_SLICE_SHIFT);
@@ -264,6 +264,7 @@ na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum 
         span->kind = (uint8_t)kind;
         map_fill(span->start, slices, span);
         account_use(region, (uint64_t)slices << NA_SLICE_SHIFT);
+        if (kind == NA_LARGE) na_large_account(region, span, 1);
     } else {
         errno = ENOMEM;
     }
@@ -299,6 +300,15 @@ void na_span_free(na_region *region, na_span *span) {
     pthread_mutex_unlock(&region->lock);
 }
 
+void na_spans_free(na_region *region, na_span *first) {
+    pthread_mutex_lock(&region->lock);
+    for (na_span *span = first, *next; span != NULL; span = next) {
+        next = span->next;
+        na_span_free_locked(region, span);
+    }
+    pthread_mutex_unlock(&region->lock);
+}
+
 /* ---- in place ---------------------------------------------------------------------------------------------- */
 
 bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
@@ -309,7 +319,7 @@ bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
     bool done = false;
     if (!over_limit(region, (uint64_t)more << NA_SLICE_SHIFT)) {
         na_span *after = end < part->top ? na_map[na_slice_index(end)] : NULL;
-        bool after_free = after != NULL && after->kind == NA_FREE;
+        bool after_free = after != NULL && na_kind(after) == NA_FREE;
         uint32_t have = after_free ? after->slices : 0;
         bool at_top = end == part->top || (after_free && na_span_end(after) == part->top);
         if (have < more && at_top) {

@@ -63,11 +63,14 @@ static void add_region(na_region *region, numalloc_stats_t *stats) {
     pthread_mutex_lock(&region->lock);
     add_live_pages(region, stats);
     add_heaps(region, stats);
-    stats->allocations += region->large_allocations;
-    stats->frees += region->large_frees;
-    stats->allocated_bytes += region->large_bytes;
-    stats->large_blocks += region->large_blocks;
-    stats->large_bytes += region->large_bytes;
+    na_kept_counts kept = na_kept_count(region); /* what heaps took and gave without the region's knowledge */
+    uint64_t large_bytes = region->large_bytes + kept.taken_bytes - kept.freed_bytes;
+    stats->allocations += region->large_allocations + kept.taken;
+    stats->frees += region->large_frees + kept.freed;
+    stats->allocated_bytes += large_bytes;
+    stats->large_blocks += region->large_blocks + kept.taken - kept.freed;
+    stats->large_bytes += large_bytes;
+    stats->cached_bytes += kept.bytes;
     stats->huge_bytes += region->huge_bytes;
     stats->cached_bytes += region->dirty_bytes;
     for (const na_span *span = region->warm_first; span != NULL; span = span->newer)

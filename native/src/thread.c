@@ -133,6 +133,19 @@ void na_thread_forget(na_thread *thread) {
     threads_unused = thread;
 }
 
+/* true: they may hold so much free memory that the purger is wanted. */
+static bool leave_heaps(na_thread *thread) {
+    bool much = false;
+    for (int i = 0; i < na_region_count; i++) {
+        na_heap *heap = thread->heaps[i];
+        if (heap == NULL) continue;
+        much |= heap->pages >= NA_PEAK_BYTES / NA_SLICE;
+        thread->heaps[i] = NULL;
+        na_ended_add(heap);
+    }
+    return much;
+}
+
 /* Runs among the other destructors of thread-specific data; one that allocates later starts the thread anew,
  * and pthread calls us again for it. */
 static void thread_end(void *record) {
@@ -142,8 +155,10 @@ static void thread_end(void *record) {
     na_remote_flush(thread);
     na_self.heap = &na_empty_heap;
     na_inline_hide();
-    for (int i = 0; i < na_region_count; i++)
-        if (thread->heaps[i] != NULL) na_heap_retire(thread->heaps[i]);
+    if (leave_heaps(thread)) {
+        na_purger_start(); /* which may allocate */
+        (void)leave_heaps(thread);
+    }
     na_self.thread = NULL;
     na_self.cpu = -1;
     na_self.ended = true;

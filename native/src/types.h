@@ -17,9 +17,12 @@
  *   cached   free blocks of one class that a heap's thread uses next, of any page of its region; in their pages they
  *            count as used
  *   virgin   a block that was never handed out, of memory that was zero: zero but for its links
+ *   kept     a freed large block that a heap holds for its thread's next one
  *   idle     a page without a block in use that its heap keeps for a while
  *   pending  list of a heap's pages that have received remote frees
- *   abandoned  a heap whose thread ended while it had live blocks; waits for a thread of its node
+ *   resting  a heap whose thread ended, as it was, caches and pages: the next thread of its node goes on with it. Past
+ *            the purge delay what is free in it goes back, and it is abandoned or spare
+ *   abandoned  a heap without a thread that has little else than live blocks; waits for a thread of its node
  *   spare    a heap without pages or owner, kept for the next thread (heaps are never unmapped, so that a
  *            late remote free may still look at them)
  *   dirty    a slice that may hold bytes other than zero, hence memory; others read as zeros
@@ -67,8 +70,13 @@ enum {
     NA_CACHE_LEAST = 16,
     NA_IDLE_SLICES = 64,     /* of idle pages a heap keeps at most */
     NA_PEAK_BYTES = 1 << 20, /* freed blocks from this size are worth a thread that returns them */
-    NA_WARM_SLOTS = 16       /* freed mixed spans kept with policy and pages */
+    NA_WARM_SLOTS = 16,      /* freed mixed spans kept with policy and pages */
+    NA_KEPT_SLOTS = 16,      /* freed large blocks that a heap keeps at most */
+    NA_KEPT_LONGEST = 16,    /* slices of one at most */
+    NA_KEPT_SLICES = 32      /* of all of them at most */
 };
+#define NA_KEPT_MAX ((size_t)NA_KEPT_LONGEST << NA_SLICE_SHIFT) /* bytes */
+#define NA_NO_TIME UINT64_MAX                                   /* in the place of milliseconds: nothing is there */
 
 /* A list of a page's free blocks in one word: address of the first << 16 | number of blocks. As each block holds the
  * list below it in the same form, taking one off the list needs no counting, and putting one on needs an increment of
@@ -101,7 +109,7 @@ static inline na_block *na_list_pop(na_list *list) {
 }
 _Static_assert(sizeof(na_block) <= NA_GRANULE, "a free block must hold its links");
 
-enum na_span_kind { NA_FREE, NA_PAGE, NA_LARGE, NA_META, NA_WARM };
+enum na_span_kind { NA_FREE, NA_PAGE, NA_LARGE, NA_META, NA_WARM, NA_KEPT };
 
 _Static_assert((NA_SLICE * NA_MEDIUM_PAGE_SLICES) / NA_GRANULE < (1 << NA_LIST_BITS), "the number of blocks fits");
 
@@ -144,6 +152,7 @@ typedef struct na_span {
     uint8_t full;                /* page: it is in the heap's full queue */
     uint8_t idle;                /* page: it is in the heap's idle list */
     uint8_t zeroed;              /* page: its memory was zero when it became one */
+    uint8_t grown;               /* large: realloc made it */
     struct na_span *next, *prev; /* page: queue of its heap; free: bin; unused descriptor: next */
     uint64_t freed_at;           /* free, warm, idle: ms when it became so */
 } na_span;
@@ -196,8 +205,18 @@ struct na_heap {
     uint32_t idle_slices;
     uint8_t strict_pages[NA_CLASSES]; /* strict: pages made and not given back, of each class; as far as 255 */
     volatile uint8_t busy;            /* not 0: queues are being changed, a child of fork must not use them */
-    na_heap *next;                    /* abandoned or spare list */
+    _Atomic(uint64_t) ended_at;       /* resting: ms when its thread ended */
+    na_heap *next;                    /* resting (to the older), abandoned or spare list */
+    na_heap *newer;                   /* resting */
     na_heap *all_next;                /* every heap of the region */
+    /* Freed large blocks, see kept.c. */
+    uint8_t kept_slices[NA_KEPT_SLOTS];    /* what its thread put into the slots, 0: nothing */
+    uint32_t kept_last;                    /* the slot that was filled last */
+    uint32_t kept_total;                   /* sum of kept_slices */
+    uint64_t kept_taken, kept_taken_bytes; /* large blocks allocated from there ever */
+    uint64_t kept_freed, kept_freed_bytes; /* freed to there ever */
+    _Atomic(na_span *) kept[NA_KEPT_SLOTS];
+    _Atomic(uint64_t) kept_at[NA_KEPT_SLOTS]; /* ms */
 };
 
 typedef struct na_remote_slot {
@@ -239,7 +258,9 @@ struct na_region {
     na_span *purge_first, *purge_last; /* dirty free spans, oldest first */
     na_span *warm_first, *warm_last;   /* mixed: freed spans with their policy, oldest first */
     uint32_t warm_count;
-    _Atomic(na_heap *) abandoned, spare; /* changed under the lock; looked at without, to skip it */
+    /* Changed under the lock; looked at without, to skip it. */
+    _Atomic(na_heap *) resting, resting_oldest, abandoned, spare;
+    _Atomic(uint64_t) kept_since; /* ms, not after the first kept block was freed; NA_NO_TIME: there is none */
     na_heap *all;
     uintptr_t meta_next, meta_end; /* where the next heap is carved */
     na_placement *placement_unused;
@@ -248,7 +269,7 @@ struct na_region {
     uint64_t dirty_bytes;         /* of dirty slices in free spans */
     uint64_t peak_bytes, purged_bytes;
     uint64_t large_allocations, large_frees, large_blocks, large_bytes, huge_bytes;
-    uint64_t pages, abandoned_count;
+    uint64_t pages, abandoned_count; /* resting ones count as abandoned */
     _Atomic(uint64_t) fallbacks, strict_failures, lost_blocks;
 };
 

@@ -409,7 +409,7 @@ void step(state *s, int t) {
         self->at = self->release_return;
         break;
 
-    /* take_over */
+    /* na_ended_take */
     case OVER_LOOK:
         self->over_result = 0;
         self->at = first_in(s, ABANDONED) == NONE && first_in(s, SPARE) == NONE ? ALLOC_TOOK_OVER : OVER_LOCK;
@@ -477,7 +477,7 @@ void step(state *s, int t) {
         self->at = RELEASE_LOCK;
         break;
 
-    /* na_heap_retire */
+    /* na_ended_add, and shed() of ended.c */
     case RETIRE_START:
         self->shed_heap = self->retire_heap;
         self->shed_return = RETIRE_LOCK;
@@ -506,7 +506,7 @@ void step(state *s, int t) {
         self->retire_heap = self->heap;
         self->heap = NONE;
         self->retire_return = END_RETIRED;
-        self->at = RETIRE_START;
+        self->at = RETIRE_LOCK; /* it rests as it is */
         break;
     case END_RETIRED: self->at = OPERATION_DONE; break;
 

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * kept.c: owns the freed large blocks that heaps keep for their threads' next ones, so that a program which takes and
+ * returns arrays of 64 KiB to 1 MiB, again and again, takes no lock for them. Larger ones are not kept: beside touching
+ * them a lock is nothing, and as free spans they join their neighbours.
+ *
+ * Invariants. A kept block's span is of kind NA_KEPT, counts as used by the region, and is in one slot of one heap of its
+ * home. Who exchanges a slot for NULL owns the span from then on. A heap's `kept_slices` says for each slot what its
+ * thread put there, or 0; where others have emptied the slot since, it says too much.
+ *
+ * Threads: slots are filled by their heap's thread and emptied by any.
+ */
+#include "internal.h"
+
+static na_span *empty_slot(na_heap *heap, unsigned slot) {
+    if (atomic_load_explicit(&heap->kept[slot], memory_order_relaxed) == NULL) return NULL;
+    return atomic_exchange(&heap->kept[slot], NULL);
+}
+
+static void set_kind(na_span *span, enum na_span_kind kind) {
+    __atomic_store_n(&span->kind, (uint8_t)kind, __ATOMIC_RELAXED); /* neighbours look at it, see na_kind */
+}
+
+/* ---- the heap's thread ----------------------------------------------------------------------------------- */
+
+/* The slot that fits best: of the length wanted, or an eighth longer at most; of equals the one put last. -1: none. */
+static int best_slot(const na_heap *heap, uint32_t slices) {
+    if (heap->kept_slices[heap->kept_last] == slices) return (int)heap->kept_last;
+    uint32_t least = UINT32_MAX;
+    int best = -1;
+    for (int i = 0; i < NA_KEPT_SLOTS; i++) {
+        uint32_t have = heap->kept_slices[i];
+        if (have >= slices && have <= slices + slices / 8 && have < least) {
+            least = have;
+            best = i;
+        }
+    }
+    return best;
+}
+
+na_span *na_kept_take(na_heap *heap, uint32_t slices) {
+    for (int slot; (slot = best_slot(heap, slices)) >= 0;) {
+        na_span *span = empty_slot(heap, (unsigned)slot);
+        heap->kept_total -= heap->kept_slices[slot];
+        heap->kept_slices[slot] = 0;
+        if (span == NULL) continue;
+        set_kind(span, NA_LARGE);
+        heap->kept_taken++;
+        heap->kept_taken_bytes += na_span_bytes(span);
+        return span;
+    }
+    return NULL;
+}
+
+/* Puts a slot's span before `chain`. */
+static na_span *unkeep(na_heap *heap, unsigned slot, na_span *chain) {
+    na_span *span = empty_slot(heap, slot);
+    if (span == NULL) return chain;
+    span->next = chain;
+    return span;
+}
+
+/* A slot for so many slices. When there is none, the oldest go, a few at a time, as one lock serves them all. */
+static unsigned room_for(na_heap *heap, uint32_t slices) {
+    unsigned slot = heap->kept_last; /* what was taken last was put last, most often */
+    if (heap->kept_total + slices <= NA_KEPT_SLICES)
+        for (unsigned i = 0; i < NA_KEPT_SLOTS; i++, slot = (slot + 1) % NA_KEPT_SLOTS)
+            if (heap->kept_slices[slot] == 0) return slot;
+    na_span *gone = NULL;
+    unsigned oldest = heap->kept_last;
+    for (unsigned i = 0; i < NA_KEPT_SLOTS; i++) {
+        if (i >= NA_KEPT_SLOTS / 4 && heap->kept_total + slices <= NA_KEPT_SLICES) break;
+        oldest = (oldest + 1) % NA_KEPT_SLOTS;
+        heap->kept_total -= heap->kept_slices[oldest];
+        heap->kept_slices[oldest] = 0;
+        gone = unkeep(heap, oldest, gone);
+    }
+    if (gone != NULL) na_spans_free(heap->region, gone);
+    return (heap->kept_last + 1) % NA_KEPT_SLOTS;
+}
+
+bool na_kept_put(na_heap *heap, na_span *span) {
+    if (span->slices > NA_KEPT_LONGEST || na_opt.purge_delay_ms == 0) return false;
+    unsigned slot = room_for(heap, span->slices);
+    uint64_t now = os_now_ms();
+    heap->kept_freed++;
+    heap->kept_freed_bytes += na_span_bytes(span);
+    set_kind(span, NA_KEPT);
+    atomic_store_explicit(&heap->kept_at[slot], now, memory_order_relaxed);
+    heap->kept_last = slot;
+    heap->kept_total += span->slices;
+    heap->kept_slices[slot] = (uint8_t)span->slices;
+    atomic_store(&heap->kept[slot], span);
+    /* Both sequentially consistent: who counts the kept ones anew sees this one, or this sees that it has to say so. */
+    _Atomic(uint64_t) *since = &heap->region->kept_since;
+    if (atomic_load(since) == NA_NO_TIME) atomic_store(since, now);
+    return true;
+}
+
+void na_kept_recount(na_heap *heap) {
+    heap->kept_total = 0;
+    for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
+        const na_span *span = atomic_load_explicit(&heap->kept[slot], memory_order_relaxed);
+        heap->kept_slices[slot] = span != NULL ? (uint8_t)span->slices : 0;
+        heap->kept_total += heap->kept_slices[slot];
+    }
+}
+
+/* ---- anyone ---------------------------------------------------------------------------------------------- */
+
+static na_heap *heaps_of(na_region *region) {
+    pthread_mutex_lock(&region->lock);
+    na_heap *first = region->all; /* what follows it never changes */
+    pthread_mutex_unlock(&region->lock);
+    return first;
+}
+
+/* Gives back what was kept before a time; false: there was nothing. */
+static bool release_before(na_region *region, uint64_t before) {
+    na_span *gone = NULL;
+    uint64_t since = NA_NO_TIME;
+    atomic_store(&region->kept_since, NA_NO_TIME);
+    for (na_heap *heap = heaps_of(region); heap != NULL; heap = heap->all_next)
+        for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
+            if (atomic_load(&heap->kept[slot]) == NULL) continue;
+            uint64_t at = atomic_load_explicit(&heap->kept_at[slot], memory_order_relaxed);
+            if (at < before) gone = unkeep(heap, slot, gone);
+            else if (at < since) since = at;
+        }
+    if (gone != NULL) na_spans_free(region, gone);
+    uint64_t said = atomic_load(&region->kept_since);
+    while (since < said && !atomic_compare_exchange_weak(&region->kept_since, &said, since)) {}
+    return gone != NULL;
+}
+
+void na_kept_due(na_region *region) {
+    uint64_t since = atomic_load_explicit(&region->kept_since, memory_order_relaxed);
+    if (since == NA_NO_TIME || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
+    uint64_t now = os_now_ms();
+    if (na_is_due(since, now)) (void)release_before(region, now - (uint64_t)na_opt.purge_delay_ms + 1);
+}
+
+bool na_kept_release(na_region *region) {
+    return atomic_load(&region->kept_since) != NA_NO_TIME && release_before(region, UINT64_MAX);
+}
+
+/* Other threads count while we look. */
+#if defined(__SANITIZE_THREAD__)
+__attribute__((no_sanitize("thread")))
+#endif
+na_kept_counts
+na_kept_count(const na_region *region) {
+    na_kept_counts sum = {0};
+    for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) {
+        sum.taken += heap->kept_taken;
+        sum.taken_bytes += heap->kept_taken_bytes;
+        sum.freed += heap->kept_freed;
+        sum.freed_bytes += heap->kept_freed_bytes;
+        for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
+            const na_span *span = atomic_load_explicit(&heap->kept[slot], memory_order_relaxed);
+            if (span != NULL) sum.bytes += na_span_bytes(span);
+        }
+    }
+    return sum;
+}
