@@ -12,8 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ...bench import alloc
-from ..console import plain_console
-from .output import give, json_option, new_figure, plot_option, print_table, progress_bar, thread_list
+from ..console import plain_console, print_table
+from ..options import SECONDS
+from .output import give, json_option, new_figure, plot_option, progress_bar, thread_list
 
 __all__ = ["command"]
 
@@ -118,7 +119,13 @@ def _draw(result: dict[str, Any]) -> Any:
 @click.option("--threads", metavar="N,N,...", help="Numbers of threads; default 1, all cores, twice as many.")
 @click.option("--repeats", default=3, show_default=True, help="Runs of each, of which the median counts.")
 @click.option("--scale", default=0.25, show_default=True, help="Amount of work.")
-@click.option("--timeout", default=300.0, show_default=True, help="Seconds after which a run has failed.")
+@click.option(
+    "--timeout",
+    type=SECONDS,
+    default=300.0,
+    show_default=True,
+    help="Seconds after which a run has failed.",
+)
 @json_option
 @plot_option
 @click.option("--list", "only_list", is_flag=True, help="List workloads and allocators found, and end.")

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from ...bench import mpi
 from ...report import percent
-from ..console import plain_console
-from .output import give, json_option, new_figure, plot_option, print_table, progress_bar
+from ..console import plain_console, print_table
+from ..options import SECONDS
+from .output import give, json_option, new_figure, plot_option, progress_bar
 
 __all__ = ["command"]
 
@@ -101,7 +102,7 @@ def _print(result: dict[str, Any]) -> None:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=SECONDS,
     default=600.0,
     show_default=True,
     help="Seconds for one solver.",

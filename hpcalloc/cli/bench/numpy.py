@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ...bench import numpy as bench
-from ..console import plain_console
-from .output import give, json_option, new_figure, plot_option, print_table, progress_bar
+from ..console import plain_console, print_table
+from .output import give, json_option, new_figure, plot_option, progress_bar
 
 __all__ = ["command"]
 
