@@ -178,3 +178,13 @@ def test_a_directory_is_neither_program_nor_topology(tmp_path):
     assert "is a directory" in result.output
     assert "chmod" not in result.output
     assert "a directory" in run("topology", "--topology", str(tmp_path)).output
+
+
+@pytest.mark.parametrize("benchmark", ["alloc", "latency", "mpi", "numpy"], ids=lambda name: f"bench-{name}")
+@pytest.mark.parametrize("size", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
+def test_benchmarks_of_one_process_refuse_ranks(benchmark, size, monkeypatch):
+    monkeypatch.setenv(size, "2")
+    monkeypatch.setattr(f"hpcalloc.cli.bench.{benchmark}.progress_bar", pytest.fail)
+    result = run("bench", benchmark)
+    assert result.exit_code == 2
+    assert f"bench {benchmark}: 2 ranks; limit: one process; remedy" in result.output

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ...bench import alloc
 from ..console import plain_console, print_table
+from ..mpi import refuse_ranks
 from ..options import SECONDS
 from .output import give, json_option, new_figure, plot_option, progress_bar, thread_list
 
@@ -149,6 +150,7 @@ def command(
         for name, path in {alloc.OURS: str(alloc.own_library()), **found}.items():
             console.print(f"{name:18} {path or 'the C library'}")
         return
+    refuse_ranks("bench alloc")
     counts = _thread_counts(threads)
     with progress_bar(alloc.runs(names or None, counts, repeats, len(found) + 1)) as advance:
         result = alloc.compare(
