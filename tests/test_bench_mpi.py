@@ -13,7 +13,7 @@ from launching import mpirun_words
 from rich.console import Console
 
 from hpcalloc.cli.bench.mpi import _table
-from hpcalloc.cli.bench.output import print_table
+from hpcalloc.cli.console import print_table
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples/mpi"
 

@@ -35,7 +35,7 @@ def command(ranks: int, threads: int | str, smt: bool, source: str | None, as_js
     console.print(f"{facts['source']}, {ranks} rank(s): {'; '.join(facts['reasons'])}")
     table = Table()
     for name in ("local rank", "nodes", "CPUs", "threads", "memory"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, no_wrap=True, min_width=len(name))  # of the two words, or one would be enough
     table.add_column("why")
     for share in facts["ranks"]:
         table.add_row(
