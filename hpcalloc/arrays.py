@@ -192,8 +192,13 @@ def _explain(
     """Return what to raise for an error that the creation of an array gave."""
     text = str(error)
     if isinstance(error, TypeError):
+        if "limit:" in text or "order" in text:
+            return error  # says it all already
         if "holds references" not in text:
-            return error
+            return TypeError(
+                f"{call}: shape={shape!r}, dtype={dtype!r}: {text}; limit: an integer or a sequence of them, and a "
+                "dtype of NumPy's; remedy: pass these"
+            )
         return TypeError(
             f"{call}: dtype={np.dtype(dtype)} holds references to Python objects; limit: raw data only; "
             f"remedy: use numpy.{call} for it, or a dtype without object fields"

@@ -16,7 +16,7 @@ import inspect
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, SupportsIndex
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, SupportsIndex
 
 import numpy.typing as npt
 
@@ -347,6 +347,16 @@ class Context:
         return (
             f"<hpcalloc.Context{state} rank {self.rank} of {self.size}: nodes {format_ids(self.nodes)}, "
             f"cpus {format_ids(self.cpus)}, {self.policy}>"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            message(
+                "Context",
+                "pickled or copied",
+                "one process, which it pins",
+                "send arrays; hpcalloc.current() finds it, hpcalloc.init(share=(i, n)) makes a worker's own",
+            )
         )
 
     def _closed_error(self, name: str) -> ContextClosedError:

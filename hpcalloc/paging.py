@@ -398,6 +398,11 @@ class Migration:
             "seconds": self.seconds,
         }
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        refused = dict(self.refused)  # a mappingproxy has no pickle
+        counts = (self.pages, self.moved, self.stayed, self.untouched)
+        return _migration, (self.policy, self.page_size, *counts, refused, self.seconds)
+
     def __str__(self) -> str:
         parts = [f"{self.moved} moved", f"{self.stayed} there already"]
         parts += [f"{self.untouched} untouched"] if self.untouched else []
@@ -405,6 +410,20 @@ class Migration:
             f"{count} not: {name} ({_WHY.get(name, 'see errno(3)')})" for name, count in self.refused.items()
         ]
         return f"{self.pages} pages of {self.page_size} bytes to {self.policy}: {', '.join(parts)}"
+
+
+def _migration(
+    policy: Policy,
+    page_size: int,
+    pages: int,
+    moved: int,
+    stayed: int,
+    untouched: int,
+    refused: dict[str, int],
+    seconds: float,
+) -> Migration:
+    """Return what was pickled or copied."""
+    return Migration(policy, page_size, pages, moved, stayed, untouched, MappingProxyType(refused), seconds)
 
 
 def migrate(a: Array, policy: Policy | str) -> Migration:

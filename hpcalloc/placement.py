@@ -14,6 +14,7 @@ import numpy.typing as npt
 from . import _native
 from ._native import _handler
 from ._native.errors import name_of
+from .policy import node_ids
 
 __all__ = ["Placement", "ProcessMemory", "bounds", "context_nodes", "placement", "process_memory"]
 
@@ -109,6 +110,9 @@ class Placement(NamedTuple):
             "unknown": self.unknown or None,
         }
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _placement, (*self[:3], dict(self.pages_per_node), *self[4:])  # a mappingproxy has no pickle
+
     def __str__(self) -> str:
         if self.unknown:
             return f"placement unknown: {self.unknown}"
@@ -118,6 +122,13 @@ class Placement(NamedTuple):
         if self.local_fraction is not None:
             text += f"; {100 * self.local_fraction:.1f} % local"
         return text
+
+
+def _placement(
+    nbytes: int, page_size: int, pages: int, pages_per_node: dict[int, int], *others: Any
+) -> Placement:
+    """Return what was pickled or copied."""
+    return Placement(nbytes, page_size, pages, MappingProxyType(pages_per_node), *others)
 
 
 def placement(a: npt.NDArray[Any], *, local_nodes: Iterable[int] | None = None) -> Placement:
@@ -139,7 +150,9 @@ def placement(a: npt.NDArray[Any], *, local_nodes: Iterable[int] | None = None) 
     Raises
     ------
     TypeError
-        Not an array.
+        Not an array, or local nodes that are not integers.
+    NodeError
+        A local node that no machine can have.
     """
     if not isinstance(a, np.ndarray):
         raise TypeError(
@@ -148,7 +161,7 @@ def placement(a: npt.NDArray[Any], *, local_nodes: Iterable[int] | None = None) 
     start, stop = bounds(a)
     info = _native.block_info(start) if stop > start else None
     home = _home(a, info) if info is not None else ()
-    local = tuple(sorted(set(local_nodes))) if local_nodes is not None else home or context_nodes()
+    local = node_ids("placement", local_nodes) if local_nodes is not None else home or context_nodes()
     return range_placement(start, stop - start, local, home, info)
 
 

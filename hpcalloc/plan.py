@@ -8,6 +8,7 @@ siblings. It adds where memory goes, and what to do with a binding that is alrea
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ __all__ = ["LauncherBinding", "Plan", "RankPlan", "is_launcher_default", "make_p
 Bind = Literal["auto", "force", "off"]
 BINDS = ("auto", "force", "off")
 POLICIES = ("local", "interleave")
+MOST = 1 << 16  # ranks of a host, and threads of a rank: beyond any machine, within what C libraries take
 
 
 class LauncherBinding(NamedTuple):
@@ -89,7 +91,16 @@ class Plan(NamedTuple):
         }
 
     def omp_environment(self, rank: int) -> dict[str, str]:
-        """OpenMP variables that match the plan of a local rank."""
+        """OpenMP variables that match the plan of a local rank; PlanError if the host has none such."""
+        if not 0 <= rank < self.local_ranks:
+            raise PlanError(
+                message(
+                    "Plan.omp_environment",
+                    f"local rank {rank}",
+                    f"0 to {self.local_ranks - 1}",
+                    "pass the index of a rank among those of its host",
+                )
+            )
         share = self.ranks[rank]
         return {
             "OMP_NUM_THREADS": str(share.threads),
@@ -114,7 +125,7 @@ def make_plan(
     ----------
     topology : Topology
     local_ranks : int
-        Ranks of this host.
+        Ranks of this host, at most 65536.
     threads : int or "auto"
         Per rank; "auto": one per core of its share, with `smt` one per PU.
     smt : bool
@@ -135,7 +146,9 @@ def make_plan(
     Raises
     ------
     PlanError
-        Counts below 1, unknown words, no allowed CPU or node.
+        Counts below 1 or above 65536, unknown words, no allowed CPU or node.
+    TypeError
+        `topology` or `bindings` are something else.
     """
     _check(topology, local_ranks, threads, bind, policy, bindings)
     cores = topology.usable_cores
@@ -169,14 +182,34 @@ def _check(topology: Topology, ranks: int, threads: Any, bind: str, policy: str,
     def refuse(value: str, limit: str, remedy: str) -> None:
         raise PlanError(message("make_plan", value, limit, remedy))
 
-    if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
-        refuse(f"local_ranks={ranks!r}", "an integer from 1", "pass the ranks of one host")
-    if threads != "auto" and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        refuse(f"threads={threads!r}", "'auto' or an integer from 1", "pass one of these")
+    def is_count(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
+
+    if not isinstance(topology, Topology):
+        raise TypeError(
+            message(
+                "make_plan",
+                f"topology= a {type(topology).__name__}",
+                "a Topology",
+                "pass Topology.from_machine() or Topology.from_synthetic(...)",
+            )
+        )
+    if not is_count(ranks):
+        refuse(f"local_ranks={ranks!r}", f"an integer from 1 to {MOST}", "pass the ranks of one host")
+    if threads != "auto" and not is_count(threads):
+        refuse(f"threads={threads!r}", f"'auto' or an integer from 1 to {MOST}", "pass one of these")
     if bind not in BINDS:
         refuse(f"bind={bind!r}", ", ".join(BINDS), "choose one")
     if policy not in POLICIES:
         refuse(f"policy={policy!r}", ", ".join(POLICIES), "choose one")
+    if bindings is not None and not (
+        isinstance(bindings, Sequence) and all(isinstance(binding, LauncherBinding) for binding in bindings)
+    ):
+        raise TypeError(
+            message(
+                "make_plan", f"bindings={bindings!r}", "a sequence of LauncherBinding", "pass such, or None"
+            )
+        )
     if bindings is not None and len(bindings) != ranks:
         refuse(
             f"{len(bindings)} bindings for {ranks} ranks", "one per rank", "gather them from all local ranks"
@@ -369,7 +402,8 @@ def _split(cores: list[Core], ranks: int, smt: bool) -> list[tuple[tuple[int, ..
         ]
     reason = f"more ranks ({ranks}) than hardware threads ({len(pus)}): shared, every rank gets one"
     dealt = [pus[i * len(pus) // ranks] for i in range(ranks)]
-    return [((pu,), dealt.count(pu) > 1, reason) for pu in dealt]
+    users = Counter(dealt)
+    return [((pu,), users[pu] > 1, reason) for pu in dealt]
 
 
 # ---- threads and memory ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import SupportsIndex
 
 from .exceptions import NodeError
 
-__all__ = ["Policy", "as_policy", "blocked", "interleave", "local", "on_node"]
+__all__ = ["Policy", "as_policy", "blocked", "interleave", "local", "node_ids", "on_node"]
 
 KINDS = ("local", "on_node", "interleave", "blocked")
 MAX_NODES = 1024  # the kernel's own limit on node ids
@@ -43,6 +43,13 @@ class Policy:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"Policy: kind={self.kind!r}; limit: {', '.join(KINDS)}; remedy: choose one")
+        if self.kind == "on_node" and len(self.nodes) != 1:
+            raise NodeError(
+                f"Policy: on_node with nodes={self.nodes!r}; limit: one id; remedy: use on_node(n)"
+            )
+        for name in ("strict", "populate"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise TypeError(f"Policy: {name}={value!r}; limit: True or False; remedy: pass one of these")
 
     def __reduce__(self) -> tuple[type[Policy], tuple[object, ...]]:
         # Without what other modules keep with the value (arrays.py: its data handler).
@@ -56,20 +63,26 @@ class Policy:
         return f"{self.kind}({', '.join(inside)})"
 
 
-def _ids(call: str, nodes: Iterable[SupportsIndex] | None) -> tuple[int, ...]:
-    if nodes is None:
-        return ()
+def node_ids(call: str, nodes: Iterable[SupportsIndex]) -> tuple[int, ...]:
+    """Return node ids, ascending and each once; TypeError or NodeError for what can't be any."""
     try:
         listed = list(nodes)
     except TypeError:
         raise TypeError(
             f"{call}: nodes={nodes!r}; limit: a sequence of node ids; remedy: pass a list"
         ) from None
-    if not listed:
+    return tuple(sorted({_id(call, node) for node in listed}))
+
+
+def _some_ids(call: str, nodes: Iterable[SupportsIndex] | None) -> tuple[int, ...]:
+    if nodes is None:
+        return ()
+    ids = node_ids(call, nodes)
+    if not ids:
         raise NodeError(
             f"{call}: nodes is empty; limit: at least one id; remedy: omit it for all allowed nodes"
         )
-    return tuple(sorted({_id(call, node) for node in listed}))
+    return ids
 
 
 def _id(call: str, node: SupportsIndex) -> int:
@@ -104,7 +117,7 @@ def interleave(
     nodes: Iterable[SupportsIndex] | None = None, *, strict: bool = False, populate: bool = False
 ) -> Policy:
     """Ask for pages dealt round-robin over `nodes` (default: all allowed)."""
-    return Policy("interleave", _ids("interleave", nodes), strict=strict, populate=populate)
+    return Policy("interleave", _some_ids("interleave", nodes), strict=strict, populate=populate)
 
 
 def blocked(
@@ -121,7 +134,7 @@ def blocked(
     """
     if not hasattr(axis, "__index__") or isinstance(axis, bool):
         raise TypeError(f"blocked: axis {axis!r} is not an integer; remedy: pass an axis such as 0")
-    ids = _ids("blocked", nodes)
+    ids = _some_ids("blocked", nodes)
     return Policy("blocked", ids, axis=axis.__index__(), strict=strict, populate=populate)
 
 

@@ -168,7 +168,7 @@ class Topology:
             raise TopologyError(
                 message(
                     "Topology",
-                    f"{text!r}: no such file",
+                    f"{text!r}: {'a directory' if os.path.isdir(text) else 'no such file'}",
                     "an hwloc XML file or a synthetic description such as 'pack:2 [numa] core:4 pu:2'",
                     "check the name",
                 )

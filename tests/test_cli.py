@@ -2,6 +2,7 @@
 """The command line: verbs, JSON, bad input."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -84,3 +85,106 @@ def test_as_module():
         [sys.executable, "-m", "hpcalloc", "topology", "--json"], capture_output=True, text=True, check=True
     )
     assert json.loads(out.stdout)["nodes"]
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_tables_are_never_cut(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    result = run("topology", "--topology", "pack:4 numa:4 core:8 pu:2")
+    assert "…" not in result.output
+    assert "240-255" in result.output
+    assert "to 15" in result.output
+    result = run("plan", "-n", "4", "--topology", "pack:2 [numa] core:16 pu:2")
+    assert "…" not in result.output
+    assert "48,50,52,54,56,58,60,62" in result.output
+    assert "\n" in result.output.strip()
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+@pytest.mark.parametrize("verb", [("doctor",), ("bench", "alloc"), ("bench", "mpi")], ids=" by ".join)
+def test_timeouts_that_are_none(verb, seconds):
+    result = run(*verb, "--timeout", seconds)
+    assert result.exit_code == 2
+    assert "--timeout" in result.output
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "what"),
+    [
+        ("--json", "nowhere/x.json", "no directory"),
+        ("--plot", "nowhere/x.png", "no directory"),
+        ("--plot", "x.nonsense", r"ends in \.nonsense"),
+    ],
+)
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda name: f"bench-{name}")
+def test_files_that_cannot_be_written_are_refused_before_the_run(
+    benchmark, option, name, what, tmp_path, monkeypatch
+):
+    if option == "--plot":
+        pytest.importorskip("matplotlib", reason="capability: matplotlib")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(f"hpcalloc.cli.bench.{benchmark}.give", pytest.fail)
+    result = run("bench", benchmark, option, name)
+    assert result.exit_code == 2
+    assert re.search(rf"^Error: {option}.*{what}.*limit.*remedy", result.output)
+
+
+def test_other_ranks_do_not_look_at_the_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    result = run("bench", "bandwidth", "--json", str(tmp_path / "nowhere/x.json"), "--threads", "x")
+    assert "--threads" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [("topology",), ("plan", "-n", "2", "--json"), ("bench", "alloc", "--list")]
+)
+def test_a_full_disk_is_one_line(arguments):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hpcalloc", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert re.fullmatch(r"Error: \w+: No space left on device; limit: .*; remedy: .*\n", done.stderr)
+
+
+def test_a_refused_benchmark_is_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcalloc", "bench", "numpy", "--sizes", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: bench numpy: size 0")
+    assert done.stdout == ""
+
+
+def test_a_script_that_cannot_be_written():
+    result = run("jobscript", "-o", "/nowhere/job.sh", "./solver")
+    assert result.exit_code == 2
+    assert re.search("--output /nowhere/job.sh: No such file.*limit.*remedy", result.output)
+
+
+def test_a_directory_is_neither_program_nor_topology(tmp_path):
+    result = run("run", str(tmp_path))
+    assert result.exit_code == 126
+    assert "is a directory" in result.output
+    assert "chmod" not in result.output
+    assert "a directory" in run("topology", "--topology", str(tmp_path)).output
+
+
+@pytest.mark.parametrize("benchmark", ["alloc", "latency", "mpi", "numpy"], ids=lambda name: f"bench-{name}")
+@pytest.mark.parametrize("size", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
+def test_benchmarks_of_one_process_refuse_ranks(benchmark, size, monkeypatch):
+    monkeypatch.setenv(size, "2")
+    monkeypatch.setattr(f"hpcalloc.cli.bench.{benchmark}.progress_bar", pytest.fail)
+    result = run("bench", benchmark)
+    assert result.exit_code == 2
+    assert f"bench {benchmark}: 2 ranks; limit: one process; remedy" in result.output

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """init and Context in one process; tests/mpi has those of several ranks."""
 
+import copy
 import errno
 import gc
 import os
@@ -472,3 +473,16 @@ def test_numba_that_counted_other_cpus_is_noted(monkeypatch):
         numba.config.NUMBA_NUM_THREADS = ctx.threads
     with hpcalloc.init() as ctx:
         assert not any("numba" in note for note in ctx.notes)
+
+
+@pytest.mark.parametrize("send", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_context_is_not_copied(send):
+    with hpcalloc.init() as ctx, pytest.raises(TypeError, match=r"Context: .*limit.*remedy"):
+        send(ctx)
+
+
+@pytest.mark.parametrize("threads", [1 << 17, 10**20])
+def test_more_threads_than_any_machine_has(threads):
+    with pytest.raises(hpcalloc.PlanError, match="threads.*limit.*65536"):
+        hpcalloc.init(threads=threads)
+    assert hpcalloc.current() is None

@@ -158,7 +158,7 @@ def test_command_line(tmp_path):
         assert done.exit_code == 2
         assert "Traceback" not in done.output
     done = run(cli, [*options, "-o", str(tmp_path / "none/job.sh"), "x"])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "No such file" in done.output
 
 

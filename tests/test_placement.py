@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Where arrays are: counts, ranges of views, home, refusals of the kernel."""
 
+import copy
 import errno
 import json
 import mmap
 import os
+import pickle
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 
 import hpcalloc
 from hpcalloc import _native
+from hpcalloc.paging import Migration
 from hpcalloc.placement import Placement, _add_mapping, bounds, process_memory
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -160,3 +164,28 @@ def test_numa_maps_lines():
     _add_mapping("7f01 default file=/usr/lib/libN1=x.so mapped=7 N0=7 kernelpagesize_kB=4", per_node)
     _add_mapping("7f02 default", per_node)
     assert per_node == {0: (2 << 20) + 7 * 4096, 12: 4 << 20}
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, copy.copy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_answers_travel(again):
+    a = hpcalloc.ones(1_000_000)
+    for answer in (
+        hpcalloc.placement(a),
+        Placement(8, PAGE, 1, MappingProxyType({1: 2}), 3, 4, (5,), "on_node", 6, (7,), "why"),
+        hpcalloc.prefault(a),
+        Migration(hpcalloc.local(), PAGE, 6, 1, 2, 3, MappingProxyType({"EBUSY": 4}), 0.5),
+    ):
+        assert again(answer) == answer
+        assert again(answer).to_dict() == answer.to_dict()
+        assert type(again(answer)) is type(answer)
+    with pytest.raises(TypeError):
+        again(hpcalloc.placement(a)).pages_per_node[0] = 1
+
+
+@pytest.mark.parametrize(
+    ("nodes", "kind"), [(3, TypeError), ("01", TypeError), ([0.5], TypeError), ([-1], hpcalloc.NodeError)]
+)
+def test_local_nodes_that_are_none(nodes, kind):
+    with pytest.raises(kind, match=r"placement: node.*remedy"):
+        hpcalloc.placement(np.zeros(10), local_nodes=nodes)
+    assert hpcalloc.placement(np.zeros(10), local_nodes=()).local_nodes == ()

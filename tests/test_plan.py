@@ -273,3 +273,28 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     for golden in GOLDENS:
         (DATA / "plans" / f"{golden}.json").write_text(golden_text(golden))
+
+
+def test_counts_that_no_host_has():
+    topology = Topology.from_synthetic("pack:2 [numa] core:4 pu:2")
+    plan = make_plan(topology, 65536)  # in a second or so: nothing of it is quadratic
+    assert plan.ranks[-1].shared
+    for ranks in (65537, 10**9):
+        with pytest.raises(PlanError, match=r"local_ranks=.*limit: .*65536.*remedy"):
+            make_plan(topology, ranks)
+
+
+def test_arguments_of_other_types():
+    topology = Topology.from_synthetic("core:4 pu:1")
+    with pytest.raises(TypeError, match=r"topology= a int; limit: a Topology; remedy"):
+        make_plan(3, 2)
+    for bindings in (3, [1, 2], "ab"):
+        with pytest.raises(TypeError, match=r"bindings=.*LauncherBinding.*remedy"):
+            make_plan(topology, 2, bindings=bindings)
+
+
+@pytest.mark.parametrize("rank", [-1, 2])
+def test_environment_of_a_rank_that_is_not_there(rank):
+    plan = make_plan(Topology.from_synthetic("core:4 pu:1"), 2)
+    with pytest.raises(PlanError, match=r"omp_environment: local rank .*limit: 0 to 1; remedy"):
+        plan.omp_environment(rank)

@@ -14,7 +14,7 @@ from ..doctor import Finding, Host, diagnose, is_healthy
 from ..doctor.finding import SEVERITIES
 from ..doctor.job import examine_job
 from ..exceptions import HpcallocError
-from .options import json_flag
+from .options import SECONDS, json_flag
 
 __all__ = ["command"]
 
@@ -30,7 +30,7 @@ HEALTHY, FOUND, FAILED = 0, 1, 2  # exit codes
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     default=60.0,
     show_default=True,
     help="Seconds to wait for the other ranks.",

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..exceptions import HpcallocError, message
 from ..jobscript import LAUNCHERS, PER_NODE, make_jobscript
 from .options import number_or
 from .topology import source_option, topology_of
@@ -75,4 +76,6 @@ def command(
         with open(output, "w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise click.ClickException(f"--output {output}: {error.strerror}") from error
+        raise HpcallocError(
+            message(f"--output {output}", str(error.strerror), "a file that can be written", "choose another")
+        ) from error

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import click
 
-from ..exceptions import HpcallocError
+from ..exceptions import HpcallocError, message
 from .lazy import LazyGroup
 
 # verb -> what the list says about it; the module is hpcalloc.cli.<verb>, the command in it is called `command`
@@ -31,6 +32,17 @@ class Verbs(LazyGroup):
             return super().invoke(ctx)
         except HpcallocError as error:
             raise _Refused(str(error)) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise _Refused(
+                message(
+                    ctx.invoked_subcommand or "hpcalloc",
+                    f"{error.strerror}",
+                    "room for the output",
+                    "make some",
+                )
+            ) from error
 
 
 class _Refused(click.ClickException):

@@ -3,12 +3,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-__all__ = ["bind_option", "json_flag", "number_or", "smt_option", "threads_option"]
+__all__ = ["SECONDS", "bind_option", "json_flag", "number_or", "smt_option", "threads_option"]
+
+
+class _Seconds(click.FloatRange):
+    """More than 0, and a number."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is not a number of seconds.", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds()
 
 
 def number_or(*words: str) -> Callable[[click.Context, click.Parameter, str], int | str]:

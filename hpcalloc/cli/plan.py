@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 
 from ..plan import make_plan
-from .console import plain_console
+from .console import plain_console, print_table
 from .options import json_flag, smt_option, threads_option
 from .topology import source_option, topology_of
 
@@ -33,7 +33,10 @@ def command(ranks: int, threads: int | str, smt: bool, source: str | None, as_js
         return
     console = plain_console()
     console.print(f"{facts['source']}, {ranks} rank(s): {'; '.join(facts['reasons'])}")
-    table = Table("local rank", "nodes", "CPUs", "threads", "memory", "why")
+    table = Table()
+    for name in ("local rank", "nodes", "CPUs", "threads", "memory"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("why")
     for share in facts["ranks"]:
         table.add_row(
             str(share["local_rank"]),
@@ -43,4 +46,4 @@ def command(ranks: int, threads: int | str, smt: bool, source: str | None, as_js
             share["memory"],
             "; ".join(share["reasons"]),
         )
-    console.print(table)
+    print_table(console, table, wrap=True)

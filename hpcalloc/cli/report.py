@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from .. import _native
 from .._native.errors import name_of
 from ..context import Context, init
+from ..exceptions import HpcallocError, message
 from ..kernel_files import huge_pools, read_text, transparent_huge_pages
 from ..launcher import detect_launcher
 from ..report import Report, size_text
@@ -95,8 +96,8 @@ def _give(report: Report, output: str | None, shown: str) -> None:
     try:
         report.write(output)
     except OSError as error:
-        raise click.ClickException(
-            f"report: {output!r}: {error.strerror}; limit: a file that can be written; remedy: choose another"
+        raise HpcallocError(
+            message("report", f"{output!r}: {error.strerror}", "a file that can be written", "choose another")
         ) from error
 
 

@@ -118,8 +118,9 @@ def resolve(program: Sequence[str], path: str) -> tuple[list[str], str]:
     if found is None and name.endswith(".py") and os.path.isfile(name):
         found, program = sys.executable, [sys.executable, *program]
     if found is None and os.path.exists(name) and os.sep in name:
-        what = "is a directory" if os.path.isdir(name) else "is not executable"
-        raise _NotExecutable(message("run", f"{name!r} {what}", "a program", f"chmod +x {name}"))
+        if os.path.isdir(name):
+            raise _NotExecutable(message("run", f"{name!r} is a directory", "a program", "name one in it"))
+        raise _NotExecutable(message("run", f"{name!r} is not executable", "a program", f"chmod +x {name}"))
     if found is None:
         where = "a file" if os.sep in name else f"the directories of PATH={path}"
         remedy = f"./{name}" if os.path.isfile(name) else "check the name"

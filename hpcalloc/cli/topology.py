@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 
 from ..topology import Topology
-from .console import plain_console
+from .console import plain_console, print_table
 from .options import json_flag
 
 __all__ = ["command", "gib", "source_option", "topology_of"]
@@ -61,4 +61,4 @@ def command(source: str | None, as_json: bool) -> None:
             "yes" if node["allowed"] else "no",
             *(str(d) for d in node["distances"].values()),
         )
-    console.print(table)
+    print_table(console, table)

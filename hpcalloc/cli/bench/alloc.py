@@ -12,8 +12,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ...bench import alloc
-from ..console import plain_console
-from .output import give, json_option, new_figure, plot_option, print_table, progress_bar, thread_list
+from ..console import plain_console, print_table
+from ..mpi import refuse_ranks
+from ..options import SECONDS
+from .output import give, json_option, new_figure, plot_option, progress_bar, thread_list
 
 __all__ = ["command"]
 
@@ -118,7 +120,13 @@ def _draw(result: dict[str, Any]) -> Any:
 @click.option("--threads", metavar="N,N,...", help="Numbers of threads; default 1, all cores, twice as many.")
 @click.option("--repeats", default=3, show_default=True, help="Runs of each, of which the median counts.")
 @click.option("--scale", default=0.25, show_default=True, help="Amount of work.")
-@click.option("--timeout", default=300.0, show_default=True, help="Seconds after which a run has failed.")
+@click.option(
+    "--timeout",
+    type=SECONDS,
+    default=300.0,
+    show_default=True,
+    help="Seconds after which a run has failed.",
+)
 @json_option
 @plot_option
 @click.option("--list", "only_list", is_flag=True, help="List workloads and allocators found, and end.")
@@ -142,6 +150,7 @@ def command(
         for name, path in {alloc.OURS: str(alloc.own_library()), **found}.items():
             console.print(f"{name:18} {path or 'the C library'}")
         return
+    refuse_ranks("bench alloc")
     counts = _thread_counts(threads)
     with progress_bar(alloc.runs(names or None, counts, repeats, len(found) + 1)) as advance:
         result = alloc.compare(

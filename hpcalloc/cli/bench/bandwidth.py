@@ -14,10 +14,10 @@ from ...bench.kernels import KERNELS
 from ...bench.sizes import mib
 from ...exceptions import HpcallocError, message
 from ...topology import Topology
-from ..console import plain_console
+from ..console import plain_console, print_table
 from ..mpi import mpi_option, world
 from . import figures
-from .output import give, json_option, mark, note_option, plot_option, print_table, progress_bar, thread_list
+from .output import give, json_option, mark, note_option, plot_option, progress_bar, thread_list
 
 __all__ = ["command"]
 

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from ...bench import latency
 from ...bench.sizes import mib
-from ..console import plain_console
+from ..console import plain_console, print_table
 from ..mpi import refuse_ranks
 from . import figures
-from .output import give, json_option, mark, note_option, plot_option, print_table, progress_bar
+from .output import give, json_option, mark, note_option, plot_option, progress_bar
 
 __all__ = ["command"]
 

@@ -14,8 +14,10 @@ from rich.table import Table
 
 from ...bench import mpi
 from ...report import percent
-from ..console import plain_console
-from .output import give, json_option, new_figure, plot_option, print_table, progress_bar
+from ..console import plain_console, print_table
+from ..mpi import refuse_ranks
+from ..options import SECONDS
+from .output import give, json_option, new_figure, plot_option, progress_bar
 
 __all__ = ["command"]
 
@@ -101,7 +103,7 @@ def _print(result: dict[str, Any]) -> None:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=SECONDS,
     default=600.0,
     show_default=True,
     help="Seconds for one solver.",
@@ -126,6 +128,7 @@ def command(
         for name, options in mpi.SOLVERS.items():
             console.print(f"{name:15} {options[quick] or 'as it comes'}")
         return
+    refuse_ranks("bench mpi")
     with progress_bar(len(names or mpi.SOLVERS), done=-1, clock=TimeElapsedColumn) as advance:
         result = mpi.compare(
             names,

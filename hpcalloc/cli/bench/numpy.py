@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ...bench import numpy as bench
-from ..console import plain_console
-from .output import give, json_option, new_figure, plot_option, print_table, progress_bar
+from ..console import plain_console, print_table
+from ..mpi import refuse_ranks
+from .output import give, json_option, new_figure, plot_option, progress_bar
 
 __all__ = ["command"]
 
@@ -45,6 +46,7 @@ def command(
     into two arrays made before, `in place` over the second into the first's result; the other ratios are ours over
     NumPy's.
     """
+    refuse_ranks("bench numpy")
     chosen = bench.parse_sizes(sizes) if sizes is not None else bench.default_sizes()
     with progress_bar(bench.runs(chosen, repeats)) as advance:
         result = bench.compare(chosen, repeats=repeats, policy=policy, advance=advance)

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,9 +20,9 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
-from ...exceptions import HpcallocError
+from ...exceptions import HpcallocError, message
+from ...launcher import global_rank
 
 __all__ = [
     "give",
@@ -31,19 +31,55 @@ __all__ = [
     "new_figure",
     "note_option",
     "plot_option",
-    "print_table",
     "progress_bar",
     "thread_list",
 ]
 
+
+def _writable(context: click.Context, option: click.Parameter, path: str | None) -> str | None:
+    """Refuse before a long run what could not be written after it; the file itself is not touched."""
+    others = global_rank(os.environ)[0] > 0  # write nothing, and may be on a host without that directory
+    if path is None or path == "-" or context.resilient_parsing or others:
+        return path
+    folder = os.path.dirname(os.path.abspath(path))
+    problem = (
+        f"no directory {folder}"
+        if not os.path.isdir(folder)
+        else ""
+        if os.access(path if os.path.exists(path) else folder, os.W_OK)
+        else "no right to write"
+    )
+    if problem:
+        raise HpcallocError(
+            message(f"{option.opts[0]} {path}", problem, "a file that can be written", "choose another")
+        )
+    return path
+
+
+def _drawable(context: click.Context, option: click.Parameter, path: str | None) -> str | None:
+    if path is not None and not context.resilient_parsing:
+        known = new_figure(1, 1).canvas.get_supported_filetypes()
+        ending = os.path.splitext(path)[1][1:].lower()
+        if ending and ending not in known:
+            raise HpcallocError(
+                message(f"{option.opts[0]} {path}", f"ends in .{ending}", ".png, .svg, .pdf", "choose one")
+            )
+    return _writable(context, option, path)
+
+
 json_option = click.option(
     "--json",
     "json_file",
+    callback=_writable,
     type=click.Path(dir_okay=False, allow_dash=True),
     help="Write all figures to a file; - is standard output, without the tables.",
 )
 plot_option = click.option(
-    "--plot", "plot_file", type=click.Path(dir_okay=False), help="Draw them to a file (png, svg, pdf)."
+    "--plot",
+    "plot_file",
+    callback=_drawable,
+    type=click.Path(dir_okay=False),
+    help="Draw them to a file (png, svg, pdf).",
 )
 note_option = click.option("--note", default="", help="A remark for the table, the plot and the JSON.")
 
@@ -52,15 +88,16 @@ note_option = click.option("--note", default="", help="A remark for the table, t
 def progress_bar(
     total: int, *, done: int = 0, quiet: bool = False, clock: type[ProgressColumn] = TimeRemainingColumn
 ) -> Iterator[Callable[[str], None]]:
-    """A bar on standard error that vanishes at the end; what it gives goes one step on, with a text."""
+    """A bar on standard error, if that is a terminal, that vanishes at the end; what it gives goes one step on, with a text."""
+    console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         clock(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
-        disable=quiet,
+        disable=quiet or not console.is_terminal,  # else it leaves an empty line
     ) as progress:
         task = progress.add_task("", total=total, completed=done)
         yield lambda text: progress.update(task, advance=1, description=text)
@@ -86,13 +123,6 @@ def give(
         _save_figure(draw(result), plot_file)
     if json_file != "-":
         show(result)
-
-
-def print_table(console: Console, table: Table) -> None:
-    """Print a table in its full width, whatever the terminal's or file's: numbers that are cut say nothing."""
-    needed = Measurement.get(console, console.options.update(width=1000), table).maximum
-    console.width = max(console.width, needed)
-    console.print(table)
 
 
 def mark(placed: bool | None) -> str:
