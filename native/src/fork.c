@@ -5,7 +5,7 @@
  * All locks are held across the fork, so everything they guard is whole in the child. Heaps are not locked:
  * another thread may be in the middle of a fast path, which loses at most the one block it had in hand, or in
  * the middle of changing its queues (heap->busy), whose pages the child then leaves alone. All other heaps of
- * vanished threads are abandoned in the child as at a thread's end, and their memory is used again.
+ * vanished threads rest in the child as at a thread's end, and their memory is used again.
  *
  * The kernel's copy is a consistent cut: from the moment fork() protects a page, a thread that writes to it
  * waits until the copy is complete, so no later write of it is seen without the earlier ones.

@@ -8,7 +8,8 @@
  * home. Who exchanges a slot for NULL owns the span from then on. A heap's `kept_slices` says for each slot what its
  * thread put there, or 0; where others have emptied the slot since, it says too much.
  *
- * Threads: slots are filled by their heap's thread and emptied by any.
+ * Threads: slots are filled by their heap's thread and emptied by any. A child of fork lacks what others had in hand just
+ * then.
  */
 #include "internal.h"
 
