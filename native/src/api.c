@@ -340,8 +340,11 @@ void *na_realloc(void *ptr, size_t size) {
             return NULL;
         }
         void *moved = na_large_realloc(span, size);
+        na_region *region = &na_regions[span->region];
+        if (moved == NULL && region->strict && errno == ENOMEM && na_ended_relieve(region))
+            moved = na_large_realloc(span, size); /* others are asked for below */
         (void)born(moved != NULL ? moved : ptr);
-        if (moved != NULL || na_regions[span->region].strict) return moved;
+        if (moved != NULL || region->strict) return moved;
     } else if (size <= have && size >= have / 2) {
         return ptr;
     }

@@ -42,6 +42,13 @@ static void child(void) {
             if (thread->heaps[i] != NULL) na_ended_orphan(thread->heaps[i]);
         na_thread_forget(thread);
     }
+    /* What a vanished thread was giving back is in no list; the next thread with its record is not the owner. */
+    for (int i = 0; na_cut_short && i < na_region_count; i++)
+        for (na_heap *heap = na_regions[i].all; heap != NULL; heap = heap->all_next) {
+            na_thread *owner = atomic_load_explicit(&heap->thread, memory_order_relaxed);
+            if (owner != NULL && owner != na_self.thread)
+                atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
+        }
 }
 
 /* What pthread_atfork() calls in the C library. That function itself is a part of each library that calls it, at the

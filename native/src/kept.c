@@ -22,6 +22,14 @@ static void set_kind(na_span *span, enum na_span_kind kind) {
     __atomic_store_n(&span->kind, (uint8_t)kind, __ATOMIC_RELAXED); /* neighbours look at it, see na_kind */
 }
 
+/* In kept_since while somebody counts: there may be some. Not NA_NO_TIME, so that nobody passes them by meanwhile. */
+#define COUNTING (NA_NO_TIME - 1)
+
+/* A count that one thread writes. Who sees that a block was freed sees, too, that it was taken. */
+static void add(_Atomic(uint64_t) *count, uint64_t more) {
+    atomic_store_explicit(count, atomic_load_explicit(count, memory_order_relaxed) + more, memory_order_release);
+}
+
 /* ---- the heap's thread ----------------------------------------------------------------------------------- */
 
 /* The slot that fits best: of the length wanted, or an eighth longer at most; of equals the one put last. -1: none. */
@@ -46,8 +54,8 @@ na_span *na_kept_take(na_heap *heap, uint32_t slices) {
         heap->kept_slices[slot] = 0;
         if (span == NULL) continue;
         set_kind(span, NA_LARGE);
-        heap->kept_taken++;
-        heap->kept_taken_bytes += na_span_bytes(span);
+        add(&heap->kept_taken, 1);
+        add(&heap->kept_taken_bytes, na_span_bytes(span));
         return span;
     }
     return NULL;
@@ -84,8 +92,8 @@ bool na_kept_put(na_heap *heap, na_span *span) {
     if (span->slices > NA_KEPT_LONGEST || na_opt.purge_delay_ms == 0) return false;
     unsigned slot = room_for(heap, span->slices);
     uint64_t now = os_now_ms();
-    heap->kept_freed++;
-    heap->kept_freed_bytes += na_span_bytes(span);
+    add(&heap->kept_freed, 1);
+    add(&heap->kept_freed_bytes, na_span_bytes(span));
     set_kind(span, NA_KEPT);
     atomic_store_explicit(&heap->kept_at[slot], now, memory_order_relaxed);
     heap->kept_last = slot;
@@ -94,7 +102,8 @@ bool na_kept_put(na_heap *heap, na_span *span) {
     atomic_store(&heap->kept[slot], span);
     /* Both sequentially consistent: who counts the kept ones anew sees this one, or this sees that it has to say so. */
     _Atomic(uint64_t) *since = &heap->region->kept_since;
-    if (atomic_load(since) == NA_NO_TIME) atomic_store(since, now);
+    uint64_t said = atomic_load(since);
+    while (said >= COUNTING && !atomic_compare_exchange_weak(since, &said, now)) {}
     return true;
 }
 
@@ -120,7 +129,7 @@ static na_heap *heaps_of(na_region *region) {
 static bool release_before(na_region *region, uint64_t before) {
     na_span *gone = NULL;
     uint64_t since = NA_NO_TIME;
-    atomic_store(&region->kept_since, NA_NO_TIME);
+    atomic_store(&region->kept_since, COUNTING);
     for (na_heap *heap = heaps_of(region); heap != NULL; heap = heap->all_next)
         for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
             if (atomic_load(&heap->kept[slot]) == NULL) continue;
@@ -130,7 +139,7 @@ static bool release_before(na_region *region, uint64_t before) {
         }
     if (gone != NULL) na_spans_free(region, gone);
     uint64_t said = atomic_load(&region->kept_since);
-    while (since < said && !atomic_compare_exchange_weak(&region->kept_since, &said, since)) {}
+    while ((since < said || said == COUNTING) && !atomic_compare_exchange_weak(&region->kept_since, &said, since)) {}
     return gone != NULL;
 }
 
@@ -138,29 +147,47 @@ void na_kept_due(na_region *region) {
     uint64_t since = atomic_load_explicit(&region->kept_since, memory_order_relaxed);
     if (since == NA_NO_TIME || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
     uint64_t now = os_now_ms();
-    if (na_is_due(since, now)) (void)release_before(region, now - (uint64_t)na_opt.purge_delay_ms + 1);
+    if (since == COUNTING || na_is_due(since, now))
+        (void)release_before(region, now - (uint64_t)na_opt.purge_delay_ms + 1);
 }
 
 bool na_kept_release(na_region *region) {
     return atomic_load(&region->kept_since) != NA_NO_TIME && release_before(region, UINT64_MAX);
 }
 
-/* Other threads count while we look. */
-#if defined(__SANITIZE_THREAD__)
-__attribute__((no_sanitize("thread")))
-#endif
-na_kept_counts
-na_kept_count(const na_region *region) {
+static na_kept_counts count_freed(const na_region *region) {
     na_kept_counts sum = {0};
     for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) {
-        sum.taken += heap->kept_taken;
-        sum.taken_bytes += heap->kept_taken_bytes;
-        sum.freed += heap->kept_freed;
-        sum.freed_bytes += heap->kept_freed_bytes;
-        for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
-            const na_span *span = atomic_load_explicit(&heap->kept[slot], memory_order_relaxed);
-            if (span != NULL) sum.bytes += na_span_bytes(span);
-        }
+        sum.freed += atomic_load_explicit(&heap->kept_freed, memory_order_acquire);
+        sum.freed_bytes += atomic_load_explicit(&heap->kept_freed_bytes, memory_order_acquire);
     }
     return sum;
+}
+
+static void count_taken(const na_region *region, na_kept_counts *sum) {
+    for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) {
+        sum->taken += atomic_load_explicit(&heap->kept_taken, memory_order_acquire);
+        sum->taken_bytes += atomic_load_explicit(&heap->kept_taken_bytes, memory_order_acquire);
+        for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
+            const na_span *span = atomic_load_explicit(&heap->kept[slot], memory_order_relaxed);
+            if (span != NULL) sum->bytes += na_span_bytes(span);
+        }
+    }
+}
+
+/* Other threads count while we look. Frees are read first, in all heaps, so that no difference is negative. What is taken
+ * until the rest is read seems to be in use: of some looks the one with the fewest frees meanwhile is the best. */
+na_kept_counts na_kept_count(const na_region *region) {
+    enum { LOOKS = 4 };
+    na_kept_counts best = {0}, next = count_freed(region);
+    uint64_t least = UINT64_MAX;
+    for (int i = 0; i < LOOKS && least != 0; i++) {
+        na_kept_counts now = next;
+        count_taken(region, &now);
+        next = count_freed(region);
+        if (next.freed - now.freed >= least) continue;
+        least = next.freed - now.freed;
+        best = now;
+    }
+    return best;
 }

@@ -136,10 +136,12 @@ void na_thread_forget(na_thread *thread) {
 /* true: they may hold so much free memory that the purger is wanted. */
 static bool leave_heaps(na_thread *thread) {
     bool much = false;
+    na_self.heap = &na_empty_heap; /* before another thread may go on with it */
+    na_inline_hide();
     for (int i = 0; i < na_region_count; i++) {
         na_heap *heap = thread->heaps[i];
         if (heap == NULL) continue;
-        much |= heap->pages >= NA_PEAK_BYTES / NA_SLICE;
+        much |= heap->pages + heap->kept_total >= NA_PEAK_BYTES / NA_SLICE;
         thread->heaps[i] = NULL;
         na_ended_add(heap);
     }
@@ -153,8 +155,6 @@ static void thread_end(void *record) {
     if (thread != na_self.thread) return;
     int saved = errno;
     na_remote_flush(thread);
-    na_self.heap = &na_empty_heap;
-    na_inline_hide();
     if (leave_heaps(thread)) {
         na_purger_start(); /* which may allocate */
         (void)leave_heaps(thread);

@@ -210,11 +210,11 @@ struct na_heap {
     na_heap *newer;                   /* resting */
     na_heap *all_next;                /* every heap of the region */
     /* Freed large blocks, see kept.c. */
-    uint8_t kept_slices[NA_KEPT_SLOTS];    /* what its thread put into the slots, 0: nothing */
-    uint32_t kept_last;                    /* the slot that was filled last */
-    uint32_t kept_total;                   /* sum of kept_slices */
-    uint64_t kept_taken, kept_taken_bytes; /* large blocks allocated from there ever */
-    uint64_t kept_freed, kept_freed_bytes; /* freed to there ever */
+    uint8_t kept_slices[NA_KEPT_SLOTS];             /* what its thread put into the slots, 0: nothing */
+    uint32_t kept_last;                             /* the slot that was filled last */
+    uint32_t kept_total;                            /* sum of kept_slices */
+    _Atomic(uint64_t) kept_taken, kept_taken_bytes; /* large blocks allocated from there ever */
+    _Atomic(uint64_t) kept_freed, kept_freed_bytes; /* freed to there ever */
     _Atomic(na_span *) kept[NA_KEPT_SLOTS];
     _Atomic(uint64_t) kept_at[NA_KEPT_SLOTS]; /* ms */
 };

@@ -271,6 +271,53 @@ static void what_is_kept_gives_way_body(void) {
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
+/* A strict block that grows has no other place to go. */
+static void strict_blocks_grow_at_the_limit_body(void) {
+    numalloc_request_t request = {.size = 3 * MIB, .policy = NUMALLOC_LOCAL, .flags = NUMALLOC_STRICT};
+    void *strict = numalloc_request(&request);
+    if (strict == NULL && errno == EPERM) return; /* no placement here: nothing strict, either */
+    CHECK(strict != NULL);
+    void *first = numalloc(MIB), *second = numalloc(MIB);
+    numalloc_free(first);
+    numalloc_free(second);
+    CHECK(kept_bytes() >= 2 * MIB);
+    strict = numalloc_realloc(strict, 10 * MIB);
+    CHECK(strict != NULL);
+    CHECK_EQUAL(kept_bytes(), 0);
+    numalloc_free(strict);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+/* Blocks that are taken and kept while somebody counts, with many heaps to look at in between. */
+enum { LOOKERS_ON = 60 };
+static _Atomic(bool) counted;
+static void *look_on(void *unused) {
+    numalloc_free(numalloc(64));
+    pthread_barrier_wait(&barrier);
+    pthread_barrier_wait(&barrier);
+    return unused;
+}
+static void *take_and_keep(void *unused) {
+    numalloc_free(numalloc(128 * KIB));
+    pthread_barrier_wait(&barrier);
+    while (!atomic_load(&counted)) numalloc_free(numalloc(128 * KIB));
+    pthread_barrier_wait(&barrier);
+    return unused;
+}
+static void counts_are_not_negative_body(void) {
+    pthread_t thread[LOOKERS_ON + 2];
+    pthread_barrier_init(&barrier, NULL, LOOKERS_ON + 3);
+    for (int i = 0; i < LOOKERS_ON + 2; i++) {
+        bool works = i == 0 || i == LOOKERS_ON + 1;
+        CHECK_EQUAL(pthread_create(&thread[i], NULL, works ? take_and_keep : look_on, NULL), 0);
+    }
+    pthread_barrier_wait(&barrier);
+    for (int i = 0; i < 30000; i++) CHECK((int64_t)total().large_blocks >= 0);
+    atomic_store(&counted, true);
+    pthread_barrier_wait(&barrier);
+    for (int i = 0; i < LOOKERS_ON + 2; i++) pthread_join(thread[i], NULL);
+}
+
 static void a_purge_takes_it_from_all_body(void) {
     pthread_t thread;
     pthread_barrier_init(&barrier, NULL, 2);
@@ -419,6 +466,8 @@ static const struct check_case bodies[] = {
     {"what_is_kept_returns", what_is_kept_returns_body},
     {"what_is_kept_returns_in_passing", what_is_kept_returns_in_passing_body},
     {"what_is_kept_gives_way", what_is_kept_gives_way_body},
+    {"strict_blocks_grow_at_the_limit", strict_blocks_grow_at_the_limit_body},
+    {"counts_are_not_negative", counts_are_not_negative_body},
     {"a_purge_takes_it_from_all", a_purge_takes_it_from_all_body},
     {"a_successor_has_the_kept", a_successor_has_the_kept_body},
     {"a_child_has_it", a_child_has_it_body},
@@ -449,6 +498,10 @@ static void what_is_kept_returns_in_passing(void) {
     start("NUMALLOC_PURGE_DELAY=200 NUMALLOC_PURGER=0", "what_is_kept_returns_in_passing");
 }
 static void what_is_kept_gives_way(void) { start("NUMALLOC_NODE_LIMIT=16M", "what_is_kept_gives_way"); }
+static void strict_blocks_grow_at_the_limit(void) {
+    start("NUMALLOC_NODE_LIMIT=14M", "strict_blocks_grow_at_the_limit");
+}
+static void counts_are_not_negative(void) { start("", "counts_are_not_negative"); }
 static void a_purge_takes_it_from_all(void) { start("", "a_purge_takes_it_from_all"); }
 static void a_successor_has_the_kept(void) { start("", "a_successor_has_the_kept"); }
 static void a_child_has_it(void) { start("", "a_child_has_it"); }
@@ -467,6 +520,8 @@ static const check_case cases[] = {
     {"what_is_kept_returns", what_is_kept_returns},
     {"what_is_kept_returns_in_passing", what_is_kept_returns_in_passing},
     {"what_is_kept_gives_way", what_is_kept_gives_way},
+    {"strict_blocks_grow_at_the_limit", strict_blocks_grow_at_the_limit},
+    {"counts_are_not_negative", counts_are_not_negative},
     {"a_purge_takes_it_from_all", a_purge_takes_it_from_all},
     {"a_successor_has_the_kept", a_successor_has_the_kept},
     {"a_child_has_it", a_child_has_it},

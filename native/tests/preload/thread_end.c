@@ -14,6 +14,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <unistd.h>
 
 static numalloc_stats_t stats_now(void) {
     numalloc_stats_t now;
@@ -112,7 +114,54 @@ static void blocks_that_outlive_threads(void) {
     CHECK(stats_now().committed_bytes <= before + (8 << 20));
 }
 
+/* The end of a thread with many pages starts the purger, whose making allocates. The heap that serves this rests, too: who
+ * allocates later does not do so from a heap that another thread may have taken over. */
+static pthread_key_t counting_key;
+static int64_t heaps_more = -1;
+static void count_heaps(void *rounds) {
+    if (rounds != NULL && pthread_setspecific(counting_key, NULL) == 0 && (intptr_t)rounds > 1) {
+        pthread_setspecific(counting_key, (void *)((intptr_t)rounds - 1));
+        return;
+    }
+    uint64_t before = stats_now().heaps;
+    free(malloc(64));
+    heaps_more = (int64_t)(stats_now().heaps - before);
+}
+static void *have_many_pages(void *unused) {
+    enum { MANY = 40000 };
+    static void *block[MANY];
+    pthread_setspecific(counting_key, (void *)(intptr_t)2); /* the second round: the allocator's is over */
+    for (int i = 0; i < MANY; i++) block[i] = malloc(64);
+    for (int i = 0; i < MANY; i++) free(block[i]);
+    return unused;
+}
+static long threads_now(void) {
+    char line[256];
+    long count = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+    CHECK(status != NULL);
+    while (fgets(line, sizeof line, status) != NULL) (void)sscanf(line, "Threads: %ld", &count);
+    fclose(status);
+    return count;
+}
+static void the_purger_starts_at_the_end(void) {
+    pthread_t thread;
+    (void)malloc_trim(0); /* early.c started the purger: with nothing to return it ends */
+    for (int i = 0; i < 200 && threads_now() > 1; i++) usleep(50000);
+    CHECK_EQUAL(threads_now(), 1);
+    CHECK_EQUAL(pthread_key_create(&counting_key, count_heaps), 0);
+    pthread_attr_t
+        attributes; /* its stack is the one that the purger had, and that the next would have without a call */
+    CHECK_EQUAL(pthread_attr_init(&attributes), 0);
+    CHECK_EQUAL(pthread_attr_setstacksize(&attributes, 256 * 1024), 0);
+    CHECK_EQUAL(pthread_create(&thread, &attributes, have_many_pages, NULL), 0);
+    CHECK_EQUAL(pthread_join(thread, NULL), 0);
+    CHECK_EQUAL(heaps_more, 1);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 static const check_case cases[] = {
+    {"the_purger_starts_at_the_end", the_purger_starts_at_the_end}, /* first: little else has started it */
     {"destructors", destructors},
     {"destructors_in_rounds", destructors_in_rounds},
     {"destructors_to_the_last_round", destructors_to_the_last_round},
