@@ -156,11 +156,14 @@ void na_heap_join(na_heap *heap, na_span *page) {
 static na_span *queue_search(na_heap *heap, unsigned class_index) {
     na_queue *queue = &heap->queue[class_index];
     na_span *fresh = NULL;
+    enum { PASSED_MAX = 16 }; /* who took over the heaps of a thousand threads has as many such pages */
+    int passed = 0;
     for (na_span *page = queue->first, *next; page != NULL; page = next) {
         next = page->next;
         if (page->free != 0) return page;
         if (page->carved < page->capacity) {
             if (fresh == NULL) fresh = page;
+            if (++passed == PASSED_MAX) return fresh;
             continue;
         }
         na_queue_remove(queue, page);
