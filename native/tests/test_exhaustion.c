@@ -210,6 +210,8 @@ static void cgroup_body(void) {
     char *others = mmap(NULL, 512 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(others != MAP_FAILED);
     CHECK(numalloc_room() < 128 * MIB);
+    /* CPUs hand back what they hold of the group's charge in their own time: seen once in six starts with 8 CPUs. */
+    for (int tries = 0; tries < 100 && numalloc_room() < 104 * MIB; tries++) usleep(50000);
     CHECK_EQUAL(numalloc_prefault(others, 104 * MIB), 0);
     CHECK_EQUAL(numalloc_prefault(others, 104 * MIB), 0); /* what is there needs no room */
     CHECK_EQUAL(numalloc_prefault(others, 512 * MIB), ENOMEM);
