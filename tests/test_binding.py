@@ -223,9 +223,7 @@ def test_inherited_memory_policy(kind, word):
     code = f"""
 from hpcalloc import _native
 from hpcalloc.binding import inherited_memory_policy
-nodes = _native.ffi.new("numalloc_nodemask_t *")
-node = _native.node_ids()[0]
-nodes.word[node // 64] = 1 << node % 64
+nodes = _native.nodemask(_native.node_ids()[:1])
 code = _native.lib.numalloc_memory_policy(_native.lib.NUMALLOC_{kind}, 0, nodes)
 with open("/proc/self/numa_maps") as maps:
     print(code, inherited_memory_policy(), next(line.split()[1] for line in maps if " stack" in line))

@@ -40,6 +40,7 @@ __all__ = [
     "migrate",
     "node_ids",
     "node_info",
+    "nodemask",
     "page_counts",
     "page_size",
     "prefault",
@@ -214,7 +215,8 @@ def prefault(address: int, length: int) -> int:
     return int(lib.numalloc_prefault(ffi.cast("void *", address), length))
 
 
-def _nodemask(nodes: Iterable[int]) -> Any:
+def nodemask(nodes: Iterable[int]) -> Any:
+    """Node ids as the allocator's calls take them."""
     mask = ffi.new("numalloc_nodemask_t *")
     for node in nodes:
         mask.word[node // 64] |= 1 << node % 64
@@ -223,14 +225,14 @@ def _nodemask(nodes: Iterable[int]) -> Any:
 
 def bind_range(address: int, length: int, nodes: Iterable[int]) -> int:
     """Set where pages to come of others' memory will be: on a node, or dealt over several; 0 or errno."""
-    return int(lib.numalloc_bind_range(ffi.cast("void *", address), length, _nodemask(nodes)))
+    return int(lib.numalloc_bind_range(ffi.cast("void *", address), length, nodemask(nodes)))
 
 
 def migrate(address: int, length: int, nodes: Iterable[int], granule: int) -> MoveCounts | int:
     """Move the pages of a range to a node, or deal them over several in units of `granule` bytes; counts or errno."""
     result = ffi.new("numalloc_migration_t *")
     code = int(
-        lib.numalloc_migrate_pages(ffi.cast("void *", address), length, _nodemask(nodes), granule, result)
+        lib.numalloc_migrate_pages(ffi.cast("void *", address), length, nodemask(nodes), granule, result)
     )
     if code != 0:
         return code

@@ -225,16 +225,13 @@ def _place(memory: MemoryPolicy | None, required: bool) -> list[str]:
     """Set the memory policy, which stays over exec; return what is to be noted."""
     if memory is None:
         return []
-    mask = _native.ffi.new("numalloc_nodemask_t *")
-    for node in memory.nodes:
-        mask.word[node // 64] |= 1 << (node % 64)
     kinds = {
         "local": _native.lib.NUMALLOC_LOCAL,
         "on_node": _native.lib.NUMALLOC_ONNODE,
         "interleave": _native.lib.NUMALLOC_INTERLEAVE,
     }
     flags = _native.lib.NUMALLOC_STRICT if memory.strict else 0
-    code = _native.lib.numalloc_memory_policy(kinds[memory.kind], flags, mask)
+    code = _native.lib.numalloc_memory_policy(kinds[memory.kind], flags, _native.nodemask(memory.nodes))
     if code == 0:
         return []
     if required:

@@ -23,13 +23,6 @@ def world():
     MPI.COMM_WORLD.Barrier()
 
 
-@pytest.fixture
-def ctx(world):
-    with hpcalloc.init(world) as context:
-        yield context
-        world.Barrier()
-
-
 def in_a_thread(call):
     """What a call raises in another thread."""
     said = []

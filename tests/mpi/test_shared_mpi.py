@@ -27,13 +27,6 @@ def world():
     MPI.COMM_WORLD.Barrier()
 
 
-@pytest.fixture
-def ctx(world):
-    with hpcalloc.init(world) as context:
-        yield context
-        world.Barrier()
-
-
 # ---- what it gives ------------------------------------------------------------------------------------------
 
 
