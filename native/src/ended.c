@@ -6,8 +6,8 @@
  * all it needs and makes nothing anew. Such a heap rests. What nobody has adopted after the purge delay gives back what
  * is free, as do all when memory runs short.
  *
- * Invariants. A heap without a thread is in exactly one of a region's lists, but for one that na_ended_reclaim has in
- * hand. The resting ones are ordered by their end. A spare heap has no pages; its pending list may get late remote
+ * Invariants. A heap without a thread is in exactly one of a region's lists, but for those that are in hand, as what is
+ * free in them goes back. The resting ones are ordered by their end. A spare heap has no pages; its pending list may get late remote
  * frees, which are sent on.
  *
  * Threads: the lists under the region's lock. A page with used blocks may be freed to by any thread right now, which only
@@ -52,6 +52,7 @@ static void rest_no_more(na_heap *heap) {
 static void settle(na_heap *heap) {
     na_region *region = heap->region;
     atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
+    heap->in_hand = 0;
     push(heap->pages != 0 ? &region->abandoned : &region->spare, heap);
     if (heap->pages != 0) region->abandoned_count++;
 }
@@ -70,10 +71,15 @@ void na_ended_add(na_heap *heap) {
 
 void na_ended_orphan(na_heap *heap) {
     na_kept_recount(heap);
+    heap->in_hand = 0;
     /* Caught in the middle of a change: its queues can't be trusted, so its pages stay as they are and only
      * their blocks in use remain valid. */
-    if (heap->busy) atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
-    else rest(heap);
+    if (heap->busy) {
+        atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
+    } else {
+        na_pages_gone_free(heap);
+        rest(heap);
+    }
 }
 
 /* ---- adoption ------------------------------------------------------------------------------------------ */
@@ -151,12 +157,16 @@ static void shed(na_heap *heap) {
     pthread_mutex_unlock(&heap->region->lock);
 }
 
-/* The oldest resting heap, if it ended before; one at a time, so that a fork in the midst of it loses no more. */
+/* The oldest resting heap, if it ended before; one at a time, so that others may adopt the rest meanwhile. */
 static na_heap *take_ended(na_region *region, uint64_t before) {
     pthread_mutex_lock(&region->lock);
     na_heap *heap = region->resting_oldest;
-    if (heap != NULL && atomic_load_explicit(&heap->ended_at, memory_order_relaxed) < before) rest_no_more(heap);
-    else heap = NULL;
+    if (heap != NULL && atomic_load_explicit(&heap->ended_at, memory_order_relaxed) < before) {
+        rest_no_more(heap);
+        heap->in_hand = 1;
+    } else {
+        heap = NULL;
+    }
     pthread_mutex_unlock(&region->lock);
     return heap;
 }
@@ -182,7 +192,10 @@ void na_ended_reclaim(na_region *region) {
     pthread_mutex_lock(&region->lock);
     na_heap *list = region->abandoned;
     region->abandoned = NULL;
-    for (na_heap *heap = list; heap != NULL; heap = heap->next) region->abandoned_count--;
+    for (na_heap *heap = list; heap != NULL; heap = heap->next) {
+        region->abandoned_count--;
+        heap->in_hand = 1;
+    }
     for (na_heap *spare = region->spare; spare != NULL; spare = spare->next) na_pending_empty(spare, NULL);
     pthread_mutex_unlock(&region->lock);
     while (list != NULL) {
@@ -203,11 +216,7 @@ bool na_ended_relieve(na_region *region) {
         uint64_t before = atomic_load_explicit(&each->used_bytes, memory_order_relaxed);
         reclaim_before(each, UINT64_MAX);
         na_heap *own = na_self.thread != NULL ? na_self.thread->heaps[each->index] : NULL;
-        if (own != NULL) {
-            na_heap_enter(own);
-            na_pages_idle_release(own);
-            na_heap_leave(own);
-        }
+        if (own != NULL) na_pages_idle_release(own);
         (void)na_kept_release(each);
         any |= atomic_load_explicit(&each->used_bytes, memory_order_relaxed) < before;
     }

@@ -109,7 +109,9 @@ void na_page_carve(na_span *page);                          /* links the next ba
 na_span *na_page_idle(na_heap *heap, unsigned class_index); /* is in no queue now; NULL: there is none */
 void na_page_freed(na_span *page);                          /* its free blocks reached page->attention */
 void na_page_release(na_span *page);                        /* no block in use: to the region */
-void na_page_leave(na_span *page, na_span *next); /* the same but for the region: into a chain for na_spans_free */
+void na_page_leave(na_span *page);                          /* the same, but first into heap->gone */
+void na_pages_gone(na_heap *heap);                          /* those go to the region; takes the lock */
+void na_pages_gone_free(na_heap *heap);                     /* the same with the lock held */
 void na_pages_idle_move(na_heap *from, na_heap *to);
 void na_pages_idle_release(na_heap *heap);
 
@@ -187,7 +189,6 @@ enum { NA_TRACKED_SLICES = 4096 };
 na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean,
                        uint64_t *was_dirty);
 void na_span_free(na_region *region, na_span *span);                    /* takes the lock */
-void na_spans_free(na_region *region, na_span *first);                  /* a chain by `next`; takes the lock once */
 bool na_span_extend(na_region *region, na_span *span, uint32_t slices); /* in place, to `slices`; takes the lock */
 void na_span_trim(na_region *region, na_span *span, uint32_t slices);   /* takes the lock */
 size_t na_span_purge_all(na_region *region);                            /* with the lock held; gives bytes */

@@ -203,7 +203,9 @@ struct na_heap {
     uint64_t gone_frees;             /* blocks freed ever in pages that it gave back */
     na_span *idle_first, *idle_last; /* pages without a used block, oldest first; in no queue */
     uint32_t idle_slices;
+    na_span *gone;                    /* pages that left it, on their way to the region */
     uint8_t strict_pages[NA_CLASSES]; /* strict: pages made and not given back, of each class; as far as 255 */
+    uint8_t in_hand;                  /* no thread's, and in no list: what is free in it is being given back */
     volatile uint8_t busy;            /* not 0: queues are being changed, a child of fork must not use them */
     _Atomic(uint64_t) ended_at;       /* resting: ms when its thread ended */
     na_heap *next;                    /* resting (to the older), abandoned or spare list */

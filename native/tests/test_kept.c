@@ -370,6 +370,56 @@ static void a_child_has_it_body(void) {
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
+/* What a thread without a record was giving back, as the purger does, when its process forked. */
+static atomic_bool giving_back;
+
+static void *gives_back(void *unused) {
+    while (atomic_load(&giving_back))
+        for (int i = 0; i < na_region_count; i++) {
+            if (!atomic_load(&na_regions[i].opened)) continue;
+            (void)na_kept_release(&na_regions[i]);
+            na_ended_reclaim(&na_regions[i]);
+        }
+    return unused;
+}
+
+static uint64_t heaps_bytes;
+
+static void child_of_one_that_gives_back(void) {
+    alarm(60);
+    CHECK_EQUAL(numalloc_verify(), 0);
+    (void)numalloc_purge();
+    CHECK_EQUAL(numalloc_verify(), 0);
+    CHECK_EQUAL(kept_bytes(), 0);
+    numalloc_stats_t stats = total();
+    CHECK(stats.pages <= 8); /* of one class, whose cached blocks were on their way just then */
+    CHECK(stats.committed_bytes <= heaps_bytes + stats.pages * NA_SLICE);
+}
+
+static void a_child_has_what_was_given_back_body(void) {
+    pthread_t thread;
+    size_t bytes = 32 * KIB;
+    run(small_work, &bytes);
+    (void)large_work(NULL);
+    (void)numalloc_purge();
+    heaps_bytes = total().committed_bytes;
+    atomic_store(&giving_back, true);
+    CHECK_EQUAL(pthread_create(&thread, NULL, gives_back, NULL), 0);
+    int bad = 0;
+    for (int round = 0; round < 300 && bad == 0; round++) {
+        run(small_work, &bytes);
+        for (int i = 0; i < 8; i++) block[i] = numalloc(100 * KIB);
+        for (int i = 0; i < 8; i++) numalloc_free(block[i]);
+        char text[4096] = "";
+        bad = check_child(child_of_one_that_gives_back, text, sizeof text);
+        if (bad != 0) printf("round %d: %s\n", round, text);
+    }
+    atomic_store(&giving_back, false);
+    pthread_join(thread, NULL);
+    CHECK_EQUAL(bad, 0);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 /* Any thread frees any other's, while one forks, purges and asks. */
 enum { SHARED = 64, EXCHANGES = 20000, TRADERS = 3 };
 static _Atomic(size_t *) shared[SHARED];
@@ -471,6 +521,7 @@ static const struct check_case bodies[] = {
     {"a_purge_takes_it_from_all", a_purge_takes_it_from_all_body},
     {"a_successor_has_the_kept", a_successor_has_the_kept_body},
     {"a_child_has_it", a_child_has_it_body},
+    {"a_child_has_what_was_given_back", a_child_has_what_was_given_back_body},
     {"traded_by_threads", traded_by_threads_body},
     {"zeroed_blocks_are_touched", zeroed_blocks_are_touched_body},
 };
@@ -505,6 +556,7 @@ static void counts_are_not_negative(void) { start("", "counts_are_not_negative")
 static void a_purge_takes_it_from_all(void) { start("", "a_purge_takes_it_from_all"); }
 static void a_successor_has_the_kept(void) { start("", "a_successor_has_the_kept"); }
 static void a_child_has_it(void) { start("", "a_child_has_it"); }
+static void a_child_has_what_was_given_back(void) { start("", "a_child_has_what_was_given_back"); }
 static void traded_by_threads(void) { start("", "traded_by_threads"); }
 static void zeroed_blocks_are_touched(void) { start("", "zeroed_blocks_are_touched"); }
 
@@ -525,6 +577,7 @@ static const check_case cases[] = {
     {"a_purge_takes_it_from_all", a_purge_takes_it_from_all},
     {"a_successor_has_the_kept", a_successor_has_the_kept},
     {"a_child_has_it", a_child_has_it},
+    {"a_child_has_what_was_given_back", a_child_has_what_was_given_back},
     {"traded_by_threads", traded_by_threads},
     {"zeroed_blocks_are_touched", zeroed_blocks_are_touched},
 };
