@@ -175,6 +175,8 @@ static void reclaim_before(na_region *region, uint64_t before) {
     for (na_heap *heap; (heap = take_ended(region, before)) != NULL;) shed(heap);
 }
 
+void na_ended_release(na_region *region) { reclaim_before(region, UINT64_MAX); }
+
 uint64_t na_ended_oldest(const na_region *region) {
     const na_heap *oldest = atomic_load_explicit(&region->resting_oldest, memory_order_relaxed);
     return oldest != NULL ? atomic_load_explicit(&oldest->ended_at, memory_order_relaxed) : UINT64_MAX;
@@ -188,7 +190,7 @@ void na_ended_due(na_region *region) {
 }
 
 void na_ended_reclaim(na_region *region) {
-    reclaim_before(region, UINT64_MAX);
+    na_ended_release(region);
     pthread_mutex_lock(&region->lock);
     na_heap *list = region->abandoned;
     region->abandoned = NULL;
@@ -214,7 +216,7 @@ bool na_ended_relieve(na_region *region) {
         na_region *each = region->node_index < 0 ? region : na_region_node(region->node_index, i != 0);
         if (!atomic_load_explicit(&each->opened, memory_order_acquire)) continue;
         uint64_t before = atomic_load_explicit(&each->used_bytes, memory_order_relaxed);
-        reclaim_before(each, UINT64_MAX);
+        na_ended_release(each);
         na_heap *own = na_self.thread != NULL ? na_self.thread->heaps[each->index] : NULL;
         if (own != NULL) na_pages_idle_release(own);
         (void)na_kept_release(each);

@@ -202,6 +202,15 @@ static void what_is_kept_is_bounded_body(void) {
     CHECK_EQUAL(total().cached_bytes, 0);
 }
 
+/* A block of one slice is had for its alignment, and none that is kept is asked for one. */
+static void what_never_serves_is_not_kept_body(void) {
+    for (int i = 0; i < 20; i++) numalloc_free(numalloc_aligned(128 * KIB, 1000));
+    CHECK_EQUAL(kept_bytes(), 0);
+    numalloc_free(numalloc_aligned(128 * KIB, 100 * KIB)); /* serves any that is as long */
+    CHECK_EQUAL(kept_bytes(), 128 * KIB);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 static void free_twice(void) {
     void *p = numalloc(100 * KIB);
     numalloc_free(p);
@@ -512,6 +521,7 @@ static const struct check_case bodies[] = {
     {"what_rests_gives_way", what_rests_gives_way_body},
     {"a_kept_block_serves", a_kept_block_serves_body},
     {"what_is_kept_is_bounded", what_is_kept_is_bounded_body},
+    {"what_never_serves_is_not_kept", what_never_serves_is_not_kept_body},
     {"a_second_free_is_noticed", a_second_free_is_noticed_body},
     {"what_is_kept_returns", what_is_kept_returns_body},
     {"what_is_kept_returns_in_passing", what_is_kept_returns_in_passing_body},
@@ -543,6 +553,7 @@ static void what_rests_gives_way(void) { start("NUMALLOC_NODE_LIMIT=16M", "what_
 
 static void a_kept_block_serves(void) { start("", "a_kept_block_serves"); }
 static void what_is_kept_is_bounded(void) { start("", "what_is_kept_is_bounded"); }
+static void what_never_serves_is_not_kept(void) { start("", "what_never_serves_is_not_kept"); }
 static void a_second_free_is_noticed(void) { start("", "a_second_free_is_noticed"); }
 static void what_is_kept_returns(void) { start("NUMALLOC_PURGE_DELAY=200", "what_is_kept_returns"); }
 static void what_is_kept_returns_in_passing(void) {
@@ -568,6 +579,7 @@ static const check_case cases[] = {
     {"what_rests_gives_way", what_rests_gives_way},
     {"a_kept_block_serves", a_kept_block_serves},
     {"what_is_kept_is_bounded", what_is_kept_is_bounded},
+    {"what_never_serves_is_not_kept", what_never_serves_is_not_kept},
     {"a_second_free_is_noticed", a_second_free_is_noticed},
     {"what_is_kept_returns", what_is_kept_returns},
     {"what_is_kept_returns_in_passing", what_is_kept_returns_in_passing},
