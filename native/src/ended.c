@@ -26,6 +26,26 @@ static na_heap *pop(_Atomic(na_heap *) *list) {
     return heap;
 }
 
+static na_heap *pop_spare(na_region *region) {
+    na_heap *heap = pop(&region->spare);
+    if (heap != NULL && heap == region->spare_next) region->spare_next = heap->next;
+    return heap;
+}
+
+/* Sends on what was freed late to spare heaps. A process that had a thousand threads has as many: the next few of them,
+ * by turns. */
+static void spare_send_on(na_region *region) {
+    enum { LOOKS = 16 };
+    na_heap *heap = region->spare_next;
+    for (int i = 0; i < LOOKS && (heap != NULL || i == 0); i++) {
+        if (heap == NULL) heap = region->spare;
+        if (heap == NULL) break;
+        na_pending_empty(heap, NULL);
+        heap = heap->next;
+    }
+    region->spare_next = heap;
+}
+
 static void rest(na_heap *heap) {
     na_region *region = heap->region;
     na_heap *before = region->resting;
@@ -91,7 +111,7 @@ na_heap *na_ended_adopt(na_region *region) {
     } else if ((heap = pop(&region->abandoned)) != NULL) {
         region->abandoned_count--;
     } else {
-        heap = pop(&region->spare);
+        heap = pop_spare(region);
     }
     return heap;
 }
@@ -138,7 +158,7 @@ bool na_ended_take(na_heap *heap, unsigned wanted) {
     na_heap *other = pop(&region->abandoned);
     if (other != NULL) region->abandoned_count--;
     else if ((other = region->resting_oldest) != NULL) rest_no_more(other);
-    for (na_heap *spare = region->spare; spare != NULL; spare = spare->next) na_pending_empty(spare, NULL);
+    spare_send_on(region);
     if (other != NULL) move_all(other, heap, cached);
     pthread_mutex_unlock(&region->lock);
     if (other != NULL)
