@@ -256,7 +256,7 @@ static void *request_spread(const numalloc_request_t *request, size_t align, boo
         return NULL;
     }
     if (nodeset_count(&nodes) == 1 || request->size < os_page_size()) {
-        int index = na_topo.index_of[deal(&nodes)];
+        int index = na_topology_index_of(deal(&nodes));
         return alloc_on(index, strict, request->size, align, request->flags);
     }
     if (request->size > PTRDIFF_MAX - NA_ALIGN_MAX) {
@@ -280,7 +280,7 @@ void *na_request(const numalloc_request_t *request) {
     case NUMALLOC_LOCAL: return alloc_on(na_home_index(), strict, request->size, request->align, request->flags);
     case NUMALLOC_ONNODE:
         if (!nodeset_has(&na_topo.allowed, request->node)) break;
-        return alloc_on(na_topo.index_of[request->node], strict, request->size, request->align, request->flags);
+        return alloc_on(na_topology_index_of(request->node), strict, request->size, request->align, request->flags);
     case NUMALLOC_INTERLEAVE:
     case NUMALLOC_BLOCKED: return request_spread(request, request->align, strict);
     default: errno = EINVAL; return NULL;

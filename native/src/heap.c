@@ -15,7 +15,7 @@
 
 #include <string.h>
 
-na_heap na_empty_heap = {.tag_of_pages = UINT32_MAX};
+NA_SPARSE na_heap na_empty_heap; /* never written; as no span is an NA_NO_SPAN, none is a page of it */
 
 /* ---- the cache ----------------------------------------------------------------------------------------- */
 
