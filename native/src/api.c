@@ -183,7 +183,8 @@ __attribute__((noinline)) void *na_alloc_slow(size_t size) {
         if (NA_UNLIKELY(cache->list != 0)) return na_cache_pop(cache);
         na_span *page = heap->queue[class_index].first;
         /* Blocks that were never used come after those that others of its pages have. */
-        if (page != NULL && (page->free != 0 || (page->carved < page->capacity && page->next == NULL))) {
+        if (page != NULL && (page->free != 0 || (page->carved < page->capacity && page->next == NULL &&
+                                                 !na_page_may_be_idle(heap, class_index)))) {
             na_heap_enter(heap);
             na_cache_fill(cache, page);
             na_heap_leave(heap);

@@ -109,6 +109,10 @@ bool na_ended_relieve(na_region *region); /* memory is short: their node's and t
 na_span *na_page_new(na_heap *heap, unsigned class_index);  /* in no queue yet; NULL with errno */
 void na_page_carve(na_span *page);                          /* links the next batch of blocks */
 na_span *na_page_idle(na_heap *heap, unsigned class_index); /* is in no queue now; NULL: there is none */
+static inline bool na_page_may_be_idle(const na_heap *heap, unsigned class_index) {
+    return (heap->idle_classes >> class_index & 1) != 0;
+}
+_Static_assert(NA_CLASSES <= 64, "a bit for each");
 void na_page_freed(na_span *page);                /* its free blocks reached page->attention */
 void na_page_release(na_span *page);              /* no block in use: to the region */
 void na_page_leave(na_span *page, na_span *next); /* the same but for the region: into a chain for na_spans_free */

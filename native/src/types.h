@@ -204,6 +204,7 @@ struct na_heap {
     uint64_t gone_frees;             /* blocks freed ever in pages that it gave back */
     na_span *idle_first, *idle_last; /* pages without a used block, oldest first; in no queue */
     uint32_t idle_slices;
+    uint64_t idle_classes;            /* bit c: there may be an idle page of class c */
     uint8_t strict_pages[NA_CLASSES]; /* strict: pages made and not given back, of each class; as far as 255 */
     volatile uint8_t busy;            /* not 0: queues are being changed, a child of fork must not use them */
     _Atomic(uint64_t) ended_at;       /* resting: ms when its thread ended */
