@@ -87,6 +87,8 @@ def command(
     if files is not None:
         environment |= files.environment(os.getpid())
         _start(files, steps, notes)
+        if files.rank == 0 and (preload is False or obstacle):
+            click.echo(_no_record(obstacle), err=True)
         if not steps.preload and preload is not False:  # it writes the report, and leaves malloc alone
             environment["LD_PRELOAD"] = join_preload(
                 environment.get("LD_PRELOAD", ""), str(_library("libnumalloc.so"))
@@ -260,6 +262,16 @@ def _start(files: ReportFiles, steps: Steps, notes: Sequence[str]) -> None:
                 "choose another, or unset it",
             )
         ) from error
+
+
+def _no_record(obstacle: str) -> str:
+    """Say that the report will lack what only a library in the program can write."""
+    return "hpcalloc run: " + message(
+        VARIABLE,
+        obstacle or "--no-preload",
+        "programs with libnumalloc in them, or that use hpcalloc.init",
+        "expect no report of others" if obstacle else "leave --no-preload out",
+    )
 
 
 def become(words: list[str], environ: Mapping[str, str]) -> NoReturn:
