@@ -307,8 +307,10 @@ def test_json_to_standard_output_is_json_alone():
 
 def test_latency_writes_table_json_and_plot(tmp_path):
     numbers, plot = tmp_path / "out.json", tmp_path / "out.svg"
-    result = run("latency", "--small", "--repeats", 1, "--json", numbers, "--plot", plot)
+    remark = "[/b] $x_{$"  # no markup, no formula
+    result = run("latency", "--small", "--repeats", 1, "--note", remark, "--json", numbers, "--plot", plot)
     assert result.exit_code == 0, result.output
+    assert f"note: {remark}" in result.output
     facts = json.loads(numbers.read_text())
     assert {p["pages_asked"] for p in facts["points"]} == {"base", "huge"}
     assert max(p["working_set_bytes"] for p in facts["points"]) == 1 << 20
