@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from .exceptions import NodeError, PlanError, message
 from .launcher import Launch
-from .plan import LauncherBinding, RankPlan, is_launcher_default, make_plan
+from .plan import MOST, LauncherBinding, RankPlan, is_launcher_default, make_plan
 from .policy import Policy
 from .topology import Topology, format_ids
 
@@ -238,8 +238,11 @@ def _threads(environ: Mapping[str, str], wishes: Wishes) -> tuple[int | Literal[
     """Threads to plan with: asked for here, in OMP_NUM_THREADS, or one per core."""
     text = environ.get("OMP_NUM_THREADS", "")
     first = text.split(",")[0].strip()
-    if wishes.threads != "auto" or not (first.isascii() and first.isdigit() and int(first) > 0):
+    if wishes.threads != "auto" or not re.fullmatch("0*[1-9][0-9]*", first):
         return wishes.threads, {}
+    if len(first.lstrip("0")) > len(str(MOST)) or int(first) > MOST:
+        shown = text if len(text) < 40 else f"{text[:40]}..."
+        raise PlanError(message("run", f"OMP_NUM_THREADS={shown}", f"1 to {MOST}", "correct or unset it"))
     return int(first), {"OMP_NUM_THREADS": text}
 
 

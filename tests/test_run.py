@@ -211,11 +211,20 @@ def test_refused(case, kind):
         steps(**{"launch": MPICH, **case})
 
 
+@pytest.mark.parametrize("count", ["99999", "9" * 20, "9" * 5000])
+def test_a_number_of_threads_that_is_none_names_its_variable(count):
+    with pytest.raises(hpcalloc.PlanError, match="OMP_NUM_THREADS=.*limit:.*remedy:"):
+        steps(environ={"OMP_NUM_THREADS": count})
+
+
 def test_policy_words():
     assert parse_policy("local", False) == local()
     assert parse_policy("interleave:0,2-3", False) == interleave([0, 2, 3])
     assert parse_policy("on_node:1", True) == on_node(1, strict=True)
-    for bad in ("near", "local:0", "interleave:", "interleave:x", "on_node", "on_node:0,1", "on_node:-1", ""):
+    for bad in ("near", "local:0", "interleave:", "interleave:x", "on_node", "on_node:0,1", "on_node:-1", "") + (
+        "interleave:0-99999999999",
+        "interleave:3-1",
+    ):
         with pytest.raises(hpcalloc.PlanError, match="remedy"):
             parse_policy(bad, False)
 
