@@ -295,7 +295,7 @@ class Chain:
     def huge_bytes(self) -> int:
         """Bytes of the map that are in transparent huge pages."""
         inside, total = False, 0
-        with open("/proc/self/smaps") as maps:
+        with open("/proc/self/smaps", errors="replace") as maps:
             for line in maps:
                 name, _, rest = line.partition(" ")
                 if "-" in name and not name.endswith(":"):
