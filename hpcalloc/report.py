@@ -110,7 +110,9 @@ class Report:
         text = form()
         part = f"{name}.{os.getpid()}.part"
         try:
-            with open(part, "w", encoding="utf-8") as file:  # whatever the locale: the text has lines and marks
+            with open(
+                part, "w", encoding="utf-8"
+            ) as file:  # whatever the locale: the text has lines and marks
                 file.write(text)
             os.replace(part, name)
         except OSError:
@@ -390,7 +392,9 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
         table.add_row(
             str(r["rank"]),
             escape(r["host"]),
-            r["cpus"].replace(",", ", ") if len(r["cpus"]) > 16 else r["cpus"],  # to be broken between numbers
+            r["cpus"].replace(",", ", ")
+            if len(r["cpus"]) > 16
+            else r["cpus"],  # to be broken between numbers
             format_ids(r["nodes"]),
             r["action"],
             f"{a['count']}, {size_text(a['nbytes'])}",

@@ -96,7 +96,9 @@ def test_files_are_utf8_and_nothing_is_left_behind(ctx, tmp_path):
     old = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}  # as where the locale is ISO 8859
     for ending in (".txt", ".html", ".json"):
         file = tmp_path / f"r{ending}"
-        subprocess.run([sys.executable, "-c", words, file], check=True, timeout=120, env={**os.environ, **old})
+        subprocess.run(
+            [sys.executable, "-c", words, file], check=True, timeout=120, env={**os.environ, **old}
+        )
         assert file.read_text(encoding="utf-8")
     directory = tmp_path / "d.json"
     directory.mkdir()

@@ -31,7 +31,12 @@ __all__ = ["command"]
 @json_flag
 @bind_option("As of hpcalloc.init.")
 @click.option(
-    "--size", "mib", type=click.IntRange(1, 1 << 40), default=64, show_default=True, help="MiB of the self-test array."
+    "--size",
+    "mib",
+    type=click.IntRange(1, 1 << 40),
+    default=64,
+    show_default=True,
+    help="MiB of the self-test array.",
 )
 @mpi_option
 @click.option(

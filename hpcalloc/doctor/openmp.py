@@ -123,7 +123,10 @@ def _places(text: str) -> frozenset[int] | None:
             if numbers is None:
                 return None
             base.update(numbers)
-        count, stride = min(int(match[3] or 1), _COUNT_MAX // max(len(base), 1) + 1), int(match[4] or len(base))
+        count, stride = (
+            min(int(match[3] or 1), _COUNT_MAX // max(len(base), 1) + 1),
+            int(match[4] or len(base)),
+        )
         if not match[1]:
             cpus.update(cpu + i * stride for i in range(count) for cpu in base)
         position = match.end()
