@@ -20,7 +20,7 @@ from click.testing import CliRunner
 import hpcalloc
 from hpcalloc import HpcallocError
 from hpcalloc.bench import bandwidth, caches, kernels, latency, machine, sizes, triads
-from hpcalloc.bench.kernels import KERNELS, Arrays, Chain, Team
+from hpcalloc.bench.kernels import KERNELS, Arrays, Chain, Team, pinned
 from hpcalloc.cli.main import cli
 from hpcalloc.placement import Placement
 from hpcalloc.topology import Topology
@@ -80,6 +80,8 @@ def test_a_cpu_that_is_not_ours_is_refused():
         Arrays.make(1000, Team((8000,), 1), None)
     with pytest.raises(HpcallocError, match="EINVAL"):
         Arrays.make(1000, Team((), 0), None)
+    with pytest.raises(HpcallocError, match=r"CPUs 8000.*EINVAL.*limit"), pinned((8000,)):
+        pass
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -242,7 +242,7 @@ def _place(memory: MemoryPolicy | None, required: bool) -> list[str]:
             "run",
             f"set_mempolicy {memory}",
             "what the kernel allows here",
-            "leave --policy out",
+            "leave --policy and --strict out",
             kind=BindingError,
         )
     note = f"memory is where it is first touched: set_mempolicy: {name_of(code)}"
