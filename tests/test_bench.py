@@ -3,6 +3,7 @@
 
 import json
 import math
+import os
 import statistics
 import subprocess
 
@@ -121,6 +122,19 @@ def test_command_writes_json_and_plot(tmp_path):
     assert [(r["workload"], r["threads"]) for r in rows] == [("pair", 1), ("pair", 2), ("around", 2)]
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "glibc" in result.output
+    cpus = len(os.sched_getaffinity(0))
+    assert [r["pinned"] for r in rows] == [r["threads"] <= cpus for r in rows]
+    assert "pinned" in result.output
+
+
+def test_more_threads_than_cpus_are_not_pinned():
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        rows = alloc.compare({}, names=["pair", "around"], repeats=1, scale=1e-4)["rows"]
+    finally:
+        os.sched_setaffinity(0, before)
+    assert [(r["threads"], r["pinned"]) for r in rows] == [(1, True), (2, False)]
 
 
 @pytest.mark.parametrize(

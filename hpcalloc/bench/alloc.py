@@ -60,10 +60,14 @@ class Workload:
 
 @dataclass
 class Measurement:
-    """What one allocator did in one workload: seconds per operation and peak resident bytes of each run."""
+    """What one allocator did in one workload: seconds per operation and peak resident bytes of each run.
+
+    ``pinned``: each thread had a CPU of its own in all of them.
+    """
 
     seconds: list[float] = field(default_factory=list)
     peak_bytes: list[int] = field(default_factory=list)
+    pinned: bool = True
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,6 +154,7 @@ def _run_once(
     facts = json.loads(done.stdout.splitlines()[-1])
     into.seconds.append(facts["seconds"] / facts["operations"])
     into.peak_bytes.append(facts["peak_bytes"])
+    into.pinned = into.pinned and facts["pinned"]
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -228,8 +233,9 @@ def compare(
     Returns
     -------
     dict
-        ``machine``, ``allocators`` (name to path), ``rows`` (a workload with a number of threads each:
-        nanoseconds per operation and peak bytes by allocator, ours over the best of the others) and ``summary``
+        ``machine``, ``allocators`` (name to path), ``rows`` (a workload with a number of threads each: whether
+        each thread was pinned to a CPU of its own, nanoseconds per operation and peak bytes by allocator, ours over
+        the best of the others) and ``summary``
         (for each allocator the geometric means over the best of the *others*, and its worst row).
 
     Raises
@@ -266,6 +272,7 @@ def compare(
                 {
                     "workload": name,
                     "threads": count,
+                    "pinned": all(m.pinned for m in measured.values() if m.error is None),
                     "allocators": figures,
                     "best_peer": best,
                     "ratio": ratio,

@@ -9,7 +9,12 @@
  * Every block carries a tag that is checked when it is freed; a wrong one ends the run with exit code 1. The
  * amount of work depends on S alone, is shared out among the threads, and is the same for every allocator:
  * sizes and order come from a fixed seed.
+ *
+ * Each thread is pinned to a CPU of its own, in the order of the CPUs the process may use (taskset chooses them), if
+ * there are enough: the scheduler starts two threads on one core in some runs and on two in others, and looks again
+ * only after milliseconds, which is as long as a short run takes. Threads that a workload starts stay with theirs.
  */
+#define _GNU_SOURCE
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
@@ -478,9 +483,23 @@ enum { WORKLOADS = sizeof list / sizeof list[0] };
 
 static const struct workload *chosen;
 static pthread_barrier_t start;
+static cpu_set_t usable; /* CPUs when the program began; none where the system doesn't tell */
+static _Atomic(int) pinned;
+
+static void pin(const worker *w) {
+    if (w->threads > CPU_COUNT(&usable)) return;
+    for (int cpu = 0, before = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &usable) || before++ != w->index) continue;
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        if (pthread_setaffinity_np(pthread_self(), sizeof one, &one) == 0) atomic_fetch_add(&pinned, 1);
+    }
+}
 
 static void *run(void *argument) {
     worker *w = argument;
+    pin(w);
     pthread_barrier_wait(&start);
     w->began = seconds_now();
     chosen->run(w);
@@ -527,6 +546,7 @@ int main(int argc, char **argv) {
 
     static worker workers[THREADS_MAX];
     static pthread_t handles[THREADS_MAX];
+    if (sched_getaffinity(0, sizeof usable, &usable) != 0) CPU_ZERO(&usable);
     pthread_barrier_init(&start, NULL, (unsigned)threads);
     for (int i = 0; i < threads; i++) {
         double share = ceil(chosen->operations * scale / threads);
@@ -543,7 +563,9 @@ int main(int argc, char **argv) {
         ended = fmax(ended, workers[i].ended);
     }
     if (chosen->end != NULL) chosen->end();
-    printf("{\"workload\": \"%s\", \"threads\": %d, \"seconds\": %.9f, \"operations\": %llu, \"peak_bytes\": %llu}\n",
-           chosen->name, threads, ended - began, (unsigned long long)operations, (unsigned long long)peak_resident());
+    printf("{\"workload\": \"%s\", \"threads\": %d, \"pinned\": %s, \"seconds\": %.9f, \"operations\": %llu, "
+           "\"peak_bytes\": %llu}\n",
+           chosen->name, threads, pinned == threads ? "true" : "false", ended - began, (unsigned long long)operations,
+           (unsigned long long)peak_resident());
     return 0;
 }

@@ -183,7 +183,8 @@ __attribute__((noinline)) void *na_alloc_slow(size_t size) {
         if (NA_UNLIKELY(cache->list != 0)) return na_cache_pop(cache);
         na_span *page = heap->queue[class_index].first;
         /* Blocks that were never used come after those that others of its pages have. */
-        if (page != NULL && (page->free != 0 || (page->carved < page->capacity && page->next == NULL))) {
+        if (page != NULL && (page->free != 0 || (page->carved < page->capacity && page->next == NULL &&
+                                                 !na_page_may_be_idle(heap, class_index)))) {
             na_heap_enter(heap);
             na_cache_fill(cache, page);
             na_heap_leave(heap);
@@ -256,7 +257,7 @@ static void *request_spread(const numalloc_request_t *request, size_t align, boo
         return NULL;
     }
     if (nodeset_count(&nodes) == 1 || request->size < os_page_size()) {
-        int index = na_topo.index_of[deal(&nodes)];
+        int index = na_topology_index_of(deal(&nodes));
         return alloc_on(index, strict, request->size, align, request->flags);
     }
     if (request->size > PTRDIFF_MAX - NA_ALIGN_MAX) {
@@ -280,7 +281,7 @@ void *na_request(const numalloc_request_t *request) {
     case NUMALLOC_LOCAL: return alloc_on(na_home_index(), strict, request->size, request->align, request->flags);
     case NUMALLOC_ONNODE:
         if (!nodeset_has(&na_topo.allowed, request->node)) break;
-        return alloc_on(na_topo.index_of[request->node], strict, request->size, request->align, request->flags);
+        return alloc_on(na_topology_index_of(request->node), strict, request->size, request->align, request->flags);
     case NUMALLOC_INTERLEAVE:
     case NUMALLOC_BLOCKED: return request_spread(request, request->align, strict);
     default: errno = EINVAL; return NULL;

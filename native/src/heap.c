@@ -15,7 +15,7 @@
 
 #include <string.h>
 
-na_heap na_empty_heap = {.tag_of_pages = UINT32_MAX};
+NA_SPARSE na_heap na_empty_heap; /* never written; as no span is an NA_NO_SPAN, none is a page of it */
 
 /* ---- the cache ----------------------------------------------------------------------------------------- */
 
@@ -174,13 +174,17 @@ static na_span *queue_search(na_heap *heap, unsigned class_index) {
     return fresh;
 }
 
-/* A page of the class with a free block; NULL with errno. */
+/* A page of the class with a free block; NULL with errno. Blocks that were in use before come first, those of idle pages
+ * too: their memory is there. */
 static na_span *page_with_room(na_heap *heap, unsigned class_index) {
-    na_span *page = queue_search(heap, class_index);
+    na_span *fresh = queue_search(heap, class_index);
+    if (fresh != NULL && fresh->free != 0) return fresh;
+    na_span *page = na_page_idle(heap, class_index);
+    if (page != NULL) na_heap_join(heap, page);
+    else page = fresh;
     if (page != NULL) return page;
     na_remote_flush(na_self.thread); /* before more memory is used, let others have theirs back */
-    page = na_page_idle(heap, class_index);
-    if (page == NULL && na_ended_take(heap, class_index)) {
+    if (na_ended_take(heap, class_index)) {
         page = queue_search(heap, class_index);
         if (page == NULL) page = na_page_idle(heap, class_index);
         else return page;

@@ -59,6 +59,8 @@ na_heap *na_heap_here(void);              /* the caller's heap on the node it ru
 int na_home_index(void);                  /* index of the node whose memory is local to the caller */
 na_thread *na_threads_first(void);        /* under na_threads_lock */
 void na_thread_forget(na_thread *thread); /* child of fork: its thread is gone */
+size_t na_thread_bytes(void);             /* of a record, in whole cache lines */
+void na_thread_arena(uintptr_t start, uintptr_t end); /* where the first records are carved */
 extern pthread_mutex_t na_threads_lock;
 
 /* ---- inline.c: what code compiled with numa_alloc_inline.h sees of the calling thread ------------------- */
@@ -107,8 +109,12 @@ bool na_ended_relieve(na_region *region); /* memory is short: their node's and t
 na_span *na_page_new(na_heap *heap, unsigned class_index);  /* in no queue yet; NULL with errno */
 void na_page_carve(na_span *page);                          /* links the next batch of blocks */
 na_span *na_page_idle(na_heap *heap, unsigned class_index); /* is in no queue now; NULL: there is none */
-void na_page_freed(na_span *page);                          /* its free blocks reached page->attention */
-void na_page_release(na_span *page);                        /* no block in use: to the region */
+static inline bool na_page_may_be_idle(const na_heap *heap, unsigned class_index) {
+    return (heap->idle_classes >> class_index & 1) != 0;
+}
+_Static_assert(NA_CLASSES <= 64, "a bit for each");
+void na_page_freed(na_span *page);                /* its free blocks reached page->attention */
+void na_page_release(na_span *page);              /* no block in use: to the region */
 void na_page_leave(na_span *page, na_span *next); /* the same but for the region: into a chain for na_spans_free */
 void na_pages_idle_move(na_heap *from, na_heap *to);
 void na_pages_idle_release(na_heap *heap);

@@ -16,7 +16,8 @@
 
 #include "os.h"
 
-na_options na_opt;
+static NA_SPARSE na_path leaks, profile, audit, audit_then;
+na_options na_opt = {.leaks = leaks, .profile = profile, .audit = audit, .audit_then = audit_then};
 
 extern char **environ;
 
@@ -64,16 +65,16 @@ static const struct option {
     /* prints the statistics as JSON on standard error at exit */
     {"STATS", "stats", FLAG, "0 or 1", "0", &na_opt.stats_at_exit},
     /* every live block is recorded; those left at exit are listed by call stack */
-    {"LEAKS", "leaks", DESTINATION, WHERE, "off", na_opt.leaks},
+    {"LEAKS", "leaks", DESTINATION, WHERE, "off", leaks},
     /* blocks are sampled; the heap profile is written at exit */
-    {"PROFILE", "profile", DESTINATION, WHERE, "off", na_opt.profile},
+    {"PROFILE", "profile", DESTINATION, WHERE, "off", profile},
     /* mean bytes allocated between two samples of the heap profile; 1: every block */
     {"PROFILE_RATE", "profile_rate", POSITIVE, "a size such as 512K, at least 1", "512K", &na_opt.profile_rate},
     /* where the pages of large blocks and of the process were, written at exit */
-    {"AUDIT", "audit", DESTINATION, WHERE, "off", na_opt.audit},
+    {"AUDIT", "audit", DESTINATION, WHERE, "off", audit},
     /* run by the shell when the audit is written, with neither LD_PRELOAD nor NUMALLOC_* in its environment */
     {"AUDIT_THEN", "audit_then", COMMAND, "off, or a command with a / in it of less than 1024 bytes", "off",
-     na_opt.audit_then},
+     audit_then},
     /* 1: canaries, patterns, quarantine; 2: also pages without access behind blocks */
     {"GUARD", "guard", GUARD_MODE, "0, 1 or 2", "0", &na_opt.guard},
     /* sealed free lists, random order, certain detection of double and invalid frees */

@@ -25,7 +25,7 @@ enum na_guard_mode { NA_GUARD_OFF, NA_GUARD_CANARY, NA_GUARD_PAGES };
 
 /* Where a report goes: "" nowhere, NA_STANDARD_ERROR, or a file name. A copy, since the environment may change. */
 enum { NA_PATH_MAX = 1024 };
-typedef char na_path[NA_PATH_MAX];
+typedef char na_path[NA_PATH_MAX]; /* apart from the rest, so that who sets none has no pages for them */
 
 typedef struct na_options {
     size_t reserve;              /* NUMALLOC_RESERVE: bytes of address space per node, 0 = by itself */
@@ -38,11 +38,11 @@ typedef struct na_options {
     enum na_error_mode on_error; /* NUMALLOC_ON_ERROR: abort|warn */
     int verbose;                 /* NUMALLOC_VERBOSE: 0|1 */
     bool stats_at_exit;          /* NUMALLOC_STATS: JSON statistics on standard error at exit */
-    na_path leaks;               /* NUMALLOC_LEAKS: where live blocks are listed at exit */
-    na_path profile;             /* NUMALLOC_PROFILE: where the heap profile goes at exit */
+    char *leaks;                 /* NUMALLOC_LEAKS: where live blocks are listed at exit */
+    char *profile;               /* NUMALLOC_PROFILE: where the heap profile goes at exit */
     size_t profile_rate;         /* NUMALLOC_PROFILE_RATE: mean bytes between samples, at least 1 */
-    na_path audit;               /* NUMALLOC_AUDIT: where page placement is written at exit */
-    na_path audit_then;          /* NUMALLOC_AUDIT_THEN: shell command run after that, "" none */
+    char *audit;                 /* NUMALLOC_AUDIT: where page placement is written at exit */
+    char *audit_then;            /* NUMALLOC_AUDIT_THEN: shell command run after that, "" none */
     enum na_guard_mode guard;    /* NUMALLOC_GUARD: 0|1|2 */
     size_t quarantine;           /* NUMALLOC_QUARANTINE: most bytes of freed blocks that guard mode keeps back */
     size_t watch_limit;          /* NUMALLOC_WATCH_LIMIT: most bytes for records of blocks and stacks */

@@ -69,6 +69,7 @@ static void idle_add(na_heap *heap, na_span *page) {
     else heap->idle_first = page;
     heap->idle_last = page;
     heap->idle_slices += page->slices;
+    heap->idle_classes |= UINT64_C(1) << page->class_index;
 }
 
 static void idle_remove(na_heap *heap, na_span *page) {
@@ -81,9 +82,11 @@ static void idle_remove(na_heap *heap, na_span *page) {
 }
 
 na_span *na_page_idle(na_heap *heap, unsigned class_index) {
+    if (!na_page_may_be_idle(heap, class_index)) return NULL;
     na_span *page = heap->idle_last; /* the newest is most likely in the core's cache */
     while (page != NULL && page->class_index != class_index) page = page->older;
     if (page != NULL) idle_remove(heap, page);
+    else heap->idle_classes &= ~(UINT64_C(1) << class_index);
     return page;
 }
 

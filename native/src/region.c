@@ -30,7 +30,8 @@ enum {
     NA_REGION_SHIFT_MIN = 26, /* 64 MiB */
     NA_TOTAL_SHIFT_MAX = 46,  /* half of a 47-bit address space */
     NA_OPEN_STEP = 64 << 20,  /* bytes a part is opened by */
-    NA_META_STEP = 64 << 10
+    NA_META_STEP = 64 << 10,
+    NA_FIRST_RECORDS = 4 /* of threads: with them and a node's regions a base page is nearly full */
 };
 
 /* Sanitizers and valgrind keep shadow tables in proportion to what is mapped. */
@@ -66,7 +67,7 @@ static unsigned region_shift_wanted(void) {
     return shift;
 }
 
-static void region_lay_out(na_region *region, int index) {
+static void region_lay_out(na_region *region, int index, na_span **bins) {
     int nodes = na_topo.node_count;
     region->index = (int16_t)index;
     region->base = na_base + ((uintptr_t)index << na_shift);
@@ -81,8 +82,8 @@ static void region_lay_out(na_region *region, int index) {
     region->meta_limit = region->base + meta;
     region->meta_opened = region->base;
     uintptr_t middle = region->base + bytes / 4;
-    region->part[0] = (na_part){.start = region->meta_limit, .limit = middle};
-    region->part[1] = (na_part){.start = middle, .limit = region->base + bytes};
+    region->part[0] = (na_part){.start = region->meta_limit, .limit = middle, .bin = bins};
+    region->part[1] = (na_part){.start = middle, .limit = region->base + bytes, .bin = bins + NA_SPAN_BINS};
     for (int p = 0; p < 2; p++) region->part[p].top = region->part[p].opened = region->part[p].start;
 }
 
@@ -107,7 +108,12 @@ int na_regions_reserve(void) {
     error = os_reserve_readable(slices * sizeof(na_span *), &map);
     if (error == 0) error = os_reserve_readable(dirty_bytes, &dirty);
     if (error == 0 && live_bytes != 0) error = os_reserve_readable(live_bytes, &live);
-    if (error == 0) error = os_map(((size_t)na_region_count * sizeof(na_region) + page - 1) & ~(page - 1), &regions);
+    /* Behind the regions first threads have their records, and then come the bins: few processes use more than one's. */
+    size_t region_bytes = na_round_up((size_t)na_region_count * sizeof(na_region), 64);
+    size_t bins_at = region_bytes + NA_FIRST_RECORDS * na_thread_bytes();
+    size_t bins = 2 * NA_SPAN_BINS;
+    size_t bytes = na_round_up(bins_at + (size_t)na_region_count * bins * sizeof(na_span *), page);
+    if (error == 0) error = os_map(bytes, &regions);
     if (error != 0) {
         os_release(base, total);
         if (map != NULL) os_release(map, slices * sizeof(na_span *));
@@ -121,7 +127,9 @@ int na_regions_reserve(void) {
     na_dirty = dirty;
     na_live = live;
     na_regions = regions;
-    for (int i = 0; i < na_region_count; i++) region_lay_out(&na_regions[i], i);
+    for (int i = 0; i < na_region_count; i++)
+        region_lay_out(&na_regions[i], i, (na_span **)((char *)regions + bins_at) + (size_t)i * bins);
+    na_thread_arena((uintptr_t)regions + region_bytes, (uintptr_t)regions + bins_at);
     na_reserved = total; /* last: na_span_at sees nothing before */
     return 0;
 }

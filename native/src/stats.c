@@ -90,8 +90,8 @@ int numalloc_stats(int node, numalloc_stats_t *stats) {
         return 0;
     }
     if (!nodeset_has(&na_topo.allowed, node)) return ENODEV;
-    add_region(na_region_node(na_topo.index_of[node], false), stats);
-    add_region(na_region_node(na_topo.index_of[node], true), stats);
+    add_region(na_region_node(na_topology_index_of(node), false), stats);
+    add_region(na_region_node(na_topology_index_of(node), true), stats);
     return 0;
 }
 

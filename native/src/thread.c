@@ -81,10 +81,18 @@ static uintptr_t arena_chunk(size_t size) {
     return (uintptr_t)chunk;
 }
 
+size_t na_thread_bytes(void) {
+    return na_round_up(sizeof(na_thread) + (size_t)na_region_count * sizeof(na_heap *), 64);
+}
+
+void na_thread_arena(uintptr_t start, uintptr_t end) {
+    arena_next = start;
+    arena_end = end;
+}
+
 static na_thread *record_make(void) {
     na_thread *thread = threads_unused;
-    size_t bytes = sizeof *thread + (size_t)na_region_count * sizeof(na_heap *);
-    bytes = (bytes + 63) & ~(size_t)63;
+    size_t bytes = na_thread_bytes();
     if (thread != NULL) {
         threads_unused = thread->next;
     } else {

@@ -4,7 +4,7 @@
  * /proc/self/status. Where sysfs has no nodes, node 0 has the CPUs of sysfs or of the caller's affinity, and the
  * memory of /proc/meminfo.
  *
- * Invariants. Every index_of, home_of_cpu and neighbour is an index below node_count, or -1 for index_of; each
+ * Invariants. Every index_of an allowed node, home_of_cpu and neighbour is an index below node_count; each
  * row of neighbours holds every index once, its own first.
  *
  * Threads: written once by na_topology_init under its caller's lock, read-only afterwards.
@@ -13,16 +13,14 @@
 
 #include <errno.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <string.h>
 
-NA_SPARSE na_topology na_topo;
+NA_SPARSE_BUT_FIRST na_topology na_topo;
 
 enum { PATH = 256, TEXT = 65536 };
 
 static char root_path[PATH];
-static NA_SPARSE char
-    text[TEXT];            /* of the file that is read right now, while the caller of na_topology_init holds its lock */
+static char *text;         /* TEXT bytes for the file that is read right now, while na_topology_init runs */
 static bool without_sysfs; /* no list of nodes: one node, made up */
 static int online_count;
 static NA_SPARSE int16_t position_of[NUMALLOC_MAX_NODES]; /* node id -> row of `distances` */
@@ -33,12 +31,29 @@ static size_t tables_bytes;
 
 /* ---- parsing ---------------------------------------------------------------------------------------- */
 
+/* Gives the end, where more may follow. Not snprintf, whose code and tables few processes have use for at their start.
+ * Paths here are short, and root_path is below PATH. */
+static char *append(char *to, const char *text_to_add) {
+    while ((*to = *text_to_add++) != '\0') to++;
+    return to;
+}
+
 static int read_under_root(const char *path, char *into, size_t capacity) {
     char full[2 * PATH];
     size_t length;
-    int written = snprintf(full, sizeof full, "%s%s", root_path, path);
-    if (written < 0 || (size_t)written >= sizeof full) return ENAMETOOLONG;
+    if (into == NULL) return ENOMEM;
+    append(append(full, root_path), path);
     return os_read_file(full, into, capacity, &length);
+}
+
+/* A file of a node, below sysfs. */
+static int read_of_node(int node, const char *file, char *into, size_t capacity) {
+    char path[PATH], digits[16], *first = digits + sizeof digits - 1;
+    *first = '\0';
+    do *--first = (char)('0' + node % 10);
+    while ((node /= 10) != 0);
+    append(append(append(path, "/sys/devices/system/node/node"), first), file);
+    return read_under_root(path, into, capacity);
 }
 
 /* Calls visit for each number of a list like "0-3,8". */
@@ -76,15 +91,13 @@ static bool value_of(const char *meminfo, const char *key, uint64_t *bytes) {
 }
 
 static int read_meminfo(int node, char *into, size_t capacity) {
-    char path[PATH];
     if (without_sysfs) return read_under_root("/proc/meminfo", into, capacity);
-    (void)snprintf(path, sizeof path, "/sys/devices/system/node/node%d/meminfo", node);
-    return read_under_root(path, into, capacity);
+    return read_of_node(node, "/meminfo", into, capacity);
 }
 
 static uint64_t total_bytes(int node) {
     uint64_t bytes = 0;
-    if (read_meminfo(node, text, sizeof text) == 0 && value_of(text, "MemTotal:", &bytes)) return bytes;
+    if (read_meminfo(node, text, TEXT) == 0 && value_of(text, "MemTotal:", &bytes)) return bytes;
     return 0;
 }
 
@@ -97,15 +110,13 @@ static void set_node_of_cpu(int cpu, void *node) {
 }
 
 static void read_cpus(int node) {
-    char path[PATH];
-    (void)snprintf(path, sizeof path, "/sys/devices/system/node/node%d/cpulist", node);
     int16_t id = (int16_t)node;
-    if (read_under_root(path, text, sizeof text) == 0) each_in_list(text, set_node_of_cpu, &id);
+    if (read_of_node(node, "/cpulist", text, TEXT) == 0) each_in_list(text, set_node_of_cpu, &id);
 }
 
 static void all_cpus_on(int node) {
     int16_t id = (int16_t)node;
-    if (read_under_root("/sys/devices/system/cpu/online", text, sizeof text) == 0 && text[0] >= '0' && text[0] <= '9') {
+    if (read_under_root("/sys/devices/system/cpu/online", text, TEXT) == 0 && text[0] >= '0' && text[0] <= '9') {
         each_in_list(text, set_node_of_cpu, &id);
         return;
     }
@@ -119,11 +130,9 @@ static void all_cpus_on(int node) {
 /* ---- distances ---------------------------------------------------------------------------------------- */
 
 static void read_distances(int node) {
-    char path[PATH];
     uint8_t *row = distances + position_of[node] * online_count;
     for (int i = 0; i < online_count; i++) row[i] = i == position_of[node] ? 10 : 20; /* ACPI's defaults */
-    (void)snprintf(path, sizeof path, "/sys/devices/system/node/node%d/distance", node);
-    if (read_under_root(path, text, sizeof text) != 0) return;
+    if (read_of_node(node, "/distance", text, TEXT) != 0) return;
     const char *c = text;
     for (int i = 0; i < online_count; i++) { /* one number per online node, ascending */
         while (*c == ' ') c++;
@@ -168,14 +177,14 @@ const int16_t *na_topology_neighbours(int from) {
 /* The set in a file, false if it can't be read or is empty. */
 static bool read_nodeset(const char *path, na_nodeset *set) {
     memset(set, 0, sizeof *set);
-    if (read_under_root(path, text, sizeof text) != 0) return false;
+    if (read_under_root(path, text, TEXT) != 0) return false;
     each_in_list(text, add_node, set);
     return nodeset_count(set) != 0;
 }
 
 static bool read_mems_allowed(na_nodeset *set) {
     memset(set, 0, sizeof *set);
-    if (read_under_root("/proc/self/status", text, sizeof text) != 0) return false;
+    if (read_under_root("/proc/self/status", text, TEXT) != 0) return false;
     const char *line = strstr(text, "Mems_allowed_list:");
     if (line == NULL) return false;
     line += strlen("Mems_allowed_list:");
@@ -197,18 +206,22 @@ static void find_nodes(void) {
 }
 
 void na_topology_init(const char *root) {
-    (void)snprintf(root_path, sizeof root_path, "%s", root != NULL ? root : "");
+    append(root_path, root != NULL && strlen(root) < PATH ? root : "");
     memset(na_topo.cpu, 0, (size_t)na_topo.cpu_limit * sizeof *na_topo.cpu); /* of a first call, see `tables` */
-    memset(&na_topo, 0, offsetof(na_topology, index_of));
-    memset(na_topo.index_of, 0xff, sizeof na_topo.index_of);
+    memset(&na_topo, 0, offsetof(na_topology, cpu));
+    void *memory = NULL;
+    (void)os_map(TEXT, &memory); /* without, nothing can be read */
+    text = memory;
     find_nodes();
 
     online_count = 0;
     for (int node = nodeset_next(&na_topo.online, 0); node >= 0; node = nodeset_next(&na_topo.online, node + 1)) {
-        position_of[node] = (int16_t)online_count++;
+        if (position_of[node] != online_count) position_of[node] = (int16_t)online_count;
+        online_count++;
         if (!nodeset_has(&na_topo.allowed, node)) continue;
-        na_topo.index_of[node] = (int16_t)na_topo.node_count;
-        na_topo.node_id[na_topo.node_count++] = node;
+        if (na_topo.index_of[node] != na_topo.node_count) na_topo.index_of[node] = (int16_t)na_topo.node_count;
+        if (na_topo.node_id[na_topo.node_count] != node) na_topo.node_id[na_topo.node_count] = node;
+        na_topo.node_count++;
         uint64_t bytes = total_bytes(node);
         if (bytes > na_topo.largest_node_bytes) na_topo.largest_node_bytes = bytes;
     }
@@ -222,7 +235,8 @@ void na_topology_init(const char *root) {
     tables = NULL;
     distances = NULL;
     neighbours = NULL;
-    for (int i = 0; i < 2 * na_topo.node_count; i++) round_order[i] = (int16_t)(i % na_topo.node_count);
+    for (int i = 1; i < 2 * na_topo.node_count; i++)
+        if (round_order[i] != i % na_topo.node_count) round_order[i] = (int16_t)(i % na_topo.node_count);
     if (online_count > 1 && os_map(table, &tables) == 0) {
         tables_bytes = table;
         neighbours = tables;
@@ -238,8 +252,8 @@ void na_topology_init(const char *root) {
 
     for (int cpu = 0; cpu < na_topo.cpu_limit; cpu++) {
         int node = na_topology_node_of_cpu(cpu);
-        int home = node >= 0 ? na_topo.index_of[node] : 0;
-        for (int i = 0, best = 1 << 30; node >= 0 && na_topo.index_of[node] < 0 && i < na_topo.node_count; i++) {
+        int index = node >= 0 ? na_topology_index_of(node) : 0, home = index;
+        for (int i = 0, best = 1 << 30; index < 0 && i < na_topo.node_count; i++) {
             int d = na_topology_distance(node, na_topo.node_id[i]);
             if (d >= best) continue;
             best = d;
@@ -247,6 +261,8 @@ void na_topology_init(const char *root) {
         }
         na_topo.cpu[cpu].home = (int16_t)home;
     }
+    if (text != NULL) (void)os_release(text, TEXT);
+    text = NULL;
 }
 
 /* ---- questions -------------------------------------------------------------------------------------------- */

@@ -14,21 +14,25 @@ typedef struct na_cpu {
     int16_t home;        /* index of its node, or of the nearest allowed node */
 } na_cpu;
 
-/* The tables have room for every id there can be, in memory that a process gets when it is written; zeros are what is
- * not there, so that only entries of nodes and CPUs that exist are ever written. */
+/* The tables have room for every id there can be, in memory that a process gets when it is written. Entries are written
+ * for nodes and CPUs that exist, and only if that changes them: where node 0 is the only one, those of CPUs alone. */
 typedef struct na_topology {
-    int node_count;                       /* allowed nodes with memory, >= 1 */
-    int cpu_limit;                        /* known CPUs are below */
-    uint64_t largest_node_bytes;          /* memory of the largest allowed node */
-    na_nodeset online;                    /* all node ids that exist */
-    na_nodeset allowed;                   /* ids in node_id[] */
-    int16_t index_of[NUMALLOC_MAX_NODES]; /* id -> index, -1: not allowed, without memory, or absent */
-    int node_id[NUMALLOC_MAX_NODES];      /* their ids, ascending; position = "index" of a node */
+    int node_count;              /* allowed nodes with memory, >= 1 */
+    int cpu_limit;               /* known CPUs are below */
+    uint64_t largest_node_bytes; /* memory of the largest allowed node */
+    na_nodeset online;           /* all node ids that exist */
+    na_nodeset allowed;          /* ids in node_id[] */
     na_cpu cpu[NA_MAX_CPUS];
+    int16_t index_of[NUMALLOC_MAX_NODES]; /* id -> index, of allowed nodes */
+    int node_id[NUMALLOC_MAX_NODES];      /* their ids, ascending; position = "index" of a node */
 } na_topology;
 
 extern na_topology na_topo; /* valid after na_topology_init() */
 
+/* Index of a node, -1: not allowed, without memory, or absent. */
+static inline int na_topology_index_of(int node) {
+    return nodeset_has(&na_topo.allowed, node) ? na_topo.index_of[node] : -1;
+}
 /* Node id of a CPU, -1: unknown. */
 static inline int na_topology_node_of_cpu(int cpu) {
     return cpu >= 0 && cpu < NA_MAX_CPUS ? na_topo.cpu[cpu].node_plus_1 - 1 : -1;

@@ -109,7 +109,8 @@ static inline na_block *na_list_pop(na_list *list) {
 }
 _Static_assert(sizeof(na_block) <= NA_GRANULE, "a free block must hold its links");
 
-enum na_span_kind { NA_FREE, NA_PAGE, NA_LARGE, NA_META, NA_WARM, NA_KEPT };
+/* No span in the map is NA_NO_SPAN: nothing matches the tag of na_empty_heap, which is zeros. */
+enum na_span_kind { NA_NO_SPAN, NA_FREE, NA_PAGE, NA_LARGE, NA_META, NA_WARM, NA_KEPT };
 
 _Static_assert((NA_SLICE * NA_MEDIUM_PAGE_SLICES) / NA_GRANULE < (1 << NA_LIST_BITS), "the number of blocks fits");
 
@@ -203,6 +204,7 @@ struct na_heap {
     uint64_t gone_frees;             /* blocks freed ever in pages that it gave back */
     na_span *idle_first, *idle_last; /* pages without a used block, oldest first; in no queue */
     uint32_t idle_slices;
+    uint64_t idle_classes;            /* bit c: there may be an idle page of class c */
     uint8_t strict_pages[NA_CLASSES]; /* strict: pages made and not given back, of each class; as far as 255 */
     volatile uint8_t busy;            /* not 0: queues are being changed, a child of fork must not use them */
     _Atomic(uint64_t) ended_at;       /* resting: ms when its thread ended */
@@ -238,7 +240,7 @@ typedef struct na_part {
     uintptr_t start, limit; /* addresses */
     uintptr_t top;          /* spans lie in [start, top) without gaps */
     uintptr_t opened;       /* [start, opened) is committed */
-    na_span *bin[NA_SPAN_BINS];
+    na_span **bin;          /* NA_SPAN_BINS of them, apart from what all parts use */
     uint64_t bin_used[NA_SPAN_BINS / 64];
 } na_part;
 

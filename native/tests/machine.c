@@ -222,15 +222,16 @@ WRAP(int, move_pages, (void *address, size_t count, int node, int *status, int *
     int error = counted(MACHINE_move_pages);
     if (error != 0 && error != MISPLACED) return error;
     if (nodes != TWO) {
-        error = error == MISPLACED ? 0 : __real_os_move_pages(address, count, node, status, why);
+        error = error == MISPLACED ? __real_os_query_pages(address, count, status) /* nothing moved */
+                                   : __real_os_move_pages(address, count, node, status, why);
     } else if (error == 0) {
         na_nodeset one = {{UINT64_C(1) << node}};
         note(address, count * os_page_size(), NA_BIND_PREFERRED, &one);
     } else {
         error = 0;
     }
-    for (size_t i = 0; i < count && (nodes == TWO || error == MISPLACED); i++)
-        status[i] = noted_node((uintptr_t)address + i * os_page_size());
+    if (error != 0) return error;
+    for (size_t i = 0; i < count && nodes == TWO; i++) status[i] = noted_node((uintptr_t)address + i * os_page_size());
     for (size_t i = 0; why != NULL && i < count; i++)
         why[i] = status[i] == node || status[i] == -ENOENT ? 0 : status[i] < 0 ? -status[i] : EBUSY;
     return error;

@@ -508,6 +508,32 @@ static void a_child_has_it(void) { start("", "a_child_has_it"); }
 static void traded_by_threads(void) { start("", "traded_by_threads"); }
 static void zeroed_blocks_are_touched(void) { start("", "zeroed_blocks_are_touched"); }
 
+/* Bytes that were ever made blocks of a size in the pages there are. */
+static size_t carved_bytes(unsigned class_index) {
+    const na_region *region = na_region_node(0, false);
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < region->span_count; i++) {
+        const na_span *page = na_descriptor_at(region, i);
+        if (page->kind == NA_PAGE && page->slices != 0 && page->class_index == class_index)
+            bytes += (size_t)page->carved * page->block_size;
+    }
+    return bytes;
+}
+
+/* Who fills and empties a heap by turns has as much memory as the most that was in use. */
+static void idle_pages_are_used_before_new_blocks(void) {
+    enum { SIZE = 256, BLOCKS = 900 }; /* three pages and a half */
+    static void *block[BLOCKS];
+    size_t first = 0;
+    for (int round = 0; round < 20; round++) {
+        for (int i = 0; i < BLOCKS; i++) CHECK((block[i] = numalloc(SIZE)) != NULL);
+        for (int i = 0; i < BLOCKS; i++) numalloc_free(block[round % 2 == 0 ? i : BLOCKS - 1 - i]);
+        if (round == 0) first = carved_bytes(size_to_class(SIZE));
+    }
+    CHECK_EQUAL(numalloc_verify(), 0);
+    CHECK_EQUAL(carved_bytes(size_to_class(SIZE)), first);
+}
+
 static const check_case cases[] = {
     {"a_successor_goes_on", a_successor_goes_on},
     {"the_living_take_over", the_living_take_over},
@@ -527,6 +553,7 @@ static const check_case cases[] = {
     {"a_child_has_it", a_child_has_it},
     {"traded_by_threads", traded_by_threads},
     {"zeroed_blocks_are_touched", zeroed_blocks_are_touched},
+    {"idle_pages_are_used_before_new_blocks", idle_pages_are_used_before_new_blocks},
 };
 
 int main(int argc, char **argv) {

@@ -81,8 +81,8 @@ static void ids_with_gaps(void) {
     discover();
     CHECK_EQUAL(na_topo.node_count, 2);
     CHECK_EQUAL(na_topo.node_id[1], 8);
-    CHECK_EQUAL(na_topo.index_of[8], 1);
-    CHECK_EQUAL(na_topo.index_of[1], -1);
+    CHECK_EQUAL(na_topology_index_of(8), 1);
+    CHECK_EQUAL(na_topology_index_of(1), -1);
     CHECK_EQUAL(na_topology_distance(0, 8), 40);
     CHECK_EQUAL(na_topology_home_of_cpu(3), 1);
 }
@@ -109,7 +109,7 @@ static void a_node_without_memory_lives_next_door(void) {
     discover();
     CHECK_EQUAL(na_topo.node_count, 2);
     CHECK_EQUAL(na_topology_home_of_cpu(2), 1); /* index of node 2, at 15 */
-    CHECK_EQUAL(na_topo.index_of[1], -1);
+    CHECK_EQUAL(na_topology_index_of(1), -1);
 }
 
 static void a_restricted_process(void) {
@@ -168,7 +168,7 @@ static void four_nodes_with_gaps_and_one_unusable(void) {
     discover();
     CHECK_EQUAL(na_topo.node_count, 2);
     CHECK(na_topo.node_id[0] == 0 && na_topo.node_id[1] == 8);
-    CHECK(na_topo.index_of[3] == -1 && na_topo.index_of[11] == -1);
+    CHECK(na_topology_index_of(3) == -1 && na_topology_index_of(11) == -1);
     CHECK_EQUAL(na_topology_home_of_cpu(2), 0); /* node 3 is not allowed; node 0 is at 12 */
     CHECK_EQUAL(na_topology_home_of_cpu(6), 1); /* node 11 has no memory; node 8 is at 12 */
     CHECK_EQUAL(na_topology_distance(3, 11), 31);

@@ -173,10 +173,19 @@ def command(
         sys.exit(1)
 
 
+def _note_on_cpus(result: dict[str, Any]) -> str:
+    note = "Each thread is pinned to a CPU of its own"
+    free = sorted({row["threads"] for row in result["rows"] if not row["pinned"]})
+    if free:
+        note += f"; those of rows with {', '.join(map(str, free))} threads run where the scheduler puts them"
+    return f"{note}. taskset chooses the CPUs."
+
+
 def _print(result: dict[str, Any]) -> None:
     console = plain_console()
     for table in _tables(result):
         print_table(console, table)
+    console.print(_note_on_cpus(result))
     for row in result["rows"]:
         for name, figures in row["allocators"].items():
             if "error" in figures:
