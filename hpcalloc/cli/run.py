@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import struct
@@ -49,7 +50,7 @@ NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as shells
 @click.option(
     "--preload/--no-preload",
     default=None,
-    help="Serve malloc by this allocator (LD_PRELOAD); by default wherever memory is local.",
+    help="Serve malloc by this allocator (LD_PRELOAD); by default wherever memory is local and ulimit -v is unlimited.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON.")
@@ -181,6 +182,7 @@ def _look(obstacle: str, ancestor: Ancestor | None) -> Situation:
         inherited_memory_policy(),
         str(_library("libnumalloc_preload.so")),
         obstacle,
+        None if (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) == resource.RLIM_INFINITY else limit,
     )
 
 
