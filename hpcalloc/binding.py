@@ -145,7 +145,7 @@ def _mask(tid: int) -> frozenset[int] | None:
 def _birth(tid: int) -> str:
     """Return the thread's start time, which tells it from a later thread of the same id."""
     try:
-        with open(f"/proc/self/task/{tid}/stat") as stat:
+        with open(f"/proc/self/task/{tid}/stat", errors="replace") as stat:
             return stat.read().rpartition(")")[2].split()[19]
     except OSError:
         return ""
@@ -189,7 +189,7 @@ def _move_threads(
 def _refused(call: str, tid: int, cpus: frozenset[int], code: int) -> Exception:
     allowed = ""
     try:
-        with open("/proc/self/status") as status:
+        with open("/proc/self/status", errors="replace") as status:
             allowed = next(line.split()[1] for line in status if line.startswith("Cpus_allowed_list:"))
     except (OSError, StopIteration):
         pass

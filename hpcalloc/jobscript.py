@@ -249,6 +249,10 @@ def _check_words(
         raise _refusal(f"launcher={launcher!r}", ", ".join(LAUNCHERS), "choose one")
     if not program or not program[0]:
         raise _refusal("no program", "a program and its arguments", "name it at the end")
+    if program[0].startswith("-") or program[0].endswith("/"):
+        raise _refusal(
+            f"program {program[0]!r}", "a program, no option and no directory", "begin with its name"
+        )
     if any("\n" in word or "\0" in word for word in program):
         raise _refusal("a line break in the program's arguments", "single lines", "pass a file instead")
     if mpi is not None and launcher == "mpirun":

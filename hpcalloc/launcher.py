@@ -80,7 +80,7 @@ _BINDING_OPTIONS = (
 
 def _number(environ: Mapping[str, str], name: str | None) -> int | None:
     text = environ.get(name, "") if name else ""
-    return int(text) if text.isascii() and text.isdigit() else None
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
 
 
 def detect_launcher(environ: Mapping[str, str], command: Sequence[str] | None = None) -> Launch:
@@ -219,7 +219,7 @@ def find_launcher_process(pid: int, variable: str, value: str) -> Ancestor | Non
 
 def _parent(pid: int) -> int:
     try:
-        with open(f"/proc/{pid}/stat") as file:
+        with open(f"/proc/{pid}/stat", errors="replace") as file:
             return int(file.read().rpartition(")")[2].split()[1])
     except (OSError, ValueError, IndexError):
         return 0

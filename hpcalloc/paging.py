@@ -539,7 +539,7 @@ def _in_huge_pages(start: int, length: int) -> bool:
     """Tell whether mappings in a range have transparent huge pages; these can't be parted by moving them."""
     inside = False
     try:
-        with open("/proc/self/smaps") as smaps:
+        with open("/proc/self/smaps", errors="replace") as smaps:
             for line in smaps:
                 name, _, value = line.partition(" ")
                 if not name.endswith(":"):

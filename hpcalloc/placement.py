@@ -267,7 +267,7 @@ def process_memory() -> ProcessMemory:
         unknown = f"/proc/self/smaps_rollup: {error.strerror}"
     per_node: dict[int, int] = {}
     try:
-        with open("/proc/self/numa_maps") as maps:
+        with open("/proc/self/numa_maps", errors="replace") as maps:
             for line in maps:
                 _add_mapping(line, per_node)
     except OSError as error:

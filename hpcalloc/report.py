@@ -7,6 +7,7 @@ made them: the data handler keeps a table of them. Smaller ones share pages and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -67,13 +68,18 @@ class Report:
         return json.dumps(self.data, indent=indent)
 
     def to_text(self, width: int | None = None) -> str:
-        """Return tables to read, `width` columns wide; by default as the terminal is, at least 100."""
+        """Return tables to read, `width` columns wide if all figures fit; by default as the terminal is, at least 100."""
         import io
 
         from rich.console import Console
+        from rich.measure import Measurement
 
-        console = Console(file=io.StringIO(), width=width or max(100, Console().width), highlight=False)
+        wanted = width or max(100, Console().width)
+        console = Console(file=io.StringIO(), width=wanted, highlight=False)
         for item in _tables(self.data):
+            # A figure that is cut says something else: such a table is wider than wanted.
+            least = Measurement.get(console, console.options.update(width=1000), item).minimum
+            console.width = wanted if isinstance(item, str) else max(wanted, least)
             console.print(item)
         text = console.file.getvalue()  # type: ignore[attr-defined]
         return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
@@ -101,10 +107,18 @@ class Report:
             raise ValueError(
                 message("Report.write", repr(name), ", ".join(forms), "choose one of these endings")
             )
+        text = form()
         part = f"{name}.{os.getpid()}.part"
-        with open(part, "w") as file:
-            file.write(form())
-        os.replace(part, name)
+        try:
+            with open(
+                part, "w", encoding="utf-8"
+            ) as file:  # whatever the locale: the text has lines and marks
+                file.write(text)
+            os.replace(part, name)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.remove(part)
+            raise
 
     def __str__(self) -> str:
         return self.to_text()
@@ -323,6 +337,16 @@ def metric_text(name: str, value: float) -> str:
     return size_text(value) if name.endswith("_bytes") else f"{value:.0f}"
 
 
+def _uncut(table: Any) -> Any:
+    """Keep columns that are not wrapped as wide as what is in them: rich takes their longest word for enough."""
+    from rich.cells import cell_len
+
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+    return table
+
+
 def _spread_table(spread: Mapping[str, Any]) -> Any:
     from rich.box import SIMPLE
     from rich.table import Table
@@ -339,7 +363,7 @@ def _spread_table(spread: Mapping[str, Any]) -> Any:
             metric_text(name, s["max"]),
             str(s["max_rank"]),
         )
-    return table
+    return _uncut(table)
 
 
 def _tables(data: Mapping[str, Any]) -> list[Any]:
@@ -355,8 +379,8 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
         padding=0,
     )
     for name in ("rank", "host", "CPUs", "nodes", "binding", "arrays"):
-        table.add_column(name, no_wrap=name in ("rank", "binding", "arrays"), overflow="fold")
-    table.add_column("pages by node", min_width=13, overflow="fold")
+        table.add_column(name, no_wrap=name not in ("CPUs", "nodes"), overflow="fold")
+    table.add_column("pages by node", overflow="fold")
     for name in ("local", "process", "huge", "fallbacks", "remote", "peak"):
         table.add_column(name, justify="right", no_wrap=True)
     for r in data["ranks"]:
@@ -368,7 +392,9 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
         table.add_row(
             str(r["rank"]),
             escape(r["host"]),
-            r["cpus"],
+            r["cpus"].replace(",", ", ")
+            if len(r["cpus"]) > 16
+            else r["cpus"],  # to be broken between numbers
             format_ids(r["nodes"]),
             r["action"],
             f"{a['count']}, {size_text(a['nbytes'])}",
@@ -380,7 +406,7 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
             str(r["remote_frees"]),
             size_text(r["peak_bytes"]),
         )
-    items.append(table)
+    items.append(_uncut(table))
     summary = data["summary"]
     if summary["ranks"] > 1:
         items.append(_spread_table(summary["spread"]))

@@ -272,7 +272,8 @@ def merge(directories: Sequence[str]) -> Report:
             if match is None:
                 continue
             try:
-                with open(os.path.join(directory, name)) as file:
+                # Names that are no UTF-8 are in an audit as they are on disk.
+                with open(os.path.join(directory, name), encoding="utf-8", errors="surrogateescape") as file:
                     data = json.load(file)
             except (OSError, ValueError):
                 continue  # the rank died while it wrote: as if it had not

@@ -205,7 +205,7 @@ def size_text(count: int) -> str:
 def cgroup() -> str:
     """Return what names the cgroups of this process; the same text, the same limits."""
     try:
-        with open("/proc/self/cgroup") as file:
+        with open("/proc/self/cgroup", errors="surrogateescape") as file:
             return file.read()
     except OSError:
         return ""

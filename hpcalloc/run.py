@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from .exceptions import NodeError, PlanError, message
 from .launcher import Launch
-from .plan import LauncherBinding, RankPlan, is_launcher_default, make_plan
+from .plan import MOST, LauncherBinding, RankPlan, is_launcher_default, make_plan
 from .policy import Policy
 from .topology import Topology, format_ids
 
@@ -50,6 +50,8 @@ class Situation:
         Path of the preload library.
     obstacle : str
         Why the program would not load it; "": it would.
+    address_space : int or None
+        Bytes that it may map (``ulimit -v``); None: any number.
     """
 
     environ: Mapping[str, str]
@@ -59,6 +61,7 @@ class Situation:
     inherited_policy: str = ""
     library: str = ""
     obstacle: str = ""
+    address_space: int | None = None
 
 
 @dataclass(frozen=True)
@@ -238,8 +241,11 @@ def _threads(environ: Mapping[str, str], wishes: Wishes) -> tuple[int | Literal[
     """Threads to plan with: asked for here, in OMP_NUM_THREADS, or one per core."""
     text = environ.get("OMP_NUM_THREADS", "")
     first = text.split(",")[0].strip()
-    if wishes.threads != "auto" or not (first.isascii() and first.isdigit() and int(first) > 0):
+    if wishes.threads != "auto" or not re.fullmatch("0*[1-9][0-9]*", first):
         return wishes.threads, {}
+    if len(first.lstrip("0")) > len(str(MOST)) or int(first) > MOST:
+        shown = text if len(text) < 40 else f"{text[:40]}..."
+        raise PlanError(message("run", f"OMP_NUM_THREADS={shown}", f"1 to {MOST}", "correct or unset it"))
     return int(first), {"OMP_NUM_THREADS": text}
 
 
@@ -306,6 +312,11 @@ def _preload(found: Situation, wishes: Wishes, kernels: bool, reasons: list[str]
         obstacles.append(f"{found.library!r}: LD_PRELOAD can't hold blanks and colons")
     if found.obstacle:
         obstacles.append(found.obstacle)
+    if found.address_space is not None and wishes.preload is None:
+        # It reserves a region for each node and kind of memory, all of one size: one node's arrays get the smallest part.
+        obstacles.append(
+            f"under ulimit -v ({found.address_space >> 10} KiB) it could give the program less than an eighth of that"
+        )
     if obstacles and wishes.preload:
         raise PlanError(message("run", "--preload", "; ".join(obstacles), "leave --preload out"))
     reasons += [f"the allocator is not preloaded: {why}" for why in obstacles]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import os
 import threading
 import time
@@ -560,7 +561,13 @@ class SharedArray:
 
     # ---- checks ---------------------------------------------------------------------------------------
 
-    def _checked_rank(self, call: str, rank: int) -> int:
+    def _checked_rank(self, call: str, rank: SupportsIndex) -> int:
+        try:
+            rank = operator.index(rank)
+        except TypeError:
+            raise TypeError(
+                message(f"SharedArray.{call}", f"rank={rank!r}", "an integer", "pass a rank of this host")
+            ) from None
         if not 0 <= rank < self.size:
             raise ValueError(
                 message(

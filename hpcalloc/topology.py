@@ -22,17 +22,26 @@ if TYPE_CHECKING:
 __all__ = ["Core", "Node", "Topology", "format_ids", "parse_ids"]
 
 
+_ID_MAX = 1 << 20  # more than a kernel has CPUs or nodes
+
+
 def parse_ids(text: str) -> tuple[int, ...]:
-    """Ids of a kernel list such as ``0-3,8``, ascending."""
+    """Ids of a kernel list such as ``0-3,8``, ascending.
+
+    Raises
+    ------
+    TopologyError
+        Anything else, such as ``3-0`` and ids beyond any kernel's.
+    """
     ids: set[int] = set()
     for part in text.strip().split(","):
         if not part:
             continue
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-        if match is None:
+        match = re.fullmatch(r"(\d{1,7})(?:-(\d{1,7}))?", part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= _ID_MAX:
             raise TopologyError(message("parse_ids", repr(text), "a list such as 0-3,8", "correct the list"))
-        first = int(match[1])
-        ids.update(range(first, int(match[2] or first) + 1))
+        ids.update(range(first, last + 1))
     return tuple(sorted(ids))
 
 

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 import hpcalloc
 from hpcalloc import HpcallocError
 from hpcalloc.bench import bandwidth, caches, kernels, latency, machine, sizes, triads
-from hpcalloc.bench.kernels import KERNELS, Arrays, Chain, Team
+from hpcalloc.bench.kernels import KERNELS, Arrays, Chain, Team, pinned
 from hpcalloc.cli.main import cli
 from hpcalloc.placement import Placement
 from hpcalloc.topology import Topology
@@ -80,6 +80,8 @@ def test_a_cpu_that_is_not_ours_is_refused():
         Arrays.make(1000, Team((8000,), 1), None)
     with pytest.raises(HpcallocError, match="EINVAL"):
         Arrays.make(1000, Team((), 0), None)
+    with pytest.raises(HpcallocError, match=r"CPUs 8000.*EINVAL.*limit"), pinned((8000,)):
+        pass
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -307,8 +309,10 @@ def test_json_to_standard_output_is_json_alone():
 
 def test_latency_writes_table_json_and_plot(tmp_path):
     numbers, plot = tmp_path / "out.json", tmp_path / "out.svg"
-    result = run("latency", "--small", "--repeats", 1, "--json", numbers, "--plot", plot)
+    remark = "[/b] $x_{$"  # no markup, no formula
+    result = run("latency", "--small", "--repeats", 1, "--note", remark, "--json", numbers, "--plot", plot)
     assert result.exit_code == 0, result.output
+    assert f"note: {remark}" in result.output
     facts = json.loads(numbers.read_text())
     assert {p["pages_asked"] for p in facts["points"]} == {"base", "huge"}
     assert max(p["working_set_bytes"] for p in facts["points"]) == 1 << 20

@@ -85,6 +85,33 @@ def test_an_allocator_that_fails_is_named_and_left_out(tmp_path):
     assert result["rows"][0]["best_peer"] != "broken"
 
 
+def test_a_library_that_is_not_loaded_is_not_measured(tmp_path):
+    (tmp_path / "no.so").write_text("no library")
+    (tmp_path / "a blank.so").write_bytes(alloc.own_library().read_bytes())
+    for name in ("no.so", "a blank.so"):
+        peer = f"mine={tmp_path / name}"
+        arguments = [
+            "--workload",
+            "pair",
+            "--threads",
+            "1",
+            "--repeats",
+            "1",
+            "--scale",
+            "0.0001",
+            "--peer",
+            peer,
+        ]
+        result = CliRunner().invoke(cli, ["bench", "alloc", *arguments])
+        assert "pair (1): mine failed: object" in result.output
+        assert result.exit_code == 1
+
+
+def test_where_nothing_is_done_in_time_the_command_fails():
+    arguments = ["--workload", "pair", "--threads", "1", "--repeats", "1", "--timeout", "1e-9"]
+    assert CliRunner().invoke(cli, ["bench", "alloc", *arguments]).exit_code == 1
+
+
 def test_command_writes_json_and_plot(tmp_path):
     numbers, plot = tmp_path / "out.json", tmp_path / "out.png"
     arguments = ["bench", "alloc", "--workload", "pair", "--workload", "around", "--threads", "1,2"]
@@ -118,6 +145,8 @@ def test_more_threads_than_cpus_are_not_pinned():
         ["--threads", "0"],
         ["--repeats", "0"],
         ["--scale", "0"],
+        ["--scale", "inf"],
+        ["--scale", "nan"],
         ["--peer", "mimalloc3"],
         ["--peer", "mine=/no/such/library.so"],
         ["--peer", "hpcalloc=/bin/true"],

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Affinity of all threads and size of the pools: applied, restored, refused."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -154,6 +155,31 @@ def test_refused_half_way(monkeypatch, sleepers):
     with pytest.raises(BindingError, match="EPERM"):
         binding.apply({min(ALL)})
     assert masks() == {ALL}
+
+
+@two_cpus
+def test_a_thread_whose_name_is_cut_within_a_character():
+    # The kernel keeps 15 bytes of a name, so that names that are UTF-8 may end in half a character.
+    named, stop, ids = threading.Event(), threading.Event(), []
+
+    def sleep():
+        ids.append(threading.get_native_id())
+        os.sched_setaffinity(0, {min(ALL)})
+        ctypes.CDLL(None).prctl(15, b"beobachter \xc3\xbc\xc3")  # PR_SET_NAME
+        named.set()
+        stop.wait()
+
+    thread = threading.Thread(target=sleep)
+    thread.start()
+    named.wait()
+    try:
+        bound = binding.apply({min(ALL)})
+        assert binding._birth(ids[0])
+        bound.restore()
+        assert os.sched_getaffinity(ids[0]) == {min(ALL)}
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_without_proc(monkeypatch):

@@ -191,6 +191,11 @@ def test_openmp_threads_count_as_well(machine):
     assert "OMP_NUM_THREADS=16,2" in "".join(finding.evidence)
 
 
+@pytest.mark.parametrize("text", ["\u00b2", "0", "many", "9" * 5000])
+def test_numbers_of_threads_that_are_none(machine, text):
+    assert found(job(machine, HALVES, environ={"OMP_NUM_THREADS": text})) == {}
+
+
 def test_hardware_threads(tmp_path):
     machine = Machine(tmp_path, threads=2)
     assert found(job(machine, ["0-7", "8-15"]))["hardware-threads"].severity == "note"
@@ -246,6 +251,8 @@ def test_binding_by_openmp_in_ranks_that_share_cpus(machine):
         ("cores", None),
         ("{0:x}", None),
         ("{0", None),
+        ("{0}:" + "9" * 5000, None),
+        ("{0:4096}:4096:4096", set(range(8192))),  # cut
     ],
 )
 def test_places_are_read_as_openmp_has_them(text, cpus):
@@ -253,7 +260,14 @@ def test_places_are_read_as_openmp_has_them(text, cpus):
 
 
 @pytest.mark.parametrize(
-    ("text", "cpus"), [("0 3 1-2", {0, 1, 2, 3}), ("0-6:3,9", {0, 3, 6, 9}), ("x", None)]
+    ("text", "cpus"),
+    [
+        ("0 3 1-2", {0, 1, 2, 3}),
+        ("0-6:3,9", {0, 3, 6, 9}),
+        ("x", None),
+        ("\u00b2", None),  # a digit, and no number
+        ("0-99999999999", set(range(4096))),  # cut
+    ],
 )
 def test_gomp_lists(text, cpus):
     assert _gomp(text) == cpus

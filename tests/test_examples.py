@@ -53,3 +53,6 @@ def test_heat2d_notices_broken_arithmetic(tmp_path, right, wrong):
 
 def test_heat2d_refuses_bad_options():
     assert heat2d(1, "--size", 0).returncode == 2
+    for none in ("nan", "inf", "-1"):  # no sweep, or all of them: "ok" would say nothing
+        done = heat2d(1, "--size", 8, f"--tolerance={none}")
+        assert (done.returncode, "demo ok" in done.stdout) == (2, False)

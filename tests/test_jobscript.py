@@ -2,6 +2,7 @@
 """Job scripts: the geometry that is written, the geometry that is refused, and bash that shellcheck has nothing against."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -116,6 +117,8 @@ def test_mpirun_gets_equal_blocks_or_nothing():
         ({"launcher": "prun"}, "srun, mpirun"),
         ({"program": []}, "a program"),
         ({"program": ["x", "a\nb"]}, "single lines"),
+        ({"program": ["--size", "4"]}, "no option"),  # would be one of srun
+        ({"program": ["solver/"]}, "no directory"),
     ],
 )
 def test_what_is_refused(options, limit):
@@ -141,6 +144,14 @@ def test_masks_are_the_plan(packages, cores, pus, ranks):
     assert len(found) == ranks
     assert sum(found) == (1 << packages * cores * pus) - 1, "disjoint, and nothing idle"
     assert min(mask.bit_count() for mask in found) == job.threads * pus
+
+
+def test_words_that_are_no_utf8_are_kept(tmp_path):
+    file = tmp_path / "job.sh"
+    word = os.fsdecode(b"m\xfcller.dat")
+    result = CliRunner().invoke(cli, ["jobscript", "-o", str(file), "./solver", word])
+    assert result.exit_code == 0, result.output
+    assert file.read_bytes().endswith(b"launch ./solver 'm\xfcller.dat'\n")
 
 
 def test_command_line(tmp_path):

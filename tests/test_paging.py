@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import hpcalloc
 from hpcalloc import _native, paging
 from hpcalloc._native import MoveCounts, node_ids
+from hpcalloc.placement import process_memory
 
 PAGE = mmap.PAGESIZE
 MAP_NORESERVE = 0x4000
@@ -186,6 +187,17 @@ def test_migrate_counts(policy):
 
 
 @needs_query
+def test_a_mapped_file_whose_name_is_no_utf8(tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), b"m\xfcller.dat")
+    with open(path, "w+b") as file:
+        file.truncate(4 << 20)
+        with mmap.mmap(file.fileno(), 0) as mapped:
+            mapped[:: 1 << 12] = b"x" * (1 << 10)
+            a = hpcalloc.ones(1 << 20)
+            assert hpcalloc.migrate(a, "local").pages >= 2048
+            assert process_memory().resident > 0
+
+
 def test_migrate_nothing():
     result = hpcalloc.migrate(np.empty(0), hpcalloc.on_node(NODE))
     assert (result.pages, result.moved, result.refused) == (0, 0, {})

@@ -63,13 +63,48 @@ def test_json_round_trip(ctx):
 def test_text(ctx):
     kept = ctx.ones(100_000)
     text = ctx.report().to_text()
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 110
     for part in ("1 of 1 ranks", "binding", ctx.action, "fallbacks", ctx.reasons[0][:20]):
         assert part in text
     if _native.can_query() == 0:
         assert "100.0 % of" in text
     assert str(ctx.report())
     del kept
+
+
+def test_no_figure_of_a_table_is_cut(ctx):
+    kept = ctx.ones(100_000)
+    data = ctx.report().to_dict()
+    record = {
+        **data["ranks"][0],
+        "host": "node0123.cluster",
+        "cpus": ",".join(map(str, range(0, 128, 2))),
+        "peak_bytes": 3 << 30,
+        "remote_frees": 123456789,
+    }
+    for width in (20, 100, 120):
+        text = report.Report({**data, "ranks": [record]}).to_text(width=width)
+        assert "3.0 GiB" in text, text
+        for part in ("peak", "123456789", "node0123.cluster", "781.2 KiB", "100,", "126"):
+            assert part in text, (width, part, text)
+        assert max(map(len, text.splitlines())) < 140
+    del kept
+
+
+def test_files_are_utf8_and_nothing_is_left_behind(ctx, tmp_path):
+    words = "import hpcalloc, sys; hpcalloc.init().report().write(sys.argv[1])"
+    old = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}  # as where the locale is ISO 8859
+    for ending in (".txt", ".html", ".json"):
+        file = tmp_path / f"r{ending}"
+        subprocess.run(
+            [sys.executable, "-c", words, file], check=True, timeout=120, env={**os.environ, **old}
+        )
+        assert file.read_text(encoding="utf-8")
+    directory = tmp_path / "d.json"
+    directory.mkdir()
+    with pytest.raises(IsADirectoryError):
+        ctx.report().write(directory)
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_unknown_is_said(ctx, monkeypatch):
@@ -176,7 +211,9 @@ def test_verb():
     assert data["machine"]["can_bind"] == (_native.can_bind() == 0)
     assert data["ranks"][0]["action"] == "none"
     assert data["ranks"][0]["arrays"]["nbytes"] == 64 << 20
-    assert run("--size", "0").returncode == 2
+    for words in (("--size", "0"), ("--size", "9" * 30), ("--output", ".json")):
+        result = run(*words)
+        assert (result.returncode, "Traceback" in result.stderr) == (2, False), result.stderr
     assert run("--bind", "tight").returncode == 2
 
 

@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -285,6 +286,19 @@ def test_programs_that_use_hpcalloc(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     check_arrays(rank_of(report), 8 * MIB)
+
+
+def test_a_name_that_is_no_utf8(tmp_path, program):
+    report = tmp_path / os.fsdecode(b"m\xfcller.json")  # as in a home directory of an old file server
+    done = verb("run", program, report=report)
+    assert done.returncode == 0, done.stderr
+    check_arrays(rank_of(report), 8 * MIB)
+
+
+def test_no_library_no_report_is_said(tmp_path, program):
+    done = verb("run", "--no-preload", program, report=tmp_path / "r.json")
+    assert done.returncode == 0
+    assert re.search("HPCALLOC_REPORT.*--no-preload.*remedy", done.stderr), done.stderr
 
 
 def test_bad_names(tmp_path, program):

@@ -3,6 +3,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import stat
@@ -211,11 +212,47 @@ def test_refused(case, kind):
         steps(**{"launch": MPICH, **case})
 
 
+@pytest.mark.parametrize("count", ["99999", "9" * 20, "9" * 5000])
+def test_a_number_of_threads_that_is_none_names_its_variable(count):
+    with pytest.raises(hpcalloc.PlanError, match="OMP_NUM_THREADS=.*limit:.*remedy:"):
+        steps(environ={"OMP_NUM_THREADS": count})
+
+
+def test_limited_address_space_is_left_to_the_program():
+    told = steps(launch=MPICH, address_space=4 << 30)
+    assert not told.preload
+    assert any("ulimit -v (4194304 KiB)" in why for why in told.reasons)
+    assert steps(launch=MPICH, address_space=4 << 30, preload=True).preload
+    assert steps(launch=MPICH).preload
+
+
+def test_a_program_under_ulimit_has_what_it_has_without_us():
+    words = "import numpy as np; a = np.ones(20_000_000); print(a.sum())"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))  # noqa: E731
+    if subprocess.run([sys.executable, "-c", words], preexec_fn=limit, check=False).returncode != 0:
+        pytest.skip("missing capability: a NumPy that starts in 1 GiB of address space")
+    command = [sys.executable, "-m", "hpcalloc", "run", sys.executable, "-c", words]
+    done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "20000000.0\n"), done.stderr
+
+
+def test_numbers_of_a_launcher_that_are_none():
+    for text in ("9" * 5000, "\u00b2", "-1", ""):
+        environ = {
+            "OMPI_COMM_WORLD_LOCAL_RANK": text,
+            "OMPI_COMM_WORLD_RANK": text,
+            "OMPI_COMM_WORLD_SIZE": "2",
+        }
+        assert detect_launcher(environ).launcher == "none"
+        assert global_rank(environ) == (0, 1)
+
+
 def test_policy_words():
     assert parse_policy("local", False) == local()
     assert parse_policy("interleave:0,2-3", False) == interleave([0, 2, 3])
     assert parse_policy("on_node:1", True) == on_node(1, strict=True)
-    for bad in ("near", "local:0", "interleave:", "interleave:x", "on_node", "on_node:0,1", "on_node:-1", ""):
+    bad_nodes = "interleave:0-99999999999", "interleave:3-1", "interleave:", "interleave:x"
+    for bad in ("near", "local:0", *bad_nodes, "on_node", "on_node:0,1", "on_node:-1", ""):
         with pytest.raises(hpcalloc.PlanError, match="remedy"):
             parse_policy(bad, False)
 

@@ -95,8 +95,9 @@ def test_ids_round_trip():
     assert parse_ids("0-3,8\n") == (0, 1, 2, 3, 8)
     assert format_ids((8, 0, 1, 2, 3)) == "0-3,8"
     assert (parse_ids(""), format_ids(())) == ((), "")
-    with pytest.raises(TopologyError):
-        parse_ids("1-x")
+    for wrong in ("1-x", "3-1", "0-99999999999", "9" * 5000, "0-\u00b2"):
+        with pytest.raises(TopologyError):
+            parse_ids(wrong)
 
 
 def calc(path, *arguments):

@@ -38,6 +38,8 @@ def options() -> argparse.Namespace:
     chosen = parser.parse_args()
     if chosen.size < 1 or chosen.steps < 1 or chosen.check_every < 1:
         parser.error("--size, --steps and --check-every take numbers from 1")
+    if not 0 <= chosen.tolerance < np.inf:
+        parser.error("--tolerance takes a number from 0")
     return chosen
 
 

@@ -147,6 +147,10 @@ def _run_once(
     if done.returncode != 0:
         into.error = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return
+    # Such a run is one of the C library's own allocator.
+    if library and (refused := re.search(r"object '.*' from LD_PRELOAD .*", done.stderr)):
+        into.error = refused[0]
+        return
     facts = json.loads(done.stdout.splitlines()[-1])
     into.seconds.append(facts["seconds"] / facts["operations"])
     into.peak_bytes.append(facts["peak_bytes"])
@@ -244,9 +248,9 @@ def compare(
     for name in chosen:
         if name not in known:
             raise HpcallocError(f"bench alloc: there is no workload {name!r}; known: {', '.join(known)}")
-    if repeats < 1 or min(threads) < 1 or not scale > 0:
+    if repeats < 1 or min(threads) < 1 or not 0 < scale < math.inf:
         raise HpcallocError(
-            f"bench alloc: repeats {repeats}, threads {list(threads)}, scale {scale}: all must be positive"
+            f"bench alloc: repeats {repeats}, threads {list(threads)}, scale {scale}: all must be positive, and finite"
         )
     libraries = {OURS: ours if ours is not None else str(own_library()), **peers}
     order = list(libraries)

@@ -295,7 +295,7 @@ class Chain:
     def huge_bytes(self) -> int:
         """Bytes of the map that are in transparent huge pages."""
         inside, total = False, 0
-        with open("/proc/self/smaps") as maps:
+        with open("/proc/self/smaps", errors="replace") as maps:
             for line in maps:
                 name, _, rest = line.partition(" ")
                 if "-" in name and not name.endswith(":"):
@@ -310,7 +310,12 @@ class Chain:
 def pinned(cpus: Sequence[int]) -> Iterator[None]:
     """The calling thread on some CPUs; back at the end."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        value = f"a thread on CPUs {format_ids(cpus)}: {name_of(error.errno or errno.EPERM)}"
+        limit, remedy = "CPUs that this process may use", "see `hpcalloc report`"
+        raise HpcallocError(message("bench", value, limit, remedy)) from error
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ def remark() -> str:
 
 def _model() -> str:
     try:
-        with open("/proc/cpuinfo") as info:
+        with open("/proc/cpuinfo", errors="replace") as info:
             for line in info:
                 name, _, value = line.partition(":")
                 if name.strip() in ("model name", "Model", "cpu model"):

@@ -73,7 +73,8 @@ def command(
         click.echo(text, nl=False)
         return
     try:
-        with open(output, "w", encoding="utf-8") as file:
+        # Words that are no UTF-8 are written as they were given.
+        with open(output, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
     except OSError as error:
         raise HpcallocError(

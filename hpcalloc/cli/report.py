@@ -31,7 +31,12 @@ __all__ = ["command"]
 @json_flag
 @bind_option("As of hpcalloc.init.")
 @click.option(
-    "--size", "mib", type=click.IntRange(1), default=64, show_default=True, help="MiB of the self-test array."
+    "--size",
+    "mib",
+    type=click.IntRange(1, 1 << 40),
+    default=64,
+    show_default=True,
+    help="MiB of the self-test array.",
 )
 @mpi_option
 @click.option(
@@ -59,7 +64,7 @@ def command(
     Under mpirun or srun every rank takes part and rank 0 prints. The self-test makes an array, writes it, and
     asks the kernel where its pages are.
     """
-    if output is not None and not output.endswith(ENDINGS):
+    if output is not None and os.path.splitext(output)[1] not in ENDINGS:
         raise click.BadParameter(f"{output!r} ends in none of {', '.join(ENDINGS)}", param_hint="--output")
     if remove and not (directories and output):
         raise click.UsageError("--remove goes with --merge and --output")

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import struct
@@ -49,7 +50,7 @@ NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as shells
 @click.option(
     "--preload/--no-preload",
     default=None,
-    help="Serve malloc by this allocator (LD_PRELOAD); by default wherever memory is local.",
+    help="Serve malloc by this allocator (LD_PRELOAD); by default wherever memory is local and ulimit -v is unlimited.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON.")
@@ -87,6 +88,8 @@ def command(
     if files is not None:
         environment |= files.environment(os.getpid())
         _start(files, steps, notes)
+        if files.rank == 0 and (preload is False or obstacle):
+            click.echo(_no_record(obstacle), err=True)
         if not steps.preload and preload is not False:  # it writes the report, and leaves malloc alone
             environment["LD_PRELOAD"] = join_preload(
                 environment.get("LD_PRELOAD", ""), str(_library("libnumalloc.so"))
@@ -179,6 +182,7 @@ def _look(obstacle: str, ancestor: Ancestor | None) -> Situation:
         inherited_memory_policy(),
         str(_library("libnumalloc_preload.so")),
         obstacle,
+        None if (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) == resource.RLIM_INFINITY else limit,
     )
 
 
@@ -240,7 +244,7 @@ def _place(memory: MemoryPolicy | None, required: bool) -> list[str]:
             "run",
             f"set_mempolicy {memory}",
             "what the kernel allows here",
-            "leave --policy out",
+            "leave --policy and --strict out",
             kind=BindingError,
         )
     note = f"memory is where it is first touched: set_mempolicy: {name_of(code)}"
@@ -260,6 +264,16 @@ def _start(files: ReportFiles, steps: Steps, notes: Sequence[str]) -> None:
                 "choose another, or unset it",
             )
         ) from error
+
+
+def _no_record(obstacle: str) -> str:
+    """Say that the report will lack what only a library in the program can write."""
+    return "hpcalloc run: " + message(
+        VARIABLE,
+        obstacle or "--no-preload",
+        "programs with libnumalloc in them, or that use hpcalloc.init",
+        "expect no report of others" if obstacle else "leave --no-preload out",
+    )
 
 
 def become(words: list[str], environ: Mapping[str, str]) -> NoReturn:

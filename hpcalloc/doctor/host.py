@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,8 @@ _MANAGERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID", "COBALT_JO
 def threads_asked(rank: RankFacts) -> int | None:
     """Outermost level of OMP_NUM_THREADS; None if it is not set or no number."""
     text = rank.environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(text) if text.isdigit() and int(text) > 0 else None
+    match = re.fullmatch(r"0*([1-9][0-9]{0,8})", text)
+    return int(match[1]) if match else None
 
 
 @dataclass(frozen=True)

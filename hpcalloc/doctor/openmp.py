@@ -15,7 +15,7 @@ from .remedies import launch_lines
 __all__ = ["CHECKS"]
 
 _BINDING_VARIABLES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
-_PLACE = re.compile(r"(!?)\{([^{}]*)\}(?::(\d+))?(?::(-?\d+))?(,|$)")
+_PLACE = re.compile(r"(!?)\{([^{}]*)\}(?::(\d{1,9}))?(?::(-?\d{1,9}))?(,|$)")
 _COUNT_MAX = 4096  # of places or CPUs that one term may stand for
 
 
@@ -123,7 +123,10 @@ def _places(text: str) -> frozenset[int] | None:
             if numbers is None:
                 return None
             base.update(numbers)
-        count, stride = min(int(match[3] or 1), _COUNT_MAX), int(match[4] or len(base))
+        count, stride = (
+            min(int(match[3] or 1), _COUNT_MAX // max(len(base), 1) + 1),
+            int(match[4] or len(base)),
+        )
         if not match[1]:
             cpus.update(cpu + i * stride for i in range(count) for cpu in base)
         position = match.end()
@@ -136,9 +139,14 @@ def _gomp(text: str) -> frozenset[int] | None:
     for part in text.replace(",", " ").split():
         span, _, stride = part.partition(":")
         first, _, last = span.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()) or (stride and not stride.isdigit()):
+        try:
+            numbers = [int(word) for word in (first, last or first, stride or "1")]
+        except ValueError:
             return None
-        cpus.update(range(int(first), int(last or first) + 1, max(int(stride or 1), 1)))
+        start, end, step = numbers
+        if min(numbers) < 0:
+            return None
+        cpus.update(range(start, end + 1, max(step, 1))[:_COUNT_MAX])
     return frozenset(cpus)
 
 

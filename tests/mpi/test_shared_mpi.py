@@ -137,6 +137,10 @@ def test_locks_exclude(ctx):
         pass
     with pytest.raises(ValueError, match="limit"):
         a.block(-1)
+    with pytest.raises(TypeError, match="limit"):
+        a.block(0.0)
+    with pytest.raises(TypeError, match="limit"), a.lock("0"):
+        pass
 
 
 @pytest.mark.mpi(min_size=2)

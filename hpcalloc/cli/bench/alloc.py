@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from typing import Any
 
 import click
@@ -141,7 +142,10 @@ def command(
     plot_file: str | None,
     only_list: bool,
 ) -> None:
-    """Compare the allocator with every other one found, by LD_PRELOAD."""
+    """Compare the allocator with every other one found, by LD_PRELOAD.
+
+    Exit code 1: this one, or one that was named by --peer, failed in a workload.
+    """
     found = alloc.find_peers(peers)
     if only_list:
         console = plain_console()
@@ -164,6 +168,9 @@ def command(
         )
     result["instructions"] = alloc.instructions(result["allocators"])
     give(result, json_file, plot_file, _draw, _print)
+    named = {peer.partition("=")[0] for peer in peers}
+    if any(result["summary"][name]["failed"] for name in {alloc.OURS, *named}):
+        sys.exit(1)
 
 
 def _note_on_cpus(result: dict[str, Any]) -> str:
