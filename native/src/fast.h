@@ -21,8 +21,10 @@ void na_free_slow(na_span *span, void *ptr, const char *call); /* span: na_span_
  * what lies at offset 0 is no CPU number. */
 static inline bool na_moved(void) { return NA_UNLIKELY(na_many_nodes) && OS_RSEQ_CPU != na_self.cpu; }
 
-/* A cached block, or NULL. */
+/* A cached block, or NULL. Its address in one register: Intel's cores (Golden Cove) hand on what was just stored without
+ * delay, but only to a load without an index. */
 static inline void *na_cache_pop(na_cache *cache) {
+    __asm__("" : "+r"(cache));
     if (NA_UNLIKELY(cache->list == 0)) return NULL;
     na_block *block = na_list_pop(&cache->list);
     block->key = 0;
