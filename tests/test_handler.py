@@ -9,6 +9,7 @@ import gc
 import multiprocessing
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -532,6 +533,37 @@ def test_fork():
         process.join(60)
         assert process.exitcode == 0
     assert inherited.sum() == 4999950000
+
+
+_FORKS_AMID_AN_ENTRY = """
+#include <stdio.h>
+#include <unistd.h>
+#include <sys/wait.h>
+#include "registry.h"
+int main(void) {
+    int status = 1;
+    char block[1];
+    size_t place = registry_window((uintptr_t)block);
+    if (registry_init() != 0) return 2;
+    registry_first[place].address = REGISTRY_WRITING; /* another thread, which is not in the child */
+    registry_add(block, REGISTRY_MIN);
+    pid_t child = fork();
+    if (child == 0) _exit(registry_first[place].address != 0 || registry_remove(block) != REGISTRY_MIN);
+    if (child < 0 || waitpid(child, &status, 0) != child) return 3;
+    return status != 0;
+}
+"""
+
+
+def test_a_child_has_all_places_of_the_table(tmp_path):
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("missing capability: a C compiler")
+    source, program = tmp_path / "forks.c", tmp_path / "forks"
+    source.write_text(_FORKS_AMID_AN_ENTRY)
+    include = Path(__file__).parents[1] / "hpcalloc" / "_native"
+    subprocess.run([compiler, f"-I{include}", "-o", program, source, "-pthread"], check=True, timeout=120)
+    assert subprocess.run([program], timeout=60, check=False).returncode == 0
 
 
 def run(code):

@@ -48,8 +48,16 @@ static struct {
 static void registry_lock(void) { pthread_mutex_lock(&registry.lock); }
 static void registry_unlock(void) { pthread_mutex_unlock(&registry.lock); }
 
+/* A thread that was about to write an entry is not in the child, and its block was nobody's yet. */
+static void registry_child(void) {
+    for (size_t i = 0; i < REGISTRY_PLACES + REGISTRY_WINDOW; i++)
+        if (atomic_load_explicit(&registry_first[i].address, memory_order_relaxed) == REGISTRY_WRITING)
+            atomic_store_explicit(&registry_first[i].address, 0, memory_order_relaxed);
+    registry_unlock();
+}
+
 /* Once per process. 0 or errno. */
-static int registry_init(void) { return pthread_atfork(registry_lock, registry_unlock, registry_unlock); }
+static int registry_init(void) { return pthread_atfork(registry_lock, registry_unlock, registry_child); }
 
 static uint64_t registry_hash(uintptr_t address) { return ((uint64_t)address >> 12) * UINT64_C(0x9E3779B97F4A7C15); }
 

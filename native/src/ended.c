@@ -6,8 +6,8 @@
  * all it needs and makes nothing anew. Such a heap rests. What nobody has adopted after the purge delay gives back what
  * is free, as do all when memory runs short.
  *
- * Invariants. A heap without a thread is in exactly one of a region's lists, but for one that na_ended_reclaim has in
- * hand. The resting ones are ordered by their end. A spare heap has no pages; its pending list may get late remote
+ * Invariants. A heap without a thread is in exactly one of a region's lists, but for those that are in hand, as what is
+ * free in them goes back. The resting ones are ordered by their end. A spare heap has no pages; its pending list may get late remote
  * frees, which are sent on.
  *
  * Threads: the lists under the region's lock. A page with used blocks may be freed to by any thread right now, which only
@@ -24,6 +24,26 @@ static na_heap *pop(_Atomic(na_heap *) *list) {
     na_heap *heap = *list;
     if (heap != NULL) *list = heap->next;
     return heap;
+}
+
+static na_heap *pop_spare(na_region *region) {
+    na_heap *heap = pop(&region->spare);
+    if (heap != NULL && heap == region->spare_next) region->spare_next = heap->next;
+    return heap;
+}
+
+/* Sends on what was freed late to spare heaps. A process that had a thousand threads has as many: the next few of them,
+ * by turns. */
+static void spare_send_on(na_region *region) {
+    enum { LOOKS = 16 };
+    na_heap *heap = region->spare_next;
+    for (int i = 0; i < LOOKS && (heap != NULL || i == 0); i++) {
+        if (heap == NULL) heap = region->spare;
+        if (heap == NULL) break;
+        na_pending_empty(heap, NULL);
+        heap = heap->next;
+    }
+    region->spare_next = heap;
 }
 
 static void rest(na_heap *heap) {
@@ -52,6 +72,7 @@ static void rest_no_more(na_heap *heap) {
 static void settle(na_heap *heap) {
     na_region *region = heap->region;
     atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
+    heap->in_hand = 0;
     push(heap->pages != 0 ? &region->abandoned : &region->spare, heap);
     if (heap->pages != 0) region->abandoned_count++;
 }
@@ -70,10 +91,15 @@ void na_ended_add(na_heap *heap) {
 
 void na_ended_orphan(na_heap *heap) {
     na_kept_recount(heap);
+    heap->in_hand = 0;
     /* Caught in the middle of a change: its queues can't be trusted, so its pages stay as they are and only
      * their blocks in use remain valid. */
-    if (heap->busy) atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
-    else rest(heap);
+    if (heap->busy) {
+        atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
+    } else {
+        na_pages_gone_free(heap);
+        rest(heap);
+    }
 }
 
 /* ---- adoption ------------------------------------------------------------------------------------------ */
@@ -85,7 +111,7 @@ na_heap *na_ended_adopt(na_region *region) {
     } else if ((heap = pop(&region->abandoned)) != NULL) {
         region->abandoned_count--;
     } else {
-        heap = pop(&region->spare);
+        heap = pop_spare(region);
     }
     return heap;
 }
@@ -132,7 +158,7 @@ bool na_ended_take(na_heap *heap, unsigned wanted) {
     na_heap *other = pop(&region->abandoned);
     if (other != NULL) region->abandoned_count--;
     else if ((other = region->resting_oldest) != NULL) rest_no_more(other);
-    for (na_heap *spare = region->spare; spare != NULL; spare = spare->next) na_pending_empty(spare, NULL);
+    spare_send_on(region);
     if (other != NULL) move_all(other, heap, cached);
     pthread_mutex_unlock(&region->lock);
     if (other != NULL)
@@ -151,12 +177,16 @@ static void shed(na_heap *heap) {
     pthread_mutex_unlock(&heap->region->lock);
 }
 
-/* The oldest resting heap, if it ended before; one at a time, so that a fork in the midst of it loses no more. */
+/* The oldest resting heap, if it ended before; one at a time, so that others may adopt the rest meanwhile. */
 static na_heap *take_ended(na_region *region, uint64_t before) {
     pthread_mutex_lock(&region->lock);
     na_heap *heap = region->resting_oldest;
-    if (heap != NULL && atomic_load_explicit(&heap->ended_at, memory_order_relaxed) < before) rest_no_more(heap);
-    else heap = NULL;
+    if (heap != NULL && atomic_load_explicit(&heap->ended_at, memory_order_relaxed) < before) {
+        rest_no_more(heap);
+        heap->in_hand = 1;
+    } else {
+        heap = NULL;
+    }
     pthread_mutex_unlock(&region->lock);
     return heap;
 }
@@ -164,6 +194,8 @@ static na_heap *take_ended(na_region *region, uint64_t before) {
 static void reclaim_before(na_region *region, uint64_t before) {
     for (na_heap *heap; (heap = take_ended(region, before)) != NULL;) shed(heap);
 }
+
+void na_ended_release(na_region *region) { reclaim_before(region, UINT64_MAX); }
 
 uint64_t na_ended_oldest(const na_region *region) {
     const na_heap *oldest = atomic_load_explicit(&region->resting_oldest, memory_order_relaxed);
@@ -178,11 +210,14 @@ void na_ended_due(na_region *region) {
 }
 
 void na_ended_reclaim(na_region *region) {
-    reclaim_before(region, UINT64_MAX);
+    na_ended_release(region);
     pthread_mutex_lock(&region->lock);
     na_heap *list = region->abandoned;
     region->abandoned = NULL;
-    for (na_heap *heap = list; heap != NULL; heap = heap->next) region->abandoned_count--;
+    for (na_heap *heap = list; heap != NULL; heap = heap->next) {
+        region->abandoned_count--;
+        heap->in_hand = 1;
+    }
     for (na_heap *spare = region->spare; spare != NULL; spare = spare->next) na_pending_empty(spare, NULL);
     pthread_mutex_unlock(&region->lock);
     while (list != NULL) {
@@ -201,13 +236,9 @@ bool na_ended_relieve(na_region *region) {
         na_region *each = region->node_index < 0 ? region : na_region_node(region->node_index, i != 0);
         if (!atomic_load_explicit(&each->opened, memory_order_acquire)) continue;
         uint64_t before = atomic_load_explicit(&each->used_bytes, memory_order_relaxed);
-        reclaim_before(each, UINT64_MAX);
+        na_ended_release(each);
         na_heap *own = na_self.thread != NULL ? na_self.thread->heaps[each->index] : NULL;
-        if (own != NULL) {
-            na_heap_enter(own);
-            na_pages_idle_release(own);
-            na_heap_leave(own);
-        }
+        if (own != NULL) na_pages_idle_release(own);
         (void)na_kept_release(each);
         any |= atomic_load_explicit(&each->used_bytes, memory_order_relaxed) < before;
     }

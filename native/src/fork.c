@@ -5,7 +5,8 @@
  * All locks are held across the fork, so everything they guard is whole in the child. Heaps are not locked:
  * another thread may be in the middle of a fast path, which loses at most the one block it had in hand, or in
  * the middle of changing its queues (heap->busy), whose pages the child then leaves alone. All other heaps of
- * vanished threads rest in the child as at a thread's end, and their memory is used again.
+ * vanished threads rest in the child as at a thread's end, and their memory is used again; so do heaps that one of
+ * them had in hand to give back what is free, but for the pages it had taken out already.
  *
  * The kernel's copy is a consistent cut: from the moment fork() protects a page, a thread that writes to it
  * waits until the copy is complete, so no later write of it is seen without the earlier ones.
@@ -42,12 +43,11 @@ static void child(void) {
             if (thread->heaps[i] != NULL) na_ended_orphan(thread->heaps[i]);
         na_thread_forget(thread);
     }
-    /* What a vanished thread was giving back is in no list; the next thread with its record is not the owner. */
-    for (int i = 0; na_cut_short && i < na_region_count; i++)
+    /* What a vanished thread, or the purger, was giving back is in no list. */
+    for (int i = 0; i < na_region_count; i++)
         for (na_heap *heap = na_regions[i].all; heap != NULL; heap = heap->all_next) {
             na_thread *owner = atomic_load_explicit(&heap->thread, memory_order_relaxed);
-            if (owner != NULL && owner != na_self.thread)
-                atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
+            if (heap->in_hand || (owner != NULL && owner != na_self.thread)) na_ended_orphan(heap);
         }
 }
 

@@ -223,17 +223,14 @@ void na_heap_shed(na_heap *heap) {
     if (NA_UNLIKELY(na_secure)) na_secure_shed(heap);
     caches_empty(heap);
     na_heap_collect(heap);
-    na_heap_enter(heap);
     na_pages_idle_release(heap);
-    na_span *gone = NULL;
+    na_heap_enter(heap);
     for (unsigned c = 0; c < NA_CLASSES; c++) {
         for (na_span *page = heap->queue[c].first, *next; page != NULL; page = next) {
             next = page->next;
-            if (na_page_used(page) != 0) continue;
-            na_page_leave(page, gone);
-            gone = page;
+            if (na_page_used(page) == 0) na_page_leave(page);
         }
     }
     na_heap_leave(heap);
-    if (gone != NULL) na_spans_free(heap->region, gone);
+    na_pages_gone(heap);
 }

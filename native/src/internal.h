@@ -101,7 +101,8 @@ na_heap *na_ended_adopt(na_region *region); /* NULL: there is none; with the loc
 bool na_ended_take(na_heap *heap, unsigned wanted);
 uint64_t na_ended_oldest(const na_region *region); /* ms when the first of the resting ones ended; UINT64_MAX: none */
 void na_ended_due(na_region *region);     /* what is free in those that rest too long goes back; takes the lock */
-void na_ended_reclaim(na_region *region); /* what is free in all of them; takes the lock */
+void na_ended_release(na_region *region); /* of all that rest, however short; takes the lock */
+void na_ended_reclaim(na_region *region); /* also of those that rest no more; takes the lock */
 bool na_ended_relieve(na_region *region); /* memory is short: their node's and the caller's; false: nothing came */
 
 /* ---- page.c ---------------------------------------------------------------------------------------- */
@@ -113,9 +114,11 @@ static inline bool na_page_may_be_idle(const na_heap *heap, unsigned class_index
     return (heap->idle_classes >> class_index & 1) != 0;
 }
 _Static_assert(NA_CLASSES <= 64, "a bit for each");
-void na_page_freed(na_span *page);                /* its free blocks reached page->attention */
-void na_page_release(na_span *page);              /* no block in use: to the region */
-void na_page_leave(na_span *page, na_span *next); /* the same but for the region: into a chain for na_spans_free */
+void na_page_freed(na_span *page);      /* its free blocks reached page->attention */
+void na_page_release(na_span *page);    /* no block in use: to the region */
+void na_page_leave(na_span *page);      /* the same, but first into heap->gone */
+void na_pages_gone(na_heap *heap);      /* those go to the region; takes the lock */
+void na_pages_gone_free(na_heap *heap); /* the same with the lock held */
 void na_pages_idle_move(na_heap *from, na_heap *to);
 void na_pages_idle_release(na_heap *heap);
 
@@ -193,7 +196,6 @@ enum { NA_TRACKED_SLICES = 4096 };
 na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean,
                        uint64_t *was_dirty);
 void na_span_free(na_region *region, na_span *span);                    /* takes the lock */
-void na_spans_free(na_region *region, na_span *first);                  /* a chain by `next`; takes the lock once */
 bool na_span_extend(na_region *region, na_span *span, uint32_t slices); /* in place, to `slices`; takes the lock */
 void na_span_trim(na_region *region, na_span *span, uint32_t slices);   /* takes the lock */
 size_t na_span_purge_all(na_region *region);                            /* with the lock held; gives bytes */

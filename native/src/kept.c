@@ -8,8 +8,8 @@
  * home. Who exchanges a slot for NULL owns the span from then on. A heap's `kept_slices` says for each slot what its
  * thread put there, or 0; where others have emptied the slot since, it says too much.
  *
- * Threads: slots are filled by their heap's thread and emptied by any. A child of fork lacks what others had in hand just
- * then.
+ * Threads: slots are filled by their heap's thread and emptied by any; for the region under its lock, so that a fork finds
+ * no block on its way there. A child lacks what another thread was putting into a slot, or taking for itself, just then.
  */
 #include "internal.h"
 
@@ -61,12 +61,11 @@ na_span *na_kept_take(na_heap *heap, uint32_t slices) {
     return NULL;
 }
 
-/* Puts a slot's span before `chain`. */
-static na_span *unkeep(na_heap *heap, unsigned slot, na_span *chain) {
+/* Back to the region, with its lock held. false: somebody was first. */
+static bool unkeep(na_heap *heap, unsigned slot) {
     na_span *span = empty_slot(heap, slot);
-    if (span == NULL) return chain;
-    span->next = chain;
-    return span;
+    if (span != NULL) na_span_free_locked(heap->region, span);
+    return span != NULL;
 }
 
 /* A slot for so many slices. When there is none, the oldest go, a few at a time, as one lock serves them all. */
@@ -75,16 +74,16 @@ static unsigned room_for(na_heap *heap, uint32_t slices) {
     if (heap->kept_total + slices <= NA_KEPT_SLICES)
         for (unsigned i = 0; i < NA_KEPT_SLOTS; i++, slot = (slot + 1) % NA_KEPT_SLOTS)
             if (heap->kept_slices[slot] == 0) return slot;
-    na_span *gone = NULL;
     unsigned oldest = heap->kept_last;
+    pthread_mutex_lock(&heap->region->lock);
     for (unsigned i = 0; i < NA_KEPT_SLOTS; i++) {
         if (i >= NA_KEPT_SLOTS / 4 && heap->kept_total + slices <= NA_KEPT_SLICES) break;
         oldest = (oldest + 1) % NA_KEPT_SLOTS;
         heap->kept_total -= heap->kept_slices[oldest];
         heap->kept_slices[oldest] = 0;
-        gone = unkeep(heap, oldest, gone);
+        (void)unkeep(heap, oldest);
     }
-    if (gone != NULL) na_spans_free(heap->region, gone);
+    pthread_mutex_unlock(&heap->region->lock);
     return (heap->kept_last + 1) % NA_KEPT_SLOTS;
 }
 
@@ -125,22 +124,35 @@ static na_heap *heaps_of(na_region *region) {
     return first;
 }
 
-/* Gives back what was kept before a time; false: there was nothing. */
+/* Gives back what a heap has kept since before a time; false: there was nothing. `since` becomes the time of the first
+ * that stays, if that is earlier. */
+static bool release_from(na_heap *heap, uint64_t before, uint64_t *since) {
+    bool locked = false, any = false;
+    for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
+        if (atomic_load(&heap->kept[slot]) == NULL) continue;
+        uint64_t at = atomic_load_explicit(&heap->kept_at[slot], memory_order_relaxed);
+        if (at >= before) {
+            if (at < *since) *since = at;
+            continue;
+        }
+        if (!locked) pthread_mutex_lock(&heap->region->lock);
+        locked = true;
+        any |= unkeep(heap, slot);
+    }
+    if (locked) pthread_mutex_unlock(&heap->region->lock);
+    return any;
+}
+
+/* Of all heaps. */
 static bool release_before(na_region *region, uint64_t before) {
-    na_span *gone = NULL;
+    bool any = false;
     uint64_t since = NA_NO_TIME;
     atomic_store(&region->kept_since, COUNTING);
     for (na_heap *heap = heaps_of(region); heap != NULL; heap = heap->all_next)
-        for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
-            if (atomic_load(&heap->kept[slot]) == NULL) continue;
-            uint64_t at = atomic_load_explicit(&heap->kept_at[slot], memory_order_relaxed);
-            if (at < before) gone = unkeep(heap, slot, gone);
-            else if (at < since) since = at;
-        }
-    if (gone != NULL) na_spans_free(region, gone);
+        any |= release_from(heap, before, &since);
     uint64_t said = atomic_load(&region->kept_since);
     while ((since < said || said == COUNTING) && !atomic_compare_exchange_weak(&region->kept_since, &said, since)) {}
-    return gone != NULL;
+    return any;
 }
 
 void na_kept_due(na_region *region) {

@@ -179,7 +179,8 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
 
 void na_large_free(na_span *span) {
     na_region *region = &na_regions[span->region];
-    bool ordinary = span->huge_shift == 0 && !span->remapped && !span->grown;
+    /* One slice is had for its alignment alone, which no kept block serves. */
+    bool ordinary = span->huge_shift == 0 && !span->remapped && !span->grown && span->slices > 1;
     na_heap *heap = ordinary ? heap_in(region) : NULL;
     if (heap == NULL || !na_kept_put(heap, span)) dispose(region, span, -1);
 }

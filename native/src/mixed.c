@@ -135,7 +135,7 @@ static na_span *warm_take(na_region *region, const na_placement *placement, uint
 
 /* ---- allocation -------------------------------------------------------------------------------------------- */
 
-void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsigned flags) {
+static void *alloc(const na_placement *wanted, size_t size, size_t align, unsigned flags) {
     na_region *region = na_region_mixed();
     na_placement placement = *wanted;
     size_t bytes = na_round_up(size, NA_SLICE);
@@ -213,6 +213,22 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
         return NULL;
     }
     return (void *)span->start;
+}
+
+/* What is kept warm may be all there is: a limit on what is committed counts address space. */
+static bool give_way(na_region *region) {
+    pthread_mutex_lock(&region->lock);
+    bool any = region->warm_first != NULL;
+    na_mixed_purge_due(region, true);
+    pthread_mutex_unlock(&region->lock);
+    return any;
+}
+
+void *na_mixed_alloc(const na_placement *placement, size_t size, size_t align, unsigned flags) {
+    void *block = alloc(placement, size, align, flags);
+    if (NA_UNLIKELY(block == NULL) && errno == ENOMEM && give_way(na_region_mixed()))
+        block = alloc(placement, size, align, flags);
+    return block;
 }
 
 void na_mixed_free(na_span *span) {

@@ -173,15 +173,32 @@ na_span *na_page_new(na_heap *heap, unsigned class_index) {
     return page;
 }
 
-void na_page_leave(na_span *page, na_span *next) {
-    leave_heap(atomic_load_explicit(&page->heap, memory_order_relaxed), page);
-    page->next = next;
+void na_page_leave(na_span *page) {
+    na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
+    leave_heap(heap, page);
+    page->next = heap->gone;
+    heap->gone = page;
+}
+
+void na_pages_gone_free(na_heap *heap) {
+    for (na_span *page; (page = heap->gone) != NULL;) {
+        heap->gone = page->next;
+        na_span_free_locked(heap->region, page);
+    }
+}
+
+void na_pages_gone(na_heap *heap) {
+    if (heap->gone == NULL) return;
+    pthread_mutex_lock(&heap->region->lock); /* one for all */
+    na_pages_gone_free(heap);
+    pthread_mutex_unlock(&heap->region->lock);
 }
 
 void na_pages_idle_release(na_heap *heap) {
-    na_span *gone = NULL; /* one lock for all */
-    for (na_span *page; (page = heap->idle_first) != NULL; gone = page) na_page_leave(page, gone);
-    if (gone != NULL) na_spans_free(heap->region, gone);
+    na_heap_enter(heap);
+    while (heap->idle_first != NULL) na_page_leave(heap->idle_first);
+    na_heap_leave(heap);
+    na_pages_gone(heap);
 }
 
 void na_page_release(na_span *page) {

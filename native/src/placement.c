@@ -87,12 +87,14 @@ static uint64_t room_on(const na_nodeset *nodes) {
 
 /* Free memory that the allocator keeps warm counts against the limits like any other. */
 static void give_back_free_memory(void) {
+    if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
     for (int i = 0; i < na_region_count; i++) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
-        if (na_opt.purge_delay_ms != NA_PURGE_NEVER) (void)na_kept_release(region);
+        na_ended_release(region);
+        (void)na_kept_release(region);
         pthread_mutex_lock(&region->lock);
-        if (region->node_index < 0 && na_opt.purge_delay_ms != NA_PURGE_NEVER) na_mixed_purge_due(region, true);
+        if (region->node_index < 0) na_mixed_purge_due(region, true);
         na_span_purge_all(region);
         pthread_mutex_unlock(&region->lock);
     }
@@ -129,11 +131,16 @@ static int populate_strict(uintptr_t start, uintptr_t end, const na_nodeset *nod
     if (!room_for(need, need, nodes)) return ENOMEM;
     error = os_populate((void *)start, end - start);
     if (error != 0) return error;
-    /* Pages that fell elsewhere are tried once more: the node may have reclaimed meanwhile. */
-    found = (struct misplaced){.nodes = nodes, .repair = nodeset_count(nodes) == 1 ? nodeset_next(nodes, 0) : -1};
-    error = each_status(start, end, find_misplaced, &found);
-    if (error != 0) return error;
-    return found.untouched != 0 || found.elsewhere != 0 ? ENOMEM : 0;
+    /* Pages that fell elsewhere are tried once more: the node may have reclaimed meanwhile. And again with what we have:
+     * the kernel calls some memory free that it gives to nobody. */
+    const struct misplaced again = {.nodes = nodes, .repair = nodeset_count(nodes) == 1 ? nodeset_next(nodes, 0) : -1};
+    for (int attempt = 0; attempt < 2; attempt++) {
+        found = again;
+        error = each_status(start, end, find_misplaced, &found);
+        if (error != 0 || (found.untouched == 0 && found.elsewhere == 0)) return error;
+        if (attempt == 0 && again.repair >= 0) give_back_free_memory();
+    }
+    return ENOMEM;
 }
 
 bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes) {

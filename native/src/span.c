@@ -300,15 +300,6 @@ void na_span_free(na_region *region, na_span *span) {
     pthread_mutex_unlock(&region->lock);
 }
 
-void na_spans_free(na_region *region, na_span *first) {
-    pthread_mutex_lock(&region->lock);
-    for (na_span *span = first, *next; span != NULL; span = next) {
-        next = span->next;
-        na_span_free_locked(region, span);
-    }
-    pthread_mutex_unlock(&region->lock);
-}
-
 /* ---- in place ---------------------------------------------------------------------------------------------- */
 
 bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {

@@ -204,8 +204,10 @@ struct na_heap {
     uint64_t gone_frees;             /* blocks freed ever in pages that it gave back */
     na_span *idle_first, *idle_last; /* pages without a used block, oldest first; in no queue */
     uint32_t idle_slices;
+    na_span *gone;                    /* pages that left it, on their way to the region */
     uint64_t idle_classes;            /* bit c: there may be an idle page of class c */
     uint8_t strict_pages[NA_CLASSES]; /* strict: pages made and not given back, of each class; as far as 255 */
+    uint8_t in_hand;                  /* no thread's, and in no list: what is free in it is being given back */
     volatile uint8_t busy;            /* not 0: queues are being changed, a child of fork must not use them */
     _Atomic(uint64_t) ended_at;       /* resting: ms when its thread ended */
     na_heap *next;                    /* resting (to the older), abandoned or spare list */
@@ -262,6 +264,7 @@ struct na_region {
     uint32_t warm_count;
     /* Changed under the lock; looked at without, to skip it. */
     _Atomic(na_heap *) resting, resting_oldest, abandoned, spare;
+    na_heap *spare_next;          /* whose late remote frees are sent on next; NULL: the first */
     _Atomic(uint64_t) kept_since; /* ms, not after the first kept block was freed; NA_NO_TIME: there is none */
     na_heap *all;
     uintptr_t meta_next, meta_end; /* where the next heap is carved */

@@ -3,6 +3,7 @@
  * work, and what was freed can be had again. Each case is a process of its own, started under its limit. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -121,6 +122,22 @@ static void data_body(void) {
     CHECK(numalloc_purge() > 0);
 }
 
+/* MACHINE_NODES=2. What is kept warm for one size is in the way of another, or of another policy. */
+static void spread_data_body(void) {
+    struct rlimit limit = {160 * MIB, 160 * MIB};
+    void *p = numalloc_interleaved(70 * MIB, NULL);
+    CHECK(p != NULL);
+    CHECK_EQUAL(setrlimit(RLIMIT_DATA, &limit), 0);
+    for (size_t size = 80 * MIB; size <= 110 * MIB; size += 10 * MIB) {
+        numalloc_free(p);
+        CHECK((p = numalloc_interleaved(size, NULL)) != NULL);
+        numalloc_free(p);
+        CHECK((p = numalloc_blocked(size, NULL)) != NULL);
+    }
+    numalloc_free(p);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 /* The commit limit (vm.overcommit_memory=2) is the machine's: only where the test has it for itself. */
 static void commit_limit_body(void) {
     size_t had = fill(4 * MIB, 0, (size_t)64 << 30);
@@ -220,6 +237,40 @@ static void cgroup_body(void) {
     free_pieces();
 }
 
+enum { AT_ONCE = 24 };
+static pthread_barrier_t all_have;
+
+static void *takes_small(void *unused) {
+    void **list = NULL;
+    for (int i = 0; i < 3500; i++) {
+        void **p = numalloc(1000);
+        if (p == NULL) break;
+        memset(p, 1, 1000);
+        *p = list;
+        list = p;
+    }
+    pthread_barrier_wait(&all_have);
+    for (void **next; list != NULL; list = next) {
+        next = *list;
+        numalloc_free(list);
+    }
+    return unused;
+}
+
+/* In the same: what rests gives way to memory that is faulted in. */
+static void cgroup_rests_body(void) {
+    pthread_t thread[AT_ONCE];
+    pthread_barrier_init(&all_have, NULL, AT_ONCE);
+    for (int i = 0; i < AT_ONCE; i++) CHECK_EQUAL(pthread_create(&thread[i], NULL, takes_small, NULL), 0);
+    for (int i = 0; i < AT_ONCE; i++) pthread_join(thread[i], NULL);
+    CHECK(numalloc_room() < 90 * MIB);
+    void *p = numalloc(90 * MIB);
+    CHECK(p != NULL);
+    CHECK_EQUAL(numalloc_prefault(p, 90 * MIB), 0);
+    numalloc_free(p);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 static uint64_t committed(int node) {
     numalloc_stats_t stats;
     CHECK_EQUAL(numalloc_stats(node, &stats), 0);
@@ -277,10 +328,12 @@ static const struct check_case bodies[] = {
     {"fills_and_recovers", fills_and_recovers},
     {"address_space", address_space_body},
     {"data", data_body},
+    {"spread_data", spread_data_body},
     {"commit_limit", commit_limit_body},
     {"mappings", mappings_body},
     {"no_huge_pages", no_huge_pages_body},
     {"cgroup", cgroup_body},
+    {"cgroup_rests", cgroup_rests_body},
     {"node_limit", node_limit_body},
 };
 
@@ -307,6 +360,7 @@ static void small_address_space(void) {
 
 static void small_data(void) {
     if (!SANITIZED) starts("", "data");
+    if (!SANITIZED) starts("MACHINE_NODES=2", "spread_data");
 }
 
 static void no_mappings_left(void) {
@@ -367,6 +421,7 @@ static void cgroup_limit(void) {
     (void)atexit(remove_group);
     snprintf(prefix, sizeof prefix, "echo $$ >'%s'/cgroup.procs && exec", directory);
     starts(prefix, "cgroup");
+    starts(prefix, "cgroup_rests");
 }
 
 /* Named on the command line only: it changes the machine, which the NUMA lab's kernels have for themselves. */

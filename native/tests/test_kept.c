@@ -202,6 +202,15 @@ static void what_is_kept_is_bounded_body(void) {
     CHECK_EQUAL(total().cached_bytes, 0);
 }
 
+/* A block of one slice is had for its alignment, and none that is kept is asked for one. */
+static void what_never_serves_is_not_kept_body(void) {
+    for (int i = 0; i < 20; i++) numalloc_free(numalloc_aligned(128 * KIB, 1000));
+    CHECK_EQUAL(kept_bytes(), 0);
+    numalloc_free(numalloc_aligned(128 * KIB, 100 * KIB)); /* serves any that is as long */
+    CHECK_EQUAL(kept_bytes(), 128 * KIB);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 static void free_twice(void) {
     void *p = numalloc(100 * KIB);
     numalloc_free(p);
@@ -370,6 +379,56 @@ static void a_child_has_it_body(void) {
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
+/* What a thread without a record was giving back, as the purger does, when its process forked. */
+static atomic_bool giving_back;
+
+static void *gives_back(void *unused) {
+    while (atomic_load(&giving_back))
+        for (int i = 0; i < na_region_count; i++) {
+            if (!atomic_load(&na_regions[i].opened)) continue;
+            (void)na_kept_release(&na_regions[i]);
+            na_ended_reclaim(&na_regions[i]);
+        }
+    return unused;
+}
+
+static uint64_t heaps_bytes;
+
+static void child_of_one_that_gives_back(void) {
+    alarm(60);
+    CHECK_EQUAL(numalloc_verify(), 0);
+    (void)numalloc_purge();
+    CHECK_EQUAL(numalloc_verify(), 0);
+    CHECK_EQUAL(kept_bytes(), 0);
+    numalloc_stats_t stats = total();
+    CHECK(stats.pages <= 8); /* of one class, whose cached blocks were on their way just then */
+    CHECK(stats.committed_bytes <= heaps_bytes + stats.pages * NA_SLICE);
+}
+
+static void a_child_has_what_was_given_back_body(void) {
+    pthread_t thread;
+    size_t bytes = 32 * KIB;
+    run(small_work, &bytes);
+    (void)large_work(NULL);
+    (void)numalloc_purge();
+    heaps_bytes = total().committed_bytes;
+    atomic_store(&giving_back, true);
+    CHECK_EQUAL(pthread_create(&thread, NULL, gives_back, NULL), 0);
+    int bad = 0;
+    for (int round = 0; round < 300 && bad == 0; round++) {
+        run(small_work, &bytes);
+        for (int i = 0; i < 8; i++) block[i] = numalloc(100 * KIB);
+        for (int i = 0; i < 8; i++) numalloc_free(block[i]);
+        char text[4096] = "";
+        bad = check_child(child_of_one_that_gives_back, text, sizeof text);
+        if (bad != 0) printf("round %d: %s\n", round, text);
+    }
+    atomic_store(&giving_back, false);
+    pthread_join(thread, NULL);
+    CHECK_EQUAL(bad, 0);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 /* Any thread frees any other's, while one forks, purges and asks. */
 enum { SHARED = 64, EXCHANGES = 20000, TRADERS = 3 };
 static _Atomic(size_t *) shared[SHARED];
@@ -462,6 +521,7 @@ static const struct check_case bodies[] = {
     {"what_rests_gives_way", what_rests_gives_way_body},
     {"a_kept_block_serves", a_kept_block_serves_body},
     {"what_is_kept_is_bounded", what_is_kept_is_bounded_body},
+    {"what_never_serves_is_not_kept", what_never_serves_is_not_kept_body},
     {"a_second_free_is_noticed", a_second_free_is_noticed_body},
     {"what_is_kept_returns", what_is_kept_returns_body},
     {"what_is_kept_returns_in_passing", what_is_kept_returns_in_passing_body},
@@ -471,6 +531,7 @@ static const struct check_case bodies[] = {
     {"a_purge_takes_it_from_all", a_purge_takes_it_from_all_body},
     {"a_successor_has_the_kept", a_successor_has_the_kept_body},
     {"a_child_has_it", a_child_has_it_body},
+    {"a_child_has_what_was_given_back", a_child_has_what_was_given_back_body},
     {"traded_by_threads", traded_by_threads_body},
     {"zeroed_blocks_are_touched", zeroed_blocks_are_touched_body},
 };
@@ -492,6 +553,7 @@ static void what_rests_gives_way(void) { start("NUMALLOC_NODE_LIMIT=16M", "what_
 
 static void a_kept_block_serves(void) { start("", "a_kept_block_serves"); }
 static void what_is_kept_is_bounded(void) { start("", "what_is_kept_is_bounded"); }
+static void what_never_serves_is_not_kept(void) { start("", "what_never_serves_is_not_kept"); }
 static void a_second_free_is_noticed(void) { start("", "a_second_free_is_noticed"); }
 static void what_is_kept_returns(void) { start("NUMALLOC_PURGE_DELAY=200", "what_is_kept_returns"); }
 static void what_is_kept_returns_in_passing(void) {
@@ -505,6 +567,7 @@ static void counts_are_not_negative(void) { start("", "counts_are_not_negative")
 static void a_purge_takes_it_from_all(void) { start("", "a_purge_takes_it_from_all"); }
 static void a_successor_has_the_kept(void) { start("", "a_successor_has_the_kept"); }
 static void a_child_has_it(void) { start("", "a_child_has_it"); }
+static void a_child_has_what_was_given_back(void) { start("", "a_child_has_what_was_given_back"); }
 static void traded_by_threads(void) { start("", "traded_by_threads"); }
 static void zeroed_blocks_are_touched(void) { start("", "zeroed_blocks_are_touched"); }
 
@@ -542,6 +605,7 @@ static const check_case cases[] = {
     {"what_rests_gives_way", what_rests_gives_way},
     {"a_kept_block_serves", a_kept_block_serves},
     {"what_is_kept_is_bounded", what_is_kept_is_bounded},
+    {"what_never_serves_is_not_kept", what_never_serves_is_not_kept},
     {"a_second_free_is_noticed", a_second_free_is_noticed},
     {"what_is_kept_returns", what_is_kept_returns},
     {"what_is_kept_returns_in_passing", what_is_kept_returns_in_passing},
@@ -551,6 +615,7 @@ static const check_case cases[] = {
     {"a_purge_takes_it_from_all", a_purge_takes_it_from_all},
     {"a_successor_has_the_kept", a_successor_has_the_kept},
     {"a_child_has_it", a_child_has_it},
+    {"a_child_has_what_was_given_back", a_child_has_what_was_given_back},
     {"traded_by_threads", traded_by_threads},
     {"zeroed_blocks_are_touched", zeroed_blocks_are_touched},
     {"idle_pages_are_used_before_new_blocks", idle_pages_are_used_before_new_blocks},
