@@ -392,11 +392,11 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
         table.add_row(
             str(r["rank"]),
             escape(r["host"]),
-            r["cpus"].replace(",", ", ")
-            if len(r["cpus"]) > 16
-            else r["cpus"],  # to be broken between numbers
+            escape(
+                r["cpus"].replace(",", ", ") if len(r["cpus"]) > 16 else r["cpus"]
+            ),  # broken between numbers
             format_ids(r["nodes"]),
-            r["action"],
+            escape(r["action"]),
             f"{a['count']}, {size_text(a['nbytes'])}",
             "unknown" if a["unknown"] else ", ".join(where) or "-",
             percent(a["local_fraction"]),

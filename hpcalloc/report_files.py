@@ -277,6 +277,8 @@ def merge(directories: Sequence[str]) -> Report:
                     data = json.load(file)
             except (OSError, ValueError):
                 continue  # the rank died while it wrote: as if it had not
+            if not isinstance(data, dict) or not isinstance(data.get("size", 1), int):
+                continue  # somebody else's
             everything.append((int(match[1]), match[2] or "", match[3], data))
     told = [(data.get("written", 0.0), data["size"]) for *_, data in everything if data.get("size")]
     if not told:

@@ -14,10 +14,12 @@ import pytest
 from click.testing import CliRunner
 from launching import mpirun_words
 
+import hpcalloc
 from hpcalloc import _native
 from hpcalloc.cli.main import cli
 from hpcalloc.exceptions import HpcallocError
 from hpcalloc.launcher import Ancestor
+from hpcalloc.report import record_of
 from hpcalloc.report_files import files_of, merge
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
@@ -299,6 +301,28 @@ def test_no_library_no_report_is_said(tmp_path, program):
     done = verb("run", "--no-preload", program, report=tmp_path / "r.json")
     assert done.returncode == 0
     assert re.search("HPCALLOC_REPORT.*--no-preload.*remedy", done.stderr), done.stderr
+
+
+@pytest.fixture
+def ctx_record(monkeypatch):
+    monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
+    with hpcalloc.init() as context:
+        return record_of(context)
+
+
+def test_words_of_ranks_are_words(ctx_record, tmp_path):
+    evil = "</td><script>alert(1)</script>[red][/b]"
+    words = dict.fromkeys(("host", "action", "cpus"), evil) | {"reasons": [evil], "notes": [evil], "size": 2}
+    (tmp_path / "rank-000000.context.json").write_text(json.dumps({**ctx_record, **words, "rank": 0}))
+    for rank, text in enumerate(("[1, 2]", '{"size": "many"}', '"', '{"size"'), start=1):
+        (tmp_path / f"rank-{rank:06d}.context.json").write_text(text)  # no record
+    (tmp_path / "rank-000001.start.json").write_text(json.dumps({"size": 2, "host": evil}))
+    merged = merge([str(tmp_path)])
+    assert merged.summary["failed_ranks"] == [1]
+    assert "[red][/b]" in merged.to_text(width=200)
+    page = merged.to_html()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") == 6
 
 
 def test_bad_names(tmp_path, program):
