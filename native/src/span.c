@@ -185,6 +185,31 @@ static na_span *find(na_part *part, uint32_t slices, uint32_t align, uintptr_t *
     return NULL;
 }
 
+/* In the large part: of some that may hold it, the one with the most memory where it would lie; of equals the shortest,
+ * roughly. */
+static na_span *find_warm(na_part *part, uint32_t slices, uint32_t align, uintptr_t *start) {
+    enum { TRIES = 64 };
+    unsigned sure = bin_of(slices + align - 1) + 1;
+    na_span *best = NULL;
+    size_t most = 0;
+    int tries = 0;
+    for (int bin = bin_next(part, bin_of(slices)); bin >= 0; bin = bin_next(part, (unsigned)bin + 1)) {
+        for (na_span *span = part->bin[bin]; span != NULL; span = span->next) {
+            if (tries++ >= TRIES && (best != NULL || (unsigned)bin < sure)) break;
+            uintptr_t at;
+            if (!fits(span, slices, align, &at)) continue;
+            size_t dirty = na_dirty_count(at, slices);
+            if (best != NULL && dirty <= most) continue;
+            best = span;
+            most = dirty;
+            *start = at;
+            if (dirty == slices) return best;
+        }
+        if (best != NULL && tries >= TRIES) break;
+    }
+    return best;
+}
+
 /* New address space at the top of a part, joined with a free span that ends there. */
 static na_span *grow_top(na_region *region, na_part *part, uint32_t slices, uint32_t align) {
     na_span *tail = part->top > part->start ? na_map[na_slice_index(part->top) - 1] : NULL;
@@ -223,8 +248,8 @@ static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align)
     int first = slices >= NA_LARGE_PART_SLICES;
     for (int i = 0; i < 2; i++) { /* a part that is full lends from the other */
         na_part *part = &region->part[i == 0 ? first : !first];
-        uintptr_t start;
-        na_span *span = find(part, slices, align, &start);
+        uintptr_t start = 0;
+        na_span *span = first ? find_warm(part, slices, align, &start) : find(part, slices, align, &start);
         if (span != NULL) return cut(region, span, start, slices) ? span : NULL;
         span = grow_top(region, part, slices, align);
         if (span != NULL) return span;
@@ -240,9 +265,16 @@ static void copy_dirty(uint64_t *to, uintptr_t start, uint32_t slices) {
         if (na_dirty_at(first + i)) to[i >> 6] |= UINT64_C(1) << (i & 63);
 }
 
-static void account_use(na_region *region, uint64_t bytes) {
-    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) + bytes;
+static void stay_within_budget(na_region *region, uint32_t taken, uint32_t fresh);
+
+/* Slices were taken, `clean` of them without memory. */
+static void account_use(na_region *region, const na_span *span, uint32_t taken, uint32_t clean) {
+    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
+    used += (uint64_t)taken << NA_SLICE_SHIFT;
     atomic_store_explicit(&region->used_bytes, used, memory_order_relaxed);
+    region->dirty_bytes -= (uint64_t)(taken - clean) << NA_SLICE_SHIFT;
+    if (used > region->used_most) region->used_most = used;
+    if (span->slices >= NA_LARGE_PART_SLICES) stay_within_budget(region, taken, clean);
     if (used + region->dirty_bytes > region->peak_bytes) region->peak_bytes = used + region->dirty_bytes;
 }
 
@@ -259,11 +291,10 @@ na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum 
         size_t dirty = na_dirty_count(span->start, slices);
         if (dirty != 0 && was_dirty != NULL) copy_dirty(was_dirty, span->start, slices);
         *clean = dirty == 0;
-        region->dirty_bytes -= (uint64_t)dirty << NA_SLICE_SHIFT;
         na_dirty_set(span->start, slices);
         span->kind = (uint8_t)kind;
         map_fill(span->start, slices, span);
-        account_use(region, (uint64_t)slices << NA_SLICE_SHIFT);
+        account_use(region, span, slices, slices - (uint32_t)dirty);
         if (kind == NA_LARGE) na_large_account(region, span, 1);
     } else {
         errno = ENOMEM;
@@ -327,12 +358,12 @@ bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
             }
         }
         if (have >= more && cut(region, after, end, more)) {
-            region->dirty_bytes -= (uint64_t)na_dirty_count(end, more) << NA_SLICE_SHIFT;
+            uint32_t dirty = (uint32_t)na_dirty_count(end, more);
             na_descriptor_delete(region, after);
             na_dirty_set(end, more);
             map_fill(end, more, span);
             span->slices = slices;
-            account_use(region, (uint64_t)more << NA_SLICE_SHIFT);
+            account_use(region, span, more, more - dirty);
             done = true;
         }
     }
@@ -354,6 +385,15 @@ void na_span_trim(na_region *region, na_span *span, uint32_t slices) {
 
 /* ---- purging ------------------------------------------------------------------------------------------------- */
 
+static size_t purge_range(na_region *region, uintptr_t start, uintptr_t end) {
+    size_t bytes = na_dirty_count(start, (uint32_t)((end - start) >> NA_SLICE_SHIFT)) << NA_SLICE_SHIFT;
+    if (bytes == 0 || os_purge((void *)start, end - start) != 0) return 0;
+    na_dirty_clear(start, (uint32_t)((end - start) >> NA_SLICE_SHIFT));
+    region->dirty_bytes -= bytes;
+    region->purged_bytes += bytes;
+    return bytes;
+}
+
 /* Returns the memory of a free span; of the large part only whole huge pages, unless `all`, since splitting
  * one costs its neighbour the huge page. The span leaves the purge list either way: its rest goes when a
  * neighbour is freed. */
@@ -365,13 +405,37 @@ static size_t purge(na_region *region, na_span *span, bool all) {
         end &= ~(NA_HUGE_BYTES - 1);
         if (start >= end) return 0;
     }
-    uint32_t slices = (uint32_t)((end - start) >> NA_SLICE_SHIFT);
-    size_t bytes = na_dirty_count(start, slices) << NA_SLICE_SHIFT;
-    if (bytes == 0 || os_purge((void *)start, end - start) != 0) return 0;
-    na_dirty_clear(start, slices);
-    region->dirty_bytes -= bytes;
-    region->purged_bytes += bytes;
-    return bytes;
+    return purge_range(region, start, end);
+}
+
+/* So many bytes of a free span or a little more, from its end, in whole huge pages. */
+static size_t purge_some(na_region *region, na_span *span, uint64_t bytes) {
+    uintptr_t start = align_up(span->start, NA_HUGE_SLICES), end = na_span_end(span) & ~(NA_HUGE_BYTES - 1), from = end;
+    for (uint64_t found = 0; from > start && found < bytes; from -= NA_HUGE_BYTES)
+        found += (uint64_t)na_dirty_count(from - NA_HUGE_BYTES, NA_HUGE_SLICES) << NA_SLICE_SHIFT;
+    return from > start ? purge_range(region, from, end) : purge(region, span, false);
+}
+
+/* Free memory that fits nobody is given back early when new memory is taken in its place, so that the large part's
+ * fragmentation raises the peak by an eighth of the most that was ever used, at most. Its next user has it faulted in
+ * again: as programs take 16 bytes, one may be purged, so that none spends its time on that. */
+static void stay_within_budget(na_region *region, uint32_t taken, uint32_t fresh) {
+    enum { PART_ABOVE = 8, PART_EARLY = 16, LEAST_ABOVE = 16 << 20, LOOKS = 256 };
+    if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return; /* RDMA registrations may cover free memory */
+    int64_t early = region->early_bytes + (int64_t)(((uint64_t)taken << NA_SLICE_SHIFT) / PART_EARLY);
+    if (early > (int64_t)region->used_most) early = (int64_t)region->used_most;
+    uint64_t above = region->used_most / PART_ABOVE;
+    uint64_t most = region->used_most + (above > LEAST_ABOVE ? above : LEAST_ABOVE);
+    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
+    na_span *span = fresh != 0 ? region->purge_first : NULL;
+    for (int i = 0; span != NULL && i < LOOKS && early > 0 && used + region->dirty_bytes > most; i++) {
+        na_span *next = span->newer;
+        uint64_t excess = used + region->dirty_bytes - most;
+        if (excess > (uint64_t)early) excess = (uint64_t)early;
+        if (span->part == 1) early -= (int64_t)purge_some(region, span, excess);
+        span = next;
+    }
+    region->early_bytes = early;
 }
 
 void na_span_purge_due(na_region *region) {

@@ -272,6 +272,8 @@ struct na_region {
     /* statistics */
     _Atomic(uint64_t) used_bytes; /* of spans that are not free */
     uint64_t dirty_bytes;         /* of dirty slices in free spans */
+    uint64_t used_most;           /* of used_bytes ever */
+    int64_t early_bytes;          /* that may be purged before they are due, see span.c */
     uint64_t peak_bytes, purged_bytes;
     uint64_t large_allocations, large_frees, large_blocks, large_bytes, huge_bytes;
     uint64_t pages, abandoned_count; /* resting ones count as abandoned */

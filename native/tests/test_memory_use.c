@@ -314,6 +314,52 @@ static void never_keeps(void) {
     CHECK_EQUAL(total().purged_bytes, 0);
 }
 
+/* ---- memory that fits nobody ------------------------------------------------------------------------------------------------ */
+
+static void *touched(size_t bytes) {
+    void *block = numalloc(bytes);
+    CHECK(block != NULL);
+    touch(block, bytes);
+    return block;
+}
+
+/* 160 MiB at most are used; 80 of them become holes that are too short for what comes then. The blocks before have
+ * earned what may be purged for it, which is no more than a part of what they took. */
+static void holes_make_room(void) {
+    enum { N = 8, HOLE = 20 * MIB, LONG = 60 * MIB, EARNING = 100 };
+    uint64_t taken = 0;
+    void *block[N];
+    for (int i = 0; i < N; i++, taken += HOLE) block[i] = touched(HOLE);
+    for (int i = 0; i < EARNING; i++, taken += HOLE) {
+        numalloc_free(block[0]);
+        block[0] = touched(HOLE);
+    }
+    CHECK_EQUAL(total().purged_bytes, 0); /* what fits again stays */
+    for (int i = 0; i < N; i += 2) numalloc_free(block[i]);
+    long before = resident();
+    void *large = touched(LONG);
+    taken += LONG;
+    long after = resident();
+    uint64_t purged = total().purged_bytes;
+    printf("%ld MiB -> %ld MiB, %llu MiB returned\n", before, after, (unsigned long long)(purged / MIB));
+    if (strcmp(getenv("NUMALLOC_PURGE_DELAY"), "never") == 0) {
+        CHECK_EQUAL(purged, 0);
+        CHECK(after >= before + LONG / MIB - 2);
+    } else {
+        CHECK(purged > 0);
+        CHECK(after <= before + N * HOLE / MIB / 8 + 4);
+    }
+    numalloc_free(large);
+    for (int i = 0; i < 1000; i++) { /* no two that follow each other fit the same hole */
+        size_t bytes = i % 2 == 0 ? HOLE + 2 * MIB : LONG + 2 * MIB;
+        numalloc_free(numalloc(bytes));
+        taken += bytes;
+    }
+    CHECK(total().purged_bytes <= taken / 16);
+    for (int i = 1; i < N; i += 2) numalloc_free(block[i]);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 /* ---- growth ------------------------------------------------------------------------------------------------------------- */
 
 static void grows_beyond_the_pool(void) {
@@ -343,6 +389,7 @@ static const struct check_case bodies[] = {
     {"sparse_classes_cost_little", sparse_classes_cost_little},
     {"idle_memory_returns", idle_memory_returns},
     {"never_keeps", never_keeps},
+    {"holes_make_room", holes_make_room},
     {"grows_beyond_the_pool", grows_beyond_the_pool},
 };
 
@@ -361,6 +408,8 @@ static void sparse(void) { start("", "sparse_classes_cost_little"); }
 static void sparse_strict(void) { start("NUMALLOC_STRICT=1", "sparse_classes_cost_little"); }
 static void idle(void) { start("NUMALLOC_PURGE_DELAY=200", "idle_memory_returns"); }
 static void never(void) { start("NUMALLOC_PURGE_DELAY=never", "never_keeps"); }
+static void holes(void) { start("NUMALLOC_PURGE_DELAY=600000", "holes_make_room"); }
+static void holes_never(void) { start("NUMALLOC_PURGE_DELAY=never", "holes_make_room"); }
 static void growth(void) { start("", "grows_beyond_the_pool"); }
 
 static const check_case cases[] = {
@@ -372,6 +421,8 @@ static const check_case cases[] = {
     {"sparse_strict", sparse_strict},
     {"idle", idle},
     {"never", never},
+    {"holes", holes},
+    {"holes_never", holes_never},
     {"growth", growth},
 };
 
