@@ -7,8 +7,8 @@
  * is free, as do all when memory runs short.
  *
  * Invariants. A heap without a thread is in exactly one of a region's lists, but for those that are in hand, as what is
- * free in them goes back. The resting ones are ordered by their end. A spare heap has no pages; its pending list may get late remote
- * frees, which are sent on.
+ * free in them goes back. The resting ones are ordered by their end. A spare heap has no pages; its pending list may get
+ * late remote frees, which are sent on.
  *
  * Threads: the lists under the region's lock. A page with used blocks may be freed to by any thread right now, which only
  * touches its remote word and this heap's pending list: both stay valid without an owner.

@@ -174,26 +174,25 @@ static na_span *queue_search(na_heap *heap, unsigned class_index) {
     return fresh;
 }
 
-/* A page of the class with a free block; NULL with errno. Blocks that were in use before come first, those of idle pages
- * too: their memory is there. */
-static na_span *page_with_room(na_heap *heap, unsigned class_index) {
+/* One of the heap's own. Blocks that were in use before come first, those of idle pages too: their memory is there. */
+static na_span *page_at_hand(na_heap *heap, unsigned class_index) {
     na_span *fresh = queue_search(heap, class_index);
     if (fresh != NULL && fresh->free != 0) return fresh;
     na_span *page = na_page_idle(heap, class_index);
-    if (page != NULL) na_heap_join(heap, page);
-    else page = fresh;
+    if (page == NULL) return fresh;
+    na_heap_join(heap, page);
+    return page;
+}
+
+/* A page of the class with a free block; NULL with errno. */
+static na_span *page_with_room(na_heap *heap, unsigned class_index) {
+    na_span *page = page_at_hand(heap, class_index);
     if (page != NULL) return page;
     na_remote_flush(na_self.thread); /* before more memory is used, let others have theirs back */
-    if (na_ended_take(heap, class_index)) {
-        page = queue_search(heap, class_index);
-        if (page == NULL) page = na_page_idle(heap, class_index);
-        else return page;
-    }
-    if (page == NULL) {
-        na_ended_due(heap->region);
-        na_kept_due(heap->region);
-        page = na_page_new(heap, class_index);
-    }
+    if (na_ended_take(heap, class_index) && (page = page_at_hand(heap, class_index)) != NULL) return page;
+    na_ended_due(heap->region);
+    na_kept_due(heap->region);
+    page = na_page_new(heap, class_index);
     if (page == NULL && na_ended_relieve(heap->region)) page = na_page_new(heap, class_index);
     if (page != NULL) na_heap_join(heap, page);
     return page;

@@ -3,8 +3,8 @@
  * large.c: owns large blocks of one home: a span each, with huge pages where they can be had (explicit ones if
  * asked for, then transparent, then base pages), grown in place or moved by mremap.
  *
- * The warm cache is what heaps keep of blocks up to 1 MiB (kept.c), and the region's free spans: they keep their pages until the purge delay is over, so a block of
- * like size that comes soon gets memory that is already on its node.
+ * The warm cache is what heaps keep of blocks up to 1 MiB (kept.c), and the region's free spans: they keep their pages
+ * until the purge delay is over, so a block of like size that comes soon gets memory that is already on its node.
  *
  * Threads: a block is used by one thread at a time, as with any allocator; accounting under the region's lock, that of
  * kept blocks by their heap.

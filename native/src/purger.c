@@ -3,9 +3,9 @@
  * purger.c: owns the thread that returns memory while the program makes no calls. Slow paths return what is due as
  * they pass by; after a peak, a program that computes or waits may not pass by for hours.
  *
- * The free of a block from 1 MiB starts the thread, as does the end of a thread whose heap may hold as much. It sleeps until the oldest free memory is due, and ends when there
- * is none, so a program that has no such peaks never has it. Smaller blocks do not start it: the C library frees such
- * with locks held that starting a thread takes.
+ * The free of a block from 1 MiB starts the thread, as does the end of a thread whose heap may hold as much. It sleeps
+ * until the oldest free memory is due, and ends when there is none, so a program that has no such peaks never has it.
+ * Smaller blocks do not start it: the C library frees such with locks held that starting a thread takes.
  *
  * Threads: `running` is atomic, the rest is the regions' under their locks.
  */

@@ -386,9 +386,10 @@ void na_span_trim(na_region *region, na_span *span, uint32_t slices) {
 /* ---- purging ------------------------------------------------------------------------------------------------- */
 
 static size_t purge_range(na_region *region, uintptr_t start, uintptr_t end) {
-    size_t bytes = na_dirty_count(start, (uint32_t)((end - start) >> NA_SLICE_SHIFT)) << NA_SLICE_SHIFT;
+    uint32_t slices = (uint32_t)((end - start) >> NA_SLICE_SHIFT);
+    size_t bytes = na_dirty_count(start, slices) << NA_SLICE_SHIFT;
     if (bytes == 0 || os_purge((void *)start, end - start) != 0) return 0;
-    na_dirty_clear(start, (uint32_t)((end - start) >> NA_SLICE_SHIFT));
+    na_dirty_clear(start, slices);
     region->dirty_bytes -= bytes;
     region->purged_bytes += bytes;
     return bytes;
