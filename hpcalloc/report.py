@@ -110,9 +110,8 @@ class Report:
         text = form()
         part = f"{name}.{os.getpid()}.part"
         try:
-            with open(
-                part, "w", encoding="utf-8"
-            ) as file:  # whatever the locale: the text has lines and marks
+            # Whatever the locale: the text has lines and marks.
+            with open(part, "w", encoding="utf-8") as file:
                 file.write(text)
             os.replace(part, name)
         except OSError:
@@ -389,12 +388,12 @@ def _tables(data: Mapping[str, Any]) -> list[Any]:
         a = r["arrays"]
         where = [f"{node}: {pages}" for node, pages in a["pages_per_node"].items()]
         where += [f"{what}: {a[what]}" for what in ("untouched", "failed") if a[what]]
+        # A long list is broken between numbers.
+        cpus = r["cpus"].replace(",", ", ") if len(r["cpus"]) > 16 else r["cpus"]
         table.add_row(
             str(r["rank"]),
             escape(r["host"]),
-            escape(
-                r["cpus"].replace(",", ", ") if len(r["cpus"]) > 16 else r["cpus"]
-            ),  # broken between numbers
+            escape(cpus),
             format_ids(r["nodes"]),
             escape(r["action"]),
             f"{a['count']}, {size_text(a['nbytes'])}",

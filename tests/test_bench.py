@@ -90,19 +90,8 @@ def test_a_library_that_is_not_loaded_is_not_measured(tmp_path):
     (tmp_path / "a blank.so").write_bytes(alloc.own_library().read_bytes())
     for name in ("no.so", "a blank.so"):
         peer = f"mine={tmp_path / name}"
-        arguments = [
-            "--workload",
-            "pair",
-            "--threads",
-            "1",
-            "--repeats",
-            "1",
-            "--scale",
-            "0.0001",
-            "--peer",
-            peer,
-        ]
-        result = CliRunner().invoke(cli, ["bench", "alloc", *arguments])
+        once = "bench alloc --workload pair --threads 1 --repeats 1 --scale 0.0001"
+        result = CliRunner().invoke(cli, [*once.split(), "--peer", peer])
         assert "pair (1): mine failed: object" in result.output
         assert result.exit_code == 1
 

@@ -198,6 +198,7 @@ def test_a_mapped_file_whose_name_is_no_utf8(tmp_path):
             assert process_memory().resident > 0
 
 
+@needs_query
 def test_migrate_nothing():
     result = hpcalloc.migrate(np.empty(0), hpcalloc.on_node(NODE))
     assert (result.pages, result.moved, result.refused) == (0, 0, {})
