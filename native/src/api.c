@@ -134,7 +134,7 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     }
     na_heap *heap = na_heap_of(region);
     if (heap == NULL) return NULL;
-    void *block = na_heap_alloc(heap, aligned_to_class(align, padded));
+    void *block = na_heap_alloc(heap, aligned_to_class(align, padded), (flags & NUMALLOC_ZERO) != 0);
     if (block == NULL) return NULL;
     if ((flags & NUMALLOC_POPULATE) != 0) {
         na_nodeset home = nodeset_single(region->node);
@@ -221,7 +221,8 @@ void *numalloc_calloc(size_t count, size_t size) {
         return NULL;
     }
     /* A watched block may be anything but virgin; before the first use nobody knows yet. */
-    if (NA_LIKELY(bytes <= NA_BLOCK_MAX && na_self.heap != &na_empty_heap)) {
+    bool lent = bytes > NA_LENT_ABOVE && bytes <= NA_BLOCK_MAX && na_self.heap->cache[size_to_class(bytes)].list == 0;
+    if (NA_LIKELY(bytes <= NA_BLOCK_MAX && na_self.heap != &na_empty_heap && !lent)) {
         void *block = na_alloc_fast(bytes);
         if (block == NULL) return NULL;
         zero_block(block, bytes < sizeof(na_block) ? sizeof(na_block) : bytes, na_self.heap);
