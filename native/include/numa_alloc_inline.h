@@ -22,24 +22,25 @@
 extern "C" {
 #endif
 
-#define NUMALLOC_INLINE_LAYOUT 1
+#define NUMALLOC_INLINE_LAYOUT 2
 
 enum {
     NUMALLOC_INLINE_BLOCK_MAX = 65536, /* bytes: the largest block taken inline */
     NUMALLOC_INLINE_SLICE_SHIFT = 16,  /* an entry of `map` covers 64 KiB */
-    NUMALLOC_INLINE_COUNT_BITS = 16    /* list: address of the first block << 16 | number of blocks */
+    NUMALLOC_INLINE_COUNT_BITS = 16    /* below: address of the next block << 16 | number of blocks */
 };
 
 /* Blocks are read and written here that the caller has as other types. */
 typedef uint64_t __attribute__((may_alias)) numalloc_inline_word_t;
 
 typedef struct numalloc_inline_block { /* a free one */
-    numalloc_inline_word_t below;      /* the list without it */
+    numalloc_inline_word_t below;      /* the list below it */
     numalloc_inline_word_t key;        /* its address xor `secret`, so that a second free is noticed */
 } __attribute__((may_alias)) numalloc_inline_block_t;
 
 typedef struct numalloc_inline_cache { /* free blocks of one size class */
-    uint64_t list, frees, virgin, limit;
+    numalloc_inline_block_t *top;
+    uint64_t frees, virgin, limit;
 } numalloc_inline_cache_t;
 
 typedef struct numalloc_inline_span { /* what a slice belongs to */
@@ -79,10 +80,9 @@ static inline void *numalloc_inlined(size_t size) {
                 (numalloc_inline_self.cpu_now == NULL || *numalloc_inline_self.cpu_now == numalloc_inline_self.cpu),
             1)) {
         numalloc_inline_cache_t *cache = &numalloc_inline_self.cache[numalloc_inline_class(size)];
-        uint64_t list = cache->list;
-        if (__builtin_expect(list != 0, 1)) {
-            numalloc_inline_block_t *block = (numalloc_inline_block_t *)(uintptr_t)(list >> NUMALLOC_INLINE_COUNT_BITS);
-            cache->list = block->below;
+        numalloc_inline_block_t *block = cache->top;
+        if (__builtin_expect(block != NULL, 1)) {
+            cache->top = (numalloc_inline_block_t *)(uintptr_t)(block->below >> NUMALLOC_INLINE_COUNT_BITS);
             block->key = 0;
             return block;
         }
@@ -98,16 +98,17 @@ static inline void numalloc_free_inlined(void *ptr) {
                                                  : NULL;
         if (__builtin_expect(span != NULL, 1)) {
             numalloc_inline_block_t *block = (numalloc_inline_block_t *)ptr;
-            uint64_t key = numalloc_inline_self.secret ^ (uint64_t)(uintptr_t)ptr,
+            uint64_t key = numalloc_inline_self.secret ^ (uint64_t)(uintptr_t)ptr, count = 0,
                      mask = (1u << NUMALLOC_INLINE_COUNT_BITS) - 1u;
             uint32_t tag = span->tag;
             if (__builtin_expect((tag ^ numalloc_inline_self.tag_of_pages) << 8 == 0 && block->key != key, 1)) {
                 numalloc_inline_cache_t *cache = &numalloc_inline_self.cache[tag >> 24];
-                uint64_t list = cache->list;
-                if (__builtin_expect((list & mask) < cache->limit, 1)) {
+                numalloc_inline_block_t *top = cache->top;
+                if (__builtin_expect(top != NULL, 1)) count = (top->below & mask) + 1;
+                if (__builtin_expect(count < cache->limit, 1)) {
                     block->key = key;
-                    block->below = list;
-                    cache->list = (uint64_t)(uintptr_t)ptr << NUMALLOC_INLINE_COUNT_BITS | ((list + 1) & mask);
+                    block->below = ((uint64_t)(uintptr_t)top << NUMALLOC_INLINE_COUNT_BITS) + count;
+                    cache->top = block;
                     cache->frees++;
                     return;
                 }

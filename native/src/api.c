@@ -180,7 +180,7 @@ __attribute__((noinline)) void *na_alloc_slow(size_t size) {
         unsigned class_index = size_to_class(size);
         na_cache *cache = &heap->cache[class_index];
         /* The fast path saw the thread on another node, and now it is back. */
-        if (NA_UNLIKELY(cache->list != 0)) return na_cache_pop(cache);
+        if (NA_UNLIKELY(cache->top != NULL)) return na_cache_pop(cache);
         na_span *page = heap->queue[class_index].first;
         /* Blocks that were never used come after those that others of its pages have. */
         if (page != NULL && (page->free != 0 || (page->carved < page->capacity && page->next == NULL &&

@@ -145,7 +145,7 @@ static int check_queue(const na_heap *heap, const na_queue *queue, int class_ind
 }
 
 static int check_cache(const na_heap *heap, unsigned class_index) {
-    for (na_list list = heap->cache[class_index].list, next = 0; list != 0; list = next) {
+    for (na_list list = na_list_from(heap->cache[class_index].top), next = 0; list != 0; list = next) {
         const na_block *block = na_list_first(list);
         const na_span *page = na_span_at(block);
         if (page == NULL || !na_tag_is_page(page->tag, heap->tag_of_pages) || page->class_index != class_index)

@@ -25,8 +25,9 @@ static inline bool na_moved(void) { return NA_UNLIKELY(na_many_nodes) && OS_RSEQ
  * delay, but only to a load without an index. */
 static inline void *na_cache_pop(na_cache *cache) {
     __asm__("" : "+r"(cache));
-    if (NA_UNLIKELY(cache->list == 0)) return NULL;
-    na_block *block = na_list_pop(&cache->list);
+    na_block *block = cache->top;
+    if (NA_UNLIKELY(block == NULL)) return NULL;
+    cache->top = na_list_first(block->below);
     block->key = 0;
     return block;
 }
@@ -64,14 +65,17 @@ static inline bool na_free_fast(na_span *span, void *ptr) {
     uint32_t tag = span->tag;
     if (NA_UNLIKELY(!na_tag_is_page(tag, heap->tag_of_pages) || na_marked_free(ptr))) return false;
     na_cache *cache = &heap->cache[na_tag_class(tag)];
-    if (NA_LIKELY(na_list_count(cache->list) < cache->limit)) {
-        na_mark_free(ptr);
-        na_list_push(&cache->list, ptr);
+    __asm__("" : "+r"(cache)); /* as above */
+    na_block *block = ptr;
+    if (NA_LIKELY(na_list_depth(cache->top) < cache->limit)) {
+        na_mark_free(block);
+        block->below = na_list_from(cache->top);
+        cache->top = block;
         cache->frees++;
         return true;
     }
     if (atomic_load_explicit(&span->heap, memory_order_relaxed) != heap) return false;
-    na_page_push(span, ptr);
+    na_page_push(span, block);
     return true;
 }
 

@@ -22,7 +22,7 @@ NA_SPARSE na_heap na_empty_heap; /* never written; as no span is an NA_NO_SPAN, 
 void na_cache_fill(na_cache *cache, na_span *page) {
     bool fresh = page->free == 0;
     if (fresh) na_page_carve(page);
-    cache->list = page->free;
+    cache->top = na_list_first(page->free);
     page->free = 0;
     cache->virgin = fresh && page->zeroed ? cache->frees : UINT64_MAX;
 }
@@ -40,20 +40,20 @@ static void send_list_home(na_heap *heap, na_list list) {
 
 na_list na_cache_detach(na_heap *heap, unsigned class_index) {
     na_cache *cache = &heap->cache[class_index];
-    na_list list = cache->list;
+    na_list list = na_list_from(cache->top);
     heap->returned[class_index] += na_list_count(list);
     cache->virgin = UINT64_MAX;
-    cache->list = 0;
+    cache->top = NULL;
     return list;
 }
 
 void na_cache_add(na_heap *heap, unsigned class_index, na_list list, bool home) {
     na_cache *cache = &heap->cache[class_index];
-    if (home || cache->list != 0) {
+    if (home || cache->top != NULL) {
         send_list_home(heap, list);
         return;
     }
-    cache->list = list;
+    cache->top = na_list_first(list);
     cache->frees += na_list_count(list);
     cache->virgin = UINT64_MAX;
 }
@@ -212,7 +212,7 @@ static void *borrow(na_heap *heap, unsigned class_index) {
 
 void *na_heap_alloc(na_heap *heap, unsigned class_index, bool whole) {
     na_cache *cache = &heap->cache[class_index];
-    if (cache->list != 0) return na_cache_pop(cache);
+    if (cache->top != NULL) return na_cache_pop(cache);
     na_heap_enter(heap);
     na_heap_collect(heap);
     void *block = NULL;

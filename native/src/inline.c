@@ -21,7 +21,7 @@
     _Static_assert(offsetof(type, field) == offsetof(theirs, their_field) &&                                           \
                        sizeof(((type *)0)->field) == sizeof(((theirs *)0)->their_field),                               \
                    "numa_alloc_inline.h has another layout: raise NUMALLOC_INLINE_LAYOUT with it")
-SAME(na_cache, list, numalloc_inline_cache_t, list);
+SAME(na_cache, top, numalloc_inline_cache_t, top);
 SAME(na_cache, frees, numalloc_inline_cache_t, frees);
 SAME(na_cache, limit, numalloc_inline_cache_t, limit);
 SAME(na_span, tag, numalloc_inline_span_t, tag);
