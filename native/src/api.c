@@ -221,7 +221,7 @@ void *numalloc_calloc(size_t count, size_t size) {
         return NULL;
     }
     /* A watched block may be anything but virgin; before the first use nobody knows yet. */
-    bool lent = bytes > NA_LENT_ABOVE && bytes <= NA_BLOCK_MAX && na_self.heap->cache[size_to_class(bytes)].list == 0;
+    bool lent = bytes > NA_LENT_ABOVE && bytes <= NA_BLOCK_MAX && na_self.heap->cache[size_to_class(bytes)].top == NULL;
     if (NA_LIKELY(bytes <= NA_BLOCK_MAX && na_self.heap != &na_empty_heap && !lent)) {
         void *block = na_alloc_fast(bytes);
         if (block == NULL) return NULL;

@@ -203,9 +203,9 @@ static na_span *page_with_room(na_heap *heap, unsigned class_index) {
 static void *borrow(na_heap *heap, unsigned class_index) {
     for (unsigned c = class_index + 1; c <= class_index + NA_LENT_CLASSES && c < NA_SIZES; c++) {
         na_cache *cache = &heap->cache[c];
-        na_span *page = cache->list == 0 ? queue_search(heap, c) : NULL;
+        na_span *page = cache->top == NULL ? queue_search(heap, c) : NULL;
         if (page != NULL && page->free != 0) na_cache_fill(cache, page);
-        if (cache->list != 0) return na_cache_pop(cache);
+        if (cache->top != NULL) return na_cache_pop(cache);
     }
     return NULL;
 }
