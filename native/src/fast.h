@@ -4,10 +4,11 @@
  * are each one function without a further jump.
  *
  * Invariants. Both end in the cache of a heap of the calling thread and touch nothing another thread writes, but for
- * the descriptor's first cache line, which is read. All that is unusual (no cached block, several nodes and the thread
- * has moved, another node's page, a large block, a foreign pointer, a mistake) is left to the slow paths in api.c.
+ * the descriptor's first cache line, which is read. When that cache is full, a block goes to its page, or on its way to
+ * the thread that owns it. All that is unusual (no cached block, several nodes and the thread has moved, another node's
+ * page, a large block, a foreign pointer, a mistake) is left to the slow paths in api.c.
  *
- * Threads: any; no lock, no atomic operation.
+ * Threads: any; no lock, and no atomic operation but one for each batch on its way to another thread.
  */
 #ifndef NA_FAST_H
 #define NA_FAST_H
@@ -74,8 +75,12 @@ static inline bool na_free_fast(na_span *span, void *ptr) {
         cache->frees++;
         return true;
     }
-    if (atomic_load_explicit(&span->heap, memory_order_relaxed) != heap) return false;
-    na_page_push(span, block);
+    if (NA_LIKELY(atomic_load_explicit(&span->heap, memory_order_relaxed) == heap)) {
+        na_page_push(span, block);
+    } else {
+        na_mark_free(block);
+        na_remote_free(span, block);
+    }
     return true;
 }
 
