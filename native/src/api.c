@@ -134,7 +134,9 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     }
     na_heap *heap = na_heap_of(region);
     if (heap == NULL) return NULL;
-    void *block = na_heap_alloc(heap, aligned_to_class(align, padded), (flags & NUMALLOC_ZERO) != 0);
+    bool whole =
+        (flags & NUMALLOC_ZERO) != 0 && align <= NA_LINE; /* classes above NA_LENT_ABOVE are whole lines long */
+    void *block = na_heap_alloc(heap, aligned_to_class(align, padded), whole);
     if (block == NULL) return NULL;
     if ((flags & NUMALLOC_POPULATE) != 0) {
         na_nodeset home = nodeset_single(region->node);
@@ -214,6 +216,11 @@ void *numalloc_aligned(size_t align, size_t size) {
     return alloc_here(size, align, 0);
 }
 
+/* Has a zeroed block to come from the slow path, which looks into longer classes? Of a size up to NA_BLOCK_MAX. */
+static bool may_be_lent(size_t size) {
+    return size > NA_LENT_ABOVE && na_self.heap->cache[size_to_class(size)].top == NULL;
+}
+
 void *numalloc_calloc(size_t count, size_t size) {
     size_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes)) {
@@ -221,8 +228,7 @@ void *numalloc_calloc(size_t count, size_t size) {
         return NULL;
     }
     /* A watched block may be anything but virgin; before the first use nobody knows yet. */
-    bool lent = bytes > NA_LENT_ABOVE && bytes <= NA_BLOCK_MAX && na_self.heap->cache[size_to_class(bytes)].top == NULL;
-    if (NA_LIKELY(bytes <= NA_BLOCK_MAX && na_self.heap != &na_empty_heap && !lent)) {
+    if (NA_LIKELY(bytes <= NA_BLOCK_MAX && na_self.heap != &na_empty_heap && !may_be_lent(bytes))) {
         void *block = na_alloc_fast(bytes);
         if (block == NULL) return NULL;
         zero_block(block, bytes < sizeof(na_block) ? sizeof(na_block) : bytes, na_self.heap);

@@ -71,9 +71,10 @@ void na_inline_hide(void);                   /* no heap: such code calls */
 /* ---- heap.c ---------------------------------------------------------------------------------------- */
 
 na_heap *na_heap_of(na_region *region); /* the caller's heap in a region; NULL with errno */
-void *na_heap_alloc(na_heap *heap, unsigned class_index, bool whole); /* slow path; NULL with errno */
-void na_heap_collect(na_heap *heap);                                  /* takes in remote frees; owner only */
-void na_heap_shed(na_heap *heap);                                     /* gives empty pages back; owner only */
+/* Slow path; NULL with errno. `whole`: all of it will be written to, so the block may be of a longer class. */
+void *na_heap_alloc(na_heap *heap, unsigned class_index, bool whole);
+void na_heap_collect(na_heap *heap);                          /* takes in remote frees; owner only */
+void na_heap_shed(na_heap *heap);                             /* gives empty pages back; owner only */
 void na_cache_fill(na_cache *cache, na_span *page);           /* an empty one, with the page's free or next blocks */
 void na_heap_join(na_heap *heap, na_span *page);              /* a page with free blocks comes into its queue */
 na_list na_cache_detach(na_heap *heap, unsigned class_index); /* all blocks of a cache */

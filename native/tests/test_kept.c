@@ -511,6 +511,25 @@ static void zeroed_blocks_are_touched_body(void) {
     CHECK_EQUAL(present(numalloc_calloc(1, MIB), MIB), 0);
 }
 
+/* Who zeroes a block writes to all of it: memory that is there, in a block somewhat longer, comes before new memory. */
+static void zeroed_blocks_may_be_longer_body(void) {
+    unsigned char *longer = numalloc(10000);
+    memset(longer, 0xff, 10000);
+    numalloc_free(longer);
+    CHECK(numalloc(8000) != (void *)longer); /* this one may be written at its ends alone */
+    unsigned char *p = numalloc_calloc(1, 8000);
+    CHECK(p == longer);
+    for (size_t i = 0; i < 8000; i++) CHECK_EQUAL(p[i], 0);
+    memset(p, 0xff, numalloc_usable_size(p));
+    numalloc_free(p);
+    numalloc_request_t request = {.size = 7000, .align = 4096, .flags = NUMALLOC_ZERO};
+    CHECK_EQUAL((uintptr_t)numalloc_request(&request) % 4096, 0); /* as the longer one is by chance at most */
+    numalloc_free(numalloc(20000));
+    request.align = 64;
+    CHECK_EQUAL((uintptr_t)numalloc_request(&request) % 64, 0);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 /* ---- starting --------------------------------------------------------------------------------------------------------------- */
 
 static const struct check_case bodies[] = {
@@ -534,6 +553,7 @@ static const struct check_case bodies[] = {
     {"a_child_has_what_was_given_back", a_child_has_what_was_given_back_body},
     {"traded_by_threads", traded_by_threads_body},
     {"zeroed_blocks_are_touched", zeroed_blocks_are_touched_body},
+    {"zeroed_blocks_may_be_longer", zeroed_blocks_may_be_longer_body},
 };
 
 static void start(const char *environment, const char *body) {
@@ -570,6 +590,7 @@ static void a_child_has_it(void) { start("", "a_child_has_it"); }
 static void a_child_has_what_was_given_back(void) { start("", "a_child_has_what_was_given_back"); }
 static void traded_by_threads(void) { start("", "traded_by_threads"); }
 static void zeroed_blocks_are_touched(void) { start("", "zeroed_blocks_are_touched"); }
+static void zeroed_blocks_may_be_longer(void) { start("", "zeroed_blocks_may_be_longer"); }
 
 /* Bytes that were ever made blocks of a size in the pages there are. */
 static size_t carved_bytes(unsigned class_index) {
@@ -618,6 +639,7 @@ static const check_case cases[] = {
     {"a_child_has_what_was_given_back", a_child_has_what_was_given_back},
     {"traded_by_threads", traded_by_threads},
     {"zeroed_blocks_are_touched", zeroed_blocks_are_touched},
+    {"zeroed_blocks_may_be_longer", zeroed_blocks_may_be_longer},
     {"idle_pages_are_used_before_new_blocks", idle_pages_are_used_before_new_blocks},
 };
 
