@@ -419,9 +419,9 @@ static size_t purge_some(na_region *region, na_span *span, uint64_t bytes) {
 
 /* Free memory that fits nobody is given back early when new memory is taken in its place, so that the large part's
  * fragmentation raises the peak by an eighth of the most that was ever used, at most. Its next user has it faulted in
- * again: as programs take 16 bytes, one may be purged, so that none spends its time on that. */
+ * again: as programs take 24 bytes, one may be purged, so that none spends its time on that. */
 static void stay_within_budget(na_region *region, uint32_t taken, uint32_t fresh) {
-    enum { PART_ABOVE = 8, PART_EARLY = 16, LEAST_ABOVE = 16 << 20, LOOKS = 256 };
+    enum { PART_ABOVE = 8, PART_EARLY = 24, LEAST_ABOVE = 16 << 20, LOOKS = 256 };
     if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return; /* RDMA registrations may cover free memory */
     int64_t early = region->early_bytes + (int64_t)(((uint64_t)taken << NA_SLICE_SHIFT) / PART_EARLY);
     if (early > (int64_t)region->used_most) early = (int64_t)region->used_most;
