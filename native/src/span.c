@@ -250,6 +250,8 @@ static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align)
         na_part *part = &region->part[i == 0 ? first : !first];
         uintptr_t start = 0;
         na_span *span = first ? find_warm(part, slices, align, &start) : find(part, slices, align, &start);
+        /* Before new memory is used: what threads have kept for themselves. */
+        if (span == NULL && !first && i == 0 && na_kept_yield(region, slices)) span = find(part, slices, align, &start);
         if (span != NULL) return cut(region, span, start, slices) ? span : NULL;
         span = grow_top(region, part, slices, align);
         if (span != NULL) return span;
