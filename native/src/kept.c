@@ -32,14 +32,17 @@ static void add(_Atomic(uint64_t) *count, uint64_t more) {
 
 /* ---- the heap's thread ----------------------------------------------------------------------------------- */
 
-/* The slot that fits best: of the length wanted, or an eighth longer at most; of equals the one put last. -1: none. */
+/* Of the length wanted, or an eighth longer at most. */
+static bool serves(uint32_t have, uint32_t slices) { return have >= slices && have <= slices + slices / 8; }
+
+/* The slot that fits best; of equals the one put last. -1: none. */
 static int best_slot(const na_heap *heap, uint32_t slices) {
     if (heap->kept_slices[heap->kept_last] == slices) return (int)heap->kept_last;
     uint32_t least = UINT32_MAX;
     int best = -1;
     for (int i = 0; i < NA_KEPT_SLOTS; i++) {
         uint32_t have = heap->kept_slices[i];
-        if (have >= slices && have <= slices + slices / 8 && have < least) {
+        if (serves(have, slices) && have < least) {
             least = have;
             best = i;
         }
@@ -175,7 +178,7 @@ bool na_kept_yield(na_region *region, uint32_t slices) {
     for (int i = 0; i < LOOKS && heap != NULL; i++, heap = heap->all_next) {
         for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
             const na_span *span = atomic_load(&heap->kept[slot]); /* its length changes under the lock alone */
-            if (span != NULL && span->slices >= slices && unkeep(heap, slot)) return true;
+            if (span != NULL && serves(span->slices, slices) && unkeep(heap, slot)) return true;
         }
     }
     return false;

@@ -188,6 +188,27 @@ static void a_kept_block_serves_body(void) {
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
+/* What this thread keeps serves another before new memory does; what is too long stays. */
+static void *take_three(void *block) {
+    for (int i = 0; i < 3; i++) ((void **)block)[i] = numalloc(100 * KIB);
+    return NULL;
+}
+static void kept_blocks_serve_others_body(void) {
+    void *mine[2] = {numalloc(100 * KIB), numalloc(100 * KIB)}, *longer = numalloc(500 * KIB), *theirs[3];
+    numalloc_free(mine[0]);
+    numalloc_free(mine[1]);
+    numalloc_free(longer);
+    uint64_t committed = total().committed_bytes, kept = kept_bytes();
+    run(take_three, theirs);
+    CHECK(total().committed_bytes <= committed + 128 * KIB + 64 * KIB); /* the third, and a heap */
+    CHECK_EQUAL(kept_bytes(), kept - 256 * KIB);
+    int found = 0;
+    for (int i = 0; i < 3; i++) found += theirs[i] == mine[0] || theirs[i] == mine[1];
+    CHECK_EQUAL(found, 2);
+    CHECK(numalloc(500 * KIB) == longer);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 static void what_is_kept_is_bounded_body(void) {
     void *many[200];
     for (int i = 0; i < 200; i++) CHECK((many[i] = numalloc((size_t)(70 + i % 7 * 100) * KIB)) != NULL);
@@ -539,6 +560,7 @@ static const struct check_case bodies[] = {
     {"what_rests_returns_in_passing", what_rests_returns_in_passing_body},
     {"what_rests_gives_way", what_rests_gives_way_body},
     {"a_kept_block_serves", a_kept_block_serves_body},
+    {"kept_blocks_serve_others", kept_blocks_serve_others_body},
     {"what_is_kept_is_bounded", what_is_kept_is_bounded_body},
     {"what_never_serves_is_not_kept", what_never_serves_is_not_kept_body},
     {"a_second_free_is_noticed", a_second_free_is_noticed_body},
@@ -572,6 +594,7 @@ static void what_rests_returns_in_passing(void) {
 static void what_rests_gives_way(void) { start("NUMALLOC_NODE_LIMIT=16M", "what_rests_gives_way"); }
 
 static void a_kept_block_serves(void) { start("", "a_kept_block_serves"); }
+static void kept_blocks_serve_others(void) { start("", "kept_blocks_serve_others"); }
 static void what_is_kept_is_bounded(void) { start("", "what_is_kept_is_bounded"); }
 static void what_never_serves_is_not_kept(void) { start("", "what_never_serves_is_not_kept"); }
 static void a_second_free_is_noticed(void) { start("", "a_second_free_is_noticed"); }
@@ -625,6 +648,7 @@ static const check_case cases[] = {
     {"what_rests_returns_in_passing", what_rests_returns_in_passing},
     {"what_rests_gives_way", what_rests_gives_way},
     {"a_kept_block_serves", a_kept_block_serves},
+    {"kept_blocks_serve_others", kept_blocks_serve_others},
     {"what_is_kept_is_bounded", what_is_kept_is_bounded},
     {"what_never_serves_is_not_kept", what_never_serves_is_not_kept},
     {"a_second_free_is_noticed", a_second_free_is_noticed},
