@@ -4,7 +4,8 @@
  *
  * Invariants. No two free spans touch. A free span has its descriptor in the map at its first and last slice
  * and NULL in between; a span in use has it at every slice. A free span with a dirty slice is in the purge
- * list, which is ordered by the time of freeing.
+ * list, which is ordered by the time of freeing. A reserve is a free span in no bin, next to nothing but its large
+ * block, which it follows, as far as joining goes.
  *
  * Threads: everything under the region's lock; functions without _locked take it.
  */
@@ -81,18 +82,51 @@ static void map_ends(na_span *span, na_span *value) {
 
 /* ---- free spans ------------------------------------------------------------------------------------------ */
 
-static void free_span_insert(na_region *region, na_span *span) {
-    span->kind = NA_FREE;
+static void reserve_insert(na_region *region, na_span *span) {
+    na_span **first = &region->part[span->part].reserves;
+    span->prev = NULL;
+    span->next = *first;
+    if (span->next != NULL) span->next->prev = span;
+    *first = span;
+    region->reserved += span->slices;
+}
+
+static void reserve_remove(na_region *region, na_span *span) {
+    if (span->next != NULL) span->next->prev = span->prev;
+    if (span->prev != NULL) span->prev->next = span->next;
+    else region->part[span->part].reserves = span->next;
+    region->reserved -= span->slices;
+}
+
+static void insert(na_region *region, na_span *span, enum na_span_kind kind) {
+    span->kind = (uint8_t)kind;
     span->part = span->start >= region->part[1].start;
     map_ends(span, span);
-    bin_insert(&region->part[span->part], span);
+    if (kind == NA_RESERVE) reserve_insert(region, span);
+    else bin_insert(&region->part[span->part], span);
     if (na_dirty_count(span->start, span->slices) != 0) purge_list_append(region, span);
 }
 
+static void free_span_insert(na_region *region, na_span *span) { insert(region, span, NA_FREE); }
+
 static void free_span_remove(na_region *region, na_span *span) {
     purge_list_remove(region, span);
-    bin_remove(&region->part[span->part], span);
+    if (span->kind == NA_RESERVE) reserve_remove(region, span);
+    else bin_remove(&region->part[span->part], span);
     map_ends(span, NULL);
+}
+
+/* The first slices of a free span are taken. Its descriptor is that of the rest, or unused. */
+static void behead(na_region *region, na_span *span, uint32_t slices) {
+    enum na_span_kind kind = (enum na_span_kind)span->kind;
+    free_span_remove(region, span);
+    if (span->slices == slices) {
+        na_descriptor_delete(region, span);
+        return;
+    }
+    span->start += (uintptr_t)slices << NA_SLICE_SHIFT;
+    span->slices -= slices;
+    insert(region, span, kind);
 }
 
 /* Makes [start, start + slices) a free span joined with its free neighbours. false: no descriptor could be
@@ -129,6 +163,59 @@ static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint6
     free_span_insert(region, span);
     return true;
 }
+
+/* ---- reserves -------------------------------------------------------------------------------------------- */
+
+/* Address space behind a block that realloc makes or moves, so that it grows in place, without a copy and without
+ * leaving a hole where it was. It is not used and has no memory but what was left there. */
+
+static na_span *reserve_behind(const na_region *region, const na_span *span) {
+    uintptr_t end = na_span_end(span);
+    na_span *after = end < region->part[span->part].top ? na_map[na_slice_index(end)] : NULL;
+    return after != NULL && na_kind(after) == NA_RESERVE ? after : NULL;
+}
+
+static void reserve_release(na_region *region, na_span *reserve) {
+    free_span_remove(region, reserve);
+    (void)give_back(region, reserve->start, reserve->slices, reserve->freed_at, reserve);
+}
+
+void na_span_forgo(na_region *region, const na_span *span) {
+    na_span *reserve = reserve_behind(region, span);
+    if (reserve != NULL) reserve_release(region, reserve);
+}
+
+/* So that address space is wanting nowhere: no more than a share of what the part has left, nor, all of them together,
+ * than what is in use; and in the small part nothing that the block could not grow into. */
+static uint32_t reserve_for(const na_region *region, uint32_t slices) {
+    enum { TIMES = 16, SHARE = 64, LEAST = 2048 };
+    bool large = slices >= NA_LARGE_PART_SLICES;
+    const na_part *part = &region->part[large];
+    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) >> NA_SLICE_SHIFT;
+    uint64_t all = used > LEAST ? used : LEAST;
+    uint64_t most = all > region->reserved ? all - region->reserved : 0;
+    uint64_t share = ((part->limit - part->top) >> NA_SLICE_SHIFT) / SHARE;
+    if (share < most) most = share;
+    uint64_t wanted = (uint64_t)slices * (TIMES - 1);
+    if (!large && wanted > NA_LARGE_PART_SLICES - 1 - slices) wanted = NA_LARGE_PART_SLICES - 1 - slices;
+    return (uint32_t)(wanted < most ? wanted : most);
+}
+
+/* All of a part, or those with so much memory that it would do for a span of that length. false: there was none. */
+static bool reserves_release(na_region *region, na_part *part, uint32_t with_memory) {
+    enum { LOOKS = 16 };
+    bool any = false;
+    na_span *next, *span = part->reserves;
+    for (int i = 0; span != NULL && (with_memory == 0 || (i < LOOKS && !any)); span = next, i++) {
+        next = span->next;
+        if (with_memory != 0 && (!span->dirty || na_dirty_count(span->start, span->slices) < with_memory)) continue;
+        reserve_release(region, span);
+        any = true;
+    }
+    return any;
+}
+
+/* ---- cutting --------------------------------------------------------------------------------------------- */
 
 /* Cuts [start, start + slices) out of a free span; what is left on either side stays free. The descriptor
  * becomes that of the cut. */
@@ -239,6 +326,13 @@ static bool over_limit(const na_region *region, uint64_t bytes) {
     return used > na_opt.node_limit;
 }
 
+static na_span *in_hole(na_region *region, na_part *part, uint32_t slices, uint32_t align) {
+    uintptr_t start = 0;
+    bool large = slices >= NA_LARGE_PART_SLICES;
+    na_span *span = large ? find_warm(part, slices, align, &start) : find(part, slices, align, &start);
+    return span != NULL && cut(region, span, start, slices) ? span : NULL;
+}
+
 static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align) {
     uint64_t bytes = (uint64_t)slices << NA_SLICE_SHIFT;
     if (over_limit(region, bytes)) {
@@ -248,13 +342,44 @@ static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align)
     int first = slices >= NA_LARGE_PART_SLICES;
     for (int i = 0; i < 2; i++) { /* a part that is full lends from the other */
         na_part *part = &region->part[i == 0 ? first : !first];
-        uintptr_t start = 0;
-        na_span *span = first ? find_warm(part, slices, align, &start) : find(part, slices, align, &start);
-        if (span != NULL) return cut(region, span, start, slices) ? span : NULL;
-        span = grow_top(region, part, slices, align);
+        na_span *span = in_hole(region, part, slices, align);
+        if (span == NULL && reserves_release(region, part, slices)) span = in_hole(region, part, slices, align);
+        if (span == NULL) span = grow_top(region, part, slices, align);
+        if (span == NULL && reserves_release(region, part, 0)) {
+            span = in_hole(region, part, slices, align);
+            if (span == NULL) span = grow_top(region, part, slices, align);
+        }
         if (span != NULL) return span;
     }
     return NULL;
+}
+
+/* With a reserve behind it, of address space that is open. NULL: not to be had. */
+static na_span *alloc_to_grow(na_region *region, uint32_t slices, uint32_t align) {
+    uint32_t more = reserve_for(region, slices);
+    if (more == 0 || over_limit(region, (uint64_t)slices << NA_SLICE_SHIFT)) return NULL;
+    na_part *part = &region->part[slices >= NA_LARGE_PART_SLICES];
+    na_span *reserve = na_descriptor_new(region);
+    if (reserve == NULL) return NULL;
+    uintptr_t start = 0;
+    na_span *span = find(part, slices + more, align, &start);
+    if (span != NULL) {
+        if (!cut(region, span, start, slices + more)) span = NULL;
+    } else {
+        uint64_t open = (part->opened - part->top) >> NA_SLICE_SHIFT;
+        if (open < align + slices + more) more = open > align + slices ? (uint32_t)open - align - slices : 0;
+        span = more != 0 ? grow_top(region, part, slices + more, align) : NULL;
+    }
+    if (span == NULL) {
+        na_descriptor_delete(region, reserve);
+        return NULL;
+    }
+    span->slices = slices;
+    reserve->start = na_span_end(span);
+    reserve->slices = more;
+    reserve->freed_at = os_now_ms();
+    insert(region, reserve, NA_RESERVE);
+    return span;
 }
 
 static void copy_dirty(uint64_t *to, uintptr_t start, uint32_t slices) {
@@ -283,10 +408,11 @@ static void account_disuse(na_region *region, uint64_t bytes) {
     atomic_store_explicit(&region->used_bytes, used - bytes, memory_order_relaxed);
 }
 
-na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean,
-                       uint64_t *was_dirty) {
+static na_span *span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool grows,
+                           bool *clean, uint64_t *was_dirty) {
     pthread_mutex_lock(&region->lock);
-    na_span *span = alloc_locked(region, slices, align);
+    na_span *span = grows ? alloc_to_grow(region, slices, align) : NULL;
+    if (span == NULL) span = alloc_locked(region, slices, align);
     if (span != NULL) {
         size_t dirty = na_dirty_count(span->start, slices);
         if (dirty != 0 && was_dirty != NULL) copy_dirty(was_dirty, span->start, slices);
@@ -304,6 +430,15 @@ na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum 
     return span;
 }
 
+na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean,
+                       uint64_t *was_dirty) {
+    return span_alloc(region, slices, align, kind, false, clean, was_dirty);
+}
+
+na_span *na_span_alloc_growing(na_region *region, uint32_t slices, uint32_t align, bool *clean) {
+    return span_alloc(region, slices, align, NA_LARGE, true, clean, NULL);
+}
+
 /* ---- freeing ----------------------------------------------------------------------------------------------- */
 
 static void release_range(na_region *region, uintptr_t start, uint32_t slices, na_span *reuse) {
@@ -316,6 +451,7 @@ static void release_range(na_region *region, uintptr_t start, uint32_t slices, n
 }
 
 void na_span_free_locked(na_region *region, na_span *span) {
+    na_span_forgo(region, span);
     atomic_store_explicit(&span->heap, NULL, memory_order_relaxed);
     span->dirty = 0;
     span->huge_shift = 0;
@@ -340,8 +476,13 @@ bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
     na_part *part = &region->part[span->part];
     bool done = false;
     if (!over_limit(region, (uint64_t)more << NA_SLICE_SHIFT)) {
-        na_span *after = end < part->top ? na_map[na_slice_index(end)] : NULL;
-        bool after_free = after != NULL && na_kind(after) == NA_FREE;
+        na_span *after = reserve_behind(region, span);
+        if (after != NULL && after->slices < more) {
+            reserve_release(region, after);
+            after = NULL;
+        }
+        if (after == NULL && end < part->top) after = na_map[na_slice_index(end)];
+        bool after_free = after != NULL && (na_kind(after) == NA_FREE || na_kind(after) == NA_RESERVE);
         uint32_t have = after_free ? after->slices : 0;
         bool at_top = end == part->top || (after_free && na_span_end(after) == part->top);
         if (have < more && at_top) {
@@ -357,9 +498,9 @@ bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
                 }
             }
         }
-        if (have >= more && cut(region, after, end, more)) {
+        if (have >= more) {
             uint32_t dirty = (uint32_t)na_dirty_count(end, more);
-            na_descriptor_delete(region, after);
+            behead(region, after, more);
             na_dirty_set(end, more);
             map_fill(end, more, span);
             span->slices = slices;
@@ -376,6 +517,7 @@ void na_span_trim(na_region *region, na_span *span, uint32_t slices) {
     na_span *rest = na_descriptor_new(region); /* without one the span simply stays long */
     if (rest != NULL) {
         uint32_t less = span->slices - slices;
+        na_span_forgo(region, span);
         span->slices = slices;
         release_range(region, na_span_end(span), less, rest);
         na_span_purge_due(region);
@@ -449,9 +591,11 @@ void na_span_purge_due(na_region *region) {
 size_t na_span_purge_all(na_region *region) {
     size_t bytes = 0;
     if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return 0; /* RDMA registrations may cover free memory */
-    for (int p = 0; p < 2; p++)                            /* by bins: spans with a dirty rest are in no purge list */
-        for (int bin = bin_next(&region->part[p], 0); bin >= 0; bin = bin_next(&region->part[p], (unsigned)bin + 1))
-            for (na_span *span = region->part[p].bin[bin]; span != NULL; span = span->next)
-                bytes += purge(region, span, true);
+    for (int p = 0; p < 2; p++) {                          /* by bins: spans with a dirty rest are in no purge list */
+        const na_part *part = &region->part[p];
+        for (int bin = bin_next(part, 0); bin >= 0; bin = bin_next(part, (unsigned)bin + 1))
+            for (na_span *span = part->bin[bin]; span != NULL; span = span->next) bytes += purge(region, span, true);
+        for (na_span *span = part->reserves; span != NULL; span = span->next) bytes += purge(region, span, true);
+    }
     return bytes;
 }

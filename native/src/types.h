@@ -18,6 +18,7 @@
  *            count as used
  *   virgin   a block that was never handed out, of memory that was zero: zero but for its links
  *   kept     a freed large block that a heap holds for its thread's next one
+ *   reserve  free slices behind a large block that grows, held for it
  *   idle     a page without a block in use that its heap keeps for a while
  *   pending  list of a heap's pages that have received remote frees
  *   resting  a heap whose thread ended, as it was, caches and pages: the next thread of its node goes on with it. Past
@@ -110,7 +111,7 @@ static inline na_block *na_list_pop(na_list *list) {
 _Static_assert(sizeof(na_block) <= NA_GRANULE, "a free block must hold its links");
 
 /* No span in the map is NA_NO_SPAN: nothing matches the tag of na_empty_heap, which is zeros. */
-enum na_span_kind { NA_NO_SPAN, NA_FREE, NA_PAGE, NA_LARGE, NA_META, NA_WARM, NA_KEPT };
+enum na_span_kind { NA_NO_SPAN, NA_FREE, NA_PAGE, NA_LARGE, NA_META, NA_WARM, NA_KEPT, NA_RESERVE };
 
 _Static_assert((NA_SLICE * NA_MEDIUM_PAGE_SLICES) / NA_GRANULE < (1 << NA_LIST_BITS), "the number of blocks fits");
 
@@ -154,7 +155,7 @@ typedef struct na_span {
     uint8_t idle;                /* page: it is in the heap's idle list */
     uint8_t zeroed;              /* page: its memory was zero when it became one */
     uint8_t grown;               /* large: realloc made it */
-    struct na_span *next, *prev; /* page: queue of its heap; free: bin; unused descriptor: next */
+    struct na_span *next, *prev; /* page: queue of its heap; free: bin; reserve: the part's; unused descriptor: next */
     uint64_t freed_at;           /* free, warm, idle: ms when it became so */
 } na_span;
 _Static_assert(sizeof(na_span) == 128, "two cache lines");
@@ -244,6 +245,7 @@ typedef struct na_part {
     uintptr_t opened;       /* [start, opened) is committed */
     na_span **bin;          /* NA_SPAN_BINS of them, apart from what all parts use */
     uint64_t bin_used[NA_SPAN_BINS / 64];
+    na_span *reserves; /* newest first */
 } na_part;
 
 /* Everything below is guarded by `lock` except what is set once at opening. */
@@ -257,6 +259,7 @@ struct na_region {
     _Atomic(bool) opened; /* policy set, metadata ready */
     uintptr_t meta_limit, meta_opened;
     uint32_t span_count; /* descriptors ever made */
+    uint64_t reserved;   /* slices in reserves */
     na_span *span_unused;
     na_part part[2];
     na_span *purge_first, *purge_last; /* dirty free spans, oldest first */
