@@ -84,23 +84,28 @@ static int check_page(const na_region *region, const na_span *page) {
 /* What spans sum up to. */
 typedef struct sums {
     uint64_t used, dirty; /* bytes */
-    uint64_t reserved;    /* slices */
     uint32_t kept;
 } sums;
 
-static int check_reserves(const na_region *region, const na_part *part, uint32_t spans) {
+static int check_reserves(const na_region *region, const na_part *part, uint64_t slices) {
     const na_span *before = NULL;
-    for (const na_span *span = part->reserves; span != NULL; before = span, span = span->next, spans--)
-        if (span->kind != NA_RESERVE || span->prev != before || spans == 0)
+    uint64_t listed = 0;
+    for (const na_span *span = part->reserves.first; span != NULL; before = span, span = span->next) {
+        if (span->kind != NA_RESERVE || span->prev != before || listed > slices)
             return broken("the list of reserves is wrong", region, span);
-    return spans == 0 ? 0 : broken("a reserve is in no list", region, NULL);
+        listed += span->slices;
+    }
+    if (part->reserves.last != before) return broken("the last reserve is another", region, before);
+    bool agrees = listed == slices && part->reserved == slices;
+    return agrees ? 0 : broken("a reserve is in no list, or miscounted", region, NULL);
 }
 
 /* Spans tile the part; the map and the bins agree with them. */
 static int check_part(const na_region *region, int which, sums *sum) {
     const na_part *part = &region->part[which];
     int bad = 0;
-    uint32_t free_spans = 0, reserves = 0;
+    uint32_t free_spans = 0;
+    uint64_t reserved = 0;
     const na_span *before = NULL;
     if (part->top > part->opened) bad += broken("spans beyond the opened space", region, NULL);
     for (uintptr_t at = part->start; at < part->top && bad == 0;) {
@@ -111,8 +116,7 @@ static int check_part(const na_region *region, int which, sums *sum) {
         if (span->part != which) bad += broken("a span of the other part", region, span);
         if (span->kind == NA_FREE || span->kind == NA_RESERVE) {
             free_spans += span->kind == NA_FREE;
-            reserves += span->kind == NA_RESERVE;
-            if (span->kind == NA_RESERVE) sum->reserved += span->slices;
+            if (span->kind == NA_RESERVE) reserved += span->slices;
             sum->dirty += (uint64_t)na_dirty_count(span->start, span->slices) << NA_SLICE_SHIFT;
             if (span->kind == NA_FREE && before != NULL && before->kind == NA_FREE)
                 bad += broken("free neighbours not joined", region, span);
@@ -144,7 +148,7 @@ static int check_part(const na_region *region, int which, sums *sum) {
         }
     }
     if (bad == 0 && in_bins != free_spans) bad += broken("free spans and bins differ", region, NULL);
-    return bad == 0 ? check_reserves(region, part, reserves) : bad;
+    return bad == 0 ? check_reserves(region, part, reserved) : bad;
 }
 
 static int check_queue(const na_heap *heap, const na_queue *queue, int class_index, uint32_t *pages) {
@@ -242,7 +246,6 @@ int numalloc_verify(void) {
         if (bad == 0 && sum.used != atomic_load(&region->used_bytes))
             bad += broken("used bytes are wrong", region, NULL);
         if (bad == 0 && sum.dirty != region->dirty_bytes) bad += broken("dirty bytes are wrong", region, NULL);
-        if (bad == 0 && sum.reserved != region->reserved) bad += broken("reserved slices are wrong", region, NULL);
         for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next)
             if (!heap->busy) bad += check_heap(heap);
         bad += check_resting(region);

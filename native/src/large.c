@@ -145,7 +145,6 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
         else span = na_span_alloc(region, slices, align_slices, NA_LARGE, &clean, zero ? was_dirty : NULL);
         if (span == NULL) return NULL;
         span->older = span->newer = NULL;
-        span->grown = growing;
     }
     enum backing backing = hugetlb ? back_with_hugetlb(region, span) : ORDINARY;
     if (backing == HUGE_PAGES) {
@@ -213,7 +212,6 @@ static enum move move_by_remap(na_region *region, na_span *from, na_span *to) {
 static bool extend(na_region *region, na_span *span, uint32_t slices) {
     size_t before = na_span_bytes(span);
     if (span->huge_shift != 0 || region->strict || !na_span_extend(region, span, slices)) return false;
-    span->grown = 1;
     resize_accounting(region, before, na_span_bytes(span));
     return true;
 }

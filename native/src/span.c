@@ -82,37 +82,31 @@ static void map_ends(na_span *span, na_span *value) {
 
 /* ---- free spans ------------------------------------------------------------------------------------------ */
 
-static void reserve_insert(na_region *region, na_span *span) {
-    na_span **first = &region->part[span->part].reserves;
-    span->prev = NULL;
-    span->next = *first;
-    if (span->next != NULL) span->next->prev = span;
-    *first = span;
-    region->reserved += span->slices;
-}
-
-static void reserve_remove(na_region *region, na_span *span) {
-    if (span->next != NULL) span->next->prev = span->prev;
-    if (span->prev != NULL) span->prev->next = span->next;
-    else region->part[span->part].reserves = span->next;
-    region->reserved -= span->slices;
-}
-
 static void insert(na_region *region, na_span *span, enum na_span_kind kind) {
     span->kind = (uint8_t)kind;
     span->part = span->start >= region->part[1].start;
+    na_part *part = &region->part[span->part];
     map_ends(span, span);
-    if (kind == NA_RESERVE) reserve_insert(region, span);
-    else bin_insert(&region->part[span->part], span);
+    if (kind == NA_RESERVE) {
+        na_queue_append(&part->reserves, span);
+        part->reserved += span->slices;
+    } else {
+        bin_insert(part, span);
+    }
     if (na_dirty_count(span->start, span->slices) != 0) purge_list_append(region, span);
 }
 
 static void free_span_insert(na_region *region, na_span *span) { insert(region, span, NA_FREE); }
 
 static void free_span_remove(na_region *region, na_span *span) {
+    na_part *part = &region->part[span->part];
     purge_list_remove(region, span);
-    if (span->kind == NA_RESERVE) reserve_remove(region, span);
-    else bin_remove(&region->part[span->part], span);
+    if (span->kind == NA_RESERVE) {
+        na_queue_remove(&part->reserves, span);
+        part->reserved -= span->slices;
+    } else {
+        bin_remove(part, span);
+    }
     map_ends(span, NULL);
 }
 
@@ -185,34 +179,41 @@ void na_span_forgo(na_region *region, const na_span *span) {
     if (reserve != NULL) reserve_release(region, reserve);
 }
 
-/* So that address space is wanting nowhere: no more than a share of what the part has left, nor, all of them together,
- * than what is in use; and in the small part nothing that the block could not grow into. */
-static uint32_t reserve_for(const na_region *region, uint32_t slices) {
+/* No more than a share of what the part has left, and nothing that the block is not to grow into: from 2 MiB on it
+ * belongs to the large part. All of a part's together are bounded by what is in use, as open address space counts where
+ * the system limits what is committed; those that served longest ago give way. */
+static uint32_t reserve_for(na_region *region, uint32_t slices) {
     enum { TIMES = 16, SHARE = 64, LEAST = 2048 };
     bool large = slices >= NA_LARGE_PART_SLICES;
-    const na_part *part = &region->part[large];
-    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) >> NA_SLICE_SHIFT;
-    uint64_t all = used > LEAST ? used : LEAST;
-    uint64_t most = all > region->reserved ? all - region->reserved : 0;
+    na_part *part = &region->part[large];
+    uint64_t most = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) >> NA_SLICE_SHIFT;
+    if (most < LEAST) most = LEAST;
     uint64_t share = ((part->limit - part->top) >> NA_SLICE_SHIFT) / SHARE;
-    if (share < most) most = share;
     uint64_t wanted = (uint64_t)slices * (TIMES - 1);
     if (!large && wanted > NA_LARGE_PART_SLICES - 1 - slices) wanted = NA_LARGE_PART_SLICES - 1 - slices;
-    return (uint32_t)(wanted < most ? wanted : most);
+    if (wanted > share) wanted = share;
+    if (wanted > most) wanted = most;
+    while (part->reserves.first != NULL && part->reserved + wanted > most)
+        reserve_release(region, part->reserves.first);
+    return (uint32_t)wanted;
 }
 
-/* All of a part, or those with so much memory that it would do for a span of that length. false: there was none. */
-static bool reserves_release(na_region *region, na_part *part, uint32_t with_memory) {
-    enum { LOOKS = 16 };
-    bool any = false;
-    na_span *next, *span = part->reserves;
-    for (int i = 0; span != NULL && (with_memory == 0 || (i < LOOKS && !any)); span = next, i++) {
-        next = span->next;
-        if (with_memory != 0 && (!span->dirty || na_dirty_count(span->start, span->slices) < with_memory)) continue;
-        reserve_release(region, span);
-        any = true;
-    }
+static bool reserves_release(na_region *region, na_part *part) {
+    bool any = part->reserves.first != NULL;
+    while (part->reserves.first != NULL) reserve_release(region, part->reserves.first);
     return any;
+}
+
+/* One of them, with memory enough for so many slices: it serves rather than new memory. */
+static bool reserve_with_memory_release(na_region *region, na_part *part, uint32_t slices) {
+    enum { LOOKS = 16 };
+    na_span *span = part->reserves.first;
+    for (int i = 0; span != NULL && i < LOOKS; span = span->next, i++)
+        if (na_dirty_count(span->start, span->slices) >= slices) {
+            reserve_release(region, span);
+            return true;
+        }
+    return false;
 }
 
 /* ---- cutting --------------------------------------------------------------------------------------------- */
@@ -343,9 +344,10 @@ static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align)
     for (int i = 0; i < 2; i++) { /* a part that is full lends from the other */
         na_part *part = &region->part[i == 0 ? first : !first];
         na_span *span = in_hole(region, part, slices, align);
-        if (span == NULL && reserves_release(region, part, slices)) span = in_hole(region, part, slices, align);
+        if (span == NULL && reserve_with_memory_release(region, part, slices))
+            span = in_hole(region, part, slices, align);
         if (span == NULL) span = grow_top(region, part, slices, align);
-        if (span == NULL && reserves_release(region, part, 0)) {
+        if (span == NULL && reserves_release(region, part)) {
             span = in_hole(region, part, slices, align);
             if (span == NULL) span = grow_top(region, part, slices, align);
         }
@@ -356,18 +358,24 @@ static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align)
 
 /* With a reserve behind it, of address space that is open. NULL: not to be had. */
 static na_span *alloc_to_grow(na_region *region, uint32_t slices, uint32_t align) {
-    uint32_t more = reserve_for(region, slices);
-    if (more == 0 || over_limit(region, (uint64_t)slices << NA_SLICE_SHIFT)) return NULL;
+    if (over_limit(region, (uint64_t)slices << NA_SLICE_SHIFT)) return NULL;
     na_part *part = &region->part[slices >= NA_LARGE_PART_SLICES];
+    uint32_t more = reserve_for(region, slices);
+    if (more == 0) return NULL;
     na_span *reserve = na_descriptor_new(region);
     if (reserve == NULL) return NULL;
+    na_span *span = NULL;
     uintptr_t start = 0;
-    na_span *span = find(part, slices + more, align, &start);
+    /* Rather a shorter one where memory may be than one that was never used. */
+    for (uint32_t least = more; span == NULL && least >= slices; least /= 2)
+        span = find(part, slices + least, align, &start);
     if (span != NULL) {
+        uint64_t have = ((na_span_end(span) - start) >> NA_SLICE_SHIFT) - slices;
+        if (have < more) more = (uint32_t)have;
         if (!cut(region, span, start, slices + more)) span = NULL;
-    } else {
-        uint64_t open = (part->opened - part->top) >> NA_SLICE_SHIFT;
-        if (open < align + slices + more) more = open > align + slices ? (uint32_t)open - align - slices : 0;
+    } else if (na_part_open(part, part->top + ((uintptr_t)(slices + align) << NA_SLICE_SHIFT)) == 0) {
+        uint64_t open = ((part->opened - part->top) >> NA_SLICE_SHIFT) - slices - align;
+        if (open < more) more = (uint32_t)open;
         span = more != 0 ? grow_top(region, part, slices + more, align) : NULL;
     }
     if (span == NULL) {
@@ -391,6 +399,7 @@ static void copy_dirty(uint64_t *to, uintptr_t start, uint32_t slices) {
 }
 
 static void stay_within_budget(na_region *region, uint32_t taken, uint32_t fresh);
+static void make_up_for(na_region *region, uint32_t fresh);
 
 /* Slices were taken, `clean` of them without memory. */
 static void account_use(na_region *region, const na_span *span, uint32_t taken, uint32_t clean) {
@@ -400,6 +409,7 @@ static void account_use(na_region *region, const na_span *span, uint32_t taken, 
     region->dirty_bytes -= (uint64_t)(taken - clean) << NA_SLICE_SHIFT;
     if (used > region->used_most) region->used_most = used;
     if (span->slices >= NA_LARGE_PART_SLICES) stay_within_budget(region, taken, clean);
+    else if (span->kind == NA_LARGE && span->grown) make_up_for(region, clean);
     if (used + region->dirty_bytes > region->peak_bytes) region->peak_bytes = used + region->dirty_bytes;
 }
 
@@ -413,6 +423,7 @@ static na_span *span_alloc(na_region *region, uint32_t slices, uint32_t align, e
     pthread_mutex_lock(&region->lock);
     na_span *span = grows ? alloc_to_grow(region, slices, align) : NULL;
     if (span == NULL) span = alloc_locked(region, slices, align);
+    if (span != NULL) span->grown = grows;
     if (span != NULL) {
         size_t dirty = na_dirty_count(span->start, slices);
         if (dirty != 0 && was_dirty != NULL) copy_dirty(was_dirty, span->start, slices);
@@ -504,6 +515,7 @@ bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
             na_dirty_set(end, more);
             map_fill(end, more, span);
             span->slices = slices;
+            span->grown = 1;
             account_use(region, span, more, more - dirty);
             done = true;
         }
@@ -581,6 +593,28 @@ static void stay_within_budget(na_region *region, uint32_t taken, uint32_t fresh
     region->early_bytes = early;
 }
 
+/* Blocks that grow in place take new memory and leave alone what is free elsewhere. In the small part that goes instead,
+ * two slices for each, when more is used or dirty than the most that was ever used and a sixteenth of it. Its next user
+ * has it faulted in again, which costs less than the copies that are not made. */
+static void make_up_for(na_region *region, uint32_t fresh) {
+    enum { PART_ABOVE = 16, LEAST_ABOVE = 1 << 20, FOR_EACH = 2, LOOKS = 16 };
+    if (fresh == 0 || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
+    uint64_t above = region->used_most / PART_ABOVE, left = (uint64_t)fresh * FOR_EACH << NA_SLICE_SHIFT;
+    uint64_t most = region->used_most + (above > LEAST_ABOVE ? above : LEAST_ABOVE);
+    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
+    na_span *next, *span = region->purge_first;
+    for (int i = 0; i < LOOKS && span != NULL && left != 0 && used + region->dirty_bytes > most; i++, span = next) {
+        next = span->newer;
+        if (span->part != 0) continue;
+        uintptr_t from = na_span_end(span), end = from;
+        for (uint64_t found = 0; from > span->start && found < left; found += na_dirty_count(from, 1) << NA_SLICE_SHIFT)
+            from -= NA_SLICE;
+        if (from == span->start) purge_list_remove(region, span);
+        uint64_t purged = purge_range(region, from, end);
+        left -= purged < left ? purged : left;
+    }
+}
+
 void na_span_purge_due(na_region *region) {
     if (region->purge_first == NULL || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
     uint64_t now = os_now_ms();
@@ -595,7 +629,7 @@ size_t na_span_purge_all(na_region *region) {
         const na_part *part = &region->part[p];
         for (int bin = bin_next(part, 0); bin >= 0; bin = bin_next(part, (unsigned)bin + 1))
             for (na_span *span = part->bin[bin]; span != NULL; span = span->next) bytes += purge(region, span, true);
-        for (na_span *span = part->reserves; span != NULL; span = span->next) bytes += purge(region, span, true);
+        for (na_span *span = part->reserves.first; span != NULL; span = span->next) bytes += purge(region, span, true);
     }
     return bytes;
 }

@@ -245,7 +245,8 @@ typedef struct na_part {
     uintptr_t opened;       /* [start, opened) is committed */
     na_span **bin;          /* NA_SPAN_BINS of them, apart from what all parts use */
     uint64_t bin_used[NA_SPAN_BINS / 64];
-    na_span *reserves; /* newest first */
+    na_queue reserves; /* in the order in which they were made or served last */
+    uint64_t reserved; /* slices in them */
 } na_part;
 
 /* Everything below is guarded by `lock` except what is set once at opening. */
@@ -259,7 +260,6 @@ struct na_region {
     _Atomic(bool) opened; /* policy set, metadata ready */
     uintptr_t meta_limit, meta_opened;
     uint32_t span_count; /* descriptors ever made */
-    uint64_t reserved;   /* slices in reserves */
     na_span *span_unused;
     na_part part[2];
     na_span *purge_first, *purge_last; /* dirty free spans, oldest first */
