@@ -305,7 +305,7 @@ static na_span *grow_top(na_region *region, na_part *part, uint32_t slices, uint
     uintptr_t from = tail != NULL ? tail->start : part->top;
     uintptr_t start = align_up(from, align);
     uintptr_t end = start + ((uintptr_t)slices << NA_SLICE_SHIFT);
-    if (start < from || end < start || end > part->limit) return NULL;
+    if (start < from || end < start || end > part->limit || end <= part->top) return NULL;
     if (na_part_open(part, end) != 0) return NULL;
     /* [top, end) becomes free and is then cut like any other span. It may be clean. */
     uintptr_t old_top = part->top;
@@ -367,7 +367,8 @@ static na_span *alloc_to_grow(na_region *region, uint32_t slices, uint32_t align
     na_span *span = NULL;
     uintptr_t start = 0;
     /* Rather a shorter one where memory may be than one that was never used. */
-    for (uint32_t least = more; span == NULL && least >= slices; least /= 2)
+    uint32_t enough = ((more < slices ? more : slices) + 1) / 2;
+    for (uint32_t least = more; span == NULL && least >= enough; least /= 2)
         span = find(part, slices + least, align, &start);
     if (span != NULL) {
         uint64_t have = ((na_span_end(span) - start) >> NA_SLICE_SHIFT) - slices;
@@ -409,7 +410,7 @@ static void account_use(na_region *region, const na_span *span, uint32_t taken, 
     region->dirty_bytes -= (uint64_t)(taken - clean) << NA_SLICE_SHIFT;
     if (used > region->used_most) region->used_most = used;
     if (span->slices >= NA_LARGE_PART_SLICES) stay_within_budget(region, taken, clean);
-    else if (span->kind == NA_LARGE && span->grown) make_up_for(region, clean);
+    if (span->kind == NA_LARGE && span->grown) make_up_for(region, clean);
     if (used + region->dirty_bytes > region->peak_bytes) region->peak_bytes = used + region->dirty_bytes;
 }
 
