@@ -84,19 +84,20 @@ static int check_page(const na_region *region, const na_span *page) {
 /* What spans sum up to. */
 typedef struct sums {
     uint64_t used, dirty; /* bytes */
+    uint64_t reserved;    /* slices */
     uint32_t kept;
 } sums;
 
-static int check_reserves(const na_region *region, const na_part *part, uint64_t slices) {
+static int check_reserves(const na_region *region, uint64_t slices) {
     const na_span *before = NULL;
     uint64_t listed = 0;
-    for (const na_span *span = part->reserves.first; span != NULL; before = span, span = span->next) {
+    for (const na_span *span = region->reserves.first; span != NULL; before = span, span = span->next) {
         if (span->kind != NA_RESERVE || span->prev != before || listed > slices)
             return broken("the list of reserves is wrong", region, span);
         listed += span->slices;
     }
-    if (part->reserves.last != before) return broken("the last reserve is another", region, before);
-    bool agrees = listed == slices && part->reserved == slices;
+    if (region->reserves.last != before) return broken("the last reserve is another", region, before);
+    bool agrees = listed == slices && region->reserved == slices;
     return agrees ? 0 : broken("a reserve is in no list, or miscounted", region, NULL);
 }
 
@@ -105,7 +106,6 @@ static int check_part(const na_region *region, int which, sums *sum) {
     const na_part *part = &region->part[which];
     int bad = 0;
     uint32_t free_spans = 0;
-    uint64_t reserved = 0;
     const na_span *before = NULL;
     if (part->top > part->opened) bad += broken("spans beyond the opened space", region, NULL);
     for (uintptr_t at = part->start; at < part->top && bad == 0;) {
@@ -116,7 +116,7 @@ static int check_part(const na_region *region, int which, sums *sum) {
         if (span->part != which) bad += broken("a span of the other part", region, span);
         if (span->kind == NA_FREE || span->kind == NA_RESERVE) {
             free_spans += span->kind == NA_FREE;
-            if (span->kind == NA_RESERVE) reserved += span->slices;
+            if (span->kind == NA_RESERVE) sum->reserved += span->slices;
             sum->dirty += (uint64_t)na_dirty_count(span->start, span->slices) << NA_SLICE_SHIFT;
             if (span->kind == NA_FREE && before != NULL && before->kind == NA_FREE)
                 bad += broken("free neighbours not joined", region, span);
@@ -148,7 +148,7 @@ static int check_part(const na_region *region, int which, sums *sum) {
         }
     }
     if (bad == 0 && in_bins != free_spans) bad += broken("free spans and bins differ", region, NULL);
-    return bad == 0 ? check_reserves(region, part, reserved) : bad;
+    return bad;
 }
 
 static int check_queue(const na_heap *heap, const na_queue *queue, int class_index, uint32_t *pages) {
@@ -243,6 +243,7 @@ int numalloc_verify(void) {
         bad += check_part(region, 0, &sum);
         bad += check_part(region, 1, &sum);
         if (bad == 0) bad += check_kept(region, sum.kept);
+        if (bad == 0) bad += check_reserves(region, sum.reserved);
         if (bad == 0 && sum.used != atomic_load(&region->used_bytes))
             bad += broken("used bytes are wrong", region, NULL);
         if (bad == 0 && sum.dirty != region->dirty_bytes) bad += broken("dirty bytes are wrong", region, NULL);

@@ -88,8 +88,8 @@ static void insert(na_region *region, na_span *span, enum na_span_kind kind) {
     na_part *part = &region->part[span->part];
     map_ends(span, span);
     if (kind == NA_RESERVE) {
-        na_queue_append(&part->reserves, span);
-        part->reserved += span->slices;
+        na_queue_append(&region->reserves, span);
+        region->reserved += span->slices;
     } else {
         bin_insert(part, span);
     }
@@ -102,8 +102,8 @@ static void free_span_remove(na_region *region, na_span *span) {
     na_part *part = &region->part[span->part];
     purge_list_remove(region, span);
     if (span->kind == NA_RESERVE) {
-        na_queue_remove(&part->reserves, span);
-        part->reserved -= span->slices;
+        na_queue_remove(&region->reserves, span);
+        region->reserved -= span->slices;
     } else {
         bin_remove(part, span);
     }
@@ -179,35 +179,32 @@ void na_span_forgo(na_region *region, const na_span *span) {
     if (reserve != NULL) reserve_release(region, reserve);
 }
 
-/* No more than a share of what the part has left, and nothing that the block is not to grow into: from 2 MiB on it
- * belongs to the large part. All of a part's together are bounded by what is in use, as open address space counts where
- * the system limits what is committed; those that served longest ago give way. */
+/* As much as the block may grow into: from 2 MiB on it belongs to the large part, where its pages move. All reserves
+ * together are bounded by what is in use, as open address space counts where the system limits what is committed; those
+ * that served longest ago give way. */
 static uint32_t reserve_for(na_region *region, uint32_t slices) {
-    enum { TIMES = 16, SHARE = 64, LEAST = 2048 };
-    bool large = slices >= NA_LARGE_PART_SLICES;
-    na_part *part = &region->part[large];
+    enum { SHARE = 64, LEAST = 2048 }; /* of what the part has left; slices of all */
+    if (slices >= NA_LARGE_PART_SLICES) return 0;
     uint64_t most = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) >> NA_SLICE_SHIFT;
-    if (most < LEAST) most = LEAST;
-    uint64_t share = ((part->limit - part->top) >> NA_SLICE_SHIFT) / SHARE;
-    uint64_t wanted = (uint64_t)slices * (TIMES - 1);
-    if (!large && wanted > NA_LARGE_PART_SLICES - 1 - slices) wanted = NA_LARGE_PART_SLICES - 1 - slices;
+    uint64_t share = ((region->part[0].limit - region->part[0].top) >> NA_SLICE_SHIFT) / SHARE;
+    uint64_t wanted = NA_LARGE_PART_SLICES - 1 - slices;
     if (wanted > share) wanted = share;
-    if (wanted > most) wanted = most;
-    while (part->reserves.first != NULL && part->reserved + wanted > most)
-        reserve_release(region, part->reserves.first);
+    if (most < LEAST) most = LEAST;
+    while (region->reserves.first != NULL && region->reserved + wanted > most)
+        reserve_release(region, region->reserves.first);
     return (uint32_t)wanted;
 }
 
-static bool reserves_release(na_region *region, na_part *part) {
-    bool any = part->reserves.first != NULL;
-    while (part->reserves.first != NULL) reserve_release(region, part->reserves.first);
+static bool reserves_release(na_region *region) {
+    bool any = region->reserves.first != NULL;
+    while (region->reserves.first != NULL) reserve_release(region, region->reserves.first);
     return any;
 }
 
 /* One of them, with memory enough for so many slices: it serves rather than new memory. */
-static bool reserve_with_memory_release(na_region *region, na_part *part, uint32_t slices) {
+static bool reserve_with_memory_release(na_region *region, uint32_t slices) {
     enum { LOOKS = 16 };
-    na_span *span = part->reserves.first;
+    na_span *span = region->reserves.first;
     for (int i = 0; span != NULL && i < LOOKS; span = span->next, i++)
         if (na_dirty_count(span->start, span->slices) >= slices) {
             reserve_release(region, span);
@@ -344,10 +341,9 @@ static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align)
     for (int i = 0; i < 2; i++) { /* a part that is full lends from the other */
         na_part *part = &region->part[i == 0 ? first : !first];
         na_span *span = in_hole(region, part, slices, align);
-        if (span == NULL && reserve_with_memory_release(region, part, slices))
-            span = in_hole(region, part, slices, align);
+        if (span == NULL && reserve_with_memory_release(region, slices)) span = in_hole(region, part, slices, align);
         if (span == NULL) span = grow_top(region, part, slices, align);
-        if (span == NULL && reserves_release(region, part)) {
+        if (span == NULL && reserves_release(region)) {
             span = in_hole(region, part, slices, align);
             if (span == NULL) span = grow_top(region, part, slices, align);
         }
@@ -357,27 +353,24 @@ static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align)
 }
 
 /* With a reserve behind it, of address space that is open. NULL: not to be had. */
-static na_span *alloc_to_grow(na_region *region, uint32_t slices, uint32_t align) {
-    if (over_limit(region, (uint64_t)slices << NA_SLICE_SHIFT)) return NULL;
-    na_part *part = &region->part[slices >= NA_LARGE_PART_SLICES];
+static na_span *alloc_to_grow(na_region *region, uint32_t slices) {
     uint32_t more = reserve_for(region, slices);
-    if (more == 0) return NULL;
-    na_span *reserve = na_descriptor_new(region);
+    if (more == 0 || over_limit(region, (uint64_t)slices << NA_SLICE_SHIFT)) return NULL;
+    na_part *part = &region->part[0];
+    na_span *reserve = na_descriptor_new(region), *span = NULL;
     if (reserve == NULL) return NULL;
-    na_span *span = NULL;
-    uintptr_t start = 0;
     /* Rather a shorter one where memory may be than one that was never used. */
     uint32_t enough = ((more < slices ? more : slices) + 1) / 2;
+    uintptr_t start = 0;
     for (uint32_t least = more; span == NULL && least >= enough; least /= 2)
-        span = find(part, slices + least, align, &start);
+        span = find(part, slices + least, 1, &start);
     if (span != NULL) {
-        uint64_t have = ((na_span_end(span) - start) >> NA_SLICE_SHIFT) - slices;
-        if (have < more) more = (uint32_t)have;
+        if (more > span->slices - slices) more = span->slices - slices;
         if (!cut(region, span, start, slices + more)) span = NULL;
-    } else if (na_part_open(part, part->top + ((uintptr_t)(slices + align) << NA_SLICE_SHIFT)) == 0) {
-        uint64_t open = ((part->opened - part->top) >> NA_SLICE_SHIFT) - slices - align;
-        if (open < more) more = (uint32_t)open;
-        span = more != 0 ? grow_top(region, part, slices + more, align) : NULL;
+    } else if (na_part_open(part, part->top + ((uintptr_t)(slices + 1) << NA_SLICE_SHIFT)) == 0) {
+        uint64_t open = ((part->opened - part->top) >> NA_SLICE_SHIFT) - slices;
+        if (more > open) more = (uint32_t)open;
+        span = grow_top(region, part, slices + more, 1);
     }
     if (span == NULL) {
         na_descriptor_delete(region, reserve);
@@ -422,7 +415,7 @@ static void account_disuse(na_region *region, uint64_t bytes) {
 static na_span *span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool grows,
                            bool *clean, uint64_t *was_dirty) {
     pthread_mutex_lock(&region->lock);
-    na_span *span = grows ? alloc_to_grow(region, slices, align) : NULL;
+    na_span *span = grows && align == 1 ? alloc_to_grow(region, slices) : NULL;
     if (span == NULL) span = alloc_locked(region, slices, align);
     if (span != NULL) span->grown = grows;
     if (span != NULL) {
@@ -630,7 +623,7 @@ size_t na_span_purge_all(na_region *region) {
         const na_part *part = &region->part[p];
         for (int bin = bin_next(part, 0); bin >= 0; bin = bin_next(part, (unsigned)bin + 1))
             for (na_span *span = part->bin[bin]; span != NULL; span = span->next) bytes += purge(region, span, true);
-        for (na_span *span = part->reserves.first; span != NULL; span = span->next) bytes += purge(region, span, true);
     }
+    for (na_span *span = region->reserves.first; span != NULL; span = span->next) bytes += purge(region, span, true);
     return bytes;
 }

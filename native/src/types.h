@@ -155,7 +155,7 @@ typedef struct na_span {
     uint8_t idle;                /* page: it is in the heap's idle list */
     uint8_t zeroed;              /* page: its memory was zero when it became one */
     uint8_t grown;               /* large: realloc made it */
-    struct na_span *next, *prev; /* page: queue of its heap; free: bin; reserve: the part's; unused descriptor: next */
+    struct na_span *next, *prev; /* page: queue of its heap; free: bin; reserve: list; unused: next */
     uint64_t freed_at;           /* free, warm, idle: ms when it became so */
 } na_span;
 _Static_assert(sizeof(na_span) == 128, "two cache lines");
@@ -245,8 +245,6 @@ typedef struct na_part {
     uintptr_t opened;       /* [start, opened) is committed */
     na_span **bin;          /* NA_SPAN_BINS of them, apart from what all parts use */
     uint64_t bin_used[NA_SPAN_BINS / 64];
-    na_queue reserves; /* in the order in which they were made or served last */
-    uint64_t reserved; /* slices in them */
 } na_part;
 
 /* Everything below is guarded by `lock` except what is set once at opening. */
@@ -262,6 +260,8 @@ struct na_region {
     uint32_t span_count; /* descriptors ever made */
     na_span *span_unused;
     na_part part[2];
+    na_queue reserves;                 /* of the small part, in the order in which they were made or served last */
+    uint64_t reserved;                 /* slices in them */
     na_span *purge_first, *purge_last; /* dirty free spans, oldest first */
     na_span *warm_first, *warm_last;   /* mixed: freed spans with their policy, oldest first */
     uint32_t warm_count;
