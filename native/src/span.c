@@ -183,16 +183,14 @@ void na_span_forgo(na_region *region, const na_span *span) {
  * together are bounded by what is in use, as open address space counts where the system limits what is committed; those
  * that served longest ago give way. */
 static uint32_t reserve_for(na_region *region, uint32_t slices) {
-    enum { SHARE = 64, LEAST = 2048 }; /* of what the part has left; slices of all */
+    enum { LEAST = 2048 }; /* slices of all */
     if (slices >= NA_LARGE_PART_SLICES) return 0;
     uint64_t most = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) >> NA_SLICE_SHIFT;
-    uint64_t share = ((region->part[0].limit - region->part[0].top) >> NA_SLICE_SHIFT) / SHARE;
-    uint64_t wanted = NA_LARGE_PART_SLICES - 1 - slices;
-    if (wanted > share) wanted = share;
+    uint32_t wanted = NA_LARGE_PART_SLICES - 1 - slices;
     if (most < LEAST) most = LEAST;
     while (region->reserves.first != NULL && region->reserved + wanted > most)
         reserve_release(region, region->reserves.first);
-    return (uint32_t)wanted;
+    return wanted;
 }
 
 static bool reserves_release(na_region *region) {
@@ -352,8 +350,10 @@ static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align)
     return NULL;
 }
 
-/* With a reserve behind it, of address space that is open. NULL: not to be had. */
+/* With a reserve behind it: in a hole, or of new address space that is open, no more than a share of what the part has
+ * left. NULL: not to be had. */
 static na_span *alloc_to_grow(na_region *region, uint32_t slices) {
+    enum { SHARE = 64 };
     uint32_t more = reserve_for(region, slices);
     if (more == 0 || over_limit(region, (uint64_t)slices << NA_SLICE_SHIFT)) return NULL;
     na_part *part = &region->part[0];
@@ -369,8 +369,10 @@ static na_span *alloc_to_grow(na_region *region, uint32_t slices) {
         if (!cut(region, span, start, slices + more)) span = NULL;
     } else if (na_part_open(part, part->top + ((uintptr_t)(slices + 1) << NA_SLICE_SHIFT)) == 0) {
         uint64_t open = ((part->opened - part->top) >> NA_SLICE_SHIFT) - slices;
+        uint64_t share = ((part->limit - part->top) >> NA_SLICE_SHIFT) / SHARE;
         if (more > open) more = (uint32_t)open;
-        span = grow_top(region, part, slices + more, 1);
+        if (more > share) more = (uint32_t)share;
+        if (more != 0) span = grow_top(region, part, slices + more, 1);
     }
     if (span == NULL) {
         na_descriptor_delete(region, reserve);
@@ -587,8 +589,8 @@ static void stay_within_budget(na_region *region, uint32_t taken, uint32_t fresh
     region->early_bytes = early;
 }
 
-/* Blocks that grow in place take new memory and leave alone what is free elsewhere. In the small part that goes instead,
- * two slices for each, when more is used or dirty than the most that was ever used and a sixteenth of it. Its next user
+/* Blocks that grow in place take new memory and leave alone what is free elsewhere. In the small part that goes
+ * instead, two slices for each, when more is used or dirty than the most that was ever used and a sixteenth of it. Its next user
  * has it faulted in again, which costs less than the copies that are not made. */
 static void make_up_for(na_region *region, uint32_t fresh) {
     enum { PART_ABOVE = 16, LEAST_ABOVE = 1 << 20, FOR_EACH = 2, LOOKS = 16 };
