@@ -141,7 +141,7 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
     bool kept = span != NULL;
     if (!kept) {
         uint32_t slices = slices_of(bytes), align_slices = slices_of(align);
-        if (growing && !hugetlb && !region->strict) span = na_span_alloc_growing(region, slices, align_slices, &clean);
+        if (growing) span = na_span_alloc_growing(region, slices, align_slices, &clean);
         else span = na_span_alloc(region, slices, align_slices, NA_LARGE, &clean, zero ? was_dirty : NULL);
         if (span == NULL) return NULL;
         span->older = span->newer = NULL;

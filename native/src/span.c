@@ -4,8 +4,8 @@
  *
  * Invariants. No two free spans touch. A free span has its descriptor in the map at its first and last slice
  * and NULL in between; a span in use has it at every slice. A free span with a dirty slice is in the purge
- * list, which is ordered by the time of freeing. A reserve is a free span in no bin, next to nothing but its large
- * block, which it follows, as far as joining goes.
+ * list, which is ordered by the time of freeing. A reserve is as a free span, but in no bin and joined with no
+ * neighbour; it follows the large block for which it is held.
  *
  * Threads: everything under the region's lock; functions without _locked take it.
  */
@@ -181,10 +181,10 @@ void na_span_forgo(na_region *region, const na_span *span) {
 
 /* As much as the block may grow into: from 2 MiB on it belongs to the large part, where its pages move. All reserves
  * together are bounded by what is in use, as open address space counts where the system limits what is committed; those
- * that served longest ago give way. */
+ * that served longest ago give way. Strict memory has none, since it is not extended. */
 static uint32_t reserve_for(na_region *region, uint32_t slices) {
     enum { LEAST = 2048 }; /* slices of all */
-    if (slices >= NA_LARGE_PART_SLICES) return 0;
+    if (slices >= NA_LARGE_PART_SLICES || region->strict) return 0;
     uint64_t most = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) >> NA_SLICE_SHIFT;
     uint32_t wanted = NA_LARGE_PART_SLICES - 1 - slices;
     if (most < LEAST) most = LEAST;
@@ -419,8 +419,8 @@ static na_span *span_alloc(na_region *region, uint32_t slices, uint32_t align, e
     pthread_mutex_lock(&region->lock);
     na_span *span = grows && align == 1 ? alloc_to_grow(region, slices) : NULL;
     if (span == NULL) span = alloc_locked(region, slices, align);
-    if (span != NULL) span->grown = grows;
     if (span != NULL) {
+        span->grown = grows;
         size_t dirty = na_dirty_count(span->start, slices);
         if (dirty != 0 && was_dirty != NULL) copy_dirty(was_dirty, span->start, slices);
         *clean = dirty == 0;

@@ -99,6 +99,19 @@ static void a_reserve_is_not_in_use(void) {
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
+static void strict_ones_have_none(void) {
+    numalloc_request_t request = {.size = NA_BLOCK_MAX / 2, .flags = NUMALLOC_STRICT};
+    unsigned char *p = numalloc_request(&request);
+    CHECK(p != NULL && (p = numalloc_realloc(p, 70000)) != NULL);
+    const na_span *span = na_span_at(p);
+    CHECK(na_regions[span->region].strict && span->grown);
+    CHECK_EQUAL(na_regions[span->region].reserved, 0);
+    CHECK((p = numalloc_realloc(p, MIB)) != NULL);
+    CHECK_EQUAL(na_regions[span->region].reserved, 0);
+    numalloc_free(p);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 /* Where huge pages begin, though the small part may have the room. */
 static void long_ones_leave_the_small_part(void) {
     unsigned char *p = growing(70000);
@@ -265,6 +278,7 @@ static void a_child_has_them(void) {
 static const check_case bodies[] = {
     {"neighbours_grow_in_place", neighbours_grow_in_place},
     {"a_reserve_is_not_in_use", a_reserve_is_not_in_use},
+    {"strict_ones_have_none", strict_ones_have_none},
     {"long_ones_leave_the_small_part", long_ones_leave_the_small_part},
     {"old_reserves_give_way", old_reserves_give_way},
     {"a_full_region_has_none", a_full_region_has_none},
@@ -283,6 +297,7 @@ static void start(const char *environment, const char *body) {
 
 static void in_place(void) { start("", "neighbours_grow_in_place"); }
 static void not_in_use(void) { start("", "a_reserve_is_not_in_use"); }
+static void strict(void) { start("", "strict_ones_have_none"); }
 static void long_ones(void) { start("", "long_ones_leave_the_small_part"); }
 static void bounded(void) { start("", "old_reserves_give_way"); }
 static void full(void) { start("NUMALLOC_RESERVE=64M", "a_full_region_has_none"); }
@@ -293,15 +308,11 @@ static void elsewhere_never(void) { start("NUMALLOC_PURGE_DELAY=never", "growing
 static void child(void) { start("", "a_child_has_them"); }
 
 static const check_case cases[] = {
-    {"in_place", in_place},
-    {"not_in_use", not_in_use},
-    {"long_ones", long_ones},
-    {"bounded", bounded},
-    {"full", full},
-    {"limit", limit},
-    {"memory", memory},
-    {"elsewhere", elsewhere},
-    {"elsewhere_never", elsewhere_never},
+    {"in_place", in_place},   {"not_in_use", not_in_use},
+    {"strict", strict},       {"long_ones", long_ones},
+    {"bounded", bounded},     {"full", full},
+    {"limit", limit},         {"memory", memory},
+    {"elsewhere", elsewhere}, {"elsewhere_never", elsewhere_never},
     {"child", child},
 };
 
