@@ -2,14 +2,22 @@
 /* span.c, large.c: blocks that realloc makes grow in place over their reserves, which are in nobody's way. Each case is
  * a process of its own. */
 #include <errno.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include "check.h"
 #include "internal.h"
 
-enum { KIB = 1 << 10, MIB = 1 << 20 };
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { SANITIZED = 1 }; /* its own mappings are beyond the limits here */
+#else
+enum { SANITIZED = 0 };
+#endif
+
+enum { MIB = 1 << 20 };
 
 static na_region *region(void) {
     na_region *each = na_region_node(0, false);
@@ -29,10 +37,23 @@ static void check(const unsigned char *p, int k, size_t size) {
     CHECK_EQUAL(p[size - 1], mark(k, size - 1));
 }
 
+/* On the first node, or not at all. */
+static unsigned char *there(unsigned char *p) {
+    if (p == NULL || na_span_at(p)->region == region()->index) return p;
+    numalloc_free(p);
+    errno = ENOMEM;
+    return NULL;
+}
+
+static unsigned char *take(size_t size) {
+    numalloc_request_t request = {.size = size, .policy = NUMALLOC_ONNODE, .node = na_topo.node_id[0]};
+    return there(numalloc_request(&request));
+}
+
 /* A large block that realloc made. */
 static unsigned char *growing(size_t size) {
-    unsigned char *p = numalloc(NA_BLOCK_MAX / 2);
-    return p != NULL ? numalloc_realloc(p, size) : NULL;
+    unsigned char *p = take(NA_BLOCK_MAX / 2);
+    return p != NULL ? there(numalloc_realloc(p, size)) : NULL;
 }
 
 /* Slices behind a block that are its own to grow into. */
@@ -93,7 +114,7 @@ static void a_reserve_is_not_in_use(void) {
     CHECK_EQUAL(region()->reserved, 0);
     CHECK_EQUAL(numalloc_verify(), 0);
     numalloc_free(p);
-    p = numalloc(MIB); /* who does not grow has none */
+    p = take(MIB); /* who does not grow has none */
     CHECK_EQUAL(reserve_of(p), 0);
     numalloc_free(p);
     CHECK_EQUAL(numalloc_verify(), 0);
@@ -168,14 +189,14 @@ static void a_full_region_has_none(void) {
     for (int k = 0; k < 6; k++) CHECK((block[k] = growing(70000)) != NULL);
     CHECK(region()->reserved != 0);
     size_t bytes = 0;
-    while (n < MOST && (large[n] = numalloc(MIB)) != NULL) n++;
+    while (n < MOST && (large[n] = take(MIB)) != NULL) n++;
     CHECK(n >= 54);
     CHECK_EQUAL(region()->reserved, 0);
     while (n > 0) numalloc_free(large[--n]);
     for (int k = 0; k < 6; k++) numalloc_free(block[k]);
     (void)numalloc_purge();
     for (int k = 0; k < 6; k++) CHECK((block[k] = growing(70000)) != NULL);
-    for (; n < MOST && (page[n] = numalloc(60000)) != NULL; n++) bytes += 60000;
+    for (; n < MOST && (page[n] = take(60000)) != NULL; n++) bytes += 60000;
     CHECK(bytes >= 44 * MIB); /* seven in half a MiB */
     for (int k = 0; k < 6; k++) numalloc_free(block[k]);
     while (n > 0) numalloc_free(page[--n]);
@@ -199,8 +220,8 @@ static void limits_do_not_count_them(void) {
 
 /* Leaves a hole of 31 slices with memory where the next growing block will be. */
 static unsigned char *growing_over_memory(void) {
-    numalloc_free(numalloc(NA_BLOCK_MAX / 2)); /* its page is there */
-    void *hole = numalloc(31 * NA_SLICE), *after = numalloc(2 * MIB - NA_SLICE);
+    numalloc_free(take(NA_BLOCK_MAX / 2)); /* its page is there */
+    void *hole = take(31 * NA_SLICE), *after = take(2 * MIB - NA_SLICE);
     CHECK(hole != NULL && after != NULL);
     memset(hole, 1, 31 * NA_SLICE);
     numalloc_free(hole);
@@ -223,7 +244,7 @@ static void their_memory_is_free(void) {
 
     p = growing_over_memory();
     uintptr_t top = region()->part[0].top;
-    void *q = numalloc(25 * NA_SLICE);
+    void *q = take(25 * NA_SLICE);
     CHECK(na_span_at(q)->start == na_span_end(na_span_at(p)));
     CHECK_EQUAL(region()->part[0].top, top);
     CHECK_EQUAL(reserve_of(p), 0);
@@ -234,7 +255,7 @@ static void their_memory_is_free(void) {
 static void growing_gives_back_elsewhere(void) {
     enum { HOLES = 128, VECTORS = 8 };
     static unsigned char *block[2 * HOLES];
-    for (int i = 0; i < 2 * HOLES; i++) CHECK((block[i] = numalloc(2 * NA_SLICE)) != NULL);
+    for (int i = 0; i < 2 * HOLES; i++) CHECK((block[i] = take(2 * NA_SLICE)) != NULL);
     for (int i = 0; i < 2 * HOLES; i++) memset(block[i], 1, 2 * NA_SLICE);
     for (int i = 0; i < 2 * HOLES; i += 2) numalloc_free(block[i]);
     (void)na_kept_release(region());
@@ -250,6 +271,64 @@ static void growing_gives_back_elsewhere(void) {
     else CHECK(have <= most + most / 16 + 2 * NA_SLICE);
     for (int i = 1; i < 2 * HOLES; i += 2)
         for (size_t at = 0; at < 2 * NA_SLICE; at += 4096) CHECK_EQUAL(block[i][at], 1);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+/* Where open address space is limited they give way as well. */
+static void they_cost_no_data(void) {
+    enum { MOST = 2000 };
+    static unsigned char *block[MOST];
+    struct rlimit limit = {96 * MIB, 96 * MIB};
+    CHECK_EQUAL(setrlimit(RLIMIT_DATA, &limit), 0);
+    int n = 0;
+    while (n < MOST && (block[n] = growing(70000)) != NULL) n++;
+    CHECK_EQUAL(errno, ENOMEM);
+    CHECK((size_t)n * 2 * NA_SLICE >= 60 * MIB);
+    CHECK_EQUAL(region()->reserved, 0);
+    CHECK_EQUAL(numalloc_verify(), 0);
+    while (n > 0) numalloc_free(block[--n]);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+enum { GROWERS = 4 };
+static atomic_long damaged;
+
+/* Vectors that grow to random lengths, some past 2 MiB, shrink and go. */
+static void *grows(void *number) {
+    enum { VECTORS = 8, STEPS = 3000 };
+    unsigned char *vector[VECTORS] = {0};
+    size_t size[VECTORS] = {0};
+    unsigned r = 1 + (unsigned)(uintptr_t)number;
+    for (int step = 0; step < STEPS; step++) {
+        r = r * 1103515245u + 12345u;
+        unsigned k = (r >> 16) % VECTORS;
+        size_t wanted = size[k] + size[k] / 2 + 1000 + (r >> 8) % 5000;
+        if (size[k] > 512 * 1024 && (r >> 20) % 8 == 0) wanted = size[k] / 3;
+        if (size[k] > 4 * MIB || (r >> 24) % 32 == 0) {
+            numalloc_free(vector[k]);
+            vector[k] = NULL;
+            size[k] = wanted = 0;
+            continue;
+        }
+        unsigned char *p = numalloc_realloc(vector[k], wanted);
+        if (p == NULL) break;
+        unsigned char is = (unsigned char)((uintptr_t)number * VECTORS + k + 1);
+        size_t both = size[k] < wanted ? size[k] : wanted;
+        for (size_t i = 0; i < both; i += 4096) damaged += p[i] != is;
+        for (size_t i = 0; i < wanted; i += 4096) p[i] = is;
+        vector[k] = p;
+        size[k] = wanted;
+    }
+    for (int k = 0; k < VECTORS; k++) numalloc_free(vector[k]);
+    return NULL;
+}
+
+static void threads_grow_beside_each_other(void) {
+    pthread_t thread[GROWERS];
+    for (uintptr_t i = 0; i < GROWERS; i++) CHECK_EQUAL(pthread_create(&thread[i], NULL, grows, (void *)i), 0);
+    for (int i = 0; i < GROWERS; i++) CHECK_EQUAL(pthread_join(thread[i], NULL), 0);
+    CHECK_EQUAL(damaged, 0);
+    CHECK_EQUAL(region()->reserved, 0);
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
@@ -285,6 +364,8 @@ static const check_case bodies[] = {
     {"limits_do_not_count_them", limits_do_not_count_them},
     {"their_memory_is_free", their_memory_is_free},
     {"growing_gives_back_elsewhere", growing_gives_back_elsewhere},
+    {"they_cost_no_data", they_cost_no_data},
+    {"threads_grow_beside_each_other", threads_grow_beside_each_other},
     {"a_child_has_them", a_child_has_them},
 };
 
@@ -305,14 +386,27 @@ static void limit(void) { start("NUMALLOC_NODE_LIMIT=64M", "limits_do_not_count_
 static void memory(void) { start("NUMALLOC_PURGE_DELAY=600000", "their_memory_is_free"); }
 static void elsewhere(void) { start("NUMALLOC_PURGE_DELAY=600000", "growing_gives_back_elsewhere"); }
 static void elsewhere_never(void) { start("NUMALLOC_PURGE_DELAY=never", "growing_gives_back_elsewhere"); }
+static void data(void) {
+    if (!SANITIZED) start("", "they_cost_no_data");
+}
+static void threads(void) { start("", "threads_grow_beside_each_other"); }
+static void threads_full(void) { start("NUMALLOC_RESERVE=64M", "threads_grow_beside_each_other"); }
 static void child(void) { start("", "a_child_has_them"); }
 
 static const check_case cases[] = {
-    {"in_place", in_place},   {"not_in_use", not_in_use},
-    {"strict", strict},       {"long_ones", long_ones},
-    {"bounded", bounded},     {"full", full},
-    {"limit", limit},         {"memory", memory},
-    {"elsewhere", elsewhere}, {"elsewhere_never", elsewhere_never},
+    {"in_place", in_place},
+    {"not_in_use", not_in_use},
+    {"strict", strict},
+    {"long_ones", long_ones},
+    {"bounded", bounded},
+    {"full", full},
+    {"limit", limit},
+    {"memory", memory},
+    {"elsewhere", elsewhere},
+    {"elsewhere_never", elsewhere_never},
+    {"data", data},
+    {"threads", threads},
+    {"threads_full", threads_full},
     {"child", child},
 };
 
