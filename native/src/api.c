@@ -347,8 +347,8 @@ void *na_realloc(void *ptr, size_t size) {
             errno = EINVAL;
             return NULL;
         }
+        na_region *region = &na_regions[span->region]; /* first, as the span may be another's afterwards */
         void *moved = na_large_realloc(span, size);
-        na_region *region = &na_regions[span->region];
         if (moved == NULL && region->strict && errno == ENOMEM && na_ended_relieve(region))
             moved = na_large_realloc(span, size); /* others are asked for below */
         (void)born(moved != NULL ? moved : ptr);

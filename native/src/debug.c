@@ -81,8 +81,28 @@ static int check_page(const na_region *region, const na_span *page) {
     return heap->busy ? 0 : check_blocks(region, page); /* busy: a child of fork, which leaves it alone */
 }
 
+/* What spans sum up to. */
+typedef struct sums {
+    uint64_t used, dirty; /* bytes */
+    uint64_t reserved;    /* slices */
+    uint32_t kept;
+} sums;
+
+static int check_reserves(const na_region *region, uint64_t slices) {
+    const na_span *before = NULL;
+    uint64_t listed = 0;
+    for (const na_span *span = region->reserves.first; span != NULL; before = span, span = span->next) {
+        if (span->kind != NA_RESERVE || span->prev != before || listed > slices)
+            return broken("the list of reserves is wrong", region, span);
+        listed += span->slices;
+    }
+    if (region->reserves.last != before) return broken("the last reserve is another", region, before);
+    bool agrees = listed == slices && region->reserved == slices;
+    return agrees ? 0 : broken("a reserve is in no list, or miscounted", region, NULL);
+}
+
 /* Spans tile the part; the map and the bins agree with them. */
-static int check_part(const na_region *region, int which, uint64_t *used, uint64_t *dirty, uint32_t *kept) {
+static int check_part(const na_region *region, int which, sums *sum) {
     const na_part *part = &region->part[which];
     int bad = 0;
     uint32_t free_spans = 0;
@@ -94,22 +114,26 @@ static int check_part(const na_region *region, int which, uint64_t *used, uint64
             return bad + broken("a gap between spans", region, span);
         uintptr_t end = na_span_end(span);
         if (span->part != which) bad += broken("a span of the other part", region, span);
-        if (span->kind == NA_FREE) {
-            free_spans++;
-            *dirty += (uint64_t)na_dirty_count(span->start, span->slices) << NA_SLICE_SHIFT;
-            if (before != NULL && before->kind == NA_FREE) bad += broken("free neighbours not joined", region, span);
+        if (span->kind == NA_FREE || span->kind == NA_RESERVE) {
+            free_spans += span->kind == NA_FREE;
+            if (span->kind == NA_RESERVE) sum->reserved += span->slices;
+            sum->dirty += (uint64_t)na_dirty_count(span->start, span->slices) << NA_SLICE_SHIFT;
+            if (span->kind == NA_FREE && before != NULL && before->kind == NA_FREE)
+                bad += broken("free neighbours not joined", region, span);
+            if (span->kind == NA_RESERVE && (before == NULL || before->kind != NA_LARGE || !before->grown))
+                bad += broken("a reserve is not behind a block that grows", region, span);
             if (na_map[na_slice_index(end - 1)] != span)
                 bad += broken("a free span's end is not in the map", region, span);
             for (uintptr_t in = at + NA_SLICE; in + NA_SLICE < end; in += NA_SLICE)
                 if (na_map[na_slice_index(in)] != NULL) bad += broken("stale map entry in a free span", region, span);
         } else {
-            *used += end - at;
+            sum->used += end - at;
             for (uintptr_t in = at; in < end; in += NA_SLICE)
                 if (na_map[na_slice_index(in)] != span) bad += broken("a slice is not in the map", region, span);
             if (na_dirty_count(span->start, span->slices) != span->slices)
                 bad += broken("a span in use is marked clean", region, span);
             if (span->kind == NA_PAGE) bad += check_page(region, span);
-            *kept += span->kind == NA_KEPT;
+            sum->kept += span->kind == NA_KEPT;
         }
         before = span;
         at = end;
@@ -215,13 +239,14 @@ int numalloc_verify(void) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
         pthread_mutex_lock(&region->lock);
-        uint64_t used = 0, dirty = 0;
-        uint32_t kept = 0;
-        bad += check_part(region, 0, &used, &dirty, &kept);
-        bad += check_part(region, 1, &used, &dirty, &kept);
-        if (bad == 0) bad += check_kept(region, kept);
-        if (bad == 0 && used != atomic_load(&region->used_bytes)) bad += broken("used bytes are wrong", region, NULL);
-        if (bad == 0 && dirty != region->dirty_bytes) bad += broken("dirty bytes are wrong", region, NULL);
+        sums sum = {0};
+        bad += check_part(region, 0, &sum);
+        bad += check_part(region, 1, &sum);
+        if (bad == 0) bad += check_kept(region, sum.kept);
+        if (bad == 0) bad += check_reserves(region, sum.reserved);
+        if (bad == 0 && sum.used != atomic_load(&region->used_bytes))
+            bad += broken("used bytes are wrong", region, NULL);
+        if (bad == 0 && sum.dirty != region->dirty_bytes) bad += broken("dirty bytes are wrong", region, NULL);
         for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next)
             if (!heap->busy) bad += check_heap(heap);
         bad += check_resting(region);

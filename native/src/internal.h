@@ -196,6 +196,9 @@ static inline bool na_dirty_at(size_t slice) { return (na_dirty[slice >> 6] >> (
 enum { NA_TRACKED_SLICES = 4096 };
 na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean,
                        uint64_t *was_dirty);
+/* Of a large block that realloc makes or moves: with a reserve behind it, where one can be had. Takes the lock. */
+na_span *na_span_alloc_growing(na_region *region, uint32_t slices, uint32_t align, bool *clean);
+void na_span_forgo(na_region *region, const na_span *span);             /* its reserve, if any; with the lock held */
 void na_span_free(na_region *region, na_span *span);                    /* takes the lock */
 bool na_span_extend(na_region *region, na_span *span, uint32_t slices); /* in place, to `slices`; takes the lock */
 void na_span_trim(na_region *region, na_span *span, uint32_t slices);   /* takes the lock */

@@ -100,6 +100,7 @@ static void dispose(na_region *region, na_span *span, int sign) {
     pthread_mutex_lock(&region->lock);
     na_large_account(region, span, sign);
     if (usable) na_span_free_locked(region, span);
+    else na_span_forgo(region, span);
     pthread_mutex_unlock(&region->lock);
 }
 
@@ -139,10 +140,11 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
     na_span *span = heap != NULL ? na_kept_take(heap, slices_of(bytes)) : NULL;
     bool kept = span != NULL;
     if (!kept) {
-        span = na_span_alloc(region, slices_of(bytes), slices_of(align), NA_LARGE, &clean, zero ? was_dirty : NULL);
+        uint32_t slices = slices_of(bytes), align_slices = slices_of(align);
+        if (growing) span = na_span_alloc_growing(region, slices, align_slices, &clean);
+        else span = na_span_alloc(region, slices, align_slices, NA_LARGE, &clean, zero ? was_dirty : NULL);
         if (span == NULL) return NULL;
         span->older = span->newer = NULL;
-        span->grown = growing;
     }
     enum backing backing = hugetlb ? back_with_hugetlb(region, span) : ORDINARY;
     if (backing == HUGE_PAGES) {
@@ -206,6 +208,14 @@ static enum move move_by_remap(na_region *region, na_span *from, na_span *to) {
     return heal(region, to) ? NOT_MOVED : TARGET_LOST; /* the kernel may have unmapped it before it failed */
 }
 
+/* In place. Strict memory is checked when it is allocated, so it can't just be extended. */
+static bool extend(na_region *region, na_span *span, uint32_t slices) {
+    size_t before = na_span_bytes(span);
+    if (span->huge_shift != 0 || region->strict || !na_span_extend(region, span, slices)) return false;
+    resize_accounting(region, before, na_span_bytes(span));
+    return true;
+}
+
 void *na_large_realloc(na_span *span, size_t size) {
     na_region *region = &na_regions[span->region];
     size_t before = na_span_bytes(span);
@@ -218,14 +228,11 @@ void *na_large_realloc(na_span *span, size_t size) {
         }
         return (void *)span->start;
     }
-    /* Strict memory is checked when it is allocated, so it can't just be extended. */
-    if (span->huge_shift == 0 && !region->strict && na_span_extend(region, span, want)) {
-        span->grown = 1;
-        resize_accounting(region, before, na_span_bytes(span));
-        return (void *)span->start;
-    }
+    /* Where huge pages begin a block leaves the small part, unless it can't. */
+    bool outgrows = span->slices < NA_LARGE_PART_SLICES && want >= NA_LARGE_PART_SLICES;
+    if (!outgrows && extend(region, span, want)) return (void *)span->start;
     void *moved = na_large_alloc(region, size, 0, NA_GROWING);
-    if (moved == NULL) return NULL;
+    if (moved == NULL) return outgrows && extend(region, span, want) ? (void *)span->start : NULL;
     enum move how = move_by_remap(region, span, na_span_at(moved));
     if (how == TARGET_LOST) {
         dispose(region, na_span_at(moved), -1); /* gives it up, as it can't be healed */

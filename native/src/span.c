@@ -4,7 +4,8 @@
  *
  * Invariants. No two free spans touch. A free span has its descriptor in the map at its first and last slice
  * and NULL in between; a span in use has it at every slice. A free span with a dirty slice is in the purge
- * list, which is ordered by the time of freeing.
+ * list, which is ordered by the time of freeing. A reserve is as a free span, but in no bin and joined with no
+ * neighbour; it follows the large block for which it is held.
  *
  * Threads: everything under the region's lock; functions without _locked take it.
  */
@@ -81,18 +82,45 @@ static void map_ends(na_span *span, na_span *value) {
 
 /* ---- free spans ------------------------------------------------------------------------------------------ */
 
-static void free_span_insert(na_region *region, na_span *span) {
-    span->kind = NA_FREE;
+static void insert(na_region *region, na_span *span, enum na_span_kind kind) {
+    span->kind = (uint8_t)kind;
     span->part = span->start >= region->part[1].start;
+    na_part *part = &region->part[span->part];
     map_ends(span, span);
-    bin_insert(&region->part[span->part], span);
+    if (kind == NA_RESERVE) {
+        na_queue_append(&region->reserves, span);
+        region->reserved += span->slices;
+    } else {
+        bin_insert(part, span);
+    }
     if (na_dirty_count(span->start, span->slices) != 0) purge_list_append(region, span);
 }
 
+static void free_span_insert(na_region *region, na_span *span) { insert(region, span, NA_FREE); }
+
 static void free_span_remove(na_region *region, na_span *span) {
+    na_part *part = &region->part[span->part];
     purge_list_remove(region, span);
-    bin_remove(&region->part[span->part], span);
+    if (span->kind == NA_RESERVE) {
+        na_queue_remove(&region->reserves, span);
+        region->reserved -= span->slices;
+    } else {
+        bin_remove(part, span);
+    }
     map_ends(span, NULL);
+}
+
+/* The first slices of a free span are taken. Its descriptor is that of the rest, or unused. */
+static void behead(na_region *region, na_span *span, uint32_t slices) {
+    enum na_span_kind kind = (enum na_span_kind)span->kind;
+    free_span_remove(region, span);
+    if (span->slices == slices) {
+        na_descriptor_delete(region, span);
+        return;
+    }
+    span->start += (uintptr_t)slices << NA_SLICE_SHIFT;
+    span->slices -= slices;
+    insert(region, span, kind);
 }
 
 /* Makes [start, start + slices) a free span joined with its free neighbours. false: no descriptor could be
@@ -129,6 +157,61 @@ static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint6
     free_span_insert(region, span);
     return true;
 }
+
+/* ---- reserves -------------------------------------------------------------------------------------------- */
+
+/* Address space behind a block that realloc makes or moves, so that it grows in place, without a copy and without
+ * leaving a hole where it was. It is not used and has no memory but what was left there. */
+
+static na_span *reserve_behind(const na_region *region, const na_span *span) {
+    uintptr_t end = na_span_end(span);
+    na_span *after = end < region->part[span->part].top ? na_map[na_slice_index(end)] : NULL;
+    return after != NULL && na_kind(after) == NA_RESERVE ? after : NULL;
+}
+
+static void reserve_release(na_region *region, na_span *reserve) {
+    free_span_remove(region, reserve);
+    (void)give_back(region, reserve->start, reserve->slices, reserve->freed_at, reserve);
+}
+
+void na_span_forgo(na_region *region, const na_span *span) {
+    na_span *reserve = reserve_behind(region, span);
+    if (reserve != NULL) reserve_release(region, reserve);
+}
+
+/* As much as the block may grow into: from 2 MiB on it belongs to the large part, where its pages move. All reserves
+ * together are bounded by what is in use, as open address space counts where the system limits what is committed; those
+ * that served longest ago give way. Strict memory has none, since it is not extended. */
+static uint32_t reserve_for(na_region *region, uint32_t slices) {
+    enum { LEAST = 2048 }; /* slices of all */
+    if (slices >= NA_LARGE_PART_SLICES || region->strict) return 0;
+    uint64_t most = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) >> NA_SLICE_SHIFT;
+    uint32_t wanted = NA_LARGE_PART_SLICES - 1 - slices;
+    if (most < LEAST) most = LEAST;
+    while (region->reserves.first != NULL && region->reserved + wanted > most)
+        reserve_release(region, region->reserves.first);
+    return wanted;
+}
+
+static bool reserves_release(na_region *region) {
+    bool any = region->reserves.first != NULL;
+    while (region->reserves.first != NULL) reserve_release(region, region->reserves.first);
+    return any;
+}
+
+/* One of them, with memory enough for so many slices: it serves rather than new memory. */
+static bool reserve_with_memory_release(na_region *region, uint32_t slices) {
+    enum { LOOKS = 16 };
+    na_span *span = region->reserves.first;
+    for (int i = 0; span != NULL && i < LOOKS; span = span->next, i++)
+        if (na_dirty_count(span->start, span->slices) >= slices) {
+            reserve_release(region, span);
+            return true;
+        }
+    return false;
+}
+
+/* ---- cutting --------------------------------------------------------------------------------------------- */
 
 /* Cuts [start, start + slices) out of a free span; what is left on either side stays free. The descriptor
  * becomes that of the cut. */
@@ -217,7 +300,7 @@ static na_span *grow_top(na_region *region, na_part *part, uint32_t slices, uint
     uintptr_t from = tail != NULL ? tail->start : part->top;
     uintptr_t start = align_up(from, align);
     uintptr_t end = start + ((uintptr_t)slices << NA_SLICE_SHIFT);
-    if (start < from || end < start || end > part->limit) return NULL;
+    if (start < from || end < start || end > part->limit || end <= part->top) return NULL;
     if (na_part_open(part, end) != 0) return NULL;
     /* [top, end) becomes free and is then cut like any other span. It may be clean. */
     uintptr_t old_top = part->top;
@@ -239,6 +322,13 @@ static bool over_limit(const na_region *region, uint64_t bytes) {
     return used > na_opt.node_limit;
 }
 
+static na_span *in_hole(na_region *region, na_part *part, uint32_t slices, uint32_t align) {
+    uintptr_t start = 0;
+    bool large = slices >= NA_LARGE_PART_SLICES;
+    na_span *span = large ? find_warm(part, slices, align, &start) : find(part, slices, align, &start);
+    return span != NULL && cut(region, span, start, slices) ? span : NULL;
+}
+
 static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align) {
     uint64_t bytes = (uint64_t)slices << NA_SLICE_SHIFT;
     if (over_limit(region, bytes)) {
@@ -248,15 +338,55 @@ static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align)
     int first = slices >= NA_LARGE_PART_SLICES;
     for (int i = 0; i < 2; i++) { /* a part that is full lends from the other */
         na_part *part = &region->part[i == 0 ? first : !first];
-        uintptr_t start = 0;
-        na_span *span = first ? find_warm(part, slices, align, &start) : find(part, slices, align, &start);
-        /* Before new memory is used: what threads have kept for themselves. */
-        if (span == NULL && !first && i == 0 && na_kept_yield(region, slices)) span = find(part, slices, align, &start);
-        if (span != NULL) return cut(region, span, start, slices) ? span : NULL;
-        span = grow_top(region, part, slices, align);
+        na_span *span = in_hole(region, part, slices, align);
+        /* Before new memory is used: what is held for blocks that grow, and what threads have kept for themselves. */
+        if (span == NULL && reserve_with_memory_release(region, slices)) span = in_hole(region, part, slices, align);
+        if (span == NULL && !first && i == 0 && na_kept_yield(region, slices))
+            span = in_hole(region, part, slices, align);
+        if (span == NULL) span = grow_top(region, part, slices, align);
+        if (span == NULL && reserves_release(region)) {
+            span = in_hole(region, part, slices, align);
+            if (span == NULL) span = grow_top(region, part, slices, align);
+        }
         if (span != NULL) return span;
     }
     return NULL;
+}
+
+/* With a reserve behind it: in a hole, or of new address space that is open, no more than a share of what the part has
+ * left. NULL: not to be had. */
+static na_span *alloc_to_grow(na_region *region, uint32_t slices) {
+    enum { SHARE = 64 };
+    uint32_t more = reserve_for(region, slices);
+    if (more == 0 || over_limit(region, (uint64_t)slices << NA_SLICE_SHIFT)) return NULL;
+    na_part *part = &region->part[0];
+    na_span *reserve = na_descriptor_new(region), *span = NULL;
+    if (reserve == NULL) return NULL;
+    /* Rather a shorter one where memory may be than one that was never used. */
+    uint32_t enough = ((more < slices ? more : slices) + 1) / 2;
+    uintptr_t start = 0;
+    for (uint32_t least = more; span == NULL && least >= enough; least /= 2)
+        span = find(part, slices + least, 1, &start);
+    if (span != NULL) {
+        if (more > span->slices - slices) more = span->slices - slices;
+        if (!cut(region, span, start, slices + more)) span = NULL;
+    } else if (na_part_open(part, part->top + ((uintptr_t)(slices + 1) << NA_SLICE_SHIFT)) == 0) {
+        uint64_t open = ((part->opened - part->top) >> NA_SLICE_SHIFT) - slices;
+        uint64_t share = ((part->limit - part->top) >> NA_SLICE_SHIFT) / SHARE;
+        if (more > open) more = (uint32_t)open;
+        if (more > share) more = (uint32_t)share;
+        if (more != 0) span = grow_top(region, part, slices + more, 1);
+    }
+    if (span == NULL) {
+        na_descriptor_delete(region, reserve);
+        return NULL;
+    }
+    span->slices = slices;
+    reserve->start = na_span_end(span);
+    reserve->slices = more;
+    reserve->freed_at = os_now_ms();
+    insert(region, reserve, NA_RESERVE);
+    return span;
 }
 
 static void copy_dirty(uint64_t *to, uintptr_t start, uint32_t slices) {
@@ -268,6 +398,7 @@ static void copy_dirty(uint64_t *to, uintptr_t start, uint32_t slices) {
 }
 
 static void stay_within_budget(na_region *region, uint32_t taken, uint32_t fresh);
+static void make_up_for(na_region *region, uint32_t fresh);
 
 /* Slices were taken, `clean` of them without memory. */
 static void account_use(na_region *region, const na_span *span, uint32_t taken, uint32_t clean) {
@@ -277,6 +408,7 @@ static void account_use(na_region *region, const na_span *span, uint32_t taken, 
     region->dirty_bytes -= (uint64_t)(taken - clean) << NA_SLICE_SHIFT;
     if (used > region->used_most) region->used_most = used;
     if (span->slices >= NA_LARGE_PART_SLICES) stay_within_budget(region, taken, clean);
+    if (span->kind == NA_LARGE && span->grown) make_up_for(region, clean);
     if (used + region->dirty_bytes > region->peak_bytes) region->peak_bytes = used + region->dirty_bytes;
 }
 
@@ -285,11 +417,13 @@ static void account_disuse(na_region *region, uint64_t bytes) {
     atomic_store_explicit(&region->used_bytes, used - bytes, memory_order_relaxed);
 }
 
-na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean,
-                       uint64_t *was_dirty) {
+static na_span *span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool grows,
+                           bool *clean, uint64_t *was_dirty) {
     pthread_mutex_lock(&region->lock);
-    na_span *span = alloc_locked(region, slices, align);
+    na_span *span = grows && align == 1 ? alloc_to_grow(region, slices) : NULL;
+    if (span == NULL) span = alloc_locked(region, slices, align);
     if (span != NULL) {
+        span->grown = grows;
         size_t dirty = na_dirty_count(span->start, slices);
         if (dirty != 0 && was_dirty != NULL) copy_dirty(was_dirty, span->start, slices);
         *clean = dirty == 0;
@@ -306,6 +440,15 @@ na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum 
     return span;
 }
 
+na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean,
+                       uint64_t *was_dirty) {
+    return span_alloc(region, slices, align, kind, false, clean, was_dirty);
+}
+
+na_span *na_span_alloc_growing(na_region *region, uint32_t slices, uint32_t align, bool *clean) {
+    return span_alloc(region, slices, align, NA_LARGE, true, clean, NULL);
+}
+
 /* ---- freeing ----------------------------------------------------------------------------------------------- */
 
 static void release_range(na_region *region, uintptr_t start, uint32_t slices, na_span *reuse) {
@@ -318,6 +461,7 @@ static void release_range(na_region *region, uintptr_t start, uint32_t slices, n
 }
 
 void na_span_free_locked(na_region *region, na_span *span) {
+    na_span_forgo(region, span);
     atomic_store_explicit(&span->heap, NULL, memory_order_relaxed);
     span->dirty = 0;
     span->huge_shift = 0;
@@ -342,8 +486,13 @@ bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
     na_part *part = &region->part[span->part];
     bool done = false;
     if (!over_limit(region, (uint64_t)more << NA_SLICE_SHIFT)) {
-        na_span *after = end < part->top ? na_map[na_slice_index(end)] : NULL;
-        bool after_free = after != NULL && na_kind(after) == NA_FREE;
+        na_span *after = reserve_behind(region, span);
+        if (after != NULL && after->slices < more) {
+            reserve_release(region, after);
+            after = NULL;
+        }
+        if (after == NULL && end < part->top) after = na_map[na_slice_index(end)];
+        bool after_free = after != NULL && (na_kind(after) == NA_FREE || na_kind(after) == NA_RESERVE);
         uint32_t have = after_free ? after->slices : 0;
         bool at_top = end == part->top || (after_free && na_span_end(after) == part->top);
         if (have < more && at_top) {
@@ -359,12 +508,13 @@ bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
                 }
             }
         }
-        if (have >= more && cut(region, after, end, more)) {
+        if (have >= more) {
             uint32_t dirty = (uint32_t)na_dirty_count(end, more);
-            na_descriptor_delete(region, after);
+            behead(region, after, more);
             na_dirty_set(end, more);
             map_fill(end, more, span);
             span->slices = slices;
+            span->grown = 1;
             account_use(region, span, more, more - dirty);
             done = true;
         }
@@ -378,6 +528,7 @@ void na_span_trim(na_region *region, na_span *span, uint32_t slices) {
     na_span *rest = na_descriptor_new(region); /* without one the span simply stays long */
     if (rest != NULL) {
         uint32_t less = span->slices - slices;
+        na_span_forgo(region, span);
         span->slices = slices;
         release_range(region, na_span_end(span), less, rest);
         na_span_purge_due(region);
@@ -441,6 +592,28 @@ static void stay_within_budget(na_region *region, uint32_t taken, uint32_t fresh
     region->early_bytes = early;
 }
 
+/* Blocks that grow in place take new memory and leave alone what is free elsewhere. In the small part that goes
+ * instead, two slices for each, when more is used or dirty than the most that was ever used and a sixteenth of it. Its next user
+ * has it faulted in again, which costs less than the copies that are not made. */
+static void make_up_for(na_region *region, uint32_t fresh) {
+    enum { PART_ABOVE = 16, LEAST_ABOVE = 1 << 20, FOR_EACH = 2, LOOKS = 16 };
+    if (fresh == 0 || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
+    uint64_t above = region->used_most / PART_ABOVE, left = (uint64_t)fresh * FOR_EACH << NA_SLICE_SHIFT;
+    uint64_t most = region->used_most + (above > LEAST_ABOVE ? above : LEAST_ABOVE);
+    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
+    na_span *next, *span = region->purge_first;
+    for (int i = 0; i < LOOKS && span != NULL && left != 0 && used + region->dirty_bytes > most; i++, span = next) {
+        next = span->newer;
+        if (span->part != 0) continue;
+        uintptr_t from = na_span_end(span), end = from;
+        for (uint64_t found = 0; from > span->start && found < left; found += na_dirty_count(from, 1) << NA_SLICE_SHIFT)
+            from -= NA_SLICE;
+        if (from == span->start) purge_list_remove(region, span);
+        uint64_t purged = purge_range(region, from, end);
+        left -= purged < left ? purged : left;
+    }
+}
+
 void na_span_purge_due(na_region *region) {
     if (region->purge_first == NULL || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
     uint64_t now = os_now_ms();
@@ -451,9 +624,11 @@ void na_span_purge_due(na_region *region) {
 size_t na_span_purge_all(na_region *region) {
     size_t bytes = 0;
     if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return 0; /* RDMA registrations may cover free memory */
-    for (int p = 0; p < 2; p++)                            /* by bins: spans with a dirty rest are in no purge list */
-        for (int bin = bin_next(&region->part[p], 0); bin >= 0; bin = bin_next(&region->part[p], (unsigned)bin + 1))
-            for (na_span *span = region->part[p].bin[bin]; span != NULL; span = span->next)
-                bytes += purge(region, span, true);
+    for (int p = 0; p < 2; p++) {                          /* by bins: spans with a dirty rest are in no purge list */
+        const na_part *part = &region->part[p];
+        for (int bin = bin_next(part, 0); bin >= 0; bin = bin_next(part, (unsigned)bin + 1))
+            for (na_span *span = part->bin[bin]; span != NULL; span = span->next) bytes += purge(region, span, true);
+    }
+    for (na_span *span = region->reserves.first; span != NULL; span = span->next) bytes += purge(region, span, true);
     return bytes;
 }

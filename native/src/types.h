@@ -18,6 +18,7 @@
  *            count as used
  *   virgin   a block that was never handed out, of memory that was zero: zero but for its links
  *   kept     a freed large block that a heap holds for its thread's next one
+ *   reserve  free slices behind a large block that grows, held for it
  *   idle     a page without a block in use that its heap keeps for a while
  *   pending  list of a heap's pages that have received remote frees
  *   resting  a heap whose thread ended, as it was, caches and pages: the next thread of its node goes on with it. Past
@@ -119,7 +120,7 @@ static inline na_list na_list_from(const na_block *first) {
 _Static_assert(sizeof(na_block) <= NA_GRANULE, "a free block must hold its links");
 
 /* No span in the map is NA_NO_SPAN: nothing matches the tag of na_empty_heap, which is zeros. */
-enum na_span_kind { NA_NO_SPAN, NA_FREE, NA_PAGE, NA_LARGE, NA_META, NA_WARM, NA_KEPT };
+enum na_span_kind { NA_NO_SPAN, NA_FREE, NA_PAGE, NA_LARGE, NA_META, NA_WARM, NA_KEPT, NA_RESERVE };
 
 _Static_assert((NA_SLICE * NA_MEDIUM_PAGE_SLICES) / NA_GRANULE < (1 << NA_LIST_BITS), "the number of blocks fits");
 
@@ -163,7 +164,7 @@ typedef struct na_span {
     uint8_t idle;                /* page: it is in the heap's idle list */
     uint8_t zeroed;              /* page: its memory was zero when it became one */
     uint8_t grown;               /* large: realloc made it */
-    struct na_span *next, *prev; /* page: queue of its heap; free: bin; unused descriptor: next */
+    struct na_span *next, *prev; /* page: queue of its heap; free: bin; reserve: list; unused: next */
     uint64_t freed_at;           /* free, warm, idle: ms when it became so */
 } na_span;
 _Static_assert(sizeof(na_span) == 128, "two cache lines");
@@ -269,6 +270,8 @@ struct na_region {
     uint32_t span_count; /* descriptors ever made */
     na_span *span_unused;
     na_part part[2];
+    na_queue reserves;                 /* of the small part, in the order in which they were made or served last */
+    uint64_t reserved;                 /* slices in them */
     na_span *purge_first, *purge_last; /* dirty free spans, oldest first */
     na_span *warm_first, *warm_last;   /* mixed: freed spans with their policy, oldest first */
     uint32_t warm_count;
