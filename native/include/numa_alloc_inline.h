@@ -108,8 +108,9 @@ static inline void numalloc_free_inlined(void *ptr) {
                 if (__builtin_expect(count < cache->limit, 1)) {
                     block->key = key;
                     block->below = ((uint64_t)(uintptr_t)top << NUMALLOC_INLINE_COUNT_BITS) + count;
-                    cache->top = block;
                     cache->frees++;
+                    __atomic_signal_fence(__ATOMIC_RELEASE); /* a child of fork may see what lies between */
+                    cache->top = block;
                     return;
                 }
             }

@@ -327,6 +327,12 @@ static void *alloc_like(const na_span *span, size_t size) {
     return born(na_mixed_alloc(&placement, size, 0, 0));
 }
 
+/* Not much shorter than its block. One that was lent may be coloured, and twice as long as what was asked for but for
+ * that. */
+static bool stays(size_t size, size_t have) {
+    return size <= have && size >= (have > NA_LENT_ABOVE ? have - NA_COLOUR : have) / 2;
+}
+
 void *na_realloc(void *ptr, size_t size) {
     na_span *span = na_span_at(ptr);
     const char *remedy, *fault = fault_of(span, ptr, &remedy);
@@ -353,7 +359,7 @@ void *na_realloc(void *ptr, size_t size) {
             moved = na_large_realloc(span, size); /* others are asked for below */
         (void)born(moved != NULL ? moved : ptr);
         if (moved != NULL || region->strict) return moved;
-    } else if (size <= have && size >= have / 2) {
+    } else if (stays(size, have)) {
         return ptr;
     }
     void *moved = alloc_like(span, size);

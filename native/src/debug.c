@@ -74,6 +74,7 @@ static int check_blocks(const na_region *region, const na_span *page) {
 
 static int check_page(const na_region *region, const na_span *page) {
     const na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
+    if (heap == NULL && na_cut_short) return 0; /* its thread had the span, and was about to make it a page */
     if (heap == NULL || heap->region != region)
         return broken("a page belongs to a heap of another region", region, page);
     if (page->block_size != class_to_size(page->class_index))
@@ -169,11 +170,14 @@ static int check_queue(const na_heap *heap, const na_queue *queue, int class_ind
 }
 
 static int check_cache(const na_heap *heap, unsigned class_index) {
-    for (na_list list = na_list_from(heap->cache[class_index].top), next = 0; list != 0; list = next) {
-        const na_block *block = na_list_first(list);
+    const na_block *block = heap->cache[class_index].top;
+    na_list list = 0, next;
+    for (bool first = true; first ? block != NULL : list != 0; first = false, list = next) {
+        if (!first) block = na_list_first(list);
         const na_span *page = na_span_at(block);
         if (page == NULL || !na_tag_is_page(page->tag, heap->tag_of_pages) || page->class_index != class_index)
             return broken("a cached block is of no page of its class and region", heap->region, page);
+        if (first) list = na_list_from(block); /* which may be looked at, now */
         if (!below(block, &next))
             return broken("a cached block lost its mark (written after free?)", heap->region, page);
         if (!count_follows(list, next)) return broken("the count of cached blocks is wrong", heap->region, page);

@@ -71,8 +71,9 @@ static inline bool na_free_fast(na_span *span, void *ptr) {
     if (NA_LIKELY(na_list_depth(cache->top) < cache->limit)) {
         na_mark_free(block);
         block->below = na_list_from(cache->top);
-        cache->top = block;
         cache->frees++;
+        atomic_signal_fence(memory_order_release); /* a child of fork may see what lies between */
+        cache->top = block;
         return true;
     }
     if (NA_LIKELY(atomic_load_explicit(&span->heap, memory_order_relaxed) == heap)) {

@@ -53,9 +53,10 @@ void na_cache_add(na_heap *heap, unsigned class_index, na_list list, bool home) 
         send_list_home(heap, list);
         return;
     }
-    cache->top = na_list_first(list);
-    cache->frees += na_list_count(list);
     cache->virgin = UINT64_MAX;
+    cache->frees += na_list_count(list);
+    atomic_signal_fence(memory_order_release); /* as in na_free_fast */
+    cache->top = na_list_first(list);
 }
 
 static void caches_empty(na_heap *heap) {

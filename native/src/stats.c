@@ -30,7 +30,8 @@ add_live_pages(const na_region *region, numalloc_stats_t *stats) {
     }
 }
 
-/* How many blocks a cache has, whose thread goes on meanwhile: its first block tells, as long as it is that. */
+/* How many blocks a cache has, whose thread goes on meanwhile: its first block tells, as long as it is that. It may have
+ * been the program's for a while, and was written to then, unless no block was freed since. */
 #if defined(__SANITIZE_THREAD__)
 __attribute__((no_sanitize("thread")))
 #endif
@@ -38,12 +39,18 @@ static uint64_t
 cached(const na_cache *cache) {
     enum { LOOKS = 8 };
     na_block *const volatile *top = &cache->top;
+    const volatile uint64_t *frees = &cache->frees;
     for (int i = 0; i < LOOKS; i++) {
-        const volatile na_block *block = *top;
+        uint64_t before = *frees;
+        const na_block *block = *top;
         if (block == NULL) return 0;
-        na_list below = block->below;
-        bool free = block->key == (na_secret ^ (uintptr_t)block);
-        if (free && *top == block) return na_list_count(below) + 1;
+        const na_span *page = na_span_at(block);
+        if (page == NULL) continue; /* a link was written to after free, or the page is gone */
+        const volatile na_block *first = block;
+        uint64_t count = na_list_count(first->below) + UINT64_C(1);
+        bool free = first->key == (na_secret ^ (uintptr_t)block),
+             fits = count <= cache->limit || count <= page->capacity;
+        if (free && fits && *top == block && *frees == before) return count;
     }
     return 0;
 }

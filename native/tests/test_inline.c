@@ -6,6 +6,7 @@
  * Exit 1 when anything is wrong.
  */
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -184,11 +185,55 @@ static void refused(const char *what, int foreign) {
     check(what, child > 0 && waitpid(child, &status, 0) == child && WIFSIGNALED(status));
 }
 
+/* A child of fork() has what another thread had stored between two instructions. Blocks that were never handed out are
+ * zero, and are not zeroed again while no block was freed to their cache: so a free has to count before the block can be
+ * had. Step by step, with a signal after each instruction. */
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+static numalloc_inline_cache_t *volatile stepped;
+static void *volatile dirty;
+static volatile int steps, torn;
+static void step(int unused) {
+    (void)unused;
+    steps = steps + 1;
+    torn = torn + (stepped->top == dirty && stepped->virgin == stepped->frees);
+}
+static void set_stepping(int on) {
+    unsigned long flags;
+    __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; popq %0; lea 128(%%rsp), %%rsp" : "=r"(flags)::"memory");
+    flags = on ? flags | 0x100ul : flags & ~0x100ul;
+    __asm__ volatile("lea -128(%%rsp), %%rsp; pushq %0; popfq; lea 128(%%rsp), %%rsp" ::"r"(flags) : "memory", "cc");
+}
+static void cuts(void (*function)(void *), size_t size) {
+    struct sigaction action;
+    void *p = numalloc(size);
+    memset(&action, 0, sizeof action);
+    action.sa_handler = step;
+    sigaction(SIGTRAP, &action, NULL);
+    stepped = &numalloc_inline_self.cache[numalloc_inline_class(size)];
+    dirty = memset(p, 1, size);
+    steps = torn = 0;
+    check("a cache of blocks that are zero", stepped->virgin == stepped->frees);
+    set_stepping(1);
+    if (function == NULL) numalloc_free(p);
+    else function(p);
+    set_stepping(0);
+    check("a free goes by steps", steps > 10 && stepped->top == dirty && stepped->virgin != stepped->frees);
+    check("a freed block is at no time taken for one that is zero", torn == 0);
+}
+static void no_cut_shows_dirty_blocks(void) {
+    cuts(NULL, 700);
+    cuts(numalloc_free, 900);
+}
+#else
+static void no_cut_shows_dirty_blocks(void) {}
+#endif
+
 int main(int argc, char **argv) {
     int want_inline = argc == 2 && strcmp(argv[1], "inline") == 0;
     numalloc_stats_t stats;
     if (argc != 2 || (!want_inline && strcmp(argv[1], "calls") != 0)) return 2;
     numalloc_free(numalloc(1)); /* before it the thread has no heap */
+    if (want_inline) no_cut_shows_dirty_blocks();
     pairs(want_inline);
     contents();
     classes();

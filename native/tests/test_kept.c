@@ -548,6 +548,10 @@ static void zeroed_blocks_may_be_longer_body(void) {
     numalloc_free(numalloc(20000));
     request.align = 64;
     CHECK_EQUAL((uintptr_t)numalloc_request(&request) % 64, 0);
+    void *coloured = numalloc(16384); /* 16576 bytes, more than twice what follows */
+    numalloc_free(coloured);
+    CHECK((p = numalloc_calloc(1, 8193)) == coloured);
+    CHECK(numalloc_realloc(p, 8193) == p); /* no reason to move */
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 

@@ -178,6 +178,41 @@ static void verify_notices_a_write_after_free(void) {
     CHECK(strstr(text, "written after free") != NULL);
 }
 
+/* The link of one that was handed out since: the next in the cache is nowhere. Who only looks goes on. */
+static void leads_astray(void) {
+    uint64_t *p = numalloc(64), *q = numalloc(64);
+    numalloc_free(p);
+    numalloc_free(q);
+    q[0] = UINT64_C(0x4141414141414141);
+    if (numalloc(64) != q) _exit(6);
+    numalloc_stats_t stats;
+    if (numalloc_stats(-1, &stats) != 0) _exit(7);
+    _exit(numalloc_verify() == 0 ? 5 : 0);
+}
+
+static void a_link_to_nowhere_is_not_followed(void) {
+    int code = check_child(leads_astray, text, sizeof text);
+    CHECK_EQUAL(code, 0);
+    CHECK(strstr(text, "a cached block is of no page") != NULL);
+}
+
+/* The first of the cached blocks says how many there are, and a program may have it while statistics look. */
+static void miscounts(void) {
+    uint64_t *p = numalloc(64);
+    numalloc_free(p);
+    numalloc_stats_t before, after;
+    (void)numalloc_stats(-1, &before);
+    p[0] = UINT64_MAX;
+    (void)numalloc_stats(-1, &after);
+    uint64_t page = 65536; /* what is not known to be cached */
+    _exit(after.allocated_bytes > before.allocated_bytes + page ? 5 : 0);
+}
+
+static void statistics_do_not_trust_a_block(void) {
+    int code = check_child(miscounts, text, sizeof text);
+    CHECK_EQUAL(code, 0);
+}
+
 static const check_case cases[] = {
     {"double_frees_abort", double_frees_abort},
     {"foreign_frees_abort", foreign_frees_abort},
@@ -186,5 +221,7 @@ static const check_case cases[] = {
     {"warn_mode_goes_on", warn_mode_goes_on},
     {"contents_never_look_free", contents_never_look_free},
     {"verify_notices_a_write_after_free", verify_notices_a_write_after_free},
+    {"a_link_to_nowhere_is_not_followed", a_link_to_nowhere_is_not_followed},
+    {"statistics_do_not_trust_a_block", statistics_do_not_trust_a_block},
 };
 CHECK_MAIN(cases)
