@@ -40,7 +40,8 @@ typedef struct numalloc_inline_block { /* a free one */
 
 typedef struct numalloc_inline_cache { /* free blocks of one size class */
     numalloc_inline_block_t *top;
-    uint64_t frees, virgin, limit;
+    uint64_t frees, virgin;
+    uint32_t count, limit;
 } numalloc_inline_cache_t;
 
 typedef struct numalloc_inline_span { /* what a slice belongs to */
@@ -82,7 +83,9 @@ static inline void *numalloc_inlined(size_t size) {
         numalloc_inline_cache_t *cache = &numalloc_inline_self.cache[numalloc_inline_class(size)];
         numalloc_inline_block_t *block = cache->top;
         if (__builtin_expect(block != NULL, 1)) {
-            cache->top = (numalloc_inline_block_t *)(uintptr_t)(block->below >> NUMALLOC_INLINE_COUNT_BITS);
+            uint64_t below = block->below;
+            cache->count = (uint32_t)(below & ((1u << NUMALLOC_INLINE_COUNT_BITS) - 1u));
+            cache->top = (numalloc_inline_block_t *)(uintptr_t)(below >> NUMALLOC_INLINE_COUNT_BITS);
             block->key = 0;
             return block;
         }
@@ -98,17 +101,15 @@ static inline void numalloc_free_inlined(void *ptr) {
                                                  : NULL;
         if (__builtin_expect(span != NULL, 1)) {
             numalloc_inline_block_t *block = (numalloc_inline_block_t *)ptr;
-            uint64_t key = numalloc_inline_self.secret ^ (uint64_t)(uintptr_t)ptr, count = 0,
-                     mask = (1u << NUMALLOC_INLINE_COUNT_BITS) - 1u;
+            uint64_t key = numalloc_inline_self.secret ^ (uint64_t)(uintptr_t)ptr;
             uint32_t tag = span->tag;
             if (__builtin_expect((tag ^ numalloc_inline_self.tag_of_pages) << 8 == 0 && block->key != key, 1)) {
                 numalloc_inline_cache_t *cache = &numalloc_inline_self.cache[tag >> 24];
-                numalloc_inline_block_t *top = cache->top;
-                if (__builtin_expect(top != NULL, 1)) count = (top->below & mask) + 1;
-                if (__builtin_expect(count < cache->limit, 1)) {
+                if (__builtin_expect(cache->count < cache->limit, 1)) {
                     block->key = key;
-                    block->below = ((uint64_t)(uintptr_t)top << NUMALLOC_INLINE_COUNT_BITS) + count;
+                    block->below = ((uint64_t)(uintptr_t)cache->top << NUMALLOC_INLINE_COUNT_BITS) + cache->count;
                     cache->frees++;
+                    cache->count++;
                     __atomic_signal_fence(__ATOMIC_RELEASE); /* a child of fork may see what lies between */
                     cache->top = block;
                     return;

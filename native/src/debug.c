@@ -170,14 +170,11 @@ static int check_queue(const na_heap *heap, const na_queue *queue, int class_ind
 }
 
 static int check_cache(const na_heap *heap, unsigned class_index) {
-    const na_block *block = heap->cache[class_index].top;
-    na_list list = 0, next;
-    for (bool first = true; first ? block != NULL : list != 0; first = false, list = next) {
-        if (!first) block = na_list_first(list);
+    for (na_list list = na_cache_list(&heap->cache[class_index]), next = 0; list != 0; list = next) {
+        const na_block *block = na_list_first(list);
         const na_span *page = na_span_at(block);
         if (page == NULL || !na_tag_is_page(page->tag, heap->tag_of_pages) || page->class_index != class_index)
             return broken("a cached block is of no page of its class and region", heap->region, page);
-        if (first) list = na_list_from(block); /* which may be looked at, now */
         if (!below(block, &next))
             return broken("a cached block lost its mark (written after free?)", heap->region, page);
         if (!count_follows(list, next)) return broken("the count of cached blocks is wrong", heap->region, page);

@@ -91,6 +91,7 @@ void na_ended_add(na_heap *heap) {
 
 void na_ended_orphan(na_heap *heap) {
     na_kept_recount(heap);
+    na_caches_recount(heap);
     heap->in_hand = 0;
     /* Caught in the middle of a change: its queues can't be trusted, so its pages stay as they are and only
      * their blocks in use remain valid. */

@@ -28,7 +28,7 @@ static inline void *na_cache_pop(na_cache *cache) {
     __asm__("" : "+r"(cache));
     na_block *block = cache->top;
     if (NA_UNLIKELY(block == NULL)) return NULL;
-    cache->top = na_list_first(block->below);
+    na_cache_set(cache, block->below);
     block->key = 0;
     return block;
 }
@@ -68,10 +68,11 @@ static inline bool na_free_fast(na_span *span, void *ptr) {
     na_cache *cache = &heap->cache[na_tag_class(tag)];
     __asm__("" : "+r"(cache)); /* as above */
     na_block *block = ptr;
-    if (NA_LIKELY(na_list_depth(cache->top) < cache->limit)) {
+    if (NA_LIKELY(cache->count < cache->limit)) {
         na_mark_free(block);
-        block->below = na_list_from(cache->top);
+        block->below = na_cache_list(cache);
         cache->frees++;
+        cache->count++;
         atomic_signal_fence(memory_order_release); /* a child of fork may see what lies between */
         cache->top = block;
         return true;

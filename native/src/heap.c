@@ -22,7 +22,7 @@ NA_SPARSE na_heap na_empty_heap; /* never written; as no span is an NA_NO_SPAN, 
 void na_cache_fill(na_cache *cache, na_span *page) {
     bool fresh = page->free == 0;
     if (fresh) na_page_carve(page);
-    cache->top = na_list_first(page->free);
+    na_cache_set(cache, page->free);
     page->free = 0;
     cache->virgin = fresh && page->zeroed ? cache->frees : UINT64_MAX;
 }
@@ -40,10 +40,10 @@ static void send_list_home(na_heap *heap, na_list list) {
 
 na_list na_cache_detach(na_heap *heap, unsigned class_index) {
     na_cache *cache = &heap->cache[class_index];
-    na_list list = na_list_from(cache->top);
+    na_list list = na_cache_list(cache);
     heap->returned[class_index] += na_list_count(list);
     cache->virgin = UINT64_MAX;
-    cache->top = NULL;
+    na_cache_set(cache, 0);
     return list;
 }
 
@@ -56,7 +56,15 @@ void na_cache_add(na_heap *heap, unsigned class_index, na_list list, bool home) 
     cache->virgin = UINT64_MAX;
     cache->frees += na_list_count(list);
     atomic_signal_fence(memory_order_release); /* as in na_free_fast */
-    cache->top = na_list_first(list);
+    na_cache_set(cache, list);
+}
+
+void na_caches_recount(na_heap *heap) {
+    for (unsigned c = 0; c < NA_CLASSES; c++) {
+        na_cache *cache = &heap->cache[c];
+        if (cache->top == NULL) cache->count = 0;
+        else if (na_span_at(cache->top) != NULL) cache->count = na_list_count(cache->top->below) + 1;
+    }
 }
 
 static void caches_empty(na_heap *heap) {

@@ -23,6 +23,7 @@
                    "numa_alloc_inline.h has another layout: raise NUMALLOC_INLINE_LAYOUT with it")
 SAME(na_cache, top, numalloc_inline_cache_t, top);
 SAME(na_cache, frees, numalloc_inline_cache_t, frees);
+SAME(na_cache, count, numalloc_inline_cache_t, count);
 SAME(na_cache, limit, numalloc_inline_cache_t, limit);
 SAME(na_span, tag, numalloc_inline_span_t, tag);
 SAME(na_block, below, numalloc_inline_block_t, below);

@@ -53,7 +53,8 @@ static inline unsigned small_to_class(size_t size) {
 /* Class of blocks with an alignment of up to 64 KiB. `padded`: the size, rounded up to a multiple of it. */
 static inline unsigned aligned_to_class(size_t align, size_t padded) {
     unsigned class_index = size_to_class(padded);
-    return align > NA_LINE && class_index >= NA_FIRST_COLOURED ? class_index + NA_PLAIN : class_index;
+    if (__builtin_expect(class_index < NA_FIRST_COLOURED, 1)) return class_index; /* first: alignments differ more */
+    return align > NA_LINE ? class_index + NA_PLAIN : class_index;
 }
 
 /* Bytes of a block. */

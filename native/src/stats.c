@@ -30,31 +30,6 @@ add_live_pages(const na_region *region, numalloc_stats_t *stats) {
     }
 }
 
-/* How many blocks a cache has, whose thread goes on meanwhile: its first block tells, as long as it is that. It may have
- * been the program's for a while, and was written to then, unless no block was freed since. */
-#if defined(__SANITIZE_THREAD__)
-__attribute__((no_sanitize("thread")))
-#endif
-static uint64_t
-cached(const na_cache *cache) {
-    enum { LOOKS = 8 };
-    na_block *const volatile *top = &cache->top;
-    const volatile uint64_t *frees = &cache->frees;
-    for (int i = 0; i < LOOKS; i++) {
-        uint64_t before = *frees;
-        const na_block *block = *top;
-        if (block == NULL) return 0;
-        const na_span *page = na_span_at(block);
-        if (page == NULL) continue; /* a link was written to after free, or the page is gone */
-        const volatile na_block *first = block;
-        uint64_t count = na_list_count(first->below) + UINT64_C(1);
-        bool free = first->key == (na_secret ^ (uintptr_t)block),
-             fits = count <= cache->limit || count <= page->capacity;
-        if (free && fits && *top == block && *frees == before) return count;
-    }
-    return 0;
-}
-
 #if defined(__SANITIZE_THREAD__)
 __attribute__((no_sanitize("thread")))
 #endif
@@ -71,7 +46,7 @@ add_heaps(const na_region *region, numalloc_stats_t *stats) {
         stats->frees += heap->gone_frees;
         for (unsigned c = 0; c < NA_CLASSES; c++) { /* what was returned is counted again by its page */
             const na_cache *cache = &heap->cache[c];
-            uint64_t waiting = cached(cache), frees = cache->frees - heap->returned[c];
+            uint64_t waiting = cache->count, frees = cache->frees - heap->returned[c];
             stats->frees += frees;
             stats->allocations += frees - waiting;
             stats->allocated_bytes -= waiting * class_to_size(c);

@@ -110,13 +110,6 @@ static inline na_block *na_list_pop(na_list *list) {
     *list = block->below;
     return block;
 }
-/* Blocks of the list that begins with this one, which may be NULL; and that list. */
-static inline uint64_t na_list_depth(const na_block *first) {
-    return NA_LIKELY(first != NULL) ? (first->below & NA_LIST_MASK) + 1 : 0;
-}
-static inline na_list na_list_from(const na_block *first) {
-    return ((uint64_t)(uintptr_t)first << NA_LIST_BITS) + na_list_depth(first);
-}
 _Static_assert(sizeof(na_block) <= NA_GRANULE, "a free block must hold its links");
 
 /* No span in the map is NA_NO_SPAN: nothing matches the tag of na_empty_heap, which is zeros. */
@@ -188,14 +181,22 @@ static inline bool na_tag_is_page(uint32_t tag, uint32_t tag_of_pages) { return 
 static inline uint32_t na_tag_class(uint32_t tag) { return tag >> 24; }
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "class_index is the highest byte of the tag");
 
-/* Free blocks of one class, which numalloc() takes and numalloc_free() adds to. Not a list but the address of its first
- * block: who frees a block and takes it again then waits for what was just stored twice, not three times. */
+/* Free blocks of one class, which numalloc() takes and numalloc_free() adds to: a list in two words, its first block and
+ * how many there are, so that who frees a block and takes it again waits for what was just stored twice, not three times. */
 typedef struct na_cache {
     na_block *top;
     uint64_t frees;  /* blocks freed to it ever */
     uint64_t virgin; /* while this equals `frees`, all blocks are virgin */
-    uint64_t limit;  /* blocks: with as many or more, freed ones go to their pages */
+    uint32_t count;  /* blocks */
+    uint32_t limit;  /* with as many or more, freed ones go to their pages */
 } na_cache;
+static inline na_list na_cache_list(const na_cache *cache) {
+    return ((uint64_t)(uintptr_t)cache->top << NA_LIST_BITS) + cache->count;
+}
+static inline void na_cache_set(na_cache *cache, na_list list) {
+    cache->count = na_list_count(list);
+    cache->top = na_list_first(list);
+}
 _Static_assert(sizeof(na_cache) == 32, "finding one of them takes a shift");
 
 /* The pages of one region that one thread owns. Only the owner touches anything but `pending`, `thread` and

@@ -191,6 +191,7 @@ static void leads_astray(void) {
 }
 
 static void a_link_to_nowhere_is_not_followed(void) {
+    if (getenv("NUMALLOC_SECURE") != NULL) return; /* there are no caches, and seals say what was written to */
     int code = check_child(leads_astray, text, sizeof text);
     CHECK_EQUAL(code, 0);
     CHECK(strstr(text, "a cached block is of no page") != NULL);
