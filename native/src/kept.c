@@ -172,7 +172,7 @@ bool na_kept_release(na_region *region) {
 
 /* Of the first of some heaps, as a process that had thousands of threads has as many heaps. */
 bool na_kept_yield(na_region *region, uint32_t slices) {
-    enum { LOOKS = 64 };
+    enum { LOOKS = 16 };
     if (atomic_load_explicit(&region->kept_since, memory_order_relaxed) == NA_NO_TIME) return false;
     na_heap *heap = region->all;
     for (int i = 0; i < LOOKS && heap != NULL; i++, heap = heap->all_next) {
