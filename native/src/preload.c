@@ -99,8 +99,7 @@ NUMALLOC_API void *memalign(size_t align, size_t size) {
     return aligned(power, size);
 }
 
-/* Leaves errno and, on failure, *out alone. */
-/* Apart, so that who finds a cached block saves no registers. */
+/* Apart, so that who finds a cached block saves no registers. Leaves errno and, on failure, *out alone. */
 static __attribute__((noinline)) int posix_memalign_rest(void **out, size_t align, size_t size) {
     int saved = errno;
     void *ptr = aligned(align, size);
