@@ -2,6 +2,7 @@
 """The command line: verbs, JSON, bad input."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -139,12 +140,14 @@ def test_other_ranks_do_not_look_at_the_directory(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments", [("topology",), ("plan", "-n", "2", "--json"), ("bench", "alloc", "--list")]
 )
-def test_a_full_disk_is_one_line(arguments):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_one_line(arguments, unbuffered):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "hpcalloc", *arguments],
             stdout=full,
             stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
             text=True,
             timeout=60,
             check=False,

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import sys
 from typing import Any
 
 import click
@@ -29,12 +32,17 @@ class Verbs(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb; what hpcalloc refuses is one line and exit code 2."""
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()  # here and not at exit, when nobody can say what is wrong
         except HpcallocError as error:
             raise _Refused(str(error)) from error
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
+            with contextlib.suppress(OSError, ValueError):  # what is still to be written can't be
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise _Refused(
                 message(
                     ctx.invoked_subcommand or "hpcalloc",
