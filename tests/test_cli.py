@@ -156,6 +156,12 @@ def test_a_full_disk_is_one_line(arguments, unbuffered):
     assert re.fullmatch(r"Error: \w+: No space left on device; limit: .*; remedy: .*\n", done.stderr)
 
 
+def test_no_output_at_all_is_no_error():
+    command = f"exec '{sys.executable}' -m hpcalloc topology >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_refused_benchmark_is_one_line():
     done = subprocess.run(
         [sys.executable, "-m", "hpcalloc", "bench", "numpy", "--sizes", "0"],

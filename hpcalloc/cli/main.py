@@ -35,7 +35,8 @@ class Verbs(LazyGroup):
             try:
                 return super().invoke(ctx)
             finally:
-                sys.stdout.flush()  # here and not at exit, when nobody can say what is wrong
+                if sys.stdout is not None:  # as it is where the descriptor is closed
+                    sys.stdout.flush()  # here and not at exit, when nobody can say what is wrong
         except HpcallocError as error:
             raise _Refused(str(error)) from error
         except OSError as error:
