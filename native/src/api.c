@@ -134,8 +134,8 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     }
     na_heap *heap = na_heap_of(region);
     if (heap == NULL) return NULL;
-    bool whole =
-        (flags & NUMALLOC_ZERO) != 0 && align <= NA_LINE; /* classes above NA_LENT_ABOVE are whole lines long */
+    /* A longer class may not have the alignment, but for that of a line: those above NA_LENT_ABOVE are whole lines long. */
+    bool whole = (flags & NUMALLOC_ZERO) != 0 && align <= NA_LINE;
     void *block = na_heap_alloc(heap, aligned_to_class(align, padded), whole);
     if (block == NULL) return NULL;
     if ((flags & NUMALLOC_POPULATE) != 0) {

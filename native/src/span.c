@@ -329,6 +329,15 @@ static na_span *in_hole(na_region *region, na_part *part, uint32_t slices, uint3
     return span != NULL && cut(region, span, start, slices) ? span : NULL;
 }
 
+/* In the small part, before new memory is used: what is held for blocks that grow, and what threads have kept for
+ * themselves. */
+static na_span *of_what_is_held(na_region *region, uint32_t slices, uint32_t align) {
+    na_part *small = &region->part[0];
+    na_span *span = reserve_with_memory_release(region, slices) ? in_hole(region, small, slices, align) : NULL;
+    if (span == NULL && na_kept_yield(region, slices)) span = in_hole(region, small, slices, align);
+    return span;
+}
+
 static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align) {
     uint64_t bytes = (uint64_t)slices << NA_SLICE_SHIFT;
     if (over_limit(region, bytes)) {
@@ -339,10 +348,7 @@ static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align)
     for (int i = 0; i < 2; i++) { /* a part that is full lends from the other */
         na_part *part = &region->part[i == 0 ? first : !first];
         na_span *span = in_hole(region, part, slices, align);
-        /* Before new memory is used: what is held for blocks that grow, and what threads have kept for themselves. */
-        if (span == NULL && reserve_with_memory_release(region, slices)) span = in_hole(region, part, slices, align);
-        if (span == NULL && !first && i == 0 && na_kept_yield(region, slices))
-            span = in_hole(region, part, slices, align);
+        if (span == NULL && !first && i == 0) span = of_what_is_held(region, slices, align);
         if (span == NULL) span = grow_top(region, part, slices, align);
         if (span == NULL && reserves_release(region)) {
             span = in_hole(region, part, slices, align);
@@ -562,11 +568,13 @@ static size_t purge(na_region *region, na_span *span, bool all) {
     return purge_range(region, start, end);
 }
 
-/* So many bytes of a free span or a little more, from its end, in whole huge pages. */
+/* So many bytes of a free span or a little more, from its end, in the large part in whole huge pages. */
 static size_t purge_some(na_region *region, na_span *span, uint64_t bytes) {
-    uintptr_t start = align_up(span->start, NA_HUGE_SLICES), end = na_span_end(span) & ~(NA_HUGE_BYTES - 1), from = end;
-    for (uint64_t found = 0; from > start && found < bytes; from -= NA_HUGE_BYTES)
-        found += (uint64_t)na_dirty_count(from - NA_HUGE_BYTES, NA_HUGE_SLICES) << NA_SLICE_SHIFT;
+    uint32_t step = span->part == 1 ? NA_HUGE_SLICES : 1;
+    uintptr_t step_bytes = (uintptr_t)step << NA_SLICE_SHIFT;
+    uintptr_t start = align_up(span->start, step), end = na_span_end(span) & ~(step_bytes - 1), from = end;
+    for (uint64_t found = 0; from > start && found < bytes; from -= step_bytes)
+        found += (uint64_t)na_dirty_count(from - step_bytes, step) << NA_SLICE_SHIFT;
     return from > start ? purge_range(region, from, end) : purge(region, span, false);
 }
 
@@ -593,8 +601,8 @@ static void stay_within_budget(na_region *region, uint32_t taken, uint32_t fresh
 }
 
 /* Blocks that grow in place take new memory and leave alone what is free elsewhere. In the small part that goes
- * instead, two slices for each, when more is used or dirty than the most that was ever used and a sixteenth of it. Its next user
- * has it faulted in again, which costs less than the copies that are not made. */
+ * instead, two slices for each, when more is used or dirty than the most that was ever used and a sixteenth of it. Its
+ * next user has it faulted in again, which costs less than the copies that are not made. */
 static void make_up_for(na_region *region, uint32_t fresh) {
     enum { PART_ABOVE = 16, LEAST_ABOVE = 1 << 20, FOR_EACH = 2, LOOKS = 16 };
     if (fresh == 0 || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
@@ -605,11 +613,7 @@ static void make_up_for(na_region *region, uint32_t fresh) {
     for (int i = 0; i < LOOKS && span != NULL && left != 0 && used + region->dirty_bytes > most; i++, span = next) {
         next = span->newer;
         if (span->part != 0) continue;
-        uintptr_t from = na_span_end(span), end = from;
-        for (uint64_t found = 0; from > span->start && found < left; found += na_dirty_count(from, 1) << NA_SLICE_SHIFT)
-            from -= NA_SLICE;
-        if (from == span->start) purge_list_remove(region, span);
-        uint64_t purged = purge_range(region, from, end);
+        uint64_t purged = purge_some(region, span, left);
         left -= purged < left ? purged : left;
     }
 }

@@ -9,6 +9,7 @@
 
 #include <setjmp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -111,5 +112,20 @@ static inline int check_main(const check_case *cases, int count, int argc, char 
 
 #define CHECK_MAIN(cases)                                                                                              \
     int main(int argc, char **argv) { return check_main(cases, sizeof(cases) / sizeof(cases[0]), argc, argv); }
+
+/* Programs whose cases each start one of the `bodies` in a new process, with shell text before it. */
+static inline void check_start(const char *environment, const char *body) {
+    char command[512];
+    snprintf(command, sizeof command, "%s \"$CHECK_SELF\" --body %s", environment, body);
+    fflush(stdout);
+    CHECK_EQUAL(system(command), 0);
+}
+#define CHECK_MAIN_OF_BODIES(cases, bodies)                                                                            \
+    int main(int argc, char **argv) {                                                                                  \
+        if (argc == 3 && strcmp(argv[1], "--body") == 0)                                                               \
+            return check_main(bodies, sizeof(bodies) / sizeof(bodies[0]), argc - 1, argv + 1);                         \
+        setenv("CHECK_SELF", argv[0], 1);                                                                              \
+        return check_main(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);                                        \
+    }
 
 #endif

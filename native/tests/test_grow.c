@@ -369,29 +369,22 @@ static const check_case bodies[] = {
     {"a_child_has_them", a_child_has_them},
 };
 
-static void start(const char *environment, const char *body) {
-    char command[512];
-    snprintf(command, sizeof command, "%s \"$CHECK_SELF\" --body %s", environment, body);
-    fflush(stdout);
-    CHECK_EQUAL(system(command), 0);
-}
-
-static void in_place(void) { start("", "neighbours_grow_in_place"); }
-static void not_in_use(void) { start("", "a_reserve_is_not_in_use"); }
-static void strict(void) { start("", "strict_ones_have_none"); }
-static void long_ones(void) { start("", "long_ones_leave_the_small_part"); }
-static void bounded(void) { start("", "old_reserves_give_way"); }
-static void full(void) { start("NUMALLOC_RESERVE=64M", "a_full_region_has_none"); }
-static void limit(void) { start("NUMALLOC_NODE_LIMIT=64M", "limits_do_not_count_them"); }
-static void memory(void) { start("NUMALLOC_PURGE_DELAY=600000", "their_memory_is_free"); }
-static void elsewhere(void) { start("NUMALLOC_PURGE_DELAY=600000", "growing_gives_back_elsewhere"); }
-static void elsewhere_never(void) { start("NUMALLOC_PURGE_DELAY=never", "growing_gives_back_elsewhere"); }
+static void in_place(void) { check_start("", "neighbours_grow_in_place"); }
+static void not_in_use(void) { check_start("", "a_reserve_is_not_in_use"); }
+static void strict(void) { check_start("", "strict_ones_have_none"); }
+static void long_ones(void) { check_start("", "long_ones_leave_the_small_part"); }
+static void bounded(void) { check_start("", "old_reserves_give_way"); }
+static void full(void) { check_start("NUMALLOC_RESERVE=64M", "a_full_region_has_none"); }
+static void limit(void) { check_start("NUMALLOC_NODE_LIMIT=64M", "limits_do_not_count_them"); }
+static void memory(void) { check_start("NUMALLOC_PURGE_DELAY=600000", "their_memory_is_free"); }
+static void elsewhere(void) { check_start("NUMALLOC_PURGE_DELAY=600000", "growing_gives_back_elsewhere"); }
+static void elsewhere_never(void) { check_start("NUMALLOC_PURGE_DELAY=never", "growing_gives_back_elsewhere"); }
 static void data(void) {
-    if (!SANITIZED) start("", "they_cost_no_data");
+    if (!SANITIZED) check_start("", "they_cost_no_data");
 }
-static void threads(void) { start("", "threads_grow_beside_each_other"); }
-static void threads_full(void) { start("NUMALLOC_RESERVE=64M", "threads_grow_beside_each_other"); }
-static void child(void) { start("", "a_child_has_them"); }
+static void threads(void) { check_start("", "threads_grow_beside_each_other"); }
+static void threads_full(void) { check_start("NUMALLOC_RESERVE=64M", "threads_grow_beside_each_other"); }
+static void child(void) { check_start("", "a_child_has_them"); }
 
 static const check_case cases[] = {
     {"in_place", in_place},
@@ -410,9 +403,4 @@ static const check_case cases[] = {
     {"child", child},
 };
 
-int main(int argc, char **argv) {
-    if (argc == 3 && strcmp(argv[1], "--body") == 0)
-        return check_main(bodies, sizeof bodies / sizeof bodies[0], argc - 1, argv + 1);
-    setenv("CHECK_SELF", argv[0], 1);
-    return check_main(cases, sizeof cases / sizeof cases[0], argc, argv);
-}
+CHECK_MAIN_OF_BODIES(cases, bodies)

@@ -582,42 +582,35 @@ static const struct check_case bodies[] = {
     {"zeroed_blocks_may_be_longer", zeroed_blocks_may_be_longer_body},
 };
 
-static void start(const char *environment, const char *body) {
-    char command[512];
-    snprintf(command, sizeof command, "%s \"$CHECK_SELF\" --body %s", environment, body);
-    fflush(stdout);
-    CHECK_EQUAL(system(command), 0);
-}
-
-static void a_successor_goes_on(void) { start("", "a_successor_goes_on"); }
-static void the_living_take_over(void) { start("", "the_living_take_over"); }
-static void what_rests_returns(void) { start("NUMALLOC_PURGE_DELAY=200", "what_rests_returns"); }
+static void a_successor_goes_on(void) { check_start("", "a_successor_goes_on"); }
+static void the_living_take_over(void) { check_start("", "the_living_take_over"); }
+static void what_rests_returns(void) { check_start("NUMALLOC_PURGE_DELAY=200", "what_rests_returns"); }
 static void what_rests_returns_in_passing(void) {
-    start("NUMALLOC_PURGE_DELAY=200 NUMALLOC_PURGER=0", "what_rests_returns_in_passing");
+    check_start("NUMALLOC_PURGE_DELAY=200 NUMALLOC_PURGER=0", "what_rests_returns_in_passing");
 }
-static void what_rests_gives_way(void) { start("NUMALLOC_NODE_LIMIT=16M", "what_rests_gives_way"); }
+static void what_rests_gives_way(void) { check_start("NUMALLOC_NODE_LIMIT=16M", "what_rests_gives_way"); }
 
-static void a_kept_block_serves(void) { start("", "a_kept_block_serves"); }
-static void kept_blocks_serve_others(void) { start("", "kept_blocks_serve_others"); }
-static void what_is_kept_is_bounded(void) { start("", "what_is_kept_is_bounded"); }
-static void what_never_serves_is_not_kept(void) { start("", "what_never_serves_is_not_kept"); }
-static void a_second_free_is_noticed(void) { start("", "a_second_free_is_noticed"); }
-static void what_is_kept_returns(void) { start("NUMALLOC_PURGE_DELAY=200", "what_is_kept_returns"); }
+static void a_kept_block_serves(void) { check_start("", "a_kept_block_serves"); }
+static void kept_blocks_serve_others(void) { check_start("", "kept_blocks_serve_others"); }
+static void what_is_kept_is_bounded(void) { check_start("", "what_is_kept_is_bounded"); }
+static void what_never_serves_is_not_kept(void) { check_start("", "what_never_serves_is_not_kept"); }
+static void a_second_free_is_noticed(void) { check_start("", "a_second_free_is_noticed"); }
+static void what_is_kept_returns(void) { check_start("NUMALLOC_PURGE_DELAY=200", "what_is_kept_returns"); }
 static void what_is_kept_returns_in_passing(void) {
-    start("NUMALLOC_PURGE_DELAY=200 NUMALLOC_PURGER=0", "what_is_kept_returns_in_passing");
+    check_start("NUMALLOC_PURGE_DELAY=200 NUMALLOC_PURGER=0", "what_is_kept_returns_in_passing");
 }
-static void what_is_kept_gives_way(void) { start("NUMALLOC_NODE_LIMIT=16M", "what_is_kept_gives_way"); }
+static void what_is_kept_gives_way(void) { check_start("NUMALLOC_NODE_LIMIT=16M", "what_is_kept_gives_way"); }
 static void strict_blocks_grow_at_the_limit(void) {
-    start("NUMALLOC_NODE_LIMIT=14M", "strict_blocks_grow_at_the_limit");
+    check_start("NUMALLOC_NODE_LIMIT=14M", "strict_blocks_grow_at_the_limit");
 }
-static void counts_are_not_negative(void) { start("", "counts_are_not_negative"); }
-static void a_purge_takes_it_from_all(void) { start("", "a_purge_takes_it_from_all"); }
-static void a_successor_has_the_kept(void) { start("", "a_successor_has_the_kept"); }
-static void a_child_has_it(void) { start("", "a_child_has_it"); }
-static void a_child_has_what_was_given_back(void) { start("", "a_child_has_what_was_given_back"); }
-static void traded_by_threads(void) { start("", "traded_by_threads"); }
-static void zeroed_blocks_are_touched(void) { start("", "zeroed_blocks_are_touched"); }
-static void zeroed_blocks_may_be_longer(void) { start("", "zeroed_blocks_may_be_longer"); }
+static void counts_are_not_negative(void) { check_start("", "counts_are_not_negative"); }
+static void a_purge_takes_it_from_all(void) { check_start("", "a_purge_takes_it_from_all"); }
+static void a_successor_has_the_kept(void) { check_start("", "a_successor_has_the_kept"); }
+static void a_child_has_it(void) { check_start("", "a_child_has_it"); }
+static void a_child_has_what_was_given_back(void) { check_start("", "a_child_has_what_was_given_back"); }
+static void traded_by_threads(void) { check_start("", "traded_by_threads"); }
+static void zeroed_blocks_are_touched(void) { check_start("", "zeroed_blocks_are_touched"); }
+static void zeroed_blocks_may_be_longer(void) { check_start("", "zeroed_blocks_may_be_longer"); }
 
 /* Bytes that were ever made blocks of a size in the pages there are. */
 static size_t carved_bytes(unsigned class_index) {
@@ -671,9 +664,4 @@ static const check_case cases[] = {
     {"idle_pages_are_used_before_new_blocks", idle_pages_are_used_before_new_blocks},
 };
 
-int main(int argc, char **argv) {
-    if (argc == 3 && strcmp(argv[1], "--body") == 0)
-        return check_main(bodies, sizeof bodies / sizeof bodies[0], argc - 1, argv + 1);
-    setenv("CHECK_SELF", argv[0], 1);
-    return check_main(cases, sizeof cases / sizeof cases[0], argc, argv);
-}
+CHECK_MAIN_OF_BODIES(cases, bodies)

@@ -197,7 +197,7 @@ static void a_link_to_nowhere_is_not_followed(void) {
     CHECK(strstr(text, "a cached block is of no page") != NULL);
 }
 
-/* The first of the cached blocks says how many there are, and a program may have it while statistics look. */
+/* A program may have a block that was cached by the time statistics look. */
 static void miscounts(void) {
     uint64_t *p = numalloc(64);
     numalloc_free(p);
