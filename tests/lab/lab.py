@@ -80,7 +80,8 @@ def boot(nodes: int, timeout: int) -> tuple[int, int, int]:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            print(line.rstrip(), flush=True)
+            stamp = f" ({time.monotonic() - start:.0f} s)" if RESULT.match(line) else ""
+            print(line.rstrip() + stamp, flush=True)
             done = done or line.strip() == "lab guest done"
             if match := RESULT.match(line):
                 passed += match["verdict"] == "ok"
@@ -100,7 +101,7 @@ def main() -> int:
     """Boot every kernel asked for and print the sum."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--timeout", type=int, default=900, help="seconds per kernel")
+    parser.add_argument("--timeout", type=int, default=1500, help="seconds per kernel")
     options = parser.parse_args()
     if platform.machine() != "x86_64":
         sys.exit(f"numa lab: it boots x86-64 kernels, this machine is {platform.machine()}")
