@@ -72,6 +72,35 @@ def figures(nanoseconds, peak):
     return {"ns_per_operation": nanoseconds, "peak_bytes": peak}
 
 
+def test_rows_that_scatter_are_measured_again_as_far_as_they_decide(monkeypatch):
+    # ns of the runs in turn; the last one goes on
+    scripts = {"close": [1.4, 1.41, 1.42], "far": [5.0, 8.0, 11.0], "broken": []}
+
+    def run(workload, threads, scale, library, into, timeout):
+        if not scripts[library]:
+            into.error = "out of memory"
+            return
+        into.seconds.append(scripts[library][min(len(into.seconds), len(scripts[library]) - 1)])
+        into.peak_bytes.append(1)
+
+    monkeypatch.setattr(alloc, "_run_once", run)
+    peers = {"close": "close", "far": "far", "broken": "broken"}
+    counted = []
+
+    def runs_of(ours):
+        scripts["ours"] = ours
+        row = alloc.compare(peers, names=["pair"], ours="ours", advance=counted.append)["rows"][0]
+        return {name: len(row["allocators"][name].get("runs_ns", [])) for name in (alloc.OURS, *peers)}
+
+    runs = runs_of([1.0, 1.5, 2.0, 1.2, 1.3])  # settled by the 1.3 that goes on
+    assert runs["broken"] == 0
+    assert runs["far"] == 3 < runs[alloc.OURS] == runs["close"] < 9
+    assert len(counted) == alloc.runs(["pair"], [1], 3, 4)
+    assert runs_of([1.0, 2.0] * 5)[alloc.OURS] == 9
+    assert 3 < runs_of([1.0, 1.01, 30.0, 1.0])[alloc.OURS] < 9  # one disturbed run is outvoted
+    assert runs_of([1.0, 1.01, 1.02])[alloc.OURS] == 3
+
+
 def test_an_allocator_that_fails_is_named_and_left_out(tmp_path):
     broken = tmp_path / "broken.so"
     source = tmp_path / "broken.c"

@@ -3,11 +3,12 @@
 
 The work is done by the C program ``workloads`` (``native/bench/workloads.c``), which knows no allocator. The
 allocators take turns within each repetition and the order rotates from one to the next, so that a slow spell of
-the machine hits all of them.
+the machine hits all of them. Where the medians are still uncertain, those that the row's ratio is about run again.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -47,6 +48,12 @@ _LIBRARIES = {
 _UNCOUNTED_FIRST = {"temporaries", "large", "huge"}
 """Array workloads: each run follows one of the same kind that doesn't count, since a machine (a virtual one above all)
 takes its time to find memory that was long free, and more of it for the allocators that use huge pages."""
+_SETTLED = 0.05
+"""Standard error of a median, as a part of it, from which on it counts."""
+_TURNS_MOST = 3
+"""Times `repeats` that an unsettled row may take."""
+_CONTENDER = 1.25
+"""Time over the best peer's within which another may turn out to be the best."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,17 @@ class Measurement:
             "peak_bytes": int(statistics.median(self.peak_bytes)),
             "runs_ns": [s * 1e9 for s in self.seconds],
         }
+
+    def settled(self) -> bool:
+        """Whether the median of the seconds would hardly change with more runs.
+
+        Its standard error is that of a normal distribution with the runs' distance between the quartiles.
+        """
+        if len(self.seconds) < 2:
+            return True
+        lower, middle, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        deviation = (upper - lower) / 1.349
+        return 1.2533 * deviation / math.sqrt(len(self.seconds)) <= _SETTLED * middle
 
 
 def own_library() -> Path:
@@ -172,6 +190,55 @@ def _ratio_to_best(row: Mapping[str, dict[str, Any]], name: str, what: str) -> t
     return row[name][what] / others[best], best
 
 
+def _contenders(measured: Mapping[str, Measurement]) -> list[str]:
+    """The allocators that a row's ratio is about: ours and the peers that may be the best."""
+    middles = {a: statistics.median(m.seconds) for a, m in measured.items() if m.error is None and a != OURS}
+    best = min(middles.values(), default=math.nan)
+    close = [a for a, middle in middles.items() if middle <= _CONTENDER * best]
+    return [OURS, *close] if measured[OURS].error is None else close
+
+
+def _measure(
+    allocators: Sequence[str],
+    run: Callable[[str, Measurement], None],
+    repeats: int,
+    uncounted_first: bool,
+    advance: Callable[[], None],
+) -> dict[str, Measurement]:
+    """Runs of all in turns; of the contenders up to `_TURNS_MOST` times as many, until their medians are settled."""
+    measured = {a: Measurement() for a in allocators}
+    running = list(allocators)
+    for turn in range(_TURNS_MOST * repeats):
+        if turn >= repeats:
+            running = _contenders(measured)
+            if all(measured[a].settled() for a in running):
+                break
+        first = turn % len(running)
+        for a in running[first:] + running[:first]:
+            if measured[a].error is None and uncounted_first:
+                run(a, Measurement())
+            if measured[a].error is None:
+                run(a, measured[a])
+            if turn < repeats:
+                advance()
+    return measured
+
+
+def _row(measured: Mapping[str, Measurement]) -> dict[str, Any]:
+    """What `compare` tells of a workload with a number of threads."""
+    figures = {a: m.to_dict() for a, m in measured.items()}
+    ratio, best = _ratio_to_best(figures, OURS, "ns_per_operation")
+    memory, leanest = _ratio_to_best(figures, OURS, "peak_bytes")
+    return {
+        "pinned": all(m.pinned for m in measured.values() if m.error is None),
+        "allocators": figures,
+        "best_peer": best,
+        "ratio": ratio,
+        "leanest_peer": leanest,
+        "memory_ratio": memory,
+    }
+
+
 def _summary(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name in names:
@@ -220,7 +287,8 @@ def compare(
     threads : sequence of int
         Numbers of threads. A workload that needs more is run once with the least it needs.
     repeats : int
-        Runs of each, of which the median counts.
+        Least runs of each, of which the median counts. Those that a row's ratio is about (ours and the peers that
+        may be the best) have up to three times as many, until their medians' standard errors are below 5 %.
     scale : float
         Amount of work; 1 is about half a second a run.
     timeout : float
@@ -253,33 +321,16 @@ def compare(
             f"bench alloc: repeats {repeats}, threads {list(threads)}, scale {scale}: all must be positive, and finite"
         )
     libraries = {OURS: ours if ours is not None else str(own_library()), **peers}
-    order = list(libraries)
     rows = []
     for name in chosen:
         for count in _thread_counts(threads, known[name].least_threads):
-            measured = {a: Measurement() for a in order}
-            for repeat in range(repeats):
-                for a in order[repeat % len(order) :] + order[: repeat % len(order)]:
-                    if measured[a].error is None and name in _UNCOUNTED_FIRST:
-                        _run_once(name, count, scale, libraries[a], Measurement(), timeout)
-                    if measured[a].error is None:
-                        _run_once(name, count, scale, libraries[a], measured[a], timeout)
-                    advance(f"{name}, {count} thread(s)")
-            figures = {a: m.to_dict() for a, m in measured.items()}
-            ratio, best = _ratio_to_best(figures, OURS, "ns_per_operation")
-            memory, leanest = _ratio_to_best(figures, OURS, "peak_bytes")
-            rows.append(
-                {
-                    "workload": name,
-                    "threads": count,
-                    "pinned": all(m.pinned for m in measured.values() if m.error is None),
-                    "allocators": figures,
-                    "best_peer": best,
-                    "ratio": ratio,
-                    "leanest_peer": leanest,
-                    "memory_ratio": memory,
-                }
-            )
+
+            def run(allocator: str, into: Measurement, name: str = name, count: int = count) -> None:
+                _run_once(name, count, scale, libraries[allocator], into, timeout)
+
+            told = functools.partial(advance, f"{name}, {count} thread(s)")
+            measured = _measure(list(libraries), run, repeats, name in _UNCOUNTED_FIRST, told)
+            rows.append({"workload": name, "threads": count, **_row(measured)})
     return {
         "machine": {
             "cpus": os.cpu_count(),
@@ -290,12 +341,12 @@ def compare(
         "scale": scale,
         "allocators": libraries,
         "rows": rows,
-        "summary": _summary(rows, order),
+        "summary": _summary(rows, list(libraries)),
     }
 
 
 def runs(names: Sequence[str] | None, threads: Sequence[int], repeats: int, allocators: int) -> int:
-    """How many runs `compare` makes, for a progress bar."""
+    """How many runs `compare` makes at least, for a progress bar."""
     least = {w.name: w.least_threads for w in workloads()}
     counts = (len(_thread_counts(threads, least.get(n, 1))) for n in (names or least))
     return sum(counts) * repeats * allocators

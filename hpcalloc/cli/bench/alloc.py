@@ -119,7 +119,12 @@ def _draw(result: dict[str, Any]) -> Any:
 )
 @click.option("--workload", "names", multiple=True, help="Only this workload; may be repeated.")
 @click.option("--threads", metavar="N,N,...", help="Numbers of threads; default 1, all cores, twice as many.")
-@click.option("--repeats", default=3, show_default=True, help="Runs of each, of which the median counts.")
+@click.option(
+    "--repeats",
+    default=3,
+    show_default=True,
+    help="Runs of each, of which the median counts; up to three times as many where they scatter.",
+)
 @click.option("--scale", default=0.25, show_default=True, help="Amount of work.")
 @click.option(
     "--timeout",
