@@ -219,9 +219,6 @@ def _account(
     placements = {}
     for name, (arrays, team, nodes) in sets.items():
         local = nodes or _native.node_ids()
-        # Where the kernel balances memory without a policy, some don't tell (Linux 6.1) where a page is that it watches;
-        # it no longer does when the page has been used.
-        arrays.time("read", team, 1)
         where = describe([placement(a, local_nodes=local) for a in (arrays.a, arrays.b, arrays.c)])
         if not nodes:
             where["placed"] = None  # anywhere is right

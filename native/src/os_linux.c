@@ -40,6 +40,9 @@ extern const ptrdiff_t __rseq_offset __attribute__((weak));
 extern const unsigned int __rseq_size __attribute__((weak));
 enum { RSEQ_CPU_ID = 4 }; /* byte offset of cpu_id in the kernel's struct rseq */
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14 */
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
 #endif
@@ -163,15 +166,41 @@ enum { MOVE_BATCH = 512 }; /* pages per system call; pointers and statuses of a 
 
 static int query_call(const void *address, size_t count, int *status) {
     void *pages[MOVE_BATCH];
-    size_t page = os_page_size();
-    for (size_t done = 0; done < count;) {
-        size_t now = count - done < MOVE_BATCH ? count - done : MOVE_BATCH;
-        for (size_t i = 0; i < now; i++) pages[i] = (char *)(uintptr_t)address + (done + i) * page;
-        int error = RESULT((int)syscall(SYS_move_pages, 0, (unsigned long)now, pages, NULL, status + done, 0));
-        if (error != 0) return error;
-        done += now;
+    for (size_t i = 0; i < count; i++) pages[i] = (char *)(uintptr_t)address + i * os_page_size();
+    return RESULT((int)syscall(SYS_move_pages, 0, (unsigned long)count, pages, NULL, status, 0));
+}
+
+static bool seems_absent(int status) { return status == -EFAULT || status == -ENOENT; }
+
+/* Which pages of a batch are in the process' page tables; none where the kernel does not tell. */
+static void tell_present(const void *address, size_t count, bool *present) {
+    uint64_t entry[MOVE_BATCH] = {0};
+    long at = (long)((uintptr_t)address / os_page_size() * sizeof *entry);
+    int file, saved = errno;
+    if (os_file_open("/proc/self/pagemap", &file) == 0) {
+        (void)syscall(SYS_pread64, file, entry, count * sizeof *entry, at);
+        (void)os_file_close(file);
     }
-    return 0;
+    errno = saved;
+    for (size_t i = 0; i < count; i++) present[i] = entry[i] >> 63 != 0;
+}
+
+/* Pages that the kernel's NUMA balancing has marked, to see who uses them next, are absent for some kernels' move_pages
+ * (Linux 6.1 says EFAULT for all of a huge page). They are in the page tables, though, and a fault takes the mark away,
+ * as the next use would. */
+static void ask_for_marked(const void *address, size_t count, int *status) {
+    size_t first = 0;
+    while (first < count && !seems_absent(status[first])) first++;
+    if (first == count) return;
+    bool marked[MOVE_BATCH];
+    tell_present(address, count, marked);
+    for (size_t end; first < count; first = end) {
+        for (end = first; end < count && marked[end] && seems_absent(status[end]);) end++;
+        char *start = (char *)(uintptr_t)address + first * os_page_size();
+        if (end == first) end++; /* not of these */
+        else if (RESULT(madvise(start, (end - first) * os_page_size(), MADV_POPULATE_READ)) == 0)
+            (void)query_call(start, end - first, status + first);
+    }
 }
 
 /* Before Linux 6.2 or so the kernel answers EFAULT both for what is not mapped and for pages of a mapping that
@@ -185,9 +214,15 @@ static void tell_untouched(const void *address, size_t count, int *status) {
 }
 
 int os_query_pages(const void *address, size_t count, int *status) {
-    int error = query_call(address, count, status);
-    if (error == 0) tell_untouched(address, count, status);
-    return error;
+    for (size_t done = 0, now; done < count; done += now) {
+        now = count - done < MOVE_BATCH ? count - done : MOVE_BATCH;
+        const char *batch = (const char *)address + done * os_page_size();
+        int error = query_call(batch, now, status + done);
+        if (error != 0) return error;
+        ask_for_marked(batch, now, status + done);
+        tell_untouched(batch, now, status + done);
+    }
+    return 0;
 }
 
 /* One call for the pages `which` of a batch; whatever it says of each is noted in `why`. */

@@ -10,6 +10,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "internal.h"
@@ -497,6 +499,37 @@ static void explicit_huge_pages_of_one_node(void) {
     CHECK_EQUAL(code, 0);
 }
 
+/* The kernel marks memory without a policy of its own, huge pages above all, of who has used CPU for a second or so;
+ * Linux 6.1's move_pages takes marked pages for absent. A kernel whose answers are always right ends this by time. */
+static void pages_that_the_kernel_balances_are_seen(void) {
+    char text[16] = "";
+    size_t length;
+    if (os_read_file("/proc/sys/kernel/numa_balancing", text, sizeof text, &length) != 0 || text[0] != '1')
+        SKIP("NUMA balancing by the kernel");
+    enum { HUGE = 2 << 20, PAGES = 4096 };
+    static void *page[PAGES];
+    static int answer[PAGES];
+    static numalloc_page_counts_t counts;
+    size_t bytes = PAGES * os_page_size();
+    char *reserved;
+    CHECK_EQUAL(os_map(bytes + HUGE, (void **)&reserved), 0);
+    char *p = (char *)(((uintptr_t)reserved + HUGE - 1) & ~(uintptr_t)(HUGE - 1));
+    (void)os_advise_huge(p, bytes, true);
+    memset(p, 1, bytes);
+    for (size_t i = 0; i < PAGES; i++) page[i] = p + i * os_page_size();
+    bool seen = false;
+    for (uint64_t start = os_now_ms(); !seen && os_now_ms() - start < 15000;) {
+        for (volatile long i = 0; i < 10000000; i++) continue;
+        CHECK_EQUAL(syscall(SYS_move_pages, 0, (unsigned long)PAGES, page, NULL, answer, 0), 0);
+        for (size_t i = 0; i < PAGES; i++) seen = seen || answer[i] < 0;
+        CHECK_EQUAL(numalloc_page_nodes(p, bytes, &counts), 0);
+        CHECK_EQUAL(counts.pages, PAGES);
+        CHECK_EQUAL(counts.untouched + counts.failed, 0);
+    }
+    printf("move_pages %s\n", seen ? "was wrong" : "was right all the time");
+    CHECK_EQUAL(os_release(reserved, bytes + HUGE), 0);
+}
+
 static const check_case cases[] = {
     {"control_first_touch_is_seen_to_fail", control_first_touch_is_seen_to_fail},
     {"on_node_preferred", on_node_preferred},
@@ -511,6 +544,7 @@ static const check_case cases[] = {
     {"limited_nodes_fall_by_distance", limited_nodes_fall_by_distance},
     {"absent_nodes_are_refused", absent_nodes_are_refused},
     {"pages_migrate", pages_migrate},
+    {"pages_that_the_kernel_balances_are_seen", pages_that_the_kernel_balances_are_seen},
     {"prefault_places", prefault_places},
     {"explicit_huge_pages_of_one_node", explicit_huge_pages_of_one_node},
     {"with_explicit_huge_pages", with_explicit_huge_pages},

@@ -22,12 +22,8 @@ online=$(ls -d /sys/devices/system/node/node[0-9]* | wc -l)
 "$root"/build/native/bin/test_inline_static inline >/tmp/inline.out 2>&1 && echo "inline on $nodes nodes: ok" || { cat /tmp/inline.out; echo "inline on $nodes nodes: FAILED"; }
 NUMALLOC_SECURE=1 "$root"/build/native/bin/test_inline_static calls >/tmp/inline.out 2>&1 && echo "secure on $nodes nodes: ok" || { cat /tmp/inline.out; echo "secure on $nodes nodes: FAILED"; }
 
-# What may be changed only on a machine of one's own, and what a container may forbid. Without the kernel's own balancing:
-# pages that it has in hand seem untouched, and near a limit there may be no room for them.
-balancing=$(cat /proc/sys/kernel/numa_balancing)
-echo 0 >/proc/sys/kernel/numa_balancing
+# What may be changed only on a machine of one's own, and what a container may forbid.
 "$root"/build/native/bin/test_exhaustion commit_limit cgroup_limit no_huge_pages >/tmp/exhaustion.out 2>&1
-echo "$balancing" >/proc/sys/kernel/numa_balancing
 grep -E '^(commit|cgroup)_limit: |^no_huge_pages: |failed:|skipped:' /tmp/exhaustion.out | sort -u
 
 if [ "$nodes" = 4 ]; then
