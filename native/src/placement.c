@@ -61,18 +61,30 @@ struct misplaced {
     int repair; /* node to move pages to, -1: leave them */
 };
 
+/* How many of `count` pages, which are not where they should be, are elsewhere in the end. Once some would not go the node
+ * is full, and no others are tried: each call has all CPUs give up what they have in hand. */
+static size_t repair(uintptr_t start, size_t count, struct misplaced *found) {
+    int after[64];
+    size_t elsewhere = 0;
+    for (size_t done = 0, now; done < count; done += now) {
+        now = count - done < sizeof after / sizeof *after ? count - done : sizeof after / sizeof *after;
+        void *pages = (void *)(start + done * os_page_size());
+        if (found->repair < 0 || os_move_pages(pages, now, found->repair, after, NULL) != 0) {
+            found->repair = -1;
+            return elsewhere + count - done;
+        }
+        for (size_t i = 0; i < now; i++) elsewhere += after[i] != found->repair;
+        if (elsewhere != 0) found->repair = -1;
+    }
+    return elsewhere;
+}
+
 static void find_misplaced(uintptr_t start, const int *status, size_t count, void *context) {
     struct misplaced *found = context;
-    for (size_t i = 0; i < count; i++) {
-        if (status[i] >= 0 && nodeset_has(found->nodes, status[i])) continue;
-        if (status[i] == -ENOENT) {
-            found->untouched++;
-            continue;
-        }
-        int after = -1;
-        void *page = (void *)(start + i * os_page_size());
-        if (found->repair < 0 || os_move_pages(page, 1, found->repair, &after, NULL) != 0 || after != found->repair)
-            found->elsewhere++;
+    for (size_t i = 0, end; i < count; i = end) {
+        for (end = i; end < count && status[end] != -ENOENT && !nodeset_has(found->nodes, status[end]);) end++;
+        if (end != i) found->elsewhere += repair(start + i * os_page_size(), end - i, found);
+        else found->untouched += status[end++] == -ENOENT;
     }
 }
 

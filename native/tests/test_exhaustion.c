@@ -12,6 +12,7 @@
 
 #include "check.h"
 #include "internal.h"
+#include "machine.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { SANITIZED = 1 }; /* its own mappings and shadow are far beyond the limits here */
@@ -324,6 +325,40 @@ static void node_limit_body(void) {
     }
 }
 
+/* The kernel puts pages elsewhere, and none goes home: that is found out by few calls, since each is dear. */
+static void pages_that_would_not_go_body(void) {
+    enum { BYTES = 32 << 20 };
+    numalloc_request_t request = {.size = BYTES, .policy = NUMALLOC_ONNODE, .flags = NUMALLOC_STRICT};
+    void *block = numalloc_request(&request);
+    CHECK(block != NULL);
+    CHECK_EQUAL(machine_calls(MACHINE_move_pages), 0);
+    numalloc_free(block);
+    na_nodeset other = {{2}};
+    CHECK_EQUAL(os_bind(block, BYTES, NA_BIND_PREFERRED, &other), 0);
+    CHECK(numalloc_request(&request) == NULL);
+    CHECK_EQUAL(errno, ENOMEM);
+    uint64_t calls = machine_calls(MACHINE_move_pages);
+    CHECK(calls >= 2 && calls <= 4);
+}
+
+/* The same, where they do go: in bulk. */
+static void pages_that_go_body(void) {
+    enum { BYTES = 32 << 20 };
+    numalloc_request_t request = {.size = BYTES, .policy = NUMALLOC_ONNODE, .flags = NUMALLOC_STRICT};
+    void *block = numalloc_request(&request);
+    CHECK(block != NULL);
+    numalloc_free(block);
+    na_nodeset other = {{2}};
+    CHECK_EQUAL(os_bind(block, BYTES, NA_BIND_PREFERRED, &other), 0);
+    CHECK((block = numalloc_request(&request)) != NULL);
+    uint64_t calls = machine_calls(MACHINE_move_pages);
+    CHECK(calls > 0 && calls <= BYTES / 4096 / 64);
+    numalloc_page_counts_t counts;
+    CHECK_EQUAL(numalloc_page_nodes(block, BYTES, &counts), 0);
+    CHECK_EQUAL(counts.on_node[0], counts.pages);
+    numalloc_free(block);
+}
+
 static const struct check_case bodies[] = {
     {"fills_and_recovers", fills_and_recovers},
     {"address_space", address_space_body},
@@ -335,6 +370,8 @@ static const struct check_case bodies[] = {
     {"cgroup", cgroup_body},
     {"cgroup_rests", cgroup_rests_body},
     {"node_limit", node_limit_body},
+    {"pages_that_would_not_go", pages_that_would_not_go_body},
+    {"pages_that_go", pages_that_go_body},
 };
 
 /* ---- starting them -------------------------------------------------------------------------------------------------- */
@@ -348,6 +385,11 @@ static void starts(const char *prefix, const char *body) {
     if (code == 77) SKIP("what the line above says");
     if (code != 0) printf("%s: exit %d\n", command, code);
     CHECK_EQUAL(code, 0);
+}
+
+static void misplaced_pages(void) {
+    starts("MACHINE_NODES=2 MACHINE_FAULT=move_pages:1:1000000:1000", "pages_that_would_not_go");
+    starts("MACHINE_NODES=2", "pages_that_go");
 }
 
 static void small_address_space(void) {
@@ -438,6 +480,7 @@ static const check_case cases[] = {
     {"no_mappings_left", no_mappings_left},
     {"no_huge_pages", no_huge_pages},
     {"node_limit", node_limit},
+    {"misplaced_pages", misplaced_pages},
     {"cgroup_limit", cgroup_limit},
     {"commit_limit", commit_limit}, /* last, see main */
 };
