@@ -172,35 +172,34 @@ static int query_call(const void *address, size_t count, int *status) {
 
 static bool seems_absent(int status) { return status == -EFAULT || status == -ENOENT; }
 
-/* Which pages of a batch are in the process' page tables; none where the kernel does not tell. */
-static void tell_present(const void *address, size_t count, bool *present) {
-    uint64_t entry[MOVE_BATCH] = {0};
-    long at = (long)((uintptr_t)address / os_page_size() * sizeof *entry);
-    int file, saved = errno;
-    if (os_file_open("/proc/self/pagemap", &file) == 0) {
-        (void)syscall(SYS_pread64, file, entry, count * sizeof *entry, at);
-        (void)os_file_close(file);
-    }
-    errno = saved;
-    for (size_t i = 0; i < count; i++) present[i] = entry[i] >> 63 != 0;
-}
-
-/* Pages that the kernel's NUMA balancing has marked, to see who uses them next, are absent for some kernels' move_pages
- * (Linux 6.1 says EFAULT for all of a huge page). They are in the page tables, though, and a fault takes the mark away,
- * as the next use would. */
-static void ask_for_marked(const void *address, size_t count, int *status) {
-    size_t first = 0;
-    while (first < count && !seems_absent(status[first])) first++;
-    if (first == count) return;
-    bool marked[MOVE_BATCH];
-    tell_present(address, count, marked);
-    for (size_t end; first < count; first = end) {
-        for (end = first; end < count && marked[end] && seems_absent(status[end]);) end++;
+/* Pages that seem absent and are in the process' page tables (bit 63 of their entries) are asked for again after a fault. */
+static void ask_again(const char *address, const uint64_t *entry, size_t count, int *status) {
+    for (size_t first = 0, end; first < count; first = end) {
+        for (end = first; end < count && seems_absent(status[end]) && entry[end] >> 63 != 0;) end++;
         char *start = (char *)(uintptr_t)address + first * os_page_size();
         if (end == first) end++; /* not of these */
         else if (RESULT(madvise(start, (end - first) * os_page_size(), MADV_POPULATE_READ)) == 0)
             (void)query_call(start, end - first, status + first);
     }
+}
+
+/* Pages that the kernel's NUMA balancing has marked, to see who uses them next, are absent for some kernels' move_pages
+ * (Linux 6.1 says EFAULT for all of a huge page). A fault takes the mark away, as the next use would. */
+static void tell_marked(const char *address, size_t count, int *status) {
+    uint64_t entry[128]; /* a few at a time, for the stack's sake */
+    size_t done = 0;
+    while (done < count && !seems_absent(status[done])) done++;
+    int file, saved = errno;
+    if (done == count || os_file_open("/proc/self/pagemap", &file) != 0) return;
+    for (size_t now; done < count; done += now) {
+        now = count - done < sizeof entry / sizeof *entry ? count - done : sizeof entry / sizeof *entry;
+        const char *pages = address + done * os_page_size();
+        long at = (long)((uintptr_t)pages / os_page_size() * sizeof *entry);
+        if (syscall(SYS_pread64, file, entry, now * sizeof *entry, at) != (long)(now * sizeof *entry)) break;
+        ask_again(pages, entry, now, status + done);
+    }
+    (void)os_file_close(file);
+    errno = saved;
 }
 
 /* Before Linux 6.2 or so the kernel answers EFAULT both for what is not mapped and for pages of a mapping that
@@ -219,7 +218,7 @@ int os_query_pages(const void *address, size_t count, int *status) {
         const char *batch = (const char *)address + done * os_page_size();
         int error = query_call(batch, now, status + done);
         if (error != 0) return error;
-        ask_for_marked(batch, now, status + done);
+        tell_marked(batch, now, status + done);
         tell_untouched(batch, now, status + done);
     }
     return 0;
