@@ -85,20 +85,23 @@ def test_rows_that_scatter_are_measured_again_as_far_as_they_decide(monkeypatch)
 
     monkeypatch.setattr(alloc, "_run_once", run)
     peers = {"close": "close", "far": "far", "broken": "broken"}
-    counted = []
+    counted, rows = [], []
 
     def runs_of(ours):
         scripts["ours"] = ours
-        row = alloc.compare(peers, names=["pair"], ours="ours", advance=counted.append)["rows"][0]
-        return {name: len(row["allocators"][name].get("runs_ns", [])) for name in (alloc.OURS, *peers)}
+        rows.append(alloc.compare(peers, names=["pair"], ours="ours", advance=counted.append)["rows"][0])
+        return {name: len(rows[-1]["allocators"][name].get("runs_ns", [])) for name in (alloc.OURS, *peers)}
 
-    runs = runs_of([1.0, 1.5, 2.0, 1.2, 1.3])  # settled by the 1.3 that goes on
+    runs = runs_of([1.0, 1.5, 1.8, 1.2, 1.3])  # settled by the 1.3 that goes on
     assert runs["broken"] == 0
     assert runs["far"] == 3 < runs[alloc.OURS] == runs["close"] < 9
     assert len(counted) == alloc.runs(["pair"], [1], 3, 4)
     assert runs_of([1.0, 2.0] * 5)[alloc.OURS] == 9
     assert 3 < runs_of([1.0, 1.01, 30.0, 1.0])[alloc.OURS] < 9  # one disturbed run is outvoted
     assert runs_of([1.0, 1.01, 1.02])[alloc.OURS] == 3
+    scripts["far"] = [1.7, 1.0, 1.7, 1.0]  # disturbed twice: the best, in fact
+    runs_of([1.1])
+    assert rows[-1]["best_peer"] == "far"
 
 
 def test_an_allocator_that_fails_is_named_and_left_out(tmp_path):

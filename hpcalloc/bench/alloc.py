@@ -48,12 +48,12 @@ _LIBRARIES = {
 _UNCOUNTED_FIRST = {"temporaries", "large", "huge"}
 """Array workloads: each run follows one of the same kind that doesn't count, since a machine (a virtual one above all)
 takes its time to find memory that was long free, and more of it for the allocators that use huge pages."""
-_SETTLED = 0.05
+_SETTLED = 0.08
 """Standard error of a median, as a part of it, from which on it counts."""
 _TURNS_MOST = 3
 """Times `repeats` that an unsettled row may take."""
 _CONTENDER = 1.25
-"""Time over the best peer's within which another may turn out to be the best."""
+"""Time over the best peer's within which the fastest run of another says that it may turn out to be the best."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,12 @@ class Measurement:
     def settled(self) -> bool:
         """Whether the median of the seconds would hardly change with more runs.
 
-        Its standard error is that of a normal distribution with the runs' distance between the quartiles.
+        Its standard error is that of a normal distribution with the runs' distance between the quartiles (of few
+        runs: a little more than that).
         """
         if len(self.seconds) < 2:
             return True
-        lower, middle, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        lower, middle, upper = statistics.quantiles(self.seconds, n=4)
         deviation = (upper - lower) / 1.349
         return 1.2533 * deviation / math.sqrt(len(self.seconds)) <= _SETTLED * middle
 
@@ -191,10 +192,10 @@ def _ratio_to_best(row: Mapping[str, dict[str, Any]], name: str, what: str) -> t
 
 
 def _contenders(measured: Mapping[str, Measurement]) -> list[str]:
-    """The allocators that a row's ratio is about: ours and the peers that may be the best."""
-    middles = {a: statistics.median(m.seconds) for a, m in measured.items() if m.error is None and a != OURS}
-    best = min(middles.values(), default=math.nan)
-    close = [a for a, middle in middles.items() if middle <= _CONTENDER * best]
+    """The allocators that a row's ratio is about: ours and the peers of which a run is about as fast as the best one's."""
+    peers = {a: m.seconds for a, m in measured.items() if m.error is None and a != OURS}
+    best = min((statistics.median(seconds) for seconds in peers.values()), default=math.nan)
+    close = [a for a, seconds in peers.items() if min(seconds) <= _CONTENDER * best]
     return [OURS, *close] if measured[OURS].error is None else close
 
 
@@ -288,7 +289,7 @@ def compare(
         Numbers of threads. A workload that needs more is run once with the least it needs.
     repeats : int
         Least runs of each, of which the median counts. Those that a row's ratio is about (ours and the peers that
-        may be the best) have up to three times as many, until their medians' standard errors are below 5 %.
+        may be the best) have up to three times as many, until their medians' standard errors are below 8 %.
     scale : float
         Amount of work; 1 is about half a second a run.
     timeout : float

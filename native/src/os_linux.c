@@ -4,7 +4,7 @@
  *
  * Invariants. No function is a cancellation point, so that a thread can't end inside the allocator with a lock
  * held: files are read and written through syscall() and not libc, which also keeps clear of I/O tracers that
- * interpose open and read and allocate in them. Stack frames stay below 8 KiB: threads can be small.
+ * interpose open and read and allocate in them. Stack frames stay below 10 KiB: threads can be small.
  *
  * Threads: stateless but for answers that never change (page size, what the kernel allows), kept in atomics.
  */
@@ -162,49 +162,52 @@ int os_get_policy(int *mode, na_nodeset *nodes) {
     return RESULT((int)syscall(SYS_get_mempolicy, mode, nodes->word, (unsigned long)NUMALLOC_MAX_NODES + 1, NULL, 0UL));
 }
 
-enum { MOVE_BATCH = 512 }; /* pages per system call; pointers and statuses of a batch are on the stack */
+enum { QUERY_BATCH = 128 }; /* pages per system call; pointers and what the kernel says of them are on the stack */
 
-static int query_call(const void *address, size_t count, int *status) {
-    void *pages[MOVE_BATCH];
+static int query_call(const char *address, size_t count, int *status) {
+    void *pages[QUERY_BATCH];
     for (size_t i = 0; i < count; i++) pages[i] = (char *)(uintptr_t)address + i * os_page_size();
     return RESULT((int)syscall(SYS_move_pages, 0, (unsigned long)count, pages, NULL, status, 0));
 }
 
+/* Faults pages in to be read, without having them moved to this CPU's node: the kernel's balancing does that where the
+ * thread has no policy, and not where it has one. */
+static int read_in_place(char *start, size_t pages) {
+    int mode;
+    na_nodeset nodes;
+    int error = os_get_policy(&mode, &nodes);
+    if (error == 0) error = RESULT((int)syscall(SYS_set_mempolicy, MPOL_LOCAL, NULL, 0UL));
+    if (error != 0) return error;
+    error = RESULT(madvise(start, pages * os_page_size(), MADV_POPULATE_READ));
+    for (size_t i = 0; error != 0 && i < pages; i++) /* all but those that can't be read */
+        (void)RESULT(madvise(start + i * os_page_size(), os_page_size(), MADV_POPULATE_READ));
+    bool none = mode == MPOL_DEFAULT || mode == MPOL_LOCAL;
+    return RESULT((int)syscall(SYS_set_mempolicy, mode, none ? NULL : nodes.word,
+                               none ? 0UL : (unsigned long)NUMALLOC_MAX_NODES + 1));
+}
+
 static bool seems_absent(int status) { return status == -EFAULT || status == -ENOENT; }
 
-/* Pages that seem absent and are in the process' page tables (bit 63 of their entries) are asked for again after a fault. */
-static void ask_again(const char *address, const uint64_t *entry, size_t count, int *status) {
-    for (size_t first = 0, end; first < count; first = end) {
+/* Pages that the kernel's NUMA balancing has marked, to see who uses them next, are absent for some kernels' move_pages
+ * (Linux 6.1 says EFAULT for all of a huge page). They are in the page tables, which `pagemap` tells by bit 63, and a fault
+ * takes the mark away. */
+static void tell_marked(const char *address, size_t count, int *status, int pagemap) {
+    uint64_t entry[QUERY_BATCH];
+    long at = (long)((uintptr_t)address / os_page_size() * sizeof *entry);
+    int saved = errno;
+    bool told = syscall(SYS_pread64, pagemap, entry, count * sizeof *entry, at) == (long)(count * sizeof *entry);
+    errno = saved;
+    for (size_t first = 0, end; told && first < count; first = end) {
         for (end = first; end < count && seems_absent(status[end]) && entry[end] >> 63 != 0;) end++;
         char *start = (char *)(uintptr_t)address + first * os_page_size();
         if (end == first) end++; /* not of these */
-        else if (RESULT(madvise(start, (end - first) * os_page_size(), MADV_POPULATE_READ)) == 0)
-            (void)query_call(start, end - first, status + first);
+        else if (read_in_place(start, end - first) == 0) (void)query_call(start, end - first, status + first);
     }
-}
-
-/* Pages that the kernel's NUMA balancing has marked, to see who uses them next, are absent for some kernels' move_pages
- * (Linux 6.1 says EFAULT for all of a huge page). A fault takes the mark away, as the next use would. */
-static void tell_marked(const char *address, size_t count, int *status) {
-    uint64_t entry[128]; /* a few at a time, for the stack's sake */
-    size_t done = 0;
-    while (done < count && !seems_absent(status[done])) done++;
-    int file, saved = errno;
-    if (done == count || os_file_open("/proc/self/pagemap", &file) != 0) return;
-    for (size_t now; done < count; done += now) {
-        now = count - done < sizeof entry / sizeof *entry ? count - done : sizeof entry / sizeof *entry;
-        const char *pages = address + done * os_page_size();
-        long at = (long)((uintptr_t)pages / os_page_size() * sizeof *entry);
-        if (syscall(SYS_pread64, file, entry, now * sizeof *entry, at) != (long)(now * sizeof *entry)) break;
-        ask_again(pages, entry, now, status + done);
-    }
-    (void)os_file_close(file);
-    errno = saved;
 }
 
 /* Before Linux 6.2 or so the kernel answers EFAULT both for what is not mapped and for pages of a mapping that
  * were never written (page tables missing, or the shared zero page); mincore knows what is mapped. */
-static void tell_untouched(const void *address, size_t count, int *status) {
+static void tell_untouched(const char *address, size_t count, int *status) {
     size_t page = os_page_size();
     unsigned char resident;
     for (size_t i = 0; i < count; i++)
@@ -213,16 +216,27 @@ static void tell_untouched(const void *address, size_t count, int *status) {
 }
 
 int os_query_pages(const void *address, size_t count, int *status) {
+    int error = 0, pagemap = -1;
+    bool asked = false;
     for (size_t done = 0, now; done < count; done += now) {
-        now = count - done < MOVE_BATCH ? count - done : MOVE_BATCH;
+        now = count - done < QUERY_BATCH ? count - done : QUERY_BATCH;
         const char *batch = (const char *)address + done * os_page_size();
-        int error = query_call(batch, now, status + done);
-        if (error != 0) return error;
-        tell_marked(batch, now, status + done);
+        error = query_call(batch, now, status + done);
+        if (error != 0) break;
+        bool absent = false;
+        for (size_t i = done; i < done + now; i++) absent = absent || seems_absent(status[i]);
+        if (!absent) continue;
+        /* Not "self", which is the first thread and may have ended. */
+        if (!asked && os_file_open("/proc/thread-self/pagemap", &pagemap) != 0) pagemap = -1;
+        asked = true;
+        if (pagemap >= 0) tell_marked(batch, now, status + done, pagemap);
         tell_untouched(batch, now, status + done);
     }
-    return 0;
+    if (pagemap >= 0) (void)os_file_close(pagemap);
+    return error;
 }
+
+enum { MOVE_BATCH = 512 }; /* larger, since each call is dear */
 
 /* One call for the pages `which` of a batch; whatever it says of each is noted in `why`. */
 static int move_call(char *address, const short *which, size_t count, int node, int flags, int *why) {
@@ -517,11 +531,16 @@ int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length
     return error;
 }
 
-/* A descriptor, or an errno value; errno stays. */
+/* A descriptor other than standard error's, which the program may have closed, or an errno value; errno stays. */
 static int open_file(const char *path, int flags, int *file) {
     int saved = errno;
     long got = syscall(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0666);
     int error = got < 0 ? errno : 0;
+    if (got == STDERR_FILENO) {
+        got = syscall(SYS_fcntl, STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+        error = got < 0 ? errno : 0;
+        (void)syscall(SYS_close, STDERR_FILENO);
+    }
     errno = saved;
     if (error == 0) *file = (int)got;
     return error;

@@ -61,20 +61,24 @@ struct misplaced {
     int repair; /* node to move pages to, -1: leave them */
 };
 
-/* How many of `count` pages, which are not where they should be, are elsewhere in the end. Once some would not go the node
- * is full, and no others are tried: each call has all CPUs give up what they have in hand. */
+/* How many of `count` pages, which are not where they should be, are elsewhere in the end. Once the node had no room for
+ * some, no others are tried: each call has all CPUs give up what they have in hand. */
 static size_t repair(uintptr_t start, size_t count, struct misplaced *found) {
-    int after[64];
+    int after[64], why[64];
     size_t elsewhere = 0;
     for (size_t done = 0, now; done < count; done += now) {
         now = count - done < sizeof after / sizeof *after ? count - done : sizeof after / sizeof *after;
         void *pages = (void *)(start + done * os_page_size());
-        if (found->repair < 0 || os_move_pages(pages, now, found->repair, after, NULL) != 0) {
+        if (found->repair < 0 || os_move_pages(pages, now, found->repair, after, why) != 0) {
             found->repair = -1;
             return elsewhere + count - done;
         }
-        for (size_t i = 0; i < now; i++) elsewhere += after[i] != found->repair;
-        if (elsewhere != 0) found->repair = -1;
+        bool full = false;
+        for (size_t i = 0; i < now; i++) {
+            elsewhere += after[i] != found->repair;
+            full = full || why[i] == ENOMEM;
+        }
+        if (full) found->repair = -1;
     }
     return elsewhere;
 }
@@ -162,11 +166,17 @@ bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes) 
            found.elsewhere != 0;
 }
 
+static void count_untouched(uintptr_t start, const int *status, size_t count, void *context) {
+    (void)start;
+    uint64_t *untouched = context;
+    for (size_t i = 0; i < count; i++) *untouched += status[i] == -ENOENT;
+}
+
 /* Untouched pages of a range in bytes, all of them if the kernel does not tell. */
 static uint64_t untouched_bytes(uintptr_t start, uintptr_t end) {
-    numalloc_page_counts_t counts = {0};
-    if (os_can_query() != 0 || each_status(start, end, count_pages, &counts) != 0) return end - start;
-    return (uint64_t)counts.untouched * os_page_size();
+    uint64_t untouched = 0;
+    if (os_can_query() != 0 || each_status(start, end, count_untouched, &untouched) != 0) return end - start;
+    return untouched * os_page_size();
 }
 
 /* What all threads are faulting in at this moment: two that look at the same room shall not both have it. A thread may

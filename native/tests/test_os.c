@@ -234,6 +234,80 @@ static void query_tells_untouched_pages(void) {
     os_release(p, 3 * os_page_size());
 }
 
+/* Every third page written, every third read; of what is left each second is not mapped. */
+static void query_is_right_page_by_page(void) {
+    if (os_can_query() != 0) SKIP("move_pages is not permitted");
+    enum { PAGES = 600 };
+    char *p;
+    size_t page = os_page_size();
+    static int status[PAGES];
+    CHECK_EQUAL(os_map(PAGES * page, (void **)&p), 0);
+    (void)os_advise_huge(p, PAGES * page, false);
+    for (size_t i = 0; i < PAGES; i++) {
+        if (i % 3 == 0) p[i * page] = 1;
+        if (i % 3 == 1) CHECK_EQUAL(*(volatile char *)(p + i * page), 0);
+        if (i % 6 == 5) CHECK_EQUAL(os_release(p + i * page, page), 0);
+    }
+    errno = 57;
+    CHECK_EQUAL(os_query_pages(p, PAGES, status), 0);
+    CHECK_EQUAL(errno, 57);
+    for (size_t i = 0; i < PAGES; i++)
+        CHECK(i % 3 == 0 ? status[i] >= 0 : status[i] == (i % 6 == 5 ? -EFAULT : -ENOENT));
+    for (size_t i = 0; i < PAGES; i++)
+        if (i % 6 != 5) os_release(p + i * page, page);
+}
+
+/* It is changed for a moment, since a page that was read seems absent and is in the page tables. */
+static void query_keeps_the_threads_policy_body(void) {
+    static const int modes[] = {0, 1, 2, 3, 4}; /* default, preferred, bind, interleave, local */
+    char *p;
+    CHECK_EQUAL(os_map(os_page_size(), (void **)&p), 0);
+    CHECK_EQUAL(*(volatile char *)p, 0);
+    unsigned long allowed[16] = {0};
+    if (syscall(SYS_get_mempolicy, NULL, allowed, 1024UL + 1, NULL, 4UL /* MPOL_F_MEMS_ALLOWED */) != 0)
+        SKIP("get_mempolicy is not permitted");
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        bool no_nodes = modes[i] == 0 || modes[i] == 4;
+        if (syscall(SYS_set_mempolicy, modes[i], no_nodes ? NULL : allowed, no_nodes ? 0UL : 1024UL + 1) != 0)
+            SKIP("set_mempolicy is not permitted");
+        na_nodeset before = {{0}}, after = {{0}};
+        int mode_before = -1, mode_after = -2, status;
+        CHECK_EQUAL(os_get_policy(&mode_before, &before), 0);
+        CHECK_EQUAL(os_query_pages(p, 1, &status), 0);
+        CHECK_EQUAL(status, -ENOENT);
+        CHECK_EQUAL(os_get_policy(&mode_after, &after), 0);
+        CHECK_EQUAL(mode_after, mode_before);
+        CHECK_EQUAL(memcmp(&before, &after, sizeof before), 0);
+    }
+    if (!refuse(SYS_set_mempolicy, -1, EPERM)) SKIP("seccomp filters are not permitted");
+    int status;
+    CHECK_EQUAL(os_query_pages(p, 1, &status), 0);
+    CHECK_EQUAL(status, -ENOENT);
+}
+static void query_keeps_the_threads_policy(void) {
+    if (os_can_query() != 0) SKIP("move_pages is not permitted");
+    in_child(query_keeps_the_threads_policy_body);
+}
+
+static void query_without_descriptors_body(void) {
+    char *p;
+    int status[2];
+    CHECK_EQUAL(os_map(2 * os_page_size(), (void **)&p), 0);
+    *p = 1;
+    CHECK_EQUAL(close(STDERR_FILENO), 0);
+    CHECK_EQUAL(os_query_pages(p, 2, status), 0);
+    CHECK(status[0] >= 0 && status[1] == -ENOENT);
+    CHECK_EQUAL(fcntl(STDERR_FILENO, F_GETFD), -1); /* nothing of ours is left there */
+    struct rlimit none = {0, 0};
+    CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &none), 0);
+    CHECK_EQUAL(os_query_pages(p, 2, status), 0);
+    CHECK(status[0] >= 0 && status[1] == -ENOENT);
+}
+static void query_without_descriptors(void) {
+    if (os_can_query() != 0) SKIP("move_pages is not permitted");
+    in_child(query_without_descriptors_body);
+}
+
 static void binding_is_kept(void) {
     if (os_can_bind() != 0) SKIP("mbind is not permitted");
     static const struct {
@@ -423,6 +497,9 @@ static const check_case cases[] = {
     {"populate_keeps_contents", populate_keeps_contents},
     {"query_tells_untouched_pages", query_tells_untouched_pages},
     {"query_tells_read_pages_from_unmapped_ones", query_tells_read_pages_from_unmapped_ones},
+    {"query_is_right_page_by_page", query_is_right_page_by_page},
+    {"query_keeps_the_threads_policy", query_keeps_the_threads_policy},
+    {"query_without_descriptors", query_without_descriptors},
     {"binding_is_kept", binding_is_kept},
     {"binding_to_an_absent_node_is_refused", binding_to_an_absent_node_is_refused},
     {"remap_moves_pages", remap_moves_pages},
