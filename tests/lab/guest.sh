@@ -30,7 +30,7 @@ if [ "$nodes" = 4 ]; then
     "$python" "$root"/tests/lab/check_python.py && echo "arrays of every policy: ok" || echo "arrays of every policy: FAILED"
     "$python" "$root"/tests/lab/check_bandwidth.py && echo "bench bandwidth and latency, pages of 4x4 cells: ok" ||
         echo "bench bandwidth and latency, pages of 4x4 cells: FAILED"
-    if timeout 240 mpirun -n 4 "$python" -m mpi4py "$root"/tests/lab/check_shared.py >/tmp/shared.out 2>&1 &&
+    if timeout 480 mpirun -n 4 "$python" -m mpi4py "$root"/tests/lab/check_shared.py >/tmp/shared.out 2>&1 &&
         ! grep -q osc_ucx /tmp/shared.out; then
         cat /tmp/shared.out
     else
@@ -38,7 +38,10 @@ if [ "$nodes" = 4 ]; then
         echo "shared arrays on 4 ranks: FAILED"
     fi
     # Four ranks, a node each; MPI's shared memory wants a real directory.
-    if timeout 240 mpirun --mca osc ^ucx -n 4 "$python" "$root"/examples/mpi/heat2d.py --size 256 --steps 50 >/tmp/heat.out 2>&1; then
+    reports=/tmp/reports
+    mkdir -p $reports
+    heat=(--size 256 --steps 50)
+    if HPCALLOC_REPORT=$reports/library.json timeout 480 mpirun --mca osc ^ucx -n 4 "$python" "$root"/examples/mpi/heat2d.py "${heat[@]}" >/tmp/heat.out 2>&1; then
         tail -25 /tmp/heat.out
         last=$(tail -1 /tmp/heat.out)
         case $last in
@@ -49,18 +52,14 @@ if [ "$nodes" = 4 ]; then
         tail -40 /tmp/heat.out
         echo "heat2d on 4 ranks, 100.0 % local: FAILED"
     fi
-    { OMP_WAIT_POLICY=passive timeout 240 mpirun --mca osc ^ucx -n 4 hpcalloc bench bandwidth --small --iterations 1 \
+    { OMP_WAIT_POLICY=passive timeout 480 mpirun --mca osc ^ucx -n 4 hpcalloc bench bandwidth --small --iterations 1 \
         --repeats 1 --json /tmp/ranks.json && "$python" "$root"/tests/lab/check_bandwidth.py /tmp/ranks.json; } >/tmp/ranks.out 2>&1 &&
         echo "bench bandwidth of 4 ranks, local and remote pages: ok" ||
         { tail -20 /tmp/ranks.out; echo "bench bandwidth of 4 ranks, local and remote pages: FAILED"; }
-    # The same solver without hpcalloc, started by it; with the library; and ranks that move away before they allocate.
-    reports=/tmp/reports
-    mkdir -p $reports
-    heat=(--size 256 --steps 50)
+    # The same solver without hpcalloc, started by it; and ranks that move away before they allocate.
     leave="import os, numpy as n; here = min(os.sched_getaffinity(0)); os.sched_setaffinity(0, [(here + 2) % 8]); a = n.ones(10**6); del a"
-    HPCALLOC_REPORT=$reports/plain.json timeout 240 mpirun --mca osc ^ucx -n 4 hpcalloc run "$python" "$root"/examples/mpi/heat2d_plain.py "${heat[@]}" >/tmp/run.out 2>&1 &&
-        HPCALLOC_REPORT=$reports/library.json timeout 240 mpirun --mca osc ^ucx -n 4 "$python" "$root"/examples/mpi/heat2d.py "${heat[@]}" >>/tmp/run.out 2>&1 &&
-        HPCALLOC_REPORT=$reports/control.json timeout 240 mpirun -n 4 hpcalloc run "$python" -c "$leave" >>/tmp/run.out 2>&1 &&
+    HPCALLOC_REPORT=$reports/plain.json timeout 480 mpirun --mca osc ^ucx -n 4 hpcalloc run "$python" "$root"/examples/mpi/heat2d_plain.py "${heat[@]}" >/tmp/run.out 2>&1 &&
+        HPCALLOC_REPORT=$reports/control.json timeout 480 mpirun -n 4 hpcalloc run "$python" -c "$leave" >>/tmp/run.out 2>&1 &&
         "$python" "$root"/tests/lab/check_run.py $reports && echo "unchanged ranks under hpcalloc run, 100.0 % local: ok" ||
         { tail -30 /tmp/run.out; ls $reports; echo "unchanged ranks under hpcalloc run, 100.0 % local: FAILED"; }
 fi
