@@ -166,6 +166,7 @@ bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes) 
            found.elsewhere != 0;
 }
 
+/* Without the 8 KiB of numalloc_page_counts_t: threads that fault memory in can have small stacks. */
 static void count_untouched(uintptr_t start, const int *status, size_t count, void *context) {
     (void)start;
     uint64_t *untouched = context;

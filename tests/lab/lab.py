@@ -80,10 +80,11 @@ def boot(nodes: int, timeout: int) -> tuple[int, int, int]:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            stamp = f" ({time.monotonic() - start:.0f} s)" if RESULT.match(line) else ""
+            match = RESULT.match(line)
+            stamp = f" ({time.monotonic() - start:.0f} s)" if match else ""
             print(line.rstrip() + stamp, flush=True)
             done = done or line.strip() == "lab guest done"
-            if match := RESULT.match(line):
+            if match:
                 passed += match["verdict"] == "ok"
                 failed += match["verdict"] == "FAILED"
                 skipped += match["verdict"] == "skipped"
