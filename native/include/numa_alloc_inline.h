@@ -11,7 +11,7 @@
  * the thread has a heap that may be used from here, and 0 when it has none: before its first call, at its end, and in
  * the modes NUMALLOC_SECURE, NUMALLOC_LEAKS, NUMALLOC_PROFILE and NUMALLOC_GUARD. One comparison so covers both: with
  * another library than it was compiled for, and in those modes, a program calls the functions. The library's own
- * structures are compared with these when it is compiled (src/inline.c).
+ * structures are compared with these when it is compiled (src/heap/inline.c).
  */
 #ifndef NUMA_ALLOC_INLINE_H
 #define NUMA_ALLOC_INLINE_H

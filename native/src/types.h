@@ -46,7 +46,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "nodeset.h"
+#include "os/nodeset.h"
 #include "sizeclass.h"
 
 #define NA_LIKELY(x) __builtin_expect(!!(x), 1)
@@ -293,5 +293,21 @@ struct na_region {
     uint64_t pages, abandoned_count; /* resting ones count as abandoned */
     _Atomic(uint64_t) fallbacks, strict_failures, lost_blocks;
 };
+
+/* ---- sizes ------------------------------------------------------------------------------------------ */
+
+#define NA_HUGE_BYTES ((size_t)NA_HUGE_SLICES << NA_SLICE_SHIFT) /* a 2 MiB huge page */
+
+static inline size_t na_round_up(size_t value, size_t power) { return (value + power - 1) & ~(power - 1); }
+static inline size_t na_span_bytes(const na_span *span) { return (size_t)span->slices << NA_SLICE_SHIFT; }
+/* Bytes of a page's blocks, or of a large block. */
+static inline size_t na_usable(const na_span *span) {
+    return span->kind == NA_PAGE ? span->block_size : na_span_bytes(span);
+}
+/* Of a span that is not the caller's: its heap's thread may be keeping or taking it. */
+static inline enum na_span_kind na_kind(const na_span *span) {
+    return (enum na_span_kind)__atomic_load_n(&span->kind, __ATOMIC_RELAXED);
+}
+static inline uintptr_t na_span_end(const na_span *span) { return span->start + na_span_bytes(span); }
 
 #endif

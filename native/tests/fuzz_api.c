@@ -22,8 +22,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "internal.h"
+#include "heap/thread.h"
 #include "machine.h"
+#include "os/options.h"
+#include "sizeclass.h"
+#include "space/region.h"
 
 int machine_nodes = 2;
 bool machine_quiet = true;

@@ -15,7 +15,10 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "internal.h"
+#include "heap/remote.h"
+#include "heap/thread.h"
+#include "os/options.h"
+#include "os/os.h"
 
 static int ids[NUMALLOC_MAX_NODES], nodes;         /* allowed nodes */
 static int cpu_ids[NUMALLOC_MAX_NODES], cpu_nodes; /* those with CPUs */

@@ -17,7 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "os.h"
+#include "os/os.h"
 
 const char *const machine_name[MACHINE_COUNT] = {
 #define X(name, ...) #name,

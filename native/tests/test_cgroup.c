@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* cgroup.c on made-up machines: what it reads comes from a table. It is included, so that it calls the functions
  * below instead of os_linux.c's. */
-#include "../src/cgroup.c"
+#include "os/cgroup.c"
 
 #include <stdlib.h>
 
 #include "check.h"
+
+#include <errno.h>
 
 static const char *const *files; /* name, contents, name, contents, ..., NULL */
 

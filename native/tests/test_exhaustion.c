@@ -11,8 +11,9 @@
 #include <sys/stat.h>
 
 #include "check.h"
-#include "internal.h"
 #include "machine.h"
+#include "os/options.h"
+#include "os/topology.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { SANITIZED = 1 }; /* its own mappings and shadow are far beyond the limits here */

@@ -9,7 +9,11 @@
 #include <sys/wait.h>
 
 #include "check.h"
-#include "internal.h"
+#include "large/kept.h"
+#include "os/options.h"
+#include "os/topology.h"
+#include "space/region.h"
+#include "types.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { SANITIZED = 1 }; /* its own mappings are beyond the limits here */

@@ -6,7 +6,8 @@
 #include <signal.h>
 #include <stdint.h>
 
-#include "internal.h"
+#include "modes/watch.h"
+#include "os/topology.h"
 #include "watched.h"
 
 enum { ABORTED = 256 + SIGABRT, FAULTED = 256 + SIGSEGV };

@@ -13,7 +13,11 @@
 #include <time.h>
 
 #include "check.h"
-#include "internal.h"
+#include "heap/ended.h"
+#include "heap/heap.h"
+#include "large/kept.h"
+#include "space/region.h"
+#include "types.h"
 
 enum { KIB = 1 << 10, MIB = 1 << 20 };
 

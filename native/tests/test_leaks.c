@@ -5,8 +5,8 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#include "internal.h"
-#include "watch.h"
+#include "modes/watch.h"
+#include "os/topology.h"
 #include "watched.h"
 
 static void *volatile kept[64];

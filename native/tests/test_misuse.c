@@ -8,7 +8,9 @@
 #include <stdlib.h>
 
 #include "check.h"
-#include "internal.h"
+#include "os/options.h"
+#include "space/region.h"
+#include "types.h"
 
 enum { ABORTED = 256 + SIGABRT };
 static char text[8192];

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "check.h"
-#include "options.h"
+#include "os/options.h"
 
 static char text[8192];
 static const char *set_name, *set_value;

@@ -16,7 +16,7 @@
 #include <sys/syscall.h>
 
 #include "check.h"
-#include "os.h"
+#include "os/os.h"
 
 /* What a container or an older kernel does: from now on `call` gives `error`, whatever its arguments or, with
  * `third`, only for that third one. */

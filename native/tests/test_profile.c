@@ -6,8 +6,9 @@
 #include <pthread.h>
 #include <stdint.h>
 
-#include "internal.h"
-#include "watch.h"
+#include "modes/profile.h"
+#include "modes/watch.h"
+#include "os/options.h"
 #include "watched.h"
 
 enum { RATE = 16384 };

@@ -7,7 +7,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "secure.h"
+#include "space/region.h"
+#include "types.h"
 #include "watched.h"
 
 enum { ABORTED = 256 + SIGABRT, BLOCKS = 400, SIZE = 64 };

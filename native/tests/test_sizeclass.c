@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* sizeclass.h: classes cover every size, waste at most a quarter, and keep alignments. */
-#include "sizeclass.h"
-
 #include "check.h"
+#include "sizeclass.h"
 
 static void covers_every_size(void) {
     for (size_t size = 1; size <= NA_BLOCK_MAX; size++) {

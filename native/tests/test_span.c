@@ -6,7 +6,12 @@
 #include <sys/resource.h>
 
 #include "check.h"
-#include "internal.h"
+#include "heap/thread.h"
+#include "os/options.h"
+#include "space/dirty.h"
+#include "space/region.h"
+#include "space/span.h"
+#include "types.h"
 
 static na_region *fresh_region(void) {
     CHECK(na_init());

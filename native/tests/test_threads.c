@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #include "check.h"
-#include "fast.h"
+#include "heap/fast.h"
 
 static numalloc_stats_t total(void) {
     numalloc_stats_t stats;

@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 
 #include "check.h"
-#include "topology.h"
+#include "os/topology.h"
 
 static char root[] = "/tmp/numallocXXXXXX";
 

@@ -110,13 +110,13 @@ program_shell() {
 # ---- gcc ---------------------------------------------------------------------------------------------------
 
 compile() {
-    local source sources=("$root"/native/src/{span,heap,api,topology}.c)
-    if [ "$full" = 1 ]; then sources=("$root"/native/src/*.c "$root"/native/tests/test_*.c); fi
+    local source sources=("$root"/native/src/{space/span,heap/heap,api/api,os/topology}.c)
+    if [ "$full" = 1 ]; then sources=("$root"/native/src/*/*.c "$root"/native/tests/test_*.c); fi
     for source in "${sources[@]}"; do
         "${under[@]}" gcc -O2 -g -fdebug-prefix-map="$PWD"=. -std=gnu11 -fPIC -I"$root/native/include" -I"$root/native/src" -I"$root/native/tests" -DNA_OPTIONS_DOC='""' -c "$source" -o object.o
         sha256sum <object.o # bit by bit
     done
-    "${under[@]}" gcc -O2 -flto -frandom-seed=1 -std=gnu11 -c -I"$root/native/include" -I"$root/native/src" "$root/native/src/cgroup.c" -o lto.o
+    "${under[@]}" gcc -O2 -flto -frandom-seed=1 -std=gnu11 -c -I"$root/native/include" -I"$root/native/src" "$root/native/src/os/cgroup.c" -o lto.o
     sha256sum <lto.o
 }
 compile_cxx() {
@@ -175,7 +175,7 @@ repository() {
     "${git[@]}" init -q one
     cp -r "$root/native" "$root/docs" "$root/hpcalloc" one/
     for ((i = 0; i < commits; i++)); do
-        sed -i "s/return/return  /; \$a // $i" one/native/src/*.c
+        sed -i "s/return/return  /; \$a // $i" one/native/src/*/*.c
         export GIT_AUTHOR_DATE="@$((1700000000 + i)) +0000" GIT_COMMITTER_DATE="@$((1700000000 + i)) +0000"
         "${git[@]}" -C one add -A
         "${git[@]}" -C one commit -q -m "change $i"
@@ -185,7 +185,7 @@ repository() {
     "${git[@]}" -C two gc -q --aggressive --prune=now
     "${git[@]}" -C two fsck --full --strict
     "${git[@]}" -C two rev-list --objects --all | sort | sha256sum
-    "${git[@]}" -C two blame native/src/api.c | sha256sum
+    "${git[@]}" -C two blame native/src/api/api.c | sha256sum
     "${git[@]}" -C two grep -c na_region
     if "${git[@]}" -C "$root" rev-parse -q --verify HEAD 2>/dev/null; then # this project's own
         "${git[@]}" clone -q --no-local "$root" three

@@ -1,0 +1,546 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * api.c: the calls that allocate, free and describe blocks: checks arguments, finds the region, and hands over
+ * to heap.c or large.c. The fast paths are in fast.h.
+ *
+ * Threads: no state of its own but what numalloc_init was given.
+ */
+#include "api/api.h"
+#include "api/debug.h"
+#include "api/placement.h"
+#include "heap/ended.h"
+#include "heap/fast.h"
+#include "heap/heap.h"
+#include "heap/page.h"
+#include "heap/remote.h"
+#include "heap/thread.h"
+#include "large/kept.h"
+#include "large/large.h"
+#include "large/mixed.h"
+#include "modes/audit.h"
+#include "modes/secure.h"
+#include "modes/watch.h"
+#include "os/options.h"
+#include "os/topology.h"
+#include "reclaim/purger.h"
+#include "space/region.h"
+#include "space/span.h"
+#include "types.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define NA_ALIGN_MAX ((size_t)1 << 30)
+#define NA_FLAGS (NUMALLOC_STRICT | NUMALLOC_ZERO | NUMALLOC_POPULATE)
+
+static void *alloc_here(size_t size, size_t align, unsigned flags);
+
+void *numalloc(size_t size) { return na_alloc_fast(size); }
+
+void numalloc_free(void *ptr) {
+    na_span *span = na_span_at(ptr);
+    if (!na_free_fast(span, ptr) && ptr != NULL) na_free_slow(span, ptr, "numalloc_free");
+}
+
+/* ---- freeing, the rest ------------------------------------------------------------------------------- */
+
+static const char *const NOT_OURS = "is not from this allocator";
+static const char *const NOT_LIVE = "is not allocated (freed before?)";
+static const char *const NOT_START = "is not the start of a block";
+static const char *const REMEDY_OURS = "free memory with the library that allocated it";
+static const char *const REMEDY_ONCE = "free each block once; build with -fsanitize=address to find the first free";
+static const char *const REMEDY_START = "free the pointer that the allocation returned";
+
+/* Is the start of a block free? Of large blocks only secure mode knows. */
+static bool is_free(const void *start) { return NA_UNLIKELY(na_secure) ? !na_live_at(start) : na_marked_free(start); }
+
+/* NULL if `ptr` is the start of a live block of `span`; else what is wrong with it. */
+static const char *fault_of(const na_span *span, const void *ptr, const char **remedy) {
+    *remedy = REMEDY_ONCE;
+    if (span == NULL) {
+        bool inside = (uintptr_t)ptr - na_base < na_reserved;
+        if (!inside) *remedy = REMEDY_OURS;
+        return inside ? NOT_LIVE : NOT_OURS;
+    }
+    if (span->kind == NA_LARGE) {
+        if (ptr == (void *)span->start) return NA_UNLIKELY(na_secure) && is_free(ptr) ? NOT_LIVE : NULL;
+        *remedy = REMEDY_START;
+        return NOT_START;
+    }
+    if (span->kind != NA_PAGE) return NOT_LIVE;
+    size_t offset = (uintptr_t)ptr - span->start;
+    if (offset % span->block_size != 0 || offset / span->block_size >= span->capacity) {
+        *remedy = REMEDY_START;
+        return NOT_START;
+    }
+    return is_free(ptr) ? NOT_LIVE : NULL;
+}
+
+/* NULL: the block is the caller's to free; else what is wrong. */
+static const char *claim(const na_span *span, const void *ptr, const char **remedy) {
+    if (NA_UNLIKELY(na_secure) && na_live_claim(ptr)) return NULL;
+    const char *fault = fault_of(span, ptr, remedy);
+    return fault == NULL && na_secure ? NOT_LIVE : fault; /* another thread was first, just now */
+}
+
+static void free_block(na_span *span, void *ptr, const char *call) {
+    const char *remedy, *fault = claim(span, ptr, &remedy);
+    if (fault != NULL) {
+        na_misuse(call, ptr, fault, remedy);
+        return;
+    }
+    if (span->kind == NA_LARGE) {
+        bool peak = na_span_bytes(span) >= NA_PEAK_BYTES;
+        if (NA_UNLIKELY(na_opt.audit[0] != '\0')) na_audit_look(); /* while it is still there */
+        if (na_regions[span->region].node_index < 0) na_mixed_free(span);
+        else na_large_free(span);
+        if (peak) na_purger_start();
+        return;
+    }
+    if (NA_UNLIKELY(na_secure)) {
+        na_secure_free(span, ptr);
+        return;
+    }
+    na_heap *heap = atomic_load_explicit(&span->heap, memory_order_relaxed);
+    /* NULL: no memory even for that, or the thread ended and nobody would end it again; the free still works. */
+    na_thread *self = na_self.ended ? na_self.thread : na_thread_get();
+    na_block *block = ptr;
+    if (self != NULL && atomic_load_explicit(&heap->thread, memory_order_relaxed) == self) {
+        na_page_push(span, block);
+    } else {
+        na_mark_free(block);
+        na_remote_free(span, block);
+    }
+}
+
+__attribute__((noinline)) void na_free_slow(na_span *span, void *ptr, const char *call) {
+    if (NA_UNLIKELY(na_watched)) na_watch_free(ptr, call);
+    else free_block(span, ptr, call);
+}
+
+void na_free(void *ptr, const char *call) { free_block(na_span_at(ptr), ptr, call); }
+
+/* ---- allocating, the rest ------------------------------------------------------------------------------ */
+
+/* Zeroes a block that the heap has just given. */
+static void zero_block(void *ptr, size_t size, const na_heap *heap) {
+    uint32_t tag = na_span_at(ptr)->tag;
+    const na_cache *cache = &heap->cache[na_tag_class(tag)];
+    bool virgin = na_tag_is_page(tag, heap->tag_of_pages) && cache->virgin == cache->frees;
+    memset(ptr, 0, virgin ? sizeof(na_block) : size);
+    if (virgin) na_touch(ptr, size);
+}
+
+/* Of large blocks; those of a page become live where they leave its list. */
+static void *born(void *block) {
+    if (NA_UNLIKELY(na_secure) && block != NULL) (void)na_live_begin(block);
+    return block;
+}
+
+void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
+    if (size > PTRDIFF_MAX - NA_ALIGN_MAX) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (size < NA_GRANULE) size = NA_GRANULE;
+    size_t padded = align > NA_GRANULE ? (size + align - 1) & ~(align - 1) : size;
+    if (padded > NA_BLOCK_MAX || align > NA_SLICE) {
+        na_ended_due(region);
+        na_kept_due(region);
+        void *block = na_large_alloc(region, size, align, flags);
+        if (NA_UNLIKELY(block == NULL) && errno == ENOMEM && na_ended_relieve(region))
+            block = na_large_alloc(region, size, align, flags);
+        return born(block);
+    }
+    na_heap *heap = na_heap_of(region);
+    if (heap == NULL) return NULL;
+    /* A longer class may not have the alignment, but for that of a line: those above NA_LENT_ABOVE are whole lines long. */
+    bool whole = (flags & NUMALLOC_ZERO) != 0 && align <= NA_LINE;
+    void *block = na_heap_alloc(heap, aligned_to_class(align, padded), whole);
+    if (block == NULL) return NULL;
+    if ((flags & NUMALLOC_POPULATE) != 0) {
+        na_nodeset home = nodeset_single(region->node);
+        int error = na_populate((uintptr_t)block, size, &home, region->strict);
+        if (error != 0) {
+            na_free(block, "numalloc_request");
+            errno = error;
+            return NULL;
+        }
+    }
+    if ((flags & NUMALLOC_ZERO) != 0) zero_block(block, size, heap);
+    return block;
+}
+
+/* On a node, or when it can't and `strict` is not asked for, on the next by distance, which is counted. */
+static void *alloc_on(int node_index, bool strict, size_t size, size_t align, unsigned flags) {
+    void *block = na_alloc(na_region_node(node_index, strict), size, align, flags);
+    if (NA_LIKELY(block != NULL) || strict || (errno != ENOMEM && errno != ENODEV)) return block;
+    const int16_t *neighbour = na_topology_neighbours(node_index);
+    for (int i = 1; i < na_topo.node_count; i++) {
+        block = na_alloc(na_region_node(neighbour[i], false), size, align, flags);
+        if (block == NULL) continue;
+        atomic_fetch_add_explicit(&na_region_node(node_index, false)->fallbacks, 1, memory_order_relaxed);
+        return block;
+    }
+    errno = ENOMEM;
+    return NULL;
+}
+
+static void *alloc_here(size_t size, size_t align, unsigned flags) {
+    if (!na_init()) return NULL;
+    if (NA_UNLIKELY(na_watched)) return na_watch_here(size, align, flags);
+    na_heap *heap = na_heap_here();
+    /* A region that can't be opened (the commit limit, after the thread came to its node): others may have free memory. */
+    int home = heap != NULL ? heap->region->node_index : na_home_index();
+    return alloc_on(home, na_opt.strict || (flags & NUMALLOC_STRICT) != 0, size, align, flags);
+}
+
+/* Most need no more than the next blocks of the page at hand, or a block that is kept. */
+__attribute__((noinline)) void *na_alloc_slow(size_t size) {
+    if (size - 1 < NA_BLOCK_MAX && !na_moved()) {
+        na_heap *heap = na_self.heap;
+        unsigned class_index = size_to_class(size);
+        na_cache *cache = &heap->cache[class_index];
+        /* The fast path saw the thread on another node, and now it is back. */
+        if (NA_UNLIKELY(cache->top != NULL)) return na_cache_pop(cache);
+        na_span *page = heap->queue[class_index].first;
+        /* Blocks that were never used come after those that others of its pages have. */
+        if (page != NULL && (page->free != 0 || (page->carved < page->capacity && page->next == NULL &&
+                                                 !na_page_may_be_idle(heap, class_index)))) {
+            na_heap_enter(heap);
+            na_cache_fill(cache, page);
+            na_heap_leave(heap);
+            return na_cache_pop(cache);
+        }
+    } else if (size - 1 < NA_KEPT_MAX && !na_moved() && !na_opt.strict) {
+        na_span *span = na_kept_take(na_self.heap, (uint32_t)((size + NA_SLICE - 1) >> NA_SLICE_SHIFT));
+        if (span != NULL) return (void *)span->start;
+    }
+    return alloc_here(size, 0, 0);
+}
+
+static bool align_valid(size_t align) { return align != 0 && (align & (align - 1)) == 0 && align <= NA_ALIGN_MAX; }
+
+void *numalloc_aligned(size_t align, size_t size) {
+    if (!align_valid(align)) {
+        errno = EINVAL;
+        return NULL;
+    }
+    void *block = na_aligned_fast(align, size);
+    if (NA_LIKELY(block != NULL)) return block;
+    if (align <= NA_GRANULE) return na_alloc_fast(size);
+    if (align <= NA_SLICE && size - 1 < NA_BLOCK_MAX && !na_watched) {
+        size_t padded = na_round_up(size, align);
+        if (padded <= NA_BLOCK_MAX && aligned_to_class(align, padded) < NA_SIZES) return na_alloc_fast(padded);
+    }
+    return alloc_here(size, align, 0);
+}
+
+/* Has a zeroed block to come from the slow path, which looks into longer classes? Of a size up to NA_BLOCK_MAX. */
+static bool may_be_lent(size_t size) {
+    return size > NA_LENT_ABOVE && na_self.heap->cache[size_to_class(size)].top == NULL;
+}
+
+void *numalloc_calloc(size_t count, size_t size) {
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    /* A watched block may be anything but virgin; before the first use nobody knows yet. */
+    if (NA_LIKELY(bytes <= NA_BLOCK_MAX && na_self.heap != &na_empty_heap && !may_be_lent(bytes))) {
+        void *block = na_alloc_fast(bytes);
+        if (block == NULL) return NULL;
+        zero_block(block, bytes < sizeof(na_block) ? sizeof(na_block) : bytes, na_self.heap);
+        return block;
+    }
+    return alloc_here(bytes, 0, NUMALLOC_ZERO);
+}
+
+/* ---- requests with a policy ------------------------------------------------------------------------------ */
+
+/* The set asked for, or all allowed nodes. 0 or errno. */
+static int resolve_nodes(const numalloc_nodemask_t *asked, na_nodeset *nodes) {
+    *nodes = asked != NULL ? *asked : na_topo.allowed;
+    if (nodeset_count(nodes) == 0) return EINVAL;
+    return nodeset_within(nodes, &na_topo.allowed) ? 0 : ENODEV;
+}
+
+/* A member of the set by turns, for blocks too small to be spread. */
+static int deal(const na_nodeset *nodes) {
+    na_thread *thread = na_thread_get();
+    uint32_t turn = thread != NULL ? thread->deal++ : 0;
+    int skip = (int)(turn % (uint32_t)nodeset_count(nodes));
+    int node = nodeset_next(nodes, 0);
+    while (skip-- > 0) node = nodeset_next(nodes, node + 1);
+    return node;
+}
+
+static void *request_spread(const numalloc_request_t *request, size_t align, bool strict) {
+    na_nodeset nodes;
+    int error = resolve_nodes(request->nodes, &nodes);
+    if (error != 0) {
+        errno = error;
+        return NULL;
+    }
+    if (nodeset_count(&nodes) == 1 || request->size < os_page_size()) {
+        int index = na_topology_index_of(deal(&nodes));
+        return alloc_on(index, strict, request->size, align, request->flags);
+    }
+    if (request->size > PTRDIFF_MAX - NA_ALIGN_MAX) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    na_placement placement = {.nodes = nodes, .policy = (uint8_t)request->policy, .strict = strict};
+    if (request->policy == NUMALLOC_BLOCKED) placement.stripe = request->stripe;
+    return born(na_mixed_alloc(&placement, request->size, align, request->flags));
+}
+
+void *na_request(const numalloc_request_t *request) {
+    if (request == NULL || (request->flags & ~(unsigned)NA_FLAGS) != 0 ||
+        (request->align != 0 && !align_valid(request->align))) {
+        errno = EINVAL;
+        return NULL;
+    }
+    if (!na_init()) return NULL;
+    bool strict = na_opt.strict || (request->flags & NUMALLOC_STRICT) != 0;
+    switch (request->policy) {
+    case NUMALLOC_LOCAL: return alloc_on(na_home_index(), strict, request->size, request->align, request->flags);
+    case NUMALLOC_ONNODE:
+        if (!nodeset_has(&na_topo.allowed, request->node)) break;
+        return alloc_on(na_topology_index_of(request->node), strict, request->size, request->align, request->flags);
+    case NUMALLOC_INTERLEAVE:
+    case NUMALLOC_BLOCKED: return request_spread(request, request->align, strict);
+    default: errno = EINVAL; return NULL;
+    }
+    errno = ENODEV;
+    return NULL;
+}
+
+void *numalloc_request(const numalloc_request_t *request) {
+    if (!na_init()) return NULL;
+    return NA_UNLIKELY(na_watched) && request != NULL ? na_watch_alloc(request) : na_request(request);
+}
+
+void *numalloc_onnode(size_t size, int node) {
+    numalloc_request_t request = {.size = size, .policy = NUMALLOC_ONNODE, .node = node};
+    return numalloc_request(&request);
+}
+
+void *numalloc_interleaved(size_t size, const numalloc_nodemask_t *nodes) {
+    numalloc_request_t request = {.size = size, .policy = NUMALLOC_INTERLEAVE, .nodes = nodes};
+    return numalloc_request(&request);
+}
+
+void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes) {
+    numalloc_request_t request = {.size = size, .policy = NUMALLOC_BLOCKED, .nodes = nodes};
+    return numalloc_request(&request);
+}
+
+/* ---- realloc ------------------------------------------------------------------------------------------- */
+
+/* A block of the same home as `span`'s. */
+static void *alloc_like(const na_span *span, size_t size) {
+    const na_region *region = &na_regions[span->region];
+    if (region->node_index >= 0) return alloc_on(region->node_index, region->strict, size, 0, NA_GROWING);
+    na_placement placement = *span->placement;
+    return born(na_mixed_alloc(&placement, size, 0, 0));
+}
+
+/* Not much shorter than its block. One that was lent may be coloured, and twice as long as what was asked for but for
+ * that. */
+static bool stays(size_t size, size_t have) {
+    return size <= have && size >= (have > NA_LENT_ABOVE ? have - NA_COLOUR : have) / 2;
+}
+
+void *na_realloc(void *ptr, size_t size) {
+    na_span *span = na_span_at(ptr);
+    const char *remedy, *fault = fault_of(span, ptr, &remedy);
+    if (fault != NULL) {
+        na_misuse("numalloc_realloc", ptr, fault, remedy);
+        errno = EINVAL;
+        return NULL;
+    }
+    if (size > PTRDIFF_MAX - NA_ALIGN_MAX) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    size_t have = na_usable(span);
+    bool large = span->kind == NA_LARGE && na_regions[span->region].node_index >= 0;
+    if (large && size > NA_BLOCK_MAX) {
+        if (NA_UNLIKELY(na_secure) && !na_live_claim(ptr)) {
+            na_misuse("numalloc_realloc", ptr, NOT_LIVE, REMEDY_ONCE);
+            errno = EINVAL;
+            return NULL;
+        }
+        na_region *region = &na_regions[span->region]; /* first, as the span may be another's afterwards */
+        void *moved = na_large_realloc(span, size);
+        if (moved == NULL && region->strict && errno == ENOMEM && na_ended_relieve(region))
+            moved = na_large_realloc(span, size); /* others are asked for below */
+        (void)born(moved != NULL ? moved : ptr);
+        if (moved != NULL || region->strict) return moved;
+    } else if (stays(size, have)) {
+        return ptr;
+    }
+    void *moved = alloc_like(span, size);
+    if (moved == NULL) return size <= have ? ptr : NULL; /* shrinking never fails */
+    memcpy(moved, ptr, have < size ? have : size);
+    if (na_watched) na_free(ptr, "numalloc_realloc");
+    else numalloc_free(ptr);
+    return moved;
+}
+
+void *numalloc_realloc(void *ptr, size_t size) {
+    if (ptr == NULL) return numalloc(size);
+    if (size == 0) {
+        numalloc_free(ptr);
+        return NULL;
+    }
+    return NA_UNLIKELY(na_watched) ? na_watch_realloc(ptr, size) : na_realloc(ptr, size);
+}
+
+/* ---- queries ------------------------------------------------------------------------------------------- */
+
+size_t numalloc_usable_size(const void *ptr) {
+    if (NA_UNLIKELY(na_watched)) {
+        numalloc_block_info_t info;
+        return numalloc_block_info(ptr, &info) == 0 && info.start == ptr ? info.size : 0;
+    }
+    const na_span *span = na_span_at(ptr);
+    const char *remedy;
+    return ptr != NULL && fault_of(span, ptr, &remedy) == NULL ? na_usable(span) : 0;
+}
+
+static uintptr_t start_of(const na_span *span, const void *ptr) {
+    if (span == NULL || (span->kind != NA_PAGE && span->kind != NA_LARGE)) return 0;
+    if (span->kind == NA_LARGE) return span->start;
+    uint32_t index = (uint32_t)(((uintptr_t)ptr - span->start) / span->block_size);
+    uintptr_t start = span->start + (uintptr_t)index * span->block_size;
+    return index < span->capacity && !is_free((void *)start) ? start : 0;
+}
+
+uintptr_t na_block_start(const void *ptr) { return start_of(na_span_at(ptr), ptr); }
+
+int numalloc_block_info(const void *ptr, numalloc_block_info_t *info) {
+    if (info == NULL) return EINVAL;
+    const na_span *span = na_span_at(ptr);
+    uintptr_t start = start_of(span, ptr);
+    if (start == 0) return EFAULT;
+    const na_region *region = &na_regions[span->region];
+    bool mixed = region->node_index < 0;
+    bool strict = mixed ? span->placement->strict != 0 : region->strict;
+    *info = (numalloc_block_info_t){
+        .start = (void *)start,
+        .size = na_usable(span),
+        .size_class = span->kind == NA_PAGE ? span->class_index : -1,
+        .numa_node = region->node,
+        .policy = mixed ? span->placement->policy : NUMALLOC_ONNODE,
+        .flags = strict ? NUMALLOC_STRICT : 0,
+        .huge_page = span->huge_shift != 0 ? (size_t)1 << span->huge_shift : 0,
+    };
+    return NA_UNLIKELY(na_watched) && !na_watch_describe(info) ? EFAULT : 0;
+}
+
+int numalloc_node_of(const void *ptr) {
+    numalloc_block_info_t info;
+    return numalloc_block_info(ptr, &info) == 0 ? info.numa_node : NUMALLOC_NODE_FOREIGN;
+}
+
+/* ---- life cycle ------------------------------------------------------------------------------------------ */
+
+int numalloc_init(size_t bytes_per_node) {
+    static _Atomic(size_t) given; /* bytes + 1; 0: not called yet */
+    if (!na_init()) return errno;
+    if (bytes_per_node > PTRDIFF_MAX) return ENOMEM;
+    size_t before = 0;
+    if (!atomic_compare_exchange_strong(&given, &before, bytes_per_node + 1))
+        return before == bytes_per_node + 1 ? 0 : EALREADY;
+    for (int i = 0; i < na_topo.node_count; i++) {
+        int error = na_region_prepare(na_region_node(i, na_opt.strict), bytes_per_node);
+        if (error != 0) {
+            atomic_store(&given, 0);
+            return error;
+        }
+    }
+    return 0;
+}
+
+size_t numalloc_purge(void) {
+    if (!na_init()) return 0;
+    if (na_watched) na_watch_cleanup(false);
+    na_thread *thread = na_thread_get();
+    size_t bytes = 0;
+    if (thread != NULL) na_remote_flush(thread);
+    for (int i = 0; i < na_region_count; i++) {
+        na_region *region = &na_regions[i];
+        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        na_ended_reclaim(region); /* first, since it may send remote frees to the caller's heap */
+        if (thread != NULL && thread->heaps[i] != NULL) na_heap_shed(thread->heaps[i]);
+        (void)na_kept_release(region);
+        pthread_mutex_lock(&region->lock);
+        uint64_t before = region->purged_bytes;
+        na_mixed_purge_due(region, true);
+        na_span_purge_all(region);
+        bytes += region->purged_bytes - before;
+        pthread_mutex_unlock(&region->lock);
+    }
+    return bytes;
+}
+
+void numalloc_cleanup(void) {
+    (void)numalloc_purge();
+    if (na_watched) na_watch_cleanup(true);
+}
+
+/* ---- machine ------------------------------------------------------------------------------------------- */
+
+int numalloc_node_count(void) { return na_init() ? na_topo.node_count : 1; }
+
+int numalloc_node_ids(int *ids, int capacity) {
+    if (!na_init()) return 0;
+    for (int i = 0; i < na_topo.node_count && i < capacity; i++) ids[i] = na_topo.node_id[i];
+    return na_topo.node_count;
+}
+
+int numalloc_node_info(int node, numalloc_node_info_t *info) {
+    if (info == NULL) return EINVAL;
+    return na_init() ? na_topology_node_info(node, info) : errno;
+}
+
+int numalloc_distance(int from, int to) { return na_init() ? na_topology_distance(from, to) : -1; }
+
+int numalloc_current_node(void) {
+    if (!na_init()) return 0;
+    int node = na_topology_node_of_cpu(os_current_cpu());
+    return node >= 0 ? node : na_topo.node_id[0];
+}
+
+int numalloc_bind_thread(int node) {
+    if (!na_init()) return errno;
+    if (!nodeset_has(&na_topo.online, node)) return ENODEV;
+    na_cpuset cpus;
+    na_topology_cpus_of(node, &cpus);
+    int error = os_set_affinity(&cpus);
+    return error == EINVAL ? ENODEV : error; /* EINVAL: none of them is in our cpuset */
+}
+
+int numalloc_memory_policy(int policy, unsigned flags, const numalloc_nodemask_t *nodes) {
+    if (!na_init()) return errno;
+    bool strict = flags == NUMALLOC_STRICT;
+    if (flags != 0 && !strict) return EINVAL;
+    if (nodes == NULL) nodes = &na_topo.allowed;
+    if (!nodeset_within(nodes, &na_topo.allowed) || nodeset_count(nodes) == 0) return ENODEV;
+    if (policy == NUMALLOC_LOCAL) return os_set_policy(strict ? NA_BIND_STRICT : NA_BIND_DEFAULT, nodes);
+    if (strict) return EINVAL;
+    if (policy == NUMALLOC_INTERLEAVE) return os_set_policy(NA_BIND_INTERLEAVE, nodes);
+    if (policy != NUMALLOC_ONNODE || nodeset_count(nodes) != 1) return EINVAL;
+    return os_set_policy(NA_BIND_PREFERRED, nodes);
+}
+
+int numalloc_memory_policy_now(int *mode, numalloc_nodemask_t *nodes) {
+    *nodes = (numalloc_nodemask_t){{0}};
+    return os_get_policy(mode, nodes);
+}
+
+int numalloc_can_bind(void) { return os_can_bind(); }
+int numalloc_can_query(void) { return os_can_query(); }

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * api.h: what the public calls do below the modes.
+ */
+#ifndef NA_API_H
+#define NA_API_H
+
+#include "types.h"
+
+#pragma GCC visibility push(hidden)
+
+void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags); /* in that region or not at all */
+
+/* Below the watch: what the public calls do when no mode looks on. */
+void *na_request(const numalloc_request_t *request);
+void *na_realloc(void *ptr, size_t size);
+void na_free(void *ptr, const char *call);
+uintptr_t na_block_start(const void *ptr); /* of the live block that ptr points into; 0: none */
+
+#pragma GCC visibility pop
+
+#endif

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * fork.c: a child of fork() has one thread and can allocate, whatever the others were doing.
+ *
+ * All locks are held across the fork, so everything they guard is whole in the child. Heaps are not locked:
+ * another thread may be in the middle of a fast path, which loses at most the one block it had in hand, or in
+ * the middle of changing its queues (heap->busy), whose pages the child then leaves alone. All other heaps of
+ * vanished threads rest in the child as at a thread's end, and their memory is used again; so do heaps that one of
+ * them had in hand to give back what is free, but for the pages it had taken out already.
+ *
+ * The kernel's copy is a consistent cut: from the moment fork() protects a page, a thread that writes to it
+ * waits until the copy is complete, so no later write of it is seen without the earlier ones.
+ */
+#include "api/fork.h"
+#include "heap/ended.h"
+#include "heap/thread.h"
+#include "modes/audit.h"
+#include "modes/secure.h"
+#include "modes/watch.h"
+#include "reclaim/purger.h"
+#include "space/region.h"
+#include "types.h"
+
+bool na_cut_short;
+
+static void prepare(void) {
+    pthread_mutex_lock(&na_threads_lock);
+    for (int i = 0; i < na_region_count; i++) pthread_mutex_lock(&na_regions[i].lock);
+    if (na_watched) na_watch_fork(NA_FORK_PREPARE);
+}
+
+static void parent(void) {
+    if (na_watched) na_watch_fork(NA_FORK_PARENT);
+    for (int i = na_region_count; i-- > 0;) pthread_mutex_unlock(&na_regions[i].lock);
+    pthread_mutex_unlock(&na_threads_lock);
+}
+
+static void child(void) {
+    if (na_watched) na_watch_fork(NA_FORK_CHILD);
+    if (na_secure) na_secure_fork();
+    /* The mutexes were locked by this thread's image in the parent; here they are made anew. */
+    for (int i = 0; i < na_region_count; i++) pthread_mutex_init(&na_regions[i].lock, NULL);
+    pthread_mutex_init(&na_threads_lock, NULL);
+    na_purger_fork_child();
+    na_audit_fork_child();
+    for (na_thread *thread = na_threads_first(), *next; thread != NULL; thread = next) {
+        next = thread->next;
+        if (thread == na_self.thread) continue;
+        na_cut_short = true;
+        for (int i = 0; i < na_region_count; i++)
+            if (thread->heaps[i] != NULL) na_ended_orphan(thread->heaps[i]);
+        na_thread_forget(thread);
+    }
+    /* What a vanished thread, or the purger, was giving back is in no list. */
+    for (int i = 0; i < na_region_count; i++)
+        for (na_heap *heap = na_regions[i].all; heap != NULL; heap = heap->all_next) {
+            na_thread *owner = atomic_load_explicit(&heap->thread, memory_order_relaxed);
+            if (heap->in_hand || (owner != NULL && owner != na_self.thread)) na_ended_orphan(heap);
+        }
+}
+
+/* What pthread_atfork() calls in the C library. That function itself is a part of each library that calls it, at the
+ * end of its code, which most processes need for nothing else. */
+#if defined(__GLIBC__) && !defined(__SANITIZE_THREAD__)
+extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *object);
+extern void *__dso_handle __attribute__((visibility("hidden")));
+void na_fork_install(void) { (void)__register_atfork(prepare, parent, child, __dso_handle); }
+#else
+void na_fork_install(void) { (void)pthread_atfork(prepare, parent, child); }
+#endif

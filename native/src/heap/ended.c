@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * ended.c: owns the heaps whose threads ended: who goes on with them, and when their free memory goes back.
+ *
+ * A thread that ends leaves its heap as it is, caches and pages: its successor, most likely another short thread, finds
+ * all it needs and makes nothing anew. Such a heap rests. What nobody has adopted after the purge delay gives back what
+ * is free, as do all when memory runs short.
+ *
+ * Invariants. A heap without a thread is in exactly one of a region's lists, but for those that are in hand, as what is
+ * free in them goes back. The resting ones are ordered by their end. A spare heap has no pages; its pending list may get
+ * late remote frees, which are sent on.
+ *
+ * Threads: the lists under the region's lock. A page with used blocks may be freed to by any thread right now, which only
+ * touches its remote word and this heap's pending list: both stay valid without an owner.
+ */
+#include "heap/ended.h"
+#include "heap/heap.h"
+#include "heap/page.h"
+#include "heap/thread.h"
+#include "large/kept.h"
+#include "modes/watch.h"
+#include "os/options.h"
+#include "space/region.h"
+#include "space/span.h"
+#include "types.h"
+
+#include <errno.h>
+
+static void push(_Atomic(na_heap *) *list, na_heap *heap) {
+    heap->next = *list;
+    *list = heap;
+}
+
+static na_heap *pop(_Atomic(na_heap *) *list) {
+    na_heap *heap = *list;
+    if (heap != NULL) *list = heap->next;
+    return heap;
+}
+
+static na_heap *pop_spare(na_region *region) {
+    na_heap *heap = pop(&region->spare);
+    if (heap != NULL && heap == region->spare_next) region->spare_next = heap->next;
+    return heap;
+}
+
+/* Sends on what was freed late to spare heaps. A process that had a thousand threads has as many: the next few of them,
+ * by turns. */
+static void spare_send_on(na_region *region) {
+    enum { LOOKS = 16 };
+    na_heap *heap = region->spare_next;
+    for (int i = 0; i < LOOKS && (heap != NULL || i == 0); i++) {
+        if (heap == NULL) heap = region->spare;
+        if (heap == NULL) break;
+        na_pending_empty(heap, NULL);
+        heap = heap->next;
+    }
+    region->spare_next = heap;
+}
+
+static void rest(na_heap *heap) {
+    na_region *region = heap->region;
+    na_heap *before = region->resting;
+    atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
+    atomic_store_explicit(&heap->ended_at, os_now_ms(), memory_order_relaxed);
+    heap->newer = NULL;
+    heap->next = before;
+    if (before != NULL) before->newer = heap;
+    else region->resting_oldest = heap;
+    region->resting = heap;
+    region->abandoned_count++;
+}
+
+static void rest_no_more(na_heap *heap) {
+    na_region *region = heap->region;
+    if (heap->newer != NULL) heap->newer->next = heap->next;
+    else region->resting = heap->next;
+    if (heap->next != NULL) heap->next->newer = heap->newer;
+    else region->resting_oldest = heap->newer;
+    region->abandoned_count--;
+}
+
+/* Of a heap that has given back what was free. */
+static void settle(na_heap *heap) {
+    na_region *region = heap->region;
+    atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
+    heap->in_hand = 0;
+    push(heap->pages != 0 ? &region->abandoned : &region->spare, heap);
+    if (heap->pages != 0) region->abandoned_count++;
+}
+
+/* ---- the end ------------------------------------------------------------------------------------------- */
+
+void na_ended_add(na_heap *heap) {
+    na_region *region = heap->region;
+    bool keep = !na_secure && na_opt.purge_delay_ms != 0; /* secure mode looks at every block that is given back */
+    if (!keep) na_heap_shed(heap);
+    pthread_mutex_lock(&region->lock);
+    if (keep) rest(heap);
+    else settle(heap);
+    pthread_mutex_unlock(&region->lock);
+}
+
+void na_ended_orphan(na_heap *heap) {
+    na_kept_recount(heap);
+    na_caches_recount(heap);
+    heap->in_hand = 0;
+    /* Caught in the middle of a change: its queues can't be trusted, so its pages stay as they are and only
+     * their blocks in use remain valid. */
+    if (heap->busy) {
+        atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
+    } else {
+        na_pages_gone_free(heap);
+        rest(heap);
+    }
+}
+
+/* ---- adoption ------------------------------------------------------------------------------------------ */
+
+na_heap *na_ended_adopt(na_region *region) {
+    na_heap *heap = region->resting; /* the newest is most likely in the core's cache */
+    if (heap != NULL) {
+        rest_no_more(heap);
+    } else if ((heap = pop(&region->abandoned)) != NULL) {
+        region->abandoned_count--;
+    } else {
+        heap = pop_spare(region);
+    }
+    return heap;
+}
+
+static void move_pages(na_queue *from, na_heap *to) {
+    for (na_span *page; (page = from->first) != NULL;) {
+        na_queue_remove(from, page);
+        atomic_store_explicit(&page->heap, to, memory_order_release);
+        if (page->full) {
+            na_queue_append(&to->full, page);
+        } else {
+            page->attention = page->carved; /* it may have been alone in its class */
+            na_heap_join(to, page);
+        }
+    }
+}
+
+/* What is left of `other` is spare; late remote frees that still went to its pending list are sent on here and by later
+ * calls. */
+static void move_all(na_heap *other, na_heap *heap, na_list cached[NA_CLASSES]) {
+    for (unsigned c = 0; c < NA_CLASSES; c++) {
+        move_pages(&other->queue[c], heap);
+        cached[c] = na_cache_detach(other, c);
+        unsigned strict = (unsigned)heap->strict_pages[c] + other->strict_pages[c];
+        heap->strict_pages[c] = strict < UINT8_MAX ? (uint8_t)strict : UINT8_MAX;
+        other->strict_pages[c] = 0;
+    }
+    move_pages(&other->full, heap);
+    na_pages_idle_move(other, heap);
+    heap->pages += other->pages;
+    other->pages = 0;
+    push(&heap->region->spare, other);
+    na_pending_empty(other, NULL);
+}
+
+bool na_ended_take(na_heap *heap, unsigned wanted) {
+    na_region *region = heap->region;
+    if (atomic_load_explicit(&region->abandoned, memory_order_relaxed) == NULL &&
+        atomic_load_explicit(&region->resting, memory_order_relaxed) == NULL &&
+        atomic_load_explicit(&region->spare, memory_order_relaxed) == NULL)
+        return false;
+    na_list cached[NA_CLASSES];
+    pthread_mutex_lock(&region->lock);
+    na_heap *other = pop(&region->abandoned);
+    if (other != NULL) region->abandoned_count--;
+    else if ((other = region->resting_oldest) != NULL) rest_no_more(other);
+    spare_send_on(region);
+    if (other != NULL) move_all(other, heap, cached);
+    pthread_mutex_unlock(&region->lock);
+    if (other != NULL)
+        for (unsigned c = 0; c < NA_CLASSES; c++) na_cache_add(heap, c, cached[c], c == wanted);
+    na_heap_collect(heap);
+    return other != NULL;
+}
+
+/* ---- giving back ----------------------------------------------------------------------------------------- */
+
+static void shed(na_heap *heap) {
+    atomic_store_explicit(&heap->thread, na_self.thread, memory_order_relaxed);
+    na_heap_shed(heap);
+    pthread_mutex_lock(&heap->region->lock);
+    settle(heap);
+    pthread_mutex_unlock(&heap->region->lock);
+}
+
+/* The oldest resting heap, if it ended before; one at a time, so that others may adopt the rest meanwhile. */
+static na_heap *take_ended(na_region *region, uint64_t before) {
+    pthread_mutex_lock(&region->lock);
+    na_heap *heap = region->resting_oldest;
+    if (heap != NULL && atomic_load_explicit(&heap->ended_at, memory_order_relaxed) < before) {
+        rest_no_more(heap);
+        heap->in_hand = 1;
+    } else {
+        heap = NULL;
+    }
+    pthread_mutex_unlock(&region->lock);
+    return heap;
+}
+
+static void reclaim_before(na_region *region, uint64_t before) {
+    for (na_heap *heap; (heap = take_ended(region, before)) != NULL;) shed(heap);
+}
+
+void na_ended_release(na_region *region) { reclaim_before(region, UINT64_MAX); }
+
+uint64_t na_ended_oldest(const na_region *region) {
+    const na_heap *oldest = atomic_load_explicit(&region->resting_oldest, memory_order_relaxed);
+    return oldest != NULL ? atomic_load_explicit(&oldest->ended_at, memory_order_relaxed) : UINT64_MAX;
+}
+
+void na_ended_due(na_region *region) {
+    uint64_t oldest = na_ended_oldest(region);
+    if (oldest == UINT64_MAX || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
+    uint64_t now = os_now_ms();
+    if (na_is_due(oldest, now)) reclaim_before(region, now - (uint64_t)na_opt.purge_delay_ms + 1);
+}
+
+void na_ended_reclaim(na_region *region) {
+    na_ended_release(region);
+    pthread_mutex_lock(&region->lock);
+    na_heap *list = region->abandoned;
+    region->abandoned = NULL;
+    for (na_heap *heap = list; heap != NULL; heap = heap->next) {
+        region->abandoned_count--;
+        heap->in_hand = 1;
+    }
+    for (na_heap *spare = region->spare; spare != NULL; spare = spare->next) na_pending_empty(spare, NULL);
+    pthread_mutex_unlock(&region->lock);
+    while (list != NULL) {
+        na_heap *heap = list;
+        list = heap->next;
+        shed(heap);
+    }
+}
+
+/* A node that is full is full for long, and each request comes by here: what there is nothing of costs next to nothing. */
+bool na_ended_relieve(na_region *region) {
+    int saved = errno;
+    bool any = false;
+    /* Both regions of the node: they share its limit. */
+    for (int i = 0; i < 2; i++) {
+        na_region *each = region->node_index < 0 ? region : na_region_node(region->node_index, i != 0);
+        if (!atomic_load_explicit(&each->opened, memory_order_acquire)) continue;
+        uint64_t before = atomic_load_explicit(&each->used_bytes, memory_order_relaxed);
+        na_ended_release(each);
+        na_heap *own = na_self.thread != NULL ? na_self.thread->heaps[each->index] : NULL;
+        if (own != NULL) na_pages_idle_release(own);
+        (void)na_kept_release(each);
+        any |= atomic_load_explicit(&each->used_bytes, memory_order_relaxed) < before;
+    }
+    errno = saved;
+    return any;
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * heap.h: the caches and queues of a heap.
+ */
+#ifndef NA_HEAP_H
+#define NA_HEAP_H
+
+#include "types.h"
+
+#pragma GCC visibility push(hidden)
+
+na_heap *na_heap_of(na_region *region); /* the caller's heap in a region; NULL with errno */
+/* Slow path; NULL with errno. `whole`: all of it will be written to, so the block may be of a longer class. */
+void *na_heap_alloc(na_heap *heap, unsigned class_index, bool whole);
+void na_heap_collect(na_heap *heap);                          /* takes in remote frees; owner only */
+void na_heap_shed(na_heap *heap);                             /* gives empty pages back; owner only */
+void na_cache_fill(na_cache *cache, na_span *page);           /* an empty one, with the page's free or next blocks */
+void na_heap_join(na_heap *heap, na_span *page);              /* a page with free blocks comes into its queue */
+na_list na_cache_detach(na_heap *heap, unsigned class_index); /* all blocks of a cache */
+void na_cache_add(na_heap *heap, unsigned class_index, na_list list, bool home); /* home: to their pages */
+void na_caches_recount(na_heap *heap); /* child of fork: its thread may have been between two stores */
+/* Empties the pending list of a heap; pages that moved on meanwhile are sent after. `mine`: the heap whose pages may be
+ * changed, NULL: none. */
+void na_pending_empty(na_heap *heap, na_heap *mine);
+
+/* The queues of a heap are inconsistent between these two; a child of fork looks. */
+static inline void na_heap_enter(na_heap *heap) {
+    heap->busy++;
+    atomic_signal_fence(memory_order_seq_cst);
+}
+static inline void na_heap_leave(na_heap *heap) {
+    atomic_signal_fence(memory_order_seq_cst);
+    heap->busy--;
+}
+
+#pragma GCC visibility pop
+
+#endif

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * page.h: pages of one size class.
+ */
+#ifndef NA_PAGE_H
+#define NA_PAGE_H
+
+#include "heap/heap.h"
+#include "heap/thread.h"
+#include "types.h"
+
+#pragma GCC visibility push(hidden)
+
+na_span *na_page_new(na_heap *heap, unsigned class_index);  /* in no queue yet; NULL with errno */
+void na_page_carve(na_span *page);                          /* links the next batch of blocks */
+na_span *na_page_idle(na_heap *heap, unsigned class_index); /* is in no queue now; NULL: there is none */
+static inline bool na_page_may_be_idle(const na_heap *heap, unsigned class_index) {
+    return (heap->idle_classes >> class_index & 1) != 0;
+}
+_Static_assert(NA_CLASSES <= 64, "a bit for each");
+void na_page_freed(na_span *page);      /* its free blocks reached page->attention */
+void na_page_release(na_span *page);    /* no block in use: to the region */
+void na_page_leave(na_span *page);      /* the same, but first into heap->gone */
+void na_pages_gone(na_heap *heap);      /* those go to the region; takes the lock */
+void na_pages_gone_free(na_heap *heap); /* the same with the lock held */
+void na_pages_idle_move(na_heap *from, na_heap *to);
+void na_pages_idle_release(na_heap *heap);
+
+void na_queue_push(na_queue *queue, na_span *page);
+void na_queue_append(na_queue *queue, na_span *page);
+void na_queue_remove(na_queue *queue, na_span *page);
+
+static inline uint32_t na_page_used(const na_span *page) { return page->carved - na_list_count(page->free); }
+
+static inline void na_mark_free(na_block *block) { block->key = na_secret ^ (uintptr_t)block; }
+static inline bool na_marked_free(const na_block *block) { return block->key == (na_secret ^ (uintptr_t)block); }
+
+#pragma GCC visibility pop
+
+#endif

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * thread.c: owns what is per process (the first call) and per thread (its record, its heaps, its end).
+ *
+ * Invariants. na_self.heap is a heap of the calling thread or na_empty_heap, so that the fast path needs no
+ * test for a new thread. Records of ended threads are reused and never unmapped.
+ *
+ * Threads: na_threads_lock for the list of threads and the first call; na_self by its thread.
+ */
+#include "api/fork.h"
+#include "heap/ended.h"
+#include "heap/heap.h"
+#include "heap/inline.h"
+#include "heap/remote.h"
+#include "heap/thread.h"
+#include "modes/secure.h"
+#include "modes/watch.h"
+#include "os/options.h"
+#include "os/topology.h"
+#include "reclaim/purger.h"
+#include "space/region.h"
+#include "types.h"
+
+#include <errno.h>
+#include <string.h>
+
+_Thread_local na_tls na_self __attribute__((tls_model("initial-exec"))) = {.heap = &na_empty_heap, .cpu = -1};
+bool na_many_nodes;
+uintptr_t na_secret;
+pthread_mutex_t na_threads_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static _Atomic(bool) ready;
+static bool has_key;
+static pthread_key_t exit_key;
+static na_thread *threads_live, *threads_unused;
+static uintptr_t arena_next, arena_end; /* where records are carved */
+
+static void thread_end(void *record);
+
+bool na_init(void) {
+    if (NA_LIKELY(atomic_load_explicit(&ready, memory_order_acquire))) return true;
+    pthread_mutex_lock(&na_threads_lock);
+    bool first = !atomic_load_explicit(&ready, memory_order_relaxed);
+    int error = 0;
+    if (first) {
+        na_options_init();
+        na_topology_init(NULL);
+        na_secret = (uintptr_t)os_random() | 1;
+        na_many_nodes = na_topo.node_count > 1;
+        na_secure_init();
+        error = na_regions_reserve();
+        if (error == 0) {
+            /* A mode that can't have its tables is off; blocks are more important. */
+            if (na_watch_init() != 0)
+                os_message("numalloc: no memory to record blocks: leaks, profile and guard are off\n");
+            has_key = has_key || pthread_key_create(&exit_key, thread_end) == 0;
+            atomic_store_explicit(&ready, true, memory_order_release);
+        }
+    }
+    pthread_mutex_unlock(&na_threads_lock);
+    if (error != 0) {
+        errno = error;
+        return false;
+    }
+    if (first) {
+        na_fork_install(); /* may allocate, hence after all else */
+        if (na_opt.verbose != 0)
+            os_message("numalloc %s: %d node(s), %zu GiB of address space each, bind %s, query %s\n", NUMALLOC_VERSION,
+                       na_topo.node_count, ((size_t)1 << na_shift) >> 30, os_can_bind() == 0 ? "yes" : "no",
+                       os_can_query() == 0 ? "yes" : "no");
+    }
+    return true;
+}
+
+/* Before main, while there is one thread: topology and options are then read at a known time. */
+__attribute__((constructor)) static void load(void) {
+    int saved = errno;
+    if (na_init() && na_watched) na_watch_start(); /* a failure shows at the first allocation, with errno */
+    errno = saved;
+}
+
+/* Where the system gives no more (the commit limit), a region's free memory does. 0: neither. */
+static uintptr_t arena_chunk(size_t size) {
+    void *chunk;
+    if (os_map(size, &chunk) == 0) return (uintptr_t)chunk;
+    chunk = NULL;
+    for (int i = 0; i < na_region_count && chunk == NULL; i++) {
+        na_region *region = &na_regions[i];
+        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        pthread_mutex_lock(&region->lock);
+        chunk = na_region_meta(region, size);
+        pthread_mutex_unlock(&region->lock);
+    }
+    return (uintptr_t)chunk;
+}
+
+size_t na_thread_bytes(void) {
+    return na_round_up(sizeof(na_thread) + (size_t)na_region_count * sizeof(na_heap *), 64);
+}
+
+void na_thread_arena(uintptr_t start, uintptr_t end) {
+    arena_next = start;
+    arena_end = end;
+}
+
+static na_thread *record_make(void) {
+    na_thread *thread = threads_unused;
+    size_t bytes = na_thread_bytes();
+    if (thread != NULL) {
+        threads_unused = thread->next;
+    } else {
+        if (arena_end - arena_next < bytes) {
+            size_t size = na_round_up(bytes, NA_SLICE);
+            uintptr_t chunk = arena_chunk(size);
+            if (chunk == 0) return NULL;
+            arena_next = chunk;
+            arena_end = chunk + size;
+        }
+        thread = (na_thread *)arena_next;
+        arena_next += bytes;
+    }
+    memset(thread, 0, bytes);
+    return thread;
+}
+
+na_thread *na_thread_get(void) {
+    if (NA_LIKELY(na_self.thread != NULL)) return na_self.thread;
+    if (!na_init()) return NULL;
+    pthread_mutex_lock(&na_threads_lock);
+    na_thread *thread = record_make();
+    if (thread != NULL) {
+        thread->prev = NULL;
+        thread->next = threads_live;
+        if (thread->next != NULL) thread->next->prev = thread;
+        threads_live = thread;
+    }
+    pthread_mutex_unlock(&na_threads_lock);
+    if (thread == NULL) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    na_self.thread = thread; /* before setspecific, which may allocate */
+    if (has_key) (void)pthread_setspecific(exit_key, thread);
+    return thread;
+}
+
+na_thread *na_threads_first(void) { return threads_live; }
+
+void na_thread_forget(na_thread *thread) {
+    if (thread->next != NULL) thread->next->prev = thread->prev;
+    if (thread->prev != NULL) thread->prev->next = thread->next;
+    else threads_live = thread->next;
+    thread->next = threads_unused;
+    threads_unused = thread;
+}
+
+/* true: they may hold so much free memory that the purger is wanted. */
+static bool leave_heaps(na_thread *thread) {
+    bool much = false;
+    na_self.heap = &na_empty_heap; /* before another thread may go on with it */
+    na_inline_hide();
+    for (int i = 0; i < na_region_count; i++) {
+        na_heap *heap = thread->heaps[i];
+        if (heap == NULL) continue;
+        much |= heap->pages + heap->kept_total >= NA_PEAK_BYTES / NA_SLICE;
+        thread->heaps[i] = NULL;
+        na_ended_add(heap);
+    }
+    return much;
+}
+
+/* Runs among the other destructors of thread-specific data; one that allocates later starts the thread anew,
+ * and pthread calls us again for it. */
+static void thread_end(void *record) {
+    na_thread *thread = record;
+    if (thread != na_self.thread) return;
+    int saved = errno;
+    na_remote_flush(thread);
+    if (leave_heaps(thread)) {
+        na_purger_start(); /* which may allocate */
+        (void)leave_heaps(thread);
+    }
+    na_self.thread = NULL;
+    na_self.cpu = -1;
+    na_self.ended = true;
+    pthread_mutex_lock(&na_threads_lock);
+    na_thread_forget(thread);
+    pthread_mutex_unlock(&na_threads_lock);
+    errno = saved;
+}
+
+/* Where the caller runs; not asked for on a machine of one node, whose answer is always home 0. */
+static int cpu_now(void) { return na_many_nodes ? os_current_cpu() : -1; }
+
+int na_home_index(void) { return na_topology_home_of_cpu(cpu_now()); }
+
+na_heap *na_heap_here(void) {
+    if (!na_init()) return NULL;
+    int cpu = cpu_now();
+    na_heap *heap = na_heap_of(na_region_node(na_topology_home_of_cpu(cpu), na_opt.strict));
+    if (heap == NULL) return NULL;
+    if (!na_watched && !na_secure && (na_self.heap != heap || na_self.cpu != cpu)) {
+        na_self.heap = heap;
+        na_inline_show(heap, cpu);
+    }
+    na_self.cpu = cpu;
+    return heap;
+}

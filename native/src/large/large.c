@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * large.c: owns large blocks of one home: a span each, with huge pages where they can be had (explicit ones if
+ * asked for, then transparent, then base pages), grown in place or moved by mremap.
+ *
+ * The warm cache is what heaps keep of blocks up to 1 MiB (kept.c), and the region's free spans: they keep their pages
+ * until the purge delay is over, so a block of like size that comes soon gets memory that is already on its node.
+ *
+ * Threads: a block is used by one thread at a time, as with any allocator; accounting under the region's lock, that of
+ * kept blocks by their heap.
+ */
+#include "api/placement.h"
+#include "heap/thread.h"
+#include "large/kept.h"
+#include "large/large.h"
+#include "os/options.h"
+#include "space/region.h"
+#include "space/span.h"
+#include "types.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Zeroed blocks up to here are touched; longer ones, as glibc's, are likely to be used in part, or never. */
+enum { NA_TOUCH_MAX = 128 << 10 };
+
+static uint32_t slices_of(size_t bytes) { return (uint32_t)((bytes + NA_SLICE - 1) >> NA_SLICE_SHIFT); }
+
+void na_large_account(na_region *region, const na_span *span, int sign) {
+    uint64_t bytes = na_span_bytes(span);
+    uint64_t huge = span->huge_shift != 0 ? bytes : 0;
+    if (sign > 0) {
+        region->large_allocations++;
+        region->large_blocks++;
+        region->large_bytes += bytes;
+        region->huge_bytes += huge;
+    } else {
+        if (sign < 0) region->large_frees++;
+        else region->large_allocations--;
+        region->large_blocks--;
+        region->large_bytes -= bytes;
+        region->huge_bytes -= huge;
+    }
+}
+
+/* Zeroes the slices that were dirty, of the first `size` bytes. */
+static void zero_dirty(na_span *span, size_t size, bool clean, const uint64_t *was_dirty) {
+    if (clean) return;
+    if (span->slices > NA_TRACKED_SLICES) {
+        memset((void *)span->start, 0, size);
+        return;
+    }
+    for (uint32_t i = 0; i < slices_of(size);) {
+        uint32_t run = i;
+        while (run < span->slices && ((was_dirty[run >> 6] >> (run & 63)) & 1)) run++;
+        if (run == i) {
+            i++;
+            continue;
+        }
+        size_t from = (size_t)i << NA_SLICE_SHIFT, to = (size_t)run << NA_SLICE_SHIFT;
+        memset((char *)span->start + from, 0, (to < size ? to : size) - from);
+        i = run;
+    }
+}
+
+/* What became of a span whose mapping was to be replaced. LOST: it may have none, or one that can't be touched. */
+enum backing { ORDINARY, HUGE_PAGES, LOST };
+
+/* Address space that can't be used again is never given out: it stays a span in use, without memory. */
+static void give_up(na_span *span) {
+    (void)os_purge((void *)span->start, na_span_bytes(span));
+    span->kind = NA_META;
+}
+
+/* Explicit huge pages for the whole span if its length is a multiple of them; it is zero then. */
+static enum backing back_with_hugetlb(na_region *region, na_span *span) {
+    for (unsigned shift = na_opt.huge == NA_HUGE_1G ? 30 : 21; shift >= 21; shift -= 9) {
+        size_t page = (size_t)1 << shift;
+        if (na_span_bytes(span) % page != 0 || span->start % page != 0) continue;
+        int error = os_map_hugetlb((void *)span->start, na_span_bytes(span), page, region->node);
+        if (error == 0) {
+            span->huge_shift = (uint8_t)shift;
+            return HUGE_PAGES;
+        }
+        if (error == ENOTRECOVERABLE) return LOST;
+        /* The range is normal memory again, without policy. */
+        (void)na_region_restore(region, span->start, na_span_bytes(span));
+    }
+    return ORDINARY;
+}
+
+/* A range whose mapping was replaced (explicit huge pages, mremap) becomes an ordinary piece of the region
+ * again, so that the kernel can merge it with its neighbours. false: it can't be used. */
+static bool heal(na_region *region, na_span *span) {
+    if (os_map_fresh((void *)span->start, na_span_bytes(span)) == 0) {
+        (void)na_region_restore(region, span->start, na_span_bytes(span));
+        return true;
+    }
+    /* Either nothing was done, or there is a hole now, which os_commit finds. Huge pages stay what they are, and
+     * those that come after a purge may be missing in the pool. */
+    return span->huge_shift == 0 && os_commit((void *)span->start, na_span_bytes(span)) == 0;
+}
+
+/* Gives a span back that is no block any more (sign -1), or did not become one (0). */
+static void dispose(na_region *region, na_span *span, int sign) {
+    bool usable = (span->huge_shift == 0 && !span->remapped) || heal(region, span);
+    if (!usable) give_up(span);
+    pthread_mutex_lock(&region->lock);
+    na_large_account(region, span, sign);
+    if (usable) na_span_free_locked(region, span);
+    else na_span_forgo(region, span);
+    pthread_mutex_unlock(&region->lock);
+}
+
+/* Blocks start on a slice, large ones on a huge page. */
+size_t na_large_align(size_t bytes, size_t align) {
+    size_t least = bytes >> NA_SLICE_SHIFT >= NA_ALIGN_HUGE_SLICES ? NA_HUGE_BYTES : NA_SLICE;
+    return align > least ? align : least;
+}
+
+static na_heap *heap_in(const na_region *region) {
+    return na_self.thread != NULL ? na_self.thread->heaps[region->index] : NULL;
+}
+
+void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
+    int error = na_region_open(region);
+    if (error != 0) {
+        errno = error;
+        return NULL;
+    }
+    size_t bytes = na_round_up(size, NA_SLICE);
+    bool hugetlb = (na_opt.huge == NA_HUGE_2M || na_opt.huge == NA_HUGE_1G) && size >= NA_HUGE_BYTES;
+    if (hugetlb) {
+        size_t page = na_opt.huge == NA_HUGE_1G && size >= ((size_t)1 << 30) ? (size_t)1 << 30 : NA_HUGE_BYTES;
+        bytes = na_round_up(size, page);
+        if (align < page) align = page;
+    }
+    align = na_large_align(bytes, align);
+    if (bytes >= ((size_t)1 << na_shift)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    bool clean = false, zero = (flags & NUMALLOC_ZERO) != 0;
+    uint64_t was_dirty[NA_TRACKED_SLICES / 64];
+    bool growing = (flags & NA_GROWING) != 0;
+    bool may_keep = !growing && align == NA_SLICE && bytes <= NA_KEPT_MAX;
+    na_heap *heap = may_keep ? heap_in(region) : NULL;
+    na_span *span = heap != NULL ? na_kept_take(heap, slices_of(bytes)) : NULL;
+    bool kept = span != NULL;
+    if (!kept) {
+        uint32_t slices = slices_of(bytes), align_slices = slices_of(align);
+        if (growing) span = na_span_alloc_growing(region, slices, align_slices, &clean);
+        else span = na_span_alloc(region, slices, align_slices, NA_LARGE, &clean, zero ? was_dirty : NULL);
+        if (span == NULL) return NULL;
+        span->older = span->newer = NULL;
+    }
+    enum backing backing = hugetlb ? back_with_hugetlb(region, span) : ORDINARY;
+    if (backing == HUGE_PAGES) {
+        pthread_mutex_lock(&region->lock);
+        region->huge_bytes += na_span_bytes(span);
+        pthread_mutex_unlock(&region->lock);
+    }
+    if (backing == LOST) {
+        pthread_mutex_lock(&region->lock);
+        na_large_account(region, span, 0);
+        pthread_mutex_unlock(&region->lock);
+        give_up(span);
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (region->strict || (flags & NUMALLOC_POPULATE) != 0) {
+        na_nodeset home = nodeset_single(region->node);
+        error = na_populate(span->start, size, &home, region->strict);
+        if (error != 0) {
+            if (region->strict) atomic_fetch_add_explicit(&region->strict_failures, 1, memory_order_relaxed);
+            dispose(region, span, 0);
+            errno = error;
+            return NULL;
+        }
+        /* A preferred node that is full: the kernel took the pages from the next. */
+        if (!region->strict && na_pages_elsewhere(span->start, size, &home))
+            atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);
+    }
+    if (zero && kept) memset((void *)span->start, 0, size);
+    else if (zero && clean && size <= NA_TOUCH_MAX) na_touch((void *)span->start, size);
+    else if (zero && backing != HUGE_PAGES) zero_dirty(span, size, clean, was_dirty);
+    return (void *)span->start;
+}
+
+void na_large_free(na_span *span) {
+    na_region *region = &na_regions[span->region];
+    /* One slice is had for its alignment alone, which no kept block serves. */
+    bool ordinary = span->huge_shift == 0 && !span->remapped && !span->grown && span->slices > 1;
+    na_heap *heap = ordinary ? heap_in(region) : NULL;
+    if (heap == NULL || !na_kept_put(heap, span)) dispose(region, span, -1);
+}
+
+/* ---- realloc ------------------------------------------------------------------------------------------- */
+
+static void resize_accounting(na_region *region, size_t before, size_t after) {
+    pthread_mutex_lock(&region->lock);
+    region->large_bytes += after;
+    region->large_bytes -= before;
+    pthread_mutex_unlock(&region->lock);
+}
+
+enum move { MOVED, NOT_MOVED, TARGET_LOST };
+
+/* Moves the pages instead of their contents. `from` is as before unless they moved. */
+static enum move move_by_remap(na_region *region, na_span *from, na_span *to) {
+    if (from->huge_shift != 0 || to->huge_shift != 0 || from->slices < NA_LARGE_PART_SLICES) return NOT_MOVED;
+    int error = os_remap((void *)from->start, na_span_bytes(from), (void *)to->start);
+    if (error == ENOSYS) return NOT_MOVED;
+    to->remapped = 1;
+    if (error == 0) return MOVED;
+    return heal(region, to) ? NOT_MOVED : TARGET_LOST; /* the kernel may have unmapped it before it failed */
+}
+
+/* In place. Strict memory is checked when it is allocated, so it can't just be extended. */
+static bool extend(na_region *region, na_span *span, uint32_t slices) {
+    size_t before = na_span_bytes(span);
+    if (span->huge_shift != 0 || region->strict || !na_span_extend(region, span, slices)) return false;
+    resize_accounting(region, before, na_span_bytes(span));
+    return true;
+}
+
+void *na_large_realloc(na_span *span, size_t size) {
+    na_region *region = &na_regions[span->region];
+    size_t before = na_span_bytes(span);
+    uint32_t want = slices_of(size);
+    if (size <= before) {
+        /* A small cut is not worth the span it makes. */
+        if (span->huge_shift == 0 && want < span->slices - span->slices / 8) {
+            na_span_trim(region, span, want);
+            resize_accounting(region, before, na_span_bytes(span));
+        }
+        return (void *)span->start;
+    }
+    /* Where huge pages begin a block leaves the small part, unless it can't. */
+    bool outgrows = span->slices < NA_LARGE_PART_SLICES && want >= NA_LARGE_PART_SLICES;
+    if (!outgrows && extend(region, span, want)) return (void *)span->start;
+    void *moved = na_large_alloc(region, size, 0, NA_GROWING);
+    if (moved == NULL) return outgrows && extend(region, span, want) ? (void *)span->start : NULL;
+    enum move how = move_by_remap(region, span, na_span_at(moved));
+    if (how == TARGET_LOST) {
+        dispose(region, na_span_at(moved), -1); /* gives it up, as it can't be healed */
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (how == NOT_MOVED) memcpy(moved, (void *)span->start, before);
+    dispose(region, span, -1); /* not kept: its size is not wanted again, and its neighbours may grow */
+    return moved;
+}

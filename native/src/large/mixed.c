@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * mixed.c: owns interleaved and blocked memory: spans of the last region, each with a kernel policy of its own.
+ *
+ * Such a span costs a few VMAs, so freed ones are kept a while with their policy and pages (warm) and serve the
+ * next request for the same placement; after the purge delay, or when there are too many, policy and memory go
+ * and the range is an ordinary free span again.
+ *
+ * Threads: placements, warm list and accounting under the region's lock.
+ */
+#include "api/placement.h"
+#include "large/large.h"
+#include "large/mixed.h"
+#include "os/options.h"
+#include "space/dirty.h"
+#include "space/region.h"
+#include "space/span.h"
+#include "types.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { NA_PIECES_MAX = 8192 /* policy ranges of one block: the kernel allows 65530 VMAs per process */ };
+
+static bool same_placement(const na_placement *a, const na_placement *b) {
+    return a->policy == b->policy && a->strict == b->strict && a->stripe == b->stripe && a->size == b->size &&
+           nodeset_equal(&a->nodes, &b->nodes);
+}
+
+/* Calls visit for each [from, to) of a blocked array and its node, boundaries on pages; stops at an error. */
+static int each_piece(const na_placement *placement, uintptr_t start, size_t bytes,
+                      int (*visit)(uintptr_t from, size_t length, int node, bool strict), bool strict) {
+    size_t page = os_page_size();
+    size_t stripe = placement->stripe != 0 ? placement->stripe : bytes;
+    size_t count = (size_t)nodeset_count(&placement->nodes);
+    size_t end = na_round_up(bytes, page);
+    size_t from = 0;
+    for (size_t base = 0; base < bytes; base += stripe) {
+        int node = nodeset_next(&placement->nodes, 0);
+        for (size_t i = 0; i < count; i++, node = nodeset_next(&placement->nodes, node + 1)) {
+            /* stripe * (i + 1) / count without overflow */
+            size_t part = stripe / count * (i + 1) + stripe % count * (i + 1) / count;
+            size_t to = (base + part + page / 2) & ~(page - 1);
+            if (to > end || (i + 1 == count && base + stripe >= bytes)) to = end;
+            if (to <= from) continue;
+            int error = visit(start + from, to - from, node, strict);
+            if (error != 0) return error;
+            from = to;
+        }
+        if (stripe >= bytes - base) break; /* base + stripe might overflow */
+    }
+    return 0;
+}
+
+static int bind_piece(uintptr_t from, size_t length, int node, bool strict) {
+    (void)strict; /* strictness is populate-and-verify, see region.c */
+    na_nodeset home = nodeset_single(node);
+    return os_bind((void *)from, length, NA_BIND_PREFERRED, &home);
+}
+
+static int populate_piece(uintptr_t from, size_t length, int node, bool strict) {
+    na_nodeset home = nodeset_single(node);
+    return na_populate(from, length, &home, strict);
+}
+
+/* Interleaving covers the whole span, since the next user of a warm one may ask for more of it. */
+static int set_policy(const na_placement *placement, const na_span *span, size_t size) {
+    if (placement->policy == NUMALLOC_INTERLEAVE)
+        return os_bind((void *)span->start, na_span_bytes(span), NA_BIND_INTERLEAVE, &placement->nodes);
+    return each_piece(placement, span->start, size, bind_piece, placement->strict);
+}
+
+static int populate(const na_placement *placement, uintptr_t start, size_t bytes) {
+    if (placement->policy == NUMALLOC_INTERLEAVE)
+        return na_populate(start, bytes, &placement->nodes, placement->strict);
+    return each_piece(placement, start, bytes, populate_piece, placement->strict);
+}
+
+/* ---- warm spans -------------------------------------------------------------------------------------------- */
+
+static void warm_remove(na_region *region, na_span *span) {
+    na_span *older = span->older, *newer = span->newer;
+    if (older != NULL) older->newer = newer;
+    else region->warm_first = newer;
+    if (newer != NULL) newer->older = older;
+    else region->warm_last = older;
+    region->warm_count--;
+}
+
+/* A warm span needs its placement and the list's links at once: the links live in the placement's place and
+ * the placement in `free`, which only pages use. */
+static na_placement *warm_placement(const na_span *span) { return (na_placement *)(uintptr_t)span->free; }
+
+static void placement_delete(na_region *region, na_placement *placement) {
+    placement->next = region->placement_unused;
+    region->placement_unused = placement;
+}
+
+static na_placement *placement_new(na_region *region, const na_placement *value) {
+    na_placement *placement = region->placement_unused;
+    if (placement != NULL) region->placement_unused = placement->next;
+    else placement = na_region_meta(region, sizeof *placement);
+    if (placement != NULL) *placement = *value;
+    return placement;
+}
+
+/* Back to an ordinary free span: no policy, no memory. Where the policy can't be taken off, it is set anew by
+ * the next user of the range. */
+static void dissolve(na_region *region, na_span *span) {
+    warm_remove(region, span);
+    placement_delete(region, warm_placement(span));
+    span->free = 0;
+    if (na_opt.purge_delay_ms != NA_PURGE_NEVER && os_purge((void *)span->start, na_span_bytes(span)) == 0) {
+        na_dirty_clear(span->start, span->slices);
+        region->purged_bytes += na_span_bytes(span);
+    }
+    if (os_can_bind() == 0) (void)os_bind((void *)span->start, na_span_bytes(span), NA_BIND_DEFAULT, NULL);
+    na_span_free_locked(region, span);
+}
+
+void na_mixed_purge_due(na_region *region, bool all) {
+    uint64_t now = os_now_ms();
+    while (region->warm_first != NULL) {
+        if (!all && !na_is_due(region->warm_first->freed_at, now) && region->warm_count <= NA_WARM_SLOTS) break;
+        dissolve(region, region->warm_first);
+    }
+}
+
+static na_span *warm_take(na_region *region, const na_placement *placement, uint32_t slices, size_t align) {
+    for (na_span *span = region->warm_last; span != NULL; span = span->older) {
+        bool fits = placement->policy == NUMALLOC_BLOCKED
+                        ? span->slices == slices
+                        : span->slices >= slices && span->slices - slices <= slices / 8;
+        if (!fits || (span->start & (align - 1)) != 0 || !same_placement(warm_placement(span), placement)) continue;
+        na_placement *kept = warm_placement(span);
+        warm_remove(region, span);
+        span->free = 0;
+        span->placement = kept;
+        return span;
+    }
+    return NULL;
+}
+
+/* ---- allocation -------------------------------------------------------------------------------------------- */
+
+static void *alloc(const na_placement *wanted, size_t size, size_t align, unsigned flags) {
+    na_region *region = na_region_mixed();
+    na_placement placement = *wanted;
+    size_t bytes = na_round_up(size, NA_SLICE);
+    if (placement.stripe >= size || placement.policy == NUMALLOC_INTERLEAVE) placement.stripe = 0;
+    placement.size = placement.policy == NUMALLOC_BLOCKED ? size : 0;
+    align = na_large_align(bytes, align);
+    size_t stripes = placement.stripe == 0 ? 1 : (size + placement.stripe - 1) / placement.stripe;
+    size_t pieces = stripes * (size_t)nodeset_count(&placement.nodes);
+    if (placement.policy == NUMALLOC_BLOCKED && pieces > NA_PIECES_MAX) {
+        errno = EINVAL;
+        return NULL;
+    }
+    if (bytes >= ((size_t)1 << na_shift)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    int error = na_region_open(region);
+    if (error == 0 && placement.strict) error = os_can_bind();
+    if (error != 0) {
+        errno = error;
+        return NULL;
+    }
+    uint32_t slices = (uint32_t)(bytes >> NA_SLICE_SHIFT);
+    pthread_mutex_lock(&region->lock);
+    na_mixed_purge_due(region, false);
+    na_span *span = warm_take(region, &placement, slices, align);
+    bool warm = span != NULL;
+    na_placement *kept = warm ? span->placement : placement_new(region, &placement);
+    pthread_mutex_unlock(&region->lock);
+    if (kept == NULL) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    bool stale = warm; /* holds what the last user left */
+    if (!warm) {
+        bool clean;
+        span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_WARM, &clean, NULL);
+        if (span != NULL) {
+            span->placement = kept;
+            error = os_can_bind();
+            if (error == 0) error = set_policy(&placement, span, size);
+            if (error == EINVAL) error = ENODEV; /* the nodes were taken from this process meanwhile */
+            if ((error == EPERM || error == ENOSYS) && !placement.strict) { /* where they are touched, then */
+                atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);
+                error = 0;
+            }
+            /* Pages that are there already lie where the last user had them. They stay there when they can't be
+             * purged (mlockall), but for strict requests, which look. */
+            stale = !clean && os_purge((void *)span->start, na_span_bytes(span)) != 0;
+        } else {
+            error = ENOMEM;
+        }
+    }
+    if (error == 0 && (placement.strict || (flags & NUMALLOC_POPULATE) != 0)) {
+        error = populate(&placement, span->start, size);
+        if (error != 0 && placement.strict)
+            atomic_fetch_add_explicit(&region->strict_failures, 1, memory_order_relaxed);
+    }
+    if (error == 0 && stale && (flags & NUMALLOC_ZERO) != 0) memset((void *)span->start, 0, size);
+    pthread_mutex_lock(&region->lock);
+    if (error == 0) {
+        span->kind = NA_LARGE;
+        na_large_account(region, span, 1);
+    } else {
+        if (span != NULL) {
+            if (os_can_bind() == 0) (void)os_bind((void *)span->start, na_span_bytes(span), NA_BIND_DEFAULT, NULL);
+            span->older = span->newer = NULL;
+            na_span_free_locked(region, span);
+        }
+        placement_delete(region, kept);
+    }
+    pthread_mutex_unlock(&region->lock);
+    if (error != 0) {
+        errno = error;
+        return NULL;
+    }
+    return (void *)span->start;
+}
+
+/* What is kept warm may be all there is: a limit on what is committed counts address space. */
+static bool give_way(na_region *region) {
+    pthread_mutex_lock(&region->lock);
+    bool any = region->warm_first != NULL;
+    na_mixed_purge_due(region, true);
+    pthread_mutex_unlock(&region->lock);
+    return any;
+}
+
+void *na_mixed_alloc(const na_placement *placement, size_t size, size_t align, unsigned flags) {
+    void *block = alloc(placement, size, align, flags);
+    if (NA_UNLIKELY(block == NULL) && errno == ENOMEM && give_way(na_region_mixed()))
+        block = alloc(placement, size, align, flags);
+    return block;
+}
+
+void na_mixed_free(na_span *span) {
+    na_region *region = na_region_mixed();
+    pthread_mutex_lock(&region->lock);
+    na_large_account(region, span, -1);
+    na_placement *placement = span->placement;
+    span->free = (uintptr_t)placement;
+    span->kind = NA_WARM;
+    span->freed_at = os_now_ms();
+    span->newer = NULL;
+    span->older = region->warm_last;
+    if (span->older != NULL) span->older->newer = span;
+    else region->warm_first = span;
+    region->warm_last = span;
+    region->warm_count++;
+    na_mixed_purge_due(region, na_opt.purge_delay_ms == 0);
+    pthread_mutex_unlock(&region->lock);
+}

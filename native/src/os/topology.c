@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * topology.c: reads nodes, CPUs, memory and distances from sysfs, and what this process may use from
+ * /proc/self/status. Where sysfs has no nodes, node 0 has the CPUs of sysfs or of the caller's affinity, and the
+ * memory of /proc/meminfo.
+ *
+ * Invariants. Every index_of an allowed node, home_of_cpu and neighbour is an index below node_count; each
+ * row of neighbours holds every index once, its own first.
+ *
+ * Threads: written once by na_topology_init under its caller's lock, read-only afterwards.
+ */
+#include "os/topology.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+NA_SPARSE_BUT_FIRST na_topology na_topo;
+
+enum { PATH = 256, TEXT = 65536 };
+
+static char root_path[PATH];
+static char *text;         /* TEXT bytes for the file that is read right now, while na_topology_init runs */
+static bool without_sysfs; /* no list of nodes: one node, made up */
+static int online_count;
+static NA_SPARSE int16_t position_of[NUMALLOC_MAX_NODES]; /* node id -> row of `distances` */
+static uint8_t *distances;                                /* online_count squared, by position */
+static int16_t *neighbours;                               /* node_count squared, by index */
+static void *tables;                                      /* memory of both */
+static size_t tables_bytes;
+
+/* ---- parsing ---------------------------------------------------------------------------------------- */
+
+/* Gives the end, where more may follow. Not snprintf, whose code and tables few processes have use for at their start.
+ * Paths here are short, and root_path is below PATH. */
+static char *append(char *to, const char *text_to_add) {
+    while ((*to = *text_to_add++) != '\0') to++;
+    return to;
+}
+
+static int read_under_root(const char *path, char *into, size_t capacity) {
+    char full[2 * PATH];
+    size_t length;
+    if (into == NULL) return ENOMEM;
+    append(append(full, root_path), path);
+    return os_read_file(full, into, capacity, &length);
+}
+
+/* A file of a node, below sysfs. */
+static int read_of_node(int node, const char *file, char *into, size_t capacity) {
+    char path[PATH], digits[16], *first = digits + sizeof digits - 1;
+    *first = '\0';
+    do *--first = (char)('0' + node % 10);
+    while ((node /= 10) != 0);
+    append(append(append(path, "/sys/devices/system/node/node"), first), file);
+    return read_under_root(path, into, capacity);
+}
+
+/* Calls visit for each number of a list like "0-3,8". */
+static void each_in_list(const char *list, void (*visit)(int id, void *context), void *context) {
+    const char *c = list;
+    while (*c >= '0' && *c <= '9') {
+        long from = 0, to;
+        while (*c >= '0' && *c <= '9' && from < 1000000) from = from * 10 + (*c++ - '0');
+        to = from;
+        if (*c == '-') {
+            to = 0;
+            c++;
+            while (*c >= '0' && *c <= '9' && to < 1000000) to = to * 10 + (*c++ - '0');
+        }
+        for (long id = from; id <= to; id++) visit((int)id, context);
+        if (*c == ',') c++;
+    }
+}
+
+static void add_node(int id, void *set) {
+    if (id < NUMALLOC_MAX_NODES) nodeset_add(set, id);
+}
+
+/* The value behind `key` in lines like "Node 0 MemFree:   123 kB" or "MemFree:   123 kB", in bytes. */
+static bool value_of(const char *meminfo, const char *key, uint64_t *bytes) {
+    const char *at = strstr(meminfo, key);
+    if (at == NULL) return false;
+    at += strlen(key);
+    while (*at == ' ' || *at == '\t') at++;
+    if (*at < '0' || *at > '9') return false;
+    uint64_t value = 0;
+    while (*at >= '0' && *at <= '9') value = value * 10 + (uint64_t)(*at++ - '0');
+    *bytes = value * 1024;
+    return true;
+}
+
+static int read_meminfo(int node, char *into, size_t capacity) {
+    if (without_sysfs) return read_under_root("/proc/meminfo", into, capacity);
+    return read_of_node(node, "/meminfo", into, capacity);
+}
+
+static uint64_t total_bytes(int node) {
+    uint64_t bytes = 0;
+    if (read_meminfo(node, text, TEXT) == 0 && value_of(text, "MemTotal:", &bytes)) return bytes;
+    return 0;
+}
+
+/* ---- CPUs --------------------------------------------------------------------------------------------- */
+
+static void set_node_of_cpu(int cpu, void *node) {
+    if (cpu >= NA_MAX_CPUS) return;
+    na_topo.cpu[cpu].node_plus_1 = (int16_t)(*(const int16_t *)node + 1);
+    if (cpu >= na_topo.cpu_limit) na_topo.cpu_limit = cpu + 1;
+}
+
+static void read_cpus(int node) {
+    int16_t id = (int16_t)node;
+    if (read_of_node(node, "/cpulist", text, TEXT) == 0) each_in_list(text, set_node_of_cpu, &id);
+}
+
+static void all_cpus_on(int node) {
+    int16_t id = (int16_t)node;
+    if (read_under_root("/sys/devices/system/cpu/online", text, TEXT) == 0 && text[0] >= '0' && text[0] <= '9') {
+        each_in_list(text, set_node_of_cpu, &id);
+        return;
+    }
+    enum { BITS = 8 * sizeof(unsigned long) };
+    na_cpuset cpus;
+    if (os_get_affinity(&cpus) != 0) return;
+    for (int cpu = 0; cpu < NA_MAX_CPUS; cpu++)
+        if ((cpus.word[cpu / BITS] >> (cpu % BITS) & 1) != 0) set_node_of_cpu(cpu, &id);
+}
+
+/* ---- distances ---------------------------------------------------------------------------------------- */
+
+static void read_distances(int node) {
+    uint8_t *row = distances + position_of[node] * online_count;
+    for (int i = 0; i < online_count; i++) row[i] = i == position_of[node] ? 10 : 20; /* ACPI's defaults */
+    if (read_of_node(node, "/distance", text, TEXT) != 0) return;
+    const char *c = text;
+    for (int i = 0; i < online_count; i++) { /* one number per online node, ascending */
+        while (*c == ' ') c++;
+        if (*c < '0' || *c > '9') return;
+        unsigned value = 0;
+        while (*c >= '0' && *c <= '9') value = value * 10 + (unsigned)(*c++ - '0');
+        row[i] = (uint8_t)(value > 255 ? 255 : value);
+    }
+}
+
+int na_topology_distance(int from, int to) {
+    if (!nodeset_has(&na_topo.online, from) || !nodeset_has(&na_topo.online, to)) return -1;
+    if (distances == NULL) return from == to ? 10 : 20;
+    return distances[position_of[from] * online_count + position_of[to]];
+}
+
+/* Allowed nodes by distance from node id `from`, ties by id: insertion sort, node counts are small. */
+static void sort_neighbours(int from, int16_t *row) {
+    for (int i = 0; i < na_topo.node_count; i++) {
+        int d = na_topology_distance(from, na_topo.node_id[i]);
+        if (na_topo.node_id[i] == from) d = -1; /* itself first, whatever the table says */
+        int at = i;
+        for (; at > 0; at--) {
+            int other = na_topo.node_id[row[at - 1]];
+            if ((other == from ? -1 : na_topology_distance(from, other)) <= d) break;
+            row[at] = row[at - 1];
+        }
+        row[at] = (int16_t)i;
+    }
+}
+
+/* The order when there was no memory for tables (or one node): by index, round from the node itself. Twice all
+ * indexes in a row, so that any start has node_count entries behind it. */
+static NA_SPARSE int16_t round_order[2 * NUMALLOC_MAX_NODES];
+
+const int16_t *na_topology_neighbours(int from) {
+    return neighbours != NULL ? neighbours + from * na_topo.node_count : round_order + from;
+}
+
+/* ---- discovery ---------------------------------------------------------------------------------------- */
+
+/* The set in a file, false if it can't be read or is empty. */
+static bool read_nodeset(const char *path, na_nodeset *set) {
+    memset(set, 0, sizeof *set);
+    if (read_under_root(path, text, TEXT) != 0) return false;
+    each_in_list(text, add_node, set);
+    return nodeset_count(set) != 0;
+}
+
+static bool read_mems_allowed(na_nodeset *set) {
+    memset(set, 0, sizeof *set);
+    if (read_under_root("/proc/self/status", text, TEXT) != 0) return false;
+    const char *line = strstr(text, "Mems_allowed_list:");
+    if (line == NULL) return false;
+    line += strlen("Mems_allowed_list:");
+    while (*line == ' ' || *line == '\t') line++;
+    each_in_list(line, add_node, set);
+    return nodeset_count(set) != 0;
+}
+
+static void find_nodes(void) {
+    na_nodeset memory, mems_allowed;
+    without_sysfs = !read_nodeset("/sys/devices/system/node/online", &na_topo.online);
+    if (without_sysfs) na_topo.online = nodeset_single(0);
+    if (!read_nodeset("/sys/devices/system/node/has_memory", &memory)) memory = na_topo.online;
+    if (!read_mems_allowed(&mems_allowed)) mems_allowed = na_topo.online;
+    for (int w = 0; w < NUMALLOC_MAX_NODES / 64; w++)
+        na_topo.allowed.word[w] = na_topo.online.word[w] & memory.word[w] & mems_allowed.word[w];
+    /* Nothing left means that the files contradict each other; the first node is then as good as any. */
+    if (nodeset_count(&na_topo.allowed) == 0) na_topo.allowed = nodeset_single(nodeset_next(&na_topo.online, 0));
+}
+
+void na_topology_init(const char *root) {
+    append(root_path, root != NULL && strlen(root) < PATH ? root : "");
+    memset(na_topo.cpu, 0, (size_t)na_topo.cpu_limit * sizeof *na_topo.cpu); /* of a first call, see `tables` */
+    memset(&na_topo, 0, offsetof(na_topology, cpu));
+    void *memory = NULL;
+    (void)os_map(TEXT, &memory); /* without, nothing can be read */
+    text = memory;
+    find_nodes();
+
+    online_count = 0;
+    for (int node = nodeset_next(&na_topo.online, 0); node >= 0; node = nodeset_next(&na_topo.online, node + 1)) {
+        if (position_of[node] != online_count) position_of[node] = (int16_t)online_count;
+        online_count++;
+        if (!nodeset_has(&na_topo.allowed, node)) continue;
+        if (na_topo.index_of[node] != na_topo.node_count) na_topo.index_of[node] = (int16_t)na_topo.node_count;
+        if (na_topo.node_id[na_topo.node_count] != node) na_topo.node_id[na_topo.node_count] = node;
+        na_topo.node_count++;
+        uint64_t bytes = total_bytes(node);
+        if (bytes > na_topo.largest_node_bytes) na_topo.largest_node_bytes = bytes;
+    }
+
+    size_t page = os_page_size();
+    size_t square = (size_t)online_count * (size_t)online_count;
+    size_t table =
+        (square + (size_t)na_topo.node_count * (size_t)na_topo.node_count * sizeof *neighbours + 16 + page - 1) &
+        ~(page - 1);
+    if (tables != NULL) (void)os_release(tables, tables_bytes); /* a first call that failed later, or a test */
+    tables = NULL;
+    distances = NULL;
+    neighbours = NULL;
+    for (int i = 1; i < 2 * na_topo.node_count; i++)
+        if (round_order[i] != i % na_topo.node_count) round_order[i] = (int16_t)(i % na_topo.node_count);
+    if (online_count > 1 && os_map(table, &tables) == 0) {
+        tables_bytes = table;
+        neighbours = tables;
+        distances = (uint8_t *)(neighbours + na_topo.node_count * na_topo.node_count);
+    }
+    for (int node = nodeset_next(&na_topo.online, 0); node >= 0; node = nodeset_next(&na_topo.online, node + 1)) {
+        if (distances != NULL) read_distances(node);
+        if (without_sysfs) all_cpus_on(node);
+        else read_cpus(node);
+    }
+    for (int i = 0; neighbours != NULL && i < na_topo.node_count; i++)
+        sort_neighbours(na_topo.node_id[i], neighbours + i * na_topo.node_count);
+
+    for (int cpu = 0; cpu < na_topo.cpu_limit; cpu++) {
+        int node = na_topology_node_of_cpu(cpu);
+        int index = node >= 0 ? na_topology_index_of(node) : 0, home = index;
+        for (int i = 0, best = 1 << 30; index < 0 && i < na_topo.node_count; i++) {
+            int d = na_topology_distance(node, na_topo.node_id[i]);
+            if (d >= best) continue;
+            best = d;
+            home = i;
+        }
+        na_topo.cpu[cpu].home = (int16_t)home;
+    }
+    if (text != NULL) (void)os_release(text, TEXT);
+    text = NULL;
+}
+
+/* ---- questions -------------------------------------------------------------------------------------------- */
+
+/* Free memory plus what the kernel drops when memory is wanted: file pages (half of them, as some are in use)
+ * and reclaimable slab. */
+uint64_t na_topology_free_bytes(int node) {
+    char meminfo[4096];
+    uint64_t bytes, part;
+    if (read_meminfo(node, meminfo, sizeof meminfo) != 0 || !value_of(meminfo, "MemFree:", &bytes)) return UINT64_MAX;
+    if (value_of(meminfo, "Active(file):", &part)) bytes += part / 2;
+    if (value_of(meminfo, "Inactive(file):", &part)) bytes += part;
+    if (value_of(meminfo, "SReclaimable:", &part)) bytes += part / 2;
+    return bytes;
+}
+
+uint64_t na_topology_available_bytes(void) {
+    char meminfo[4096];
+    size_t length;
+    uint64_t bytes, swap;
+    if (os_read_file("/proc/meminfo", meminfo, sizeof meminfo, &length) != 0) return UINT64_MAX;
+    if (!value_of(meminfo, "MemAvailable:", &bytes)) return UINT64_MAX;
+    return value_of(meminfo, "SwapFree:", &swap) ? bytes + swap : bytes;
+}
+
+int na_topology_node_info(int node, numalloc_node_info_t *info) {
+    if (!nodeset_has(&na_topo.online, node)) return ENODEV;
+    *info = (numalloc_node_info_t){.node = node, .allowed = nodeset_has(&na_topo.allowed, node)};
+    for (int cpu = 0; cpu < na_topo.cpu_limit; cpu++) info->cpus += na_topology_node_of_cpu(cpu) == node;
+    char meminfo[4096];
+    if (read_meminfo(node, meminfo, sizeof meminfo) == 0) {
+        (void)value_of(meminfo, "MemTotal:", &info->total_bytes);
+        (void)value_of(meminfo, "MemFree:", &info->free_bytes);
+    }
+    return 0;
+}
+
+void na_topology_cpus_of(int node, na_cpuset *cpus) {
+    enum { BITS = 8 * sizeof(unsigned long) };
+    memset(cpus, 0, sizeof *cpus);
+    for (int cpu = 0; cpu < na_topo.cpu_limit; cpu++)
+        if (na_topology_node_of_cpu(cpu) == node) cpus->word[cpu / BITS] |= 1UL << (cpu % BITS);
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * topology.h: NUMA nodes, their CPUs, memory and distances, and which of them this process may use.
+ * Discovered once from sysfs and /proc/self/status; immutable afterwards, read without locks.
+ * A machine whose sysfs has no nodes is one node, id 0, with all CPUs.
+ */
+#ifndef NA_TOPOLOGY_H
+#define NA_TOPOLOGY_H
+
+#include "os/nodeset.h"
+
+typedef struct na_cpu {
+    int16_t node_plus_1; /* id of its node, 0: unknown */
+    int16_t home;        /* index of its node, or of the nearest allowed node */
+} na_cpu;
+
+/* The tables have room for every id there can be, in memory that a process gets when it is written. Entries are written
+ * for nodes and CPUs that exist, and only if that changes them: where node 0 is the only one, those of CPUs alone. */
+typedef struct na_topology {
+    int node_count;              /* allowed nodes with memory, >= 1 */
+    int cpu_limit;               /* known CPUs are below */
+    uint64_t largest_node_bytes; /* memory of the largest allowed node */
+    na_nodeset online;           /* all node ids that exist */
+    na_nodeset allowed;          /* ids in node_id[] */
+    na_cpu cpu[NA_MAX_CPUS];
+    int16_t index_of[NUMALLOC_MAX_NODES]; /* id -> index, of allowed nodes */
+    int node_id[NUMALLOC_MAX_NODES];      /* their ids, ascending; position = "index" of a node */
+} na_topology;
+
+extern na_topology na_topo; /* valid after na_topology_init() */
+
+/* Index of a node, -1: not allowed, without memory, or absent. */
+static inline int na_topology_index_of(int node) {
+    return nodeset_has(&na_topo.allowed, node) ? na_topo.index_of[node] : -1;
+}
+/* Node id of a CPU, -1: unknown. */
+static inline int na_topology_node_of_cpu(int cpu) {
+    return cpu >= 0 && cpu < NA_MAX_CPUS ? na_topo.cpu[cpu].node_plus_1 - 1 : -1;
+}
+/* Index of the node whose memory is nearest to a CPU. */
+static inline int na_topology_home_of_cpu(int cpu) { return cpu >= 0 && cpu < NA_MAX_CPUS ? na_topo.cpu[cpu].home : 0; }
+
+/* Discovers. Idempotent, thread-safe by the caller's lock. `root` replaces "/" in paths for tests, NULL
+ * otherwise. Always leaves a usable topology. */
+void na_topology_init(const char *root);
+
+/* SLIT distance between two node ids, -1 if either is unknown. */
+int na_topology_distance(int from, int to);
+
+/* Allowed nodes as indexes in order of distance from index `from` (itself first; ties by id). The array
+ * has node_count entries and lives as long as the process. */
+const int16_t *na_topology_neighbours(int from);
+
+int na_topology_node_info(int node, numalloc_node_info_t *info); /* ENODEV */
+uint64_t na_topology_free_bytes(int node);  /* free memory of the node now; UINT64_MAX if unknown */
+uint64_t na_topology_available_bytes(void); /* memory and swap that the machine can still give; UINT64_MAX if unknown */
+void na_topology_cpus_of(int node, na_cpuset *cpus); /* online CPUs of a node */
+
+#endif

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * purger.c: owns the thread that returns memory while the program makes no calls. Slow paths return what is due as
+ * they pass by; after a peak, a program that computes or waits may not pass by for hours.
+ *
+ * The free of a block from 1 MiB starts the thread, as does the end of a thread whose heap may hold as much. It sleeps
+ * until the oldest free memory is due, and ends when there is none, so a program that has no such peaks never has it.
+ * Smaller blocks do not start it: the C library frees such with locks held that starting a thread takes.
+ *
+ * Threads: `running` is atomic, the rest is the regions' under their locks.
+ */
+#include "heap/ended.h"
+#include "large/kept.h"
+#include "large/mixed.h"
+#include "modes/watch.h"
+#include "os/options.h"
+#include "reclaim/purger.h"
+#include "space/region.h"
+#include "space/span.h"
+#include "types.h"
+
+#include <errno.h>
+
+static _Atomic(bool) running;
+
+/* Returns what is due; milliseconds until the next will be, 0: there is none. */
+static uint64_t purge_due(void) {
+    uint64_t oldest = UINT64_MAX, delay = (uint64_t)__atomic_load_n(&na_opt.purge_delay_ms, __ATOMIC_RELAXED);
+    if (delay == NA_PURGE_NEVER) return 0;
+    for (int i = 0; i < na_region_count; i++) {
+        na_region *region = &na_regions[i];
+        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        na_ended_due(region);
+        na_kept_due(region);
+        uint64_t ended = na_ended_oldest(region), kept = atomic_load(&region->kept_since);
+        if (ended < oldest) oldest = ended;
+        if (kept < oldest) oldest = kept;
+        pthread_mutex_lock(&region->lock);
+        if (region->node_index < 0) na_mixed_purge_due(region, false);
+        na_span_purge_due(region);
+        const na_span *first[2] = {region->purge_first, region->warm_first};
+        for (int k = 0; k < 2; k++)
+            if (first[k] != NULL && first[k]->freed_at < oldest) oldest = first[k]->freed_at;
+        pthread_mutex_unlock(&region->lock);
+    }
+    if (oldest == UINT64_MAX) return 0;
+    uint64_t now = os_now_ms(), due = oldest + delay;
+    return due > now ? due - now : 1;
+}
+
+static uint64_t tick(void) {
+    uint64_t wait = purge_due();
+    if (wait != 0) return wait;
+    atomic_store(&running, false);
+    /* Who freed a block between the look and the store found the thread running. */
+    wait = purge_due();
+    return wait != 0 && !atomic_exchange(&running, true) ? wait : 0;
+}
+
+void na_purger_start(void) {
+    int64_t delay = __atomic_load_n(&na_opt.purge_delay_ms, __ATOMIC_RELAXED);
+    if (!na_opt.purger || delay == NA_PURGE_NEVER || atomic_load(&running) || atomic_exchange(&running, true)) return;
+    int saved = errno;
+    bool before = na_watch_busy;
+    na_watch_busy = true; /* what the thread is made of is no block of the program's */
+    /* Without it memory comes back as slow paths pass by. */
+    if (os_ticker_start((uint64_t)delay + 1, tick) != 0) atomic_store(&running, false);
+    na_watch_busy = before;
+    errno = saved;
+}
+
+void na_purger_fork_child(void) {
+#if defined(__SANITIZE_THREAD__)
+    atomic_store(&running, true); /* ThreadSanitizer ends a child of threads that starts one: it has none */
+#else
+    atomic_store(&running, false);
+#endif
+}

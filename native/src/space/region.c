@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * region.c: owns the one reservation of address space, its cut into regions of equal size, the page map, and
+ * the span descriptors.
+ *
+ *   reservation: | node 0 | node 1 | ... | node 0 strict | node 1 strict | ... | mixed |
+ *   region:      | descriptors | small part -> | large part ->                        |
+ *
+ * Invariants. A region's policy is set once, over the whole region, before its first byte is opened. A part
+ * is open from its start up to `opened` and tiled by spans up to `top`; both only grow. Descriptors and map
+ * entries are never unmapped, so that a stale pointer may be looked up safely.
+ * Strict regions have the same kernel policy as the others (preferred): strictness is populate-and-verify,
+ * because a bind policy answers a full node with the OOM killer at fault time.
+ *
+ * Threads: the globals are set once by na_regions_reserve and constant afterwards; a region by its lock.
+ */
+#include "heap/thread.h"
+#include "modes/watch.h"
+#include "os/options.h"
+#include "os/topology.h"
+#include "space/dirty.h"
+#include "space/region.h"
+#include "space/span.h"
+#include "types.h"
+
+#include <errno.h>
+#include <string.h>
+
+uintptr_t na_base;
+uintptr_t na_reserved;
+unsigned na_shift;
+na_span **na_map;
+uint64_t *na_dirty;
+na_region *na_regions;
+int na_region_count;
+
+enum {
+    NA_REGION_SHIFT_MIN = 26, /* 64 MiB */
+    NA_TOTAL_SHIFT_MAX = 46,  /* half of a 47-bit address space */
+    NA_OPEN_STEP = 64 << 20,  /* bytes a part is opened by */
+    NA_META_STEP = 64 << 10,
+    NA_FIRST_RECORDS = 4 /* of threads: with them and a node's regions a base page is nearly full */
+};
+
+/* Sanitizers and valgrind keep shadow tables in proportion to what is mapped. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { NA_REGION_SHIFT_DEFAULT = 33 };
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+enum { NA_REGION_SHIFT_DEFAULT = 33 };
+#else
+enum { NA_REGION_SHIFT_DEFAULT = 38 };
+#endif
+#else
+enum { NA_REGION_SHIFT_DEFAULT = 38 }; /* 256 GiB */
+#endif
+
+static unsigned log2_ceil(uint64_t value) { return value <= 1 ? 0 : 64u - (unsigned)__builtin_clzll(value - 1); }
+
+static unsigned region_shift_wanted(void) {
+    unsigned shift = NA_REGION_SHIFT_DEFAULT;
+    if (na_opt.reserve != 0) {
+        shift = log2_ceil(na_opt.reserve);
+    } else {
+        /* Room for fragmentation of addresses: four times the memory there is. */
+        unsigned memory = log2_ceil(na_topo.largest_node_bytes) + 2;
+        if (memory > shift && NA_REGION_SHIFT_DEFAULT > 33) shift = memory;
+    }
+    if (shift < NA_REGION_SHIFT_MIN) shift = NA_REGION_SHIFT_MIN;
+    unsigned count = log2_ceil((uint64_t)na_region_count);
+    while (shift > NA_REGION_SHIFT_MIN && shift + count > NA_TOTAL_SHIFT_MAX) shift--;
+    /* Under ulimit -v leave half of what is left to everybody else. */
+    uint64_t left = os_address_space_left();
+    while (shift > NA_REGION_SHIFT_MIN && ((uint64_t)na_region_count << shift) > left / 2) shift--;
+    return shift;
+}
+
+static void region_lay_out(na_region *region, int index, na_span **bins) {
+    int nodes = na_topo.node_count;
+    region->index = (int16_t)index;
+    region->base = na_base + ((uintptr_t)index << na_shift);
+    region->node_index = (int16_t)(index == na_region_count - 1 ? -1 : index % nodes);
+    region->node = region->node_index < 0 ? NUMALLOC_NODE_MIXED : na_topo.node_id[region->node_index];
+    region->strict = index >= nodes && region->node_index >= 0;
+    pthread_mutex_init(&region->lock, NULL);
+    region->kept_since = NA_NO_TIME;
+
+    size_t bytes = (size_t)1 << na_shift;
+    size_t meta = na_round_up(bytes / NA_SLICE * sizeof(na_span), NA_HUGE_BYTES);
+    region->meta_limit = region->base + meta;
+    region->meta_opened = region->base;
+    uintptr_t middle = region->base + bytes / 4;
+    region->part[0] = (na_part){.start = region->meta_limit, .limit = middle, .bin = bins};
+    region->part[1] = (na_part){.start = middle, .limit = region->base + bytes, .bin = bins + NA_SPAN_BINS};
+    for (int p = 0; p < 2; p++) region->part[p].top = region->part[p].opened = region->part[p].start;
+}
+
+int na_regions_reserve(void) {
+    na_region_count = 2 * na_topo.node_count + 1;
+    void *base = NULL;
+    int error = ENOMEM;
+    unsigned shift = region_shift_wanted();
+    for (; shift >= NA_REGION_SHIFT_MIN; shift--) {
+        size_t align = (size_t)1 << (shift < 30 ? shift : 30); /* a 1 GiB page fits */
+        error = os_reserve((size_t)na_region_count << shift, align, &base);
+        if (error == 0) break;
+    }
+    if (error != 0) return error;
+
+    size_t total = (size_t)na_region_count << shift;
+    size_t slices = total >> NA_SLICE_SHIFT;
+    size_t page = os_page_size();
+    size_t dirty_bytes = (slices / 8 + page - 1) & ~(page - 1);
+    size_t live_bytes = na_secure ? total / NA_GRANULE / 8 : 0;
+    void *map = NULL, *dirty = NULL, *regions = NULL, *live = NULL;
+    error = os_reserve_readable(slices * sizeof(na_span *), &map);
+    if (error == 0) error = os_reserve_readable(dirty_bytes, &dirty);
+    if (error == 0 && live_bytes != 0) error = os_reserve_readable(live_bytes, &live);
+    /* Behind the regions first threads have their records, and then come the bins: few processes use more than one's. */
+    size_t region_bytes = na_round_up((size_t)na_region_count * sizeof(na_region), 64);
+    size_t bins_at = region_bytes + NA_FIRST_RECORDS * na_thread_bytes();
+    size_t bins = 2 * NA_SPAN_BINS;
+    size_t bytes = na_round_up(bins_at + (size_t)na_region_count * bins * sizeof(na_span *), page);
+    if (error == 0) error = os_map(bytes, &regions);
+    if (error != 0) {
+        os_release(base, total);
+        if (map != NULL) os_release(map, slices * sizeof(na_span *));
+        if (dirty != NULL) os_release(dirty, dirty_bytes);
+        if (live != NULL) os_release(live, live_bytes);
+        return error;
+    }
+    na_shift = shift;
+    na_base = (uintptr_t)base;
+    na_map = map;
+    na_dirty = dirty;
+    na_live = live;
+    na_regions = regions;
+    for (int i = 0; i < na_region_count; i++)
+        region_lay_out(&na_regions[i], i, (na_span **)((char *)regions + bins_at) + (size_t)i * bins);
+    na_thread_arena((uintptr_t)regions + region_bytes, (uintptr_t)regions + bins_at);
+    na_reserved = total; /* last: na_span_at sees nothing before */
+    return 0;
+}
+
+static enum na_thp_mode thp_mode(void) {
+    enum na_thp_mode mode;
+    return os_thp_mode(&mode) == 0 ? mode : NA_THP_NEVER;
+}
+
+/* Advice per part: large blocks want transparent huge pages; the small part must not get them unasked, since
+ * one live block would keep 2 MiB. */
+static void advise(const na_region *region, uintptr_t start, size_t bytes) {
+    bool large = start >= region->part[1].start;
+    if (large && na_opt.huge != NA_HUGE_NEVER) {
+        (void)os_advise_huge((void *)start, bytes, true); /* base pages where the kernel has none */
+    } else if (thp_mode() == NA_THP_ALWAYS) {
+        (void)os_advise_huge((void *)start, bytes, false);
+    }
+}
+
+static int set_policy(const na_region *region, uintptr_t start, size_t bytes) {
+    if (region->node_index < 0 || os_can_bind() != 0) return 0; /* first touch; strict requests refuse */
+    na_nodeset home = nodeset_single(region->node);
+    int error = os_bind((void *)start, bytes, NA_BIND_PREFERRED, &home);
+    if (error == EPERM || error == ENOSYS) return 0; /* a filter that looks at arguments: as without os_can_bind */
+    return error == EINVAL ? ENODEV : error;         /* the node was taken from this process meanwhile */
+}
+
+int na_region_restore(na_region *region, uintptr_t start, size_t bytes) {
+    int error = set_policy(region, start, bytes);
+    advise(region, start, bytes);
+    return error;
+}
+
+int na_region_open(na_region *region) {
+    if (atomic_load_explicit(&region->opened, memory_order_acquire)) return 0;
+    pthread_mutex_lock(&region->lock);
+    int error = 0;
+    if (!atomic_load_explicit(&region->opened, memory_order_relaxed)) {
+        size_t bytes = (size_t)1 << na_shift;
+        error = set_policy(region, region->base, bytes);
+        if (error == 0) {
+            advise(region, region->part[0].start, region->part[0].limit - region->part[0].start);
+            advise(region, region->part[1].start, region->part[1].limit - region->part[1].start);
+            /* The map's share of this region is read by all threads and written by this node's: keep it here. */
+            uintptr_t share = (uintptr_t)&na_map[na_slice_index(region->base)];
+            size_t share_bytes = (bytes >> NA_SLICE_SHIFT) * sizeof(na_span *);
+            if (share_bytes % os_page_size() == 0) (void)set_policy(region, share, share_bytes);
+            atomic_store_explicit(&region->opened, true, memory_order_release);
+        }
+    }
+    pthread_mutex_unlock(&region->lock);
+    return error;
+}
+
+/* Opens the entries of a table for the slices of an address range. */
+static int table_open(void *table, size_t bits_per_slice, uintptr_t start, uintptr_t end) {
+    size_t page = os_page_size();
+    uintptr_t first = (uintptr_t)table + na_slice_index(start) * bits_per_slice / 8;
+    uintptr_t last = (uintptr_t)table + (na_slice_index(end - 1) + 1) * bits_per_slice / 8 + 7;
+    first &= ~(page - 1);
+    last = (last + page - 1) & ~(page - 1);
+    uintptr_t table_end =
+        (uintptr_t)table + (((na_reserved >> NA_SLICE_SHIFT) * bits_per_slice / 8 + page - 1) & ~(page - 1));
+    if (last > table_end) last = table_end;
+    return os_commit((void *)first, last - first);
+}
+
+/* Descriptors for as many spans as there may be when `part` is open up to `end`, one a slice: where the system limits
+ * what is committed, memory that is there could not be cut into pieces otherwise. */
+static int descriptors_open(na_region *region, const na_part *part, uintptr_t end) {
+    size_t slices = 4; /* those in hand while spans are cut and joined */
+    for (int p = 0; p < 2; p++) {
+        const na_part *each = &region->part[p];
+        slices += ((each == part ? end : each->opened) - each->start) >> NA_SLICE_SHIFT;
+    }
+    uintptr_t upto = na_round_up(region->base + slices * sizeof(na_span), NA_META_STEP);
+    if (upto > region->meta_limit) upto = region->meta_limit;
+    if (upto <= region->meta_opened) return 0;
+    int error = os_commit((void *)region->meta_opened, upto - region->meta_opened);
+    if (error == 0) region->meta_opened = upto;
+    return error;
+}
+
+static int open_to(na_part *part, uintptr_t end) {
+    na_region *region = &na_regions[(part->start - na_base) >> na_shift];
+    int error = descriptors_open(region, part, end);
+    if (error == 0) error = table_open(na_map, 64, part->opened, end);
+    if (error == 0) error = table_open(na_dirty, 1, part->opened, end);
+    if (error == 0 && na_secure) error = table_open(na_live, NA_SLICE / NA_GRANULE, part->opened, end);
+    if (error == 0) error = os_commit((void *)part->opened, end - part->opened);
+    if (error == 0) part->opened = end;
+    return error;
+}
+
+int na_part_open(na_part *part, uintptr_t upto) {
+    if (upto <= part->opened) return 0;
+    if (upto > part->limit) return ENOMEM;
+    uintptr_t step = (upto + NA_OPEN_STEP - 1) & ~((uintptr_t)NA_OPEN_STEP - 1);
+    if (step > part->limit) step = part->limit;
+    int error = open_to(part, step);
+    if (error != 0 && step != upto) error = open_to(part, upto); /* the commit limit is near */
+    return error;
+}
+
+int na_region_prepare(na_region *region, size_t bytes) {
+    int error = na_region_open(region);
+    if (error != 0) return error;
+    pthread_mutex_lock(&region->lock);
+    na_part *large = &region->part[1];
+    uintptr_t rounded = (bytes + NA_SLICE - 1) & ~((uintptr_t)NA_SLICE - 1);
+    error =
+        rounded < bytes || rounded > large->limit - large->start ? ENOMEM : na_part_open(large, large->start + rounded);
+    pthread_mutex_unlock(&region->lock);
+    return error;
+}
+
+na_span *na_descriptor_at(const na_region *region, uint32_t index) { return (na_span *)region->base + index; }
+
+na_span *na_descriptor_new(na_region *region) {
+    na_span *span = region->span_unused;
+    if (span != NULL) {
+        region->span_unused = span->next;
+    } else {
+        span = na_descriptor_at(region, region->span_count);
+        if ((uintptr_t)(span + 1) > region->meta_opened) {
+            if (region->meta_opened + NA_META_STEP > region->meta_limit) return NULL;
+            if (os_commit((void *)region->meta_opened, NA_META_STEP) != 0) return NULL;
+            region->meta_opened += NA_META_STEP;
+        }
+        region->span_count++;
+    }
+    memset(span, 0, sizeof *span);
+    span->region = (uint16_t)region->index;
+    return span;
+}
+
+void na_descriptor_delete(na_region *region, na_span *span) {
+    atomic_store_explicit(&span->heap, NULL, memory_order_relaxed);
+    span->kind = NA_FREE;
+    span->slices = 0; /* statistics skip it */
+    span->next = region->span_unused;
+    region->span_unused = span;
+}
+
+void *na_region_meta(na_region *region, size_t bytes) {
+    bytes = (bytes + 63) & ~(size_t)63;
+    if (region->meta_end - region->meta_next < bytes) {
+        uint32_t slices = (uint32_t)((bytes + NA_SLICE - 1) >> NA_SLICE_SHIFT);
+        pthread_mutex_unlock(&region->lock);
+        bool clean;
+        na_span *span = na_span_alloc(region, slices, 1, NA_META, &clean, NULL);
+        pthread_mutex_lock(&region->lock);
+        if (span == NULL) return NULL;
+        /* Another thread may have been here meanwhile: what is left of its span is lost, at most a slice. */
+        region->meta_next = span->start;
+        region->meta_end = span->start + (uintptr_t)slices * NA_SLICE;
+        if (!clean) memset((void *)span->start, 0, (size_t)slices * NA_SLICE);
+    }
+    void *result = (void *)region->meta_next;
+    region->meta_next += bytes;
+    return result;
+}

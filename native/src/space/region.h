@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * region.h: the reservation, its regions, and descriptors.
+ */
+#ifndef NA_REGION_H
+#define NA_REGION_H
+
+#include "os/topology.h"
+#include "types.h"
+
+#pragma GCC visibility push(hidden)
+
+extern uintptr_t na_base;          /* first byte of the reservation */
+extern uintptr_t na_reserved;      /* its bytes, 0 before na_init */
+extern unsigned na_shift;          /* log2 bytes of a region */
+extern na_span **na_map;           /* slice -> descriptor */
+extern _Atomic(uint64_t) *na_live; /* NUMALLOC_SECURE: a bit per 16 bytes, see secure.c; NULL without */
+extern na_region *na_regions;
+extern int na_region_count; /* 2 * nodes + 1 */
+
+int na_regions_reserve(void);                           /* 0 or errno */
+int na_region_open(na_region *region);                  /* sets the policy; idempotent, takes the lock */
+int na_region_prepare(na_region *region, size_t bytes); /* commits address space ahead of use */
+int na_region_restore(na_region *region, uintptr_t start, size_t bytes); /* policy and advice again, after
+                                                                           * the mapping was replaced */
+/* Below: with the region's lock held. */
+int na_part_open(na_part *part, uintptr_t upto);
+na_span *na_descriptor_new(na_region *region);
+void na_descriptor_delete(na_region *region, na_span *span);
+na_span *na_descriptor_at(const na_region *region, uint32_t index);
+void *na_region_meta(na_region *region, size_t bytes); /* for heaps and placements; never given back */
+
+static inline na_region *na_region_node(int node_index, bool strict) {
+    return &na_regions[node_index + (strict ? na_topo.node_count : 0)];
+}
+static inline na_region *na_region_mixed(void) { return &na_regions[na_region_count - 1]; }
+static inline size_t na_slice_index(uintptr_t address) { return (address - na_base) >> NA_SLICE_SHIFT; }
+
+/* Descriptor of the span an address lies in; NULL for foreign and free addresses (but the first and last
+ * slices of a free span have their descriptor). */
+static inline na_span *na_span_at(const void *address) {
+    uintptr_t offset = (uintptr_t)address - na_base;
+    return NA_LIKELY(offset < na_reserved) ? na_map[offset >> NA_SLICE_SHIFT] : NULL;
+}
+
+#pragma GCC visibility pop
+
+#endif

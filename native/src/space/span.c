@@ -1,0 +1,647 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * span.c: owns the free spans of each region: finds, splits, coalesces, extends, and purges them.
+ *
+ * Invariants. No two free spans touch. A free span has its descriptor in the map at its first and last slice
+ * and NULL in between; a span in use has it at every slice. A free span with a dirty slice is in the purge
+ * list, which is ordered by the time of freeing. A reserve is as a free span, but in no bin and joined with no
+ * neighbour; it follows the large block for which it is held.
+ *
+ * Threads: everything under the region's lock; functions without _locked take it.
+ */
+#include "heap/page.h"
+#include "large/kept.h"
+#include "large/large.h"
+#include "os/options.h"
+#include "space/dirty.h"
+#include "space/region.h"
+#include "space/span.h"
+#include "types.h"
+
+#include <errno.h>
+
+/* ---- bins: sizes 1..3 exact, then four bins per doubling; all of a later bin is larger ---------------- */
+
+static unsigned bin_of(uint32_t slices) {
+    if (slices < 4) return slices - 1;
+    unsigned top = 31u - (unsigned)__builtin_clz(slices);
+    return 3 + (top - 2) * 4 + ((slices >> (top - 2)) & 3);
+}
+_Static_assert(3 + (31 - 2) * 4 + 3 < NA_SPAN_BINS, "every length has a bin");
+
+static void bin_insert(na_part *part, na_span *span) {
+    unsigned bin = bin_of(span->slices);
+    span->prev = NULL;
+    span->next = part->bin[bin];
+    if (span->next != NULL) span->next->prev = span;
+    part->bin[bin] = span;
+    part->bin_used[bin >> 6] |= UINT64_C(1) << (bin & 63);
+}
+
+static void bin_remove(na_part *part, na_span *span) {
+    unsigned bin = bin_of(span->slices);
+    if (span->next != NULL) span->next->prev = span->prev;
+    if (span->prev != NULL) span->prev->next = span->next;
+    else {
+        part->bin[bin] = span->next;
+        if (span->next == NULL) part->bin_used[bin >> 6] &= ~(UINT64_C(1) << (bin & 63));
+    }
+}
+
+static int bin_next(const na_part *part, unsigned from) {
+    for (unsigned w = from >> 6; w < NA_SPAN_BINS / 64; w++) {
+        uint64_t used = part->bin_used[w];
+        if (w == from >> 6) used &= ~UINT64_C(0) << (from & 63);
+        if (used != 0) return (int)(w * 64 + (unsigned)__builtin_ctzll(used));
+    }
+    return -1;
+}
+
+/* ---- purge list ---------------------------------------------------------------------------------------- */
+
+static void purge_list_append(na_region *region, na_span *span) {
+    span->dirty = 1;
+    span->newer = NULL;
+    span->older = region->purge_last;
+    if (span->older != NULL) span->older->newer = span;
+    else region->purge_first = span;
+    region->purge_last = span;
+}
+
+static void purge_list_remove(na_region *region, na_span *span) {
+    if (!span->dirty) return;
+    span->dirty = 0;
+    if (span->older != NULL) span->older->newer = span->newer;
+    else region->purge_first = span->newer;
+    if (span->newer != NULL) span->newer->older = span->older;
+    else region->purge_last = span->older;
+}
+
+/* ---- the map --------------------------------------------------------------------------------------------- */
+
+static void map_fill(uintptr_t start, uint32_t slices, na_span *span) {
+    na_span **entry = &na_map[na_slice_index(start)];
+    for (uint32_t i = 0; i < slices; i++) entry[i] = span;
+}
+
+static void map_ends(na_span *span, na_span *value) {
+    na_map[na_slice_index(span->start)] = value;
+    na_map[na_slice_index(na_span_end(span) - 1)] = value;
+}
+
+/* ---- free spans ------------------------------------------------------------------------------------------ */
+
+static void insert(na_region *region, na_span *span, enum na_span_kind kind) {
+    span->kind = (uint8_t)kind;
+    span->part = span->start >= region->part[1].start;
+    na_part *part = &region->part[span->part];
+    map_ends(span, span);
+    if (kind == NA_RESERVE) {
+        na_queue_append(&region->reserves, span);
+        region->reserved += span->slices;
+    } else {
+        bin_insert(part, span);
+    }
+    if (na_dirty_count(span->start, span->slices) != 0) purge_list_append(region, span);
+}
+
+static void free_span_insert(na_region *region, na_span *span) { insert(region, span, NA_FREE); }
+
+static void free_span_remove(na_region *region, na_span *span) {
+    na_part *part = &region->part[span->part];
+    purge_list_remove(region, span);
+    if (span->kind == NA_RESERVE) {
+        na_queue_remove(&region->reserves, span);
+        region->reserved -= span->slices;
+    } else {
+        bin_remove(part, span);
+    }
+    map_ends(span, NULL);
+}
+
+/* The first slices of a free span are taken. Its descriptor is that of the rest, or unused. */
+static void behead(na_region *region, na_span *span, uint32_t slices) {
+    enum na_span_kind kind = (enum na_span_kind)span->kind;
+    free_span_remove(region, span);
+    if (span->slices == slices) {
+        na_descriptor_delete(region, span);
+        return;
+    }
+    span->start += (uintptr_t)slices << NA_SLICE_SHIFT;
+    span->slices -= slices;
+    insert(region, span, kind);
+}
+
+/* Makes [start, start + slices) a free span joined with its free neighbours. false: no descriptor could be
+ * had, nothing is changed. */
+static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint64_t freed_at, na_span *reuse) {
+    na_part *part = &region->part[start >= region->part[1].start];
+    uintptr_t end = start + ((uintptr_t)slices << NA_SLICE_SHIFT);
+    na_span *before = start > part->start ? na_map[na_slice_index(start) - 1] : NULL;
+    na_span *after = end < part->top ? na_map[na_slice_index(end)] : NULL;
+    if (before != NULL && na_kind(before) != NA_FREE) before = NULL;
+    if (after != NULL && na_kind(after) != NA_FREE) after = NULL;
+
+    na_span *span = reuse;
+    if (span == NULL && before == NULL && after == NULL) {
+        span = na_descriptor_new(region);
+        if (span == NULL) return false;
+    }
+    if (before != NULL) {
+        free_span_remove(region, before);
+        start = before->start;
+        slices += before->slices;
+        if (span == NULL) span = before;
+        else na_descriptor_delete(region, before);
+    }
+    if (after != NULL) {
+        free_span_remove(region, after);
+        slices += after->slices;
+        if (span == NULL) span = after;
+        else na_descriptor_delete(region, after);
+    }
+    span->start = start;
+    span->slices = slices;
+    span->freed_at = freed_at;
+    free_span_insert(region, span);
+    return true;
+}
+
+/* ---- reserves -------------------------------------------------------------------------------------------- */
+
+/* Address space behind a block that realloc makes or moves, so that it grows in place, without a copy and without
+ * leaving a hole where it was. It is not used and has no memory but what was left there. */
+
+static na_span *reserve_behind(const na_region *region, const na_span *span) {
+    uintptr_t end = na_span_end(span);
+    na_span *after = end < region->part[span->part].top ? na_map[na_slice_index(end)] : NULL;
+    return after != NULL && na_kind(after) == NA_RESERVE ? after : NULL;
+}
+
+static void reserve_release(na_region *region, na_span *reserve) {
+    free_span_remove(region, reserve);
+    (void)give_back(region, reserve->start, reserve->slices, reserve->freed_at, reserve);
+}
+
+void na_span_forgo(na_region *region, const na_span *span) {
+    na_span *reserve = reserve_behind(region, span);
+    if (reserve != NULL) reserve_release(region, reserve);
+}
+
+/* As much as the block may grow into: from 2 MiB on it belongs to the large part, where its pages move. All reserves
+ * together are bounded by what is in use, as open address space counts where the system limits what is committed; those
+ * that served longest ago give way. Strict memory has none, since it is not extended. */
+static uint32_t reserve_for(na_region *region, uint32_t slices) {
+    enum { LEAST = 2048 }; /* slices of all */
+    if (slices >= NA_LARGE_PART_SLICES || region->strict) return 0;
+    uint64_t most = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) >> NA_SLICE_SHIFT;
+    uint32_t wanted = NA_LARGE_PART_SLICES - 1 - slices;
+    if (most < LEAST) most = LEAST;
+    while (region->reserves.first != NULL && region->reserved + wanted > most)
+        reserve_release(region, region->reserves.first);
+    return wanted;
+}
+
+static bool reserves_release(na_region *region) {
+    bool any = region->reserves.first != NULL;
+    while (region->reserves.first != NULL) reserve_release(region, region->reserves.first);
+    return any;
+}
+
+/* One of them, with memory enough for so many slices: it serves rather than new memory. */
+static bool reserve_with_memory_release(na_region *region, uint32_t slices) {
+    enum { LOOKS = 16 };
+    na_span *span = region->reserves.first;
+    for (int i = 0; span != NULL && i < LOOKS; span = span->next, i++)
+        if (na_dirty_count(span->start, span->slices) >= slices) {
+            reserve_release(region, span);
+            return true;
+        }
+    return false;
+}
+
+/* ---- cutting --------------------------------------------------------------------------------------------- */
+
+/* Cuts [start, start + slices) out of a free span; what is left on either side stays free. The descriptor
+ * becomes that of the cut. */
+static bool cut(na_region *region, na_span *span, uintptr_t start, uint32_t slices) {
+    uint32_t ahead = (uint32_t)((start - span->start) >> NA_SLICE_SHIFT);
+    uint32_t behind = span->slices - ahead - slices;
+    na_span *first = NULL, *last = NULL;
+    if (ahead != 0 && (first = na_descriptor_new(region)) == NULL) return false;
+    if (behind != 0 && (last = na_descriptor_new(region)) == NULL) {
+        if (first != NULL) na_descriptor_delete(region, first);
+        return false;
+    }
+    uint64_t freed_at = span->freed_at;
+    uintptr_t old_start = span->start;
+    free_span_remove(region, span);
+    span->start = start;
+    span->slices = slices;
+    if (first != NULL) {
+        first->start = old_start;
+        first->slices = ahead;
+        first->freed_at = freed_at;
+        free_span_insert(region, first);
+    }
+    if (last != NULL) {
+        last->start = na_span_end(span);
+        last->slices = behind;
+        last->freed_at = freed_at;
+        free_span_insert(region, last);
+    }
+    return true;
+}
+
+/* ---- finding --------------------------------------------------------------------------------------------- */
+
+static uintptr_t align_up(uintptr_t address, uint32_t align_slices) {
+    uintptr_t mask = ((uintptr_t)align_slices << NA_SLICE_SHIFT) - 1;
+    return (address + mask) & ~mask;
+}
+
+static bool fits(const na_span *span, uint32_t slices, uint32_t align, uintptr_t *start) {
+    *start = align_up(span->start, align);
+    return *start + ((uintptr_t)slices << NA_SLICE_SHIFT) <= na_span_end(span);
+}
+
+/* Good fit: a few of the bin that may hold it, then the next larger bins. */
+static na_span *find(na_part *part, uint32_t slices, uint32_t align, uintptr_t *start) {
+    enum { TRIES = 8 };
+    unsigned sure = bin_of(slices + align - 1) + 1; /* from this bin on, any span will do */
+    for (int bin = bin_next(part, bin_of(slices)); bin >= 0; bin = bin_next(part, (unsigned)bin + 1)) {
+        na_span *span = part->bin[bin];
+        for (int i = 0; span != NULL && (i < TRIES || (unsigned)bin >= sure); i++, span = span->next)
+            if (fits(span, slices, align, start)) return span;
+    }
+    return NULL;
+}
+
+/* In the large part: of some that may hold it, the one with the most memory where it would lie; of equals the shortest,
+ * roughly. */
+static na_span *find_warm(na_part *part, uint32_t slices, uint32_t align, uintptr_t *start) {
+    enum { TRIES = 64 };
+    unsigned sure = bin_of(slices + align - 1) + 1;
+    na_span *best = NULL;
+    size_t most = 0;
+    int tries = 0;
+    for (int bin = bin_next(part, bin_of(slices)); bin >= 0; bin = bin_next(part, (unsigned)bin + 1)) {
+        for (na_span *span = part->bin[bin]; span != NULL; span = span->next) {
+            if (tries++ >= TRIES && (best != NULL || (unsigned)bin < sure)) break;
+            uintptr_t at;
+            if (!fits(span, slices, align, &at)) continue;
+            size_t dirty = na_dirty_count(at, slices);
+            if (best != NULL && dirty <= most) continue;
+            best = span;
+            most = dirty;
+            *start = at;
+            if (dirty == slices) return best;
+        }
+        if (best != NULL && tries >= TRIES) break;
+    }
+    return best;
+}
+
+/* New address space at the top of a part, joined with a free span that ends there. */
+static na_span *grow_top(na_region *region, na_part *part, uint32_t slices, uint32_t align) {
+    na_span *tail = part->top > part->start ? na_map[na_slice_index(part->top) - 1] : NULL;
+    if (tail != NULL && na_kind(tail) != NA_FREE) tail = NULL;
+    uintptr_t from = tail != NULL ? tail->start : part->top;
+    uintptr_t start = align_up(from, align);
+    uintptr_t end = start + ((uintptr_t)slices << NA_SLICE_SHIFT);
+    if (start < from || end < start || end > part->limit || end <= part->top) return NULL;
+    if (na_part_open(part, end) != 0) return NULL;
+    /* [top, end) becomes free and is then cut like any other span. It may be clean. */
+    uintptr_t old_top = part->top;
+    part->top = end;
+    if (!give_back(region, old_top, (uint32_t)((end - old_top) >> NA_SLICE_SHIFT), os_now_ms(), NULL)) {
+        part->top = old_top;
+        return NULL;
+    }
+    na_span *span = na_map[na_slice_index(end) - 1];
+    return cut(region, span, start, slices) ? span : NULL;
+}
+
+/* Would `bytes` more exceed NUMALLOC_NODE_LIMIT? Free memory that is still committed counts. */
+static bool over_limit(const na_region *region, uint64_t bytes) {
+    if (na_opt.node_limit == UINT64_MAX || region->node_index < 0) return false;
+    const na_region *both[2] = {na_region_node(region->node_index, false), na_region_node(region->node_index, true)};
+    uint64_t used = bytes + region->dirty_bytes;
+    for (int i = 0; i < 2; i++) used += atomic_load_explicit(&both[i]->used_bytes, memory_order_relaxed);
+    return used > na_opt.node_limit;
+}
+
+static na_span *in_hole(na_region *region, na_part *part, uint32_t slices, uint32_t align) {
+    uintptr_t start = 0;
+    bool large = slices >= NA_LARGE_PART_SLICES;
+    na_span *span = large ? find_warm(part, slices, align, &start) : find(part, slices, align, &start);
+    return span != NULL && cut(region, span, start, slices) ? span : NULL;
+}
+
+/* In the small part, before new memory is used: what is held for blocks that grow, and what threads have kept for
+ * themselves. */
+static na_span *of_what_is_held(na_region *region, uint32_t slices, uint32_t align) {
+    na_part *small = &region->part[0];
+    na_span *span = reserve_with_memory_release(region, slices) ? in_hole(region, small, slices, align) : NULL;
+    if (span == NULL && na_kept_yield(region, slices)) span = in_hole(region, small, slices, align);
+    return span;
+}
+
+static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align) {
+    uint64_t bytes = (uint64_t)slices << NA_SLICE_SHIFT;
+    if (over_limit(region, bytes)) {
+        na_span_purge_all(region);
+        if (over_limit(region, bytes)) return NULL;
+    }
+    int first = slices >= NA_LARGE_PART_SLICES;
+    for (int i = 0; i < 2; i++) { /* a part that is full lends from the other */
+        na_part *part = &region->part[i == 0 ? first : !first];
+        na_span *span = in_hole(region, part, slices, align);
+        if (span == NULL && !first && i == 0) span = of_what_is_held(region, slices, align);
+        if (span == NULL) span = grow_top(region, part, slices, align);
+        if (span == NULL && reserves_release(region)) {
+            span = in_hole(region, part, slices, align);
+            if (span == NULL) span = grow_top(region, part, slices, align);
+        }
+        if (span != NULL) return span;
+    }
+    return NULL;
+}
+
+/* With a reserve behind it: in a hole, or of new address space that is open, no more than a share of what the part has
+ * left. NULL: not to be had. */
+static na_span *alloc_to_grow(na_region *region, uint32_t slices) {
+    enum { SHARE = 64 };
+    uint32_t more = reserve_for(region, slices);
+    if (more == 0 || over_limit(region, (uint64_t)slices << NA_SLICE_SHIFT)) return NULL;
+    na_part *part = &region->part[0];
+    na_span *reserve = na_descriptor_new(region), *span = NULL;
+    if (reserve == NULL) return NULL;
+    /* Rather a shorter one where memory may be than one that was never used. */
+    uint32_t enough = ((more < slices ? more : slices) + 1) / 2;
+    uintptr_t start = 0;
+    for (uint32_t least = more; span == NULL && least >= enough; least /= 2)
+        span = find(part, slices + least, 1, &start);
+    if (span != NULL) {
+        if (more > span->slices - slices) more = span->slices - slices;
+        if (!cut(region, span, start, slices + more)) span = NULL;
+    } else if (na_part_open(part, part->top + ((uintptr_t)(slices + 1) << NA_SLICE_SHIFT)) == 0) {
+        uint64_t open = ((part->opened - part->top) >> NA_SLICE_SHIFT) - slices;
+        uint64_t share = ((part->limit - part->top) >> NA_SLICE_SHIFT) / SHARE;
+        if (more > open) more = (uint32_t)open;
+        if (more > share) more = (uint32_t)share;
+        if (more != 0) span = grow_top(region, part, slices + more, 1);
+    }
+    if (span == NULL) {
+        na_descriptor_delete(region, reserve);
+        return NULL;
+    }
+    span->slices = slices;
+    reserve->start = na_span_end(span);
+    reserve->slices = more;
+    reserve->freed_at = os_now_ms();
+    insert(region, reserve, NA_RESERVE);
+    return span;
+}
+
+static void copy_dirty(uint64_t *to, uintptr_t start, uint32_t slices) {
+    size_t first = na_slice_index(start);
+    if (slices > NA_TRACKED_SLICES) slices = NA_TRACKED_SLICES;
+    for (uint32_t i = 0; i < (slices + 63) / 64; i++) to[i] = 0;
+    for (uint32_t i = 0; i < slices; i++)
+        if (na_dirty_at(first + i)) to[i >> 6] |= UINT64_C(1) << (i & 63);
+}
+
+static void stay_within_budget(na_region *region, uint32_t taken, uint32_t fresh);
+static void make_up_for(na_region *region, uint32_t fresh);
+
+/* Slices were taken, `clean` of them without memory. */
+static void account_use(na_region *region, const na_span *span, uint32_t taken, uint32_t clean) {
+    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
+    used += (uint64_t)taken << NA_SLICE_SHIFT;
+    atomic_store_explicit(&region->used_bytes, used, memory_order_relaxed);
+    region->dirty_bytes -= (uint64_t)(taken - clean) << NA_SLICE_SHIFT;
+    if (used > region->used_most) region->used_most = used;
+    if (span->slices >= NA_LARGE_PART_SLICES) stay_within_budget(region, taken, clean);
+    if (span->kind == NA_LARGE && span->grown) make_up_for(region, clean);
+    if (used + region->dirty_bytes > region->peak_bytes) region->peak_bytes = used + region->dirty_bytes;
+}
+
+static void account_disuse(na_region *region, uint64_t bytes) {
+    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
+    atomic_store_explicit(&region->used_bytes, used - bytes, memory_order_relaxed);
+}
+
+static na_span *span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool grows,
+                           bool *clean, uint64_t *was_dirty) {
+    pthread_mutex_lock(&region->lock);
+    na_span *span = grows && align == 1 ? alloc_to_grow(region, slices) : NULL;
+    if (span == NULL) span = alloc_locked(region, slices, align);
+    if (span != NULL) {
+        span->grown = grows;
+        size_t dirty = na_dirty_count(span->start, slices);
+        if (dirty != 0 && was_dirty != NULL) copy_dirty(was_dirty, span->start, slices);
+        *clean = dirty == 0;
+        na_dirty_set(span->start, slices);
+        span->kind = (uint8_t)kind;
+        map_fill(span->start, slices, span);
+        account_use(region, span, slices, slices - (uint32_t)dirty);
+        if (kind == NA_LARGE) na_large_account(region, span, 1);
+    } else {
+        errno = ENOMEM;
+    }
+    na_span_purge_due(region);
+    pthread_mutex_unlock(&region->lock);
+    return span;
+}
+
+na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean,
+                       uint64_t *was_dirty) {
+    return span_alloc(region, slices, align, kind, false, clean, was_dirty);
+}
+
+na_span *na_span_alloc_growing(na_region *region, uint32_t slices, uint32_t align, bool *clean) {
+    return span_alloc(region, slices, align, NA_LARGE, true, clean, NULL);
+}
+
+/* ---- freeing ----------------------------------------------------------------------------------------------- */
+
+static void release_range(na_region *region, uintptr_t start, uint32_t slices, na_span *reuse) {
+    uint64_t bytes = (uint64_t)slices << NA_SLICE_SHIFT;
+    account_disuse(region, bytes);
+    region->dirty_bytes += (uint64_t)na_dirty_count(start, slices) << NA_SLICE_SHIFT;
+    map_fill(start, slices, NULL);
+    /* Only trimming can lack a descriptor; na_span_trim makes sure of one. */
+    (void)give_back(region, start, slices, os_now_ms(), reuse);
+}
+
+void na_span_free_locked(na_region *region, na_span *span) {
+    na_span_forgo(region, span);
+    atomic_store_explicit(&span->heap, NULL, memory_order_relaxed);
+    span->dirty = 0;
+    span->huge_shift = 0;
+    span->remapped = 0;
+    span->older = span->newer = NULL;
+    release_range(region, span->start, span->slices, span);
+    na_span_purge_due(region);
+}
+
+void na_span_free(na_region *region, na_span *span) {
+    pthread_mutex_lock(&region->lock);
+    na_span_free_locked(region, span);
+    pthread_mutex_unlock(&region->lock);
+}
+
+/* ---- in place ---------------------------------------------------------------------------------------------- */
+
+bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
+    pthread_mutex_lock(&region->lock);
+    uint32_t more = slices - span->slices;
+    uintptr_t end = na_span_end(span);
+    na_part *part = &region->part[span->part];
+    bool done = false;
+    if (!over_limit(region, (uint64_t)more << NA_SLICE_SHIFT)) {
+        na_span *after = reserve_behind(region, span);
+        if (after != NULL && after->slices < more) {
+            reserve_release(region, after);
+            after = NULL;
+        }
+        if (after == NULL && end < part->top) after = na_map[na_slice_index(end)];
+        bool after_free = after != NULL && (na_kind(after) == NA_FREE || na_kind(after) == NA_RESERVE);
+        uint32_t have = after_free ? after->slices : 0;
+        bool at_top = end == part->top || (after_free && na_span_end(after) == part->top);
+        if (have < more && at_top) {
+            uintptr_t upto = end + ((uintptr_t)more << NA_SLICE_SHIFT);
+            if (upto > end && upto <= part->limit && na_part_open(part, upto) == 0) {
+                uintptr_t old_top = part->top;
+                part->top = upto;
+                if (give_back(region, old_top, (uint32_t)((upto - old_top) >> NA_SLICE_SHIFT), os_now_ms(), NULL)) {
+                    after = na_map[na_slice_index(end)];
+                    have = after->slices;
+                } else {
+                    part->top = old_top;
+                }
+            }
+        }
+        if (have >= more) {
+            uint32_t dirty = (uint32_t)na_dirty_count(end, more);
+            behead(region, after, more);
+            na_dirty_set(end, more);
+            map_fill(end, more, span);
+            span->slices = slices;
+            span->grown = 1;
+            account_use(region, span, more, more - dirty);
+            done = true;
+        }
+    }
+    pthread_mutex_unlock(&region->lock);
+    return done;
+}
+
+void na_span_trim(na_region *region, na_span *span, uint32_t slices) {
+    pthread_mutex_lock(&region->lock);
+    na_span *rest = na_descriptor_new(region); /* without one the span simply stays long */
+    if (rest != NULL) {
+        uint32_t less = span->slices - slices;
+        na_span_forgo(region, span);
+        span->slices = slices;
+        release_range(region, na_span_end(span), less, rest);
+        na_span_purge_due(region);
+    }
+    pthread_mutex_unlock(&region->lock);
+}
+
+/* ---- purging ------------------------------------------------------------------------------------------------- */
+
+static size_t purge_range(na_region *region, uintptr_t start, uintptr_t end) {
+    uint32_t slices = (uint32_t)((end - start) >> NA_SLICE_SHIFT);
+    size_t bytes = na_dirty_count(start, slices) << NA_SLICE_SHIFT;
+    if (bytes == 0 || os_purge((void *)start, end - start) != 0) return 0;
+    na_dirty_clear(start, slices);
+    region->dirty_bytes -= bytes;
+    region->purged_bytes += bytes;
+    return bytes;
+}
+
+/* Returns the memory of a free span; of the large part only whole huge pages, unless `all`, since splitting
+ * one costs its neighbour the huge page. The span leaves the purge list either way: its rest goes when a
+ * neighbour is freed. */
+static size_t purge(na_region *region, na_span *span, bool all) {
+    uintptr_t start = span->start, end = na_span_end(span);
+    purge_list_remove(region, span);
+    if (span->part == 1 && !all && na_opt.huge != NA_HUGE_NEVER) {
+        start = align_up(start, NA_HUGE_SLICES);
+        end &= ~(NA_HUGE_BYTES - 1);
+        if (start >= end) return 0;
+    }
+    return purge_range(region, start, end);
+}
+
+/* So many bytes of a free span or a little more, from its end, in the large part in whole huge pages. */
+static size_t purge_some(na_region *region, na_span *span, uint64_t bytes) {
+    uint32_t step = span->part == 1 ? NA_HUGE_SLICES : 1;
+    uintptr_t step_bytes = (uintptr_t)step << NA_SLICE_SHIFT;
+    uintptr_t start = align_up(span->start, step), end = na_span_end(span) & ~(step_bytes - 1), from = end;
+    for (uint64_t found = 0; from > start && found < bytes; from -= step_bytes)
+        found += (uint64_t)na_dirty_count(from - step_bytes, step) << NA_SLICE_SHIFT;
+    return from > start ? purge_range(region, from, end) : purge(region, span, false);
+}
+
+/* Free memory that fits nobody is given back early when new memory is taken in its place, so that the large part's
+ * fragmentation raises the peak by an eighth of the most that was ever used, at most. Its next user has it faulted in
+ * again: as programs take 24 bytes, one may be purged, so that none spends its time on that. */
+static void stay_within_budget(na_region *region, uint32_t taken, uint32_t fresh) {
+    enum { PART_ABOVE = 8, PART_EARLY = 24, LEAST_ABOVE = 16 << 20, LOOKS = 256 };
+    if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return; /* RDMA registrations may cover free memory */
+    int64_t early = region->early_bytes + (int64_t)(((uint64_t)taken << NA_SLICE_SHIFT) / PART_EARLY);
+    if (early > (int64_t)region->used_most) early = (int64_t)region->used_most;
+    uint64_t above = region->used_most / PART_ABOVE;
+    uint64_t most = region->used_most + (above > LEAST_ABOVE ? above : LEAST_ABOVE);
+    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
+    na_span *span = fresh != 0 ? region->purge_first : NULL;
+    for (int i = 0; span != NULL && i < LOOKS && early > 0 && used + region->dirty_bytes > most; i++) {
+        na_span *next = span->newer;
+        uint64_t excess = used + region->dirty_bytes - most;
+        if (excess > (uint64_t)early) excess = (uint64_t)early;
+        if (span->part == 1) early -= (int64_t)purge_some(region, span, excess);
+        span = next;
+    }
+    region->early_bytes = early;
+}
+
+/* Blocks that grow in place take new memory and leave alone what is free elsewhere. In the small part that goes
+ * instead, two slices for each, when more is used or dirty than the most that was ever used and a sixteenth of it. Its
+ * next user has it faulted in again, which costs less than the copies that are not made. */
+static void make_up_for(na_region *region, uint32_t fresh) {
+    enum { PART_ABOVE = 16, LEAST_ABOVE = 1 << 20, FOR_EACH = 2, LOOKS = 16 };
+    if (fresh == 0 || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
+    uint64_t above = region->used_most / PART_ABOVE, left = (uint64_t)fresh * FOR_EACH << NA_SLICE_SHIFT;
+    uint64_t most = region->used_most + (above > LEAST_ABOVE ? above : LEAST_ABOVE);
+    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
+    na_span *next, *span = region->purge_first;
+    for (int i = 0; i < LOOKS && span != NULL && left != 0 && used + region->dirty_bytes > most; i++, span = next) {
+        next = span->newer;
+        if (span->part != 0) continue;
+        uint64_t purged = purge_some(region, span, left);
+        left -= purged < left ? purged : left;
+    }
+}
+
+void na_span_purge_due(na_region *region) {
+    if (region->purge_first == NULL || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
+    uint64_t now = os_now_ms();
+    while (region->purge_first != NULL && na_is_due(region->purge_first->freed_at, now))
+        purge(region, region->purge_first, false);
+}
+
+size_t na_span_purge_all(na_region *region) {
+    size_t bytes = 0;
+    if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return 0; /* RDMA registrations may cover free memory */
+    for (int p = 0; p < 2; p++) {                          /* by bins: spans with a dirty rest are in no purge list */
+        const na_part *part = &region->part[p];
+        for (int bin = bin_next(part, 0); bin >= 0; bin = bin_next(part, (unsigned)bin + 1))
+            for (na_span *span = part->bin[bin]; span != NULL; span = span->next) bytes += purge(region, span, true);
+    }
+    for (na_span *span = region->reserves.first; span != NULL; span = span->next) bytes += purge(region, span, true);
+    return bytes;
+}
