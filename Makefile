@@ -25,6 +25,8 @@ export PATH := $(BIN):$(PATH)
 mpirun = $(if $(filter mpich,$(MPI)),mpirun -n $(1),mpirun -n $(1) $(if $(shell [ $(1) -gt $(CORES) ] && echo over),--map-by :OVERSUBSCRIBE))
 
 NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.in')
+# A Python package that is new has to be installed once.
+PACKAGES := $(wildcard hpcalloc/*/__init__.py hpcalloc/*/*/__init__.py)
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
 .PHONY: all native demo quick bench test test-native test-preload fuzz test-long test-preload-long test-python \
@@ -48,7 +50,7 @@ $(VENV)/created:
 	@touch $@
 
 # Editable: Python files are used where they are, C changes reinstall.
-$(VENV)/installed: $(VENV)/created pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(BRIDGE_SOURCES)
+$(VENV)/installed: $(VENV)/created pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(BRIDGE_SOURCES) $(PACKAGES)
 	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[mpi,test$(if $(CI),$(comma)numba)]'
 	@$(BIN)/python -m compileall -q hpcalloc  # as pip does with what it copies
 	@touch $@

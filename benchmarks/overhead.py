@@ -79,8 +79,8 @@ def inits(runs: int) -> dict[str, float]:
 def gather(ranks: int) -> dict[str, float]:
     """Take the record of this process for that of every rank."""
     import hpcalloc
-    from hpcalloc.report import _report, record_of
-    from hpcalloc.summary import part_of, reduce_in_tree
+    from hpcalloc.report.record import _report, record_of
+    from hpcalloc.report.summary import part_of, reduce_in_tree
 
     with hpcalloc.init(bind="off") as context:
         kept = context.ones(1 << 20)

@@ -9,20 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import comms as comms  # early: it has to see every fork of a process in which MPI is up
-from .arrays import (
-    array,
-    current_policy,
-    empty,
-    empty_like,
-    full,
-    full_like,
-    ones,
-    ones_like,
-    zeros,
-    zeros_like,
-)
 from .context import Context, current, init
+from .discover.topology import Topology
 from .exceptions import (
     BindingError,
     ContextClosedError,
@@ -34,30 +22,39 @@ from .exceptions import (
     PlanError,
     TopologyError,
 )
-
-# Not lazily: importing the module later would put it in the place of the function of the same name.
-from .placement import Placement, placement
-from .plan import Plan, make_plan
+from .memory.arrays import (
+    array,
+    current_policy,
+    empty,
+    empty_like,
+    full,
+    full_like,
+    ones,
+    ones_like,
+    zeros,
+    zeros_like,
+)
+from .memory.placement import Placement, placement
+from .plan.ranks import Plan, make_plan
 from .policy import Policy, blocked, interleave, local, on_node
-from .topology import Topology
 
 if TYPE_CHECKING:
-    from .handler import NumpyAllocator, numpy_allocator
-    from .paging import Migration, Prefault, migrate, prefault
-    from .report import Report
-    from .shared import SharedArray
+    from .memory.numpy_allocator import NumpyAllocator, numpy_allocator
+    from .memory.paging import Migration, Prefault, migrate, prefault
+    from .report.record import Report
+    from .shared.array import SharedArray
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Migration": "paging",
-    "NumpyAllocator": "handler",
-    "Prefault": "paging",
-    "Report": "report",
-    "SharedArray": "shared",
-    "migrate": "paging",
-    "numpy_allocator": "handler",
-    "prefault": "paging",
+    "Migration": "memory.paging",
+    "NumpyAllocator": "memory.numpy_allocator",
+    "Prefault": "memory.paging",
+    "Report": "report.record",
+    "SharedArray": "shared.array",
+    "migrate": "memory.paging",
+    "numpy_allocator": "memory.numpy_allocator",
+    "prefault": "memory.paging",
 }
 
 __all__ = [

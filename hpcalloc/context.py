@@ -20,21 +20,22 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec
 
 import numpy.typing as npt
 
-from . import arrays, comms
-from .binding import ThreadPool
+from .bind import agreement
+from .bind.affinity import ThreadPool
+from .bind.rank import Options, Setup, Word, check_options, check_same, neighbours, prepare
+from .discover.launcher import this_launch
+from .discover.topology import Topology, format_ids
 from .exceptions import ContextClosedError, PlanError, message
-from .launcher import this_launch
-from .placement import Placement, placement
-from .plan import LauncherBinding, Plan, RankPlan
+from .memory import arrays
+from .memory.placement import Placement, placement
+from .plan.ranks import LauncherBinding, Plan, RankPlan
 from .policy import Policy
-from .rank_setup import Options, Setup, Word, check_options, check_same, neighbours, prepare
-from .topology import Topology, format_ids
 
 if TYPE_CHECKING:
-    from .blocks import Split
-    from .handler import NumpyAllocator
-    from .report import Report
-    from .shared import SharedArray
+    from .memory.numpy_allocator import NumpyAllocator
+    from .report.record import Report
+    from .shared.array import SharedArray
+    from .shared.layout import Split
 
 __all__ = ["Context", "current", "init"]
 
@@ -104,7 +105,7 @@ def init(
         A bad argument or communicator, or MPI is not up.
     """
     comm = _resolve(comm, share)
-    comms.meet("init", comm)
+    agreement.meet("init", comm)
     with _lock:
         options: Options | None = None
         error: Exception | None = None
@@ -132,15 +133,15 @@ def init(
         except Exception as bad:
             error = bad
         try:
-            comms.agree(comm, error)
+            agreement.agree(comm, error)
         except BaseException:
             if setup is not None and not nested and setup.binding is not None:
                 setup.binding.restore()
-            comms.free(node_comm)
+            agreement.free(node_comm)
             raise
         assert setup is not None
         if nested:
-            comms.free(node_comm)
+            agreement.free(node_comm)
         elif comm is not None:
             setup.numa_comm = node_comm.Split(setup.share.nodes[0], setup.local_rank)
         return Context(setup)
@@ -155,7 +156,7 @@ def current() -> Context | None:
 def _resolve(comm: Any, share: Any) -> Any:
     """Return the communicator to use; none where `share` takes its place."""
     if share is None:
-        return comms.resolve("init", comm)
+        return agreement.resolve("init", comm)
     if comm is not None:
         raise PlanError(
             message("init", "share= and comm=", "one of them", "leave share out: the communicator tells it")
@@ -168,7 +169,7 @@ def _check_nested(options: Options, comm: Any) -> None:
     outer = None if setup.left_behind else setup.comm
     same_comm = (comm is None) == (outer is None)
     if same_comm and comm is not None:
-        mpi: Any = comms.mpi()
+        mpi: Any = agreement.mpi()
         same_comm = mpi.Comm.Compare(comm, outer) in (mpi.IDENT, mpi.CONGRUENT)
     if options != setup.options or not same_comm:
         asked = str(options) if options != setup.options else "another communicator"
@@ -434,7 +435,7 @@ class Context:
 
         An error on one rank is raised on all ranks of the communicator.
         """
-        from .shared import create
+        from .shared.array import create
 
         return create(self._checked("shared_empty"), "shared_empty", shape, dtype, axis, halo, split)
 
@@ -448,7 +449,7 @@ class Context:
         split: Split = "auto",
     ) -> SharedArray:
         """As `shared_empty`, and zero: shared memory is when it is new, so that it costs no more."""
-        from .shared import create
+        from .shared.array import create
 
         return create(self._checked("shared_zeros"), "shared_zeros", shape, dtype, axis, halo, split)
 
@@ -479,7 +480,7 @@ class Context:
         ValueError, TypeError, NodeError
             As of `numpy_allocator`.
         """
-        from .handler import numpy_allocator  # not needed by most
+        from .memory.numpy_allocator import numpy_allocator  # not needed by most
 
         self._checked("install_numpy_allocator")
         allocator = numpy_allocator(self.policy if policy is None else policy, threads=threads)
@@ -495,7 +496,7 @@ class Context:
         Report
             On rank 0 of all ranks, on the others of themselves.
         """
-        from .report import gather  # not needed by most
+        from .report.record import gather  # not needed by most
 
         return gather(self._checked("report"))
 
@@ -517,8 +518,8 @@ class Context:
         with _lock:
             if self._closed:
                 return
-            if free and self._setup.comm is not None and not self._setup.left_behind and comms.is_up():
-                comms.check_thread("Context.close")
+            if free and self._setup.comm is not None and not self._setup.left_behind and agreement.is_up():
+                agreement.check_thread("Context.close")
             self._closed = True
             for allocator in reversed(self._allocators):
                 allocator._close()
@@ -539,14 +540,14 @@ class Context:
                 if free and not setup.left_behind:
                     for window in windows:
                         window.free()
-                    comms.free(numa_comm, node_comm)
+                    agreement.free(numa_comm, node_comm)
 
     def _leave_record(self) -> None:
         """Write this rank's part of the report that HPCALLOC_REPORT asks for."""
         setup = self._setup
         if setup.files is None or setup.pid != os.getpid():
             return
-        from .report_files import finish
+        from .report.files import finish
 
         finish(self, setup.files)
 

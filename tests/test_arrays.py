@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
 import hpcalloc
-from hpcalloc import _native, arrays
+from hpcalloc import _native
 from hpcalloc._native import _handler
+from hpcalloc.memory import arrays
 
 MIB = 1 << 20
 MAKERS = (hpcalloc.empty, hpcalloc.zeros, hpcalloc.ones)
@@ -529,7 +530,7 @@ def test_short_way_is_a_function_to_others():
         assert pickle.loads(pickle.dumps(make)) is make
         assert copy.copy(make) is make
         assert make.__doc__
-        assert make.__module__ == "hpcalloc.arrays"
+        assert make.__module__ == "hpcalloc.memory.arrays"
 
 
 def test_short_way_has_the_current_policy():

@@ -22,8 +22,8 @@ from hpcalloc import HpcallocError
 from hpcalloc.bench import bandwidth, caches, kernels, latency, machine, sizes, triads
 from hpcalloc.bench.kernels import KERNELS, Arrays, Chain, Team, pinned
 from hpcalloc.cli.main import cli
-from hpcalloc.placement import Placement
-from hpcalloc.topology import Topology
+from hpcalloc.discover.topology import Topology
+from hpcalloc.memory.placement import Placement
 
 SOURCES = pathlib.Path(__file__).parents[1] / "native/bench"
 CPUS = tuple(sorted(os.sched_getaffinity(0)))

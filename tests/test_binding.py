@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from hpcalloc import BindingError, _native, binding
+from hpcalloc import BindingError, _native
 from hpcalloc._native.errors import name_of
+from hpcalloc.bind import affinity as binding
 
 ALL = frozenset(os.sched_getaffinity(0))
 two_cpus = pytest.mark.skipif(len(ALL) < 2, reason="capability: needs two CPUs")
@@ -248,7 +249,7 @@ def test_inherited_memory_policy(kind, word):
     """What another program sets is told in the words of the kernel's own file."""
     code = f"""
 from hpcalloc import _native
-from hpcalloc.binding import inherited_memory_policy
+from hpcalloc.bind.affinity import inherited_memory_policy
 nodes = _native.nodemask(_native.node_ids()[:1])
 code = _native.lib.numalloc_memory_policy(_native.lib.NUMALLOC_{kind}, 0, nodes)
 with open("/proc/self/numa_maps") as maps:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcalloc.blocks import make_blocks
+from hpcalloc.shared.layout import make_blocks
 
 PAGE = 4096
 

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 import hpcalloc
-from hpcalloc import _native, rank_setup
+from hpcalloc import _native
 from hpcalloc._native import _handler
-from hpcalloc.plan import RankPlan
+from hpcalloc.bind import rank as rank_setup
+from hpcalloc.plan.ranks import RankPlan
 
 ALL = frozenset(os.sched_getaffinity(0))
 NODES = _native.node_ids()
@@ -61,9 +62,9 @@ def test_import_has_no_side_effects():
         import hpcalloc
         assert (os.sched_getaffinity(0), dict(os.environ)) == before
         late = {"mpi4py", "threadpoolctl", "rich", "click"}
-        late |= {f"hpcalloc.{name}" for name in ("handler", "paging", "report", "shared")}
+        late |= {f"hpcalloc.{name}" for name in ("memory.numpy_allocator", "memory.paging", "report.record", "shared.array")}
         assert not late & set(sys.modules), late & set(sys.modules)
-        import hpcalloc.placement
+        import hpcalloc.memory.placement
         assert callable(hpcalloc.placement) and callable(hpcalloc.init) and hpcalloc.Context
         assert set(hpcalloc.__all__) <= set(dir(hpcalloc))
         for name in hpcalloc.__all__:

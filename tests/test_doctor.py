@@ -8,12 +8,12 @@ import pytest
 from made_up import GIB, Machine
 
 from hpcalloc import _native
+from hpcalloc.discover.launcher import Launch
 from hpcalloc.doctor import diagnose, facts, gather_host, gather_rank, is_healthy
 from hpcalloc.doctor.binding import CHECKS as BINDING
 from hpcalloc.doctor.facts import Pool
 from hpcalloc.doctor.host import Host
 from hpcalloc.doctor.openmp import _gomp, _places
-from hpcalloc.launcher import Launch
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import sys
 import pytest
 
 from hpcalloc import Topology
+from hpcalloc.discover.launcher import Launch
 from hpcalloc.doctor import Host, RankFacts, gather_host
 from hpcalloc.doctor.remedies import launch_lines
-from hpcalloc.launcher import Launch
 
 ROOT = pathlib.Path(__file__).parents[1]
 BIN = pathlib.Path(sys.executable).parent

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 import hpcalloc
-from hpcalloc import _native, handler
+from hpcalloc import _native
 from hpcalloc._native import _handler
+from hpcalloc.memory import numpy_allocator as handler
 
 MIB = 1 << 20
 NODE = _native.node_ids()[0]

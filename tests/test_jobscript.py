@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcalloc.cli.main import cli
+from hpcalloc.discover.topology import Topology
 from hpcalloc.exceptions import PlanError
-from hpcalloc.jobscript import make_jobscript
-from hpcalloc.topology import Topology
+from hpcalloc.plan.slurm import make_jobscript
 
 ROOT = pathlib.Path(__file__).parents[1]
 TWO = Topology.from_synthetic("pack:2 [numa(memory=16GB)] core:4 pu:2")

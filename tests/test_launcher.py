@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hpcalloc.launcher import Launch, detect_launcher, parent_command
+from hpcalloc.discover.launcher import Launch, detect_launcher, parent_command
 
 OPENMPI = {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
 
@@ -81,7 +81,7 @@ def test_the_launcher_is_found_through_a_shell(tmp_path):
         "#!/bin/bash\nexport OMPI_COMM_WORLD_LOCAL_RANK=0 OMPI_COMM_WORLD_LOCAL_SIZE=1\n"
         'bash -c \'bash -c "$0 -c \\"$1\\"; true"; true\' "$PYTHON" "$CODE"\n'
     )
-    code = "from hpcalloc.launcher import this_launch; print(this_launch().explicit)"
+    code = "from hpcalloc.discover.launcher import this_launch; print(this_launch().explicit)"
     done = subprocess.run(
         ["bash", "-c", f'exec -a mpirun bash "{program}" --bind-to core; true'],
         env={**os.environ, "PYTHON": sys.executable, "CODE": code},

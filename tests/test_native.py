@@ -356,7 +356,7 @@ def test_interpreter_exit_with_live_arrays():
         """
         import atexit, sys, threading
         import numpy as np
-        import hpcalloc.arrays as arrays
+        import hpcalloc.memory.arrays as arrays
         keep = [arrays.zeros(n) for n in (1, 1000, 1_000_000)]
         sys.modules["kept"] = keep           # freed late in finalisation, or never
         class Cycle:
@@ -382,7 +382,7 @@ def test_fork_child_allocates():
     result = run_python(
         """
         import os, threading, warnings
-        import hpcalloc.arrays as arrays
+        import hpcalloc.memory.arrays as arrays
         warnings.simplefilter("ignore")  # Python's own, on forking with threads
         from hpcalloc._native import _handler
         stop = False
@@ -411,7 +411,7 @@ def test_secure_mode_from_python():
     code = """
         import sys
         import numpy as np
-        import hpcalloc.arrays as arrays
+        import hpcalloc.memory.arrays as arrays
         from hpcalloc._native import lib, stats_dict
         kept = [arrays.full(n, n) for n in (1, 8, 100, 5000, 300_000) for _ in range(20)]
         with_temporaries = sum(float((a * 2 + 1).sum()) for a in kept)

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hpcalloc
-from hpcalloc import _native, paging
+from hpcalloc import _native
 from hpcalloc._native import MoveCounts, node_ids
-from hpcalloc.placement import process_memory
+from hpcalloc.memory import paging
+from hpcalloc.memory.placement import process_memory
 
 PAGE = mmap.PAGESIZE
 MAP_NORESERVE = 0x4000

@@ -14,8 +14,8 @@ import pytest
 
 import hpcalloc
 from hpcalloc import _native
-from hpcalloc.paging import Migration
-from hpcalloc.placement import Placement, _add_mapping, bounds, process_memory
+from hpcalloc.memory.paging import Migration
+from hpcalloc.memory.placement import Placement, _add_mapping, bounds, process_memory
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 NODES = _native.node_ids()

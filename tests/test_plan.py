@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpcalloc.discover.topology import Topology
 from hpcalloc.exceptions import PlanError
-from hpcalloc.plan import LauncherBinding, make_plan
-from hpcalloc.topology import Topology
+from hpcalloc.plan.ranks import LauncherBinding, make_plan
 
 DATA = pathlib.Path(__file__).parent / "data"
 

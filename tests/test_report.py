@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import hpcalloc
-from hpcalloc import _native, report
+from hpcalloc import _native
 from hpcalloc._native import _handler
+from hpcalloc.report import record as report
 
 CORES = len(os.sched_getaffinity(0))
 

@@ -17,10 +17,10 @@ from launching import mpirun_words
 import hpcalloc
 from hpcalloc import _native
 from hpcalloc.cli.main import cli
+from hpcalloc.discover.launcher import Ancestor
 from hpcalloc.exceptions import HpcallocError
-from hpcalloc.launcher import Ancestor
-from hpcalloc.report import record_of
-from hpcalloc.report_files import files_of, merge
+from hpcalloc.report.files import files_of, merge
+from hpcalloc.report.record import record_of
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 MIB = 1 << 20

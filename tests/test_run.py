@@ -15,10 +15,10 @@ from launching import mpirun_path, mpirun_version
 
 import hpcalloc
 from hpcalloc.cli.run import resolve
-from hpcalloc.launcher import Launch, detect_launcher, find_launcher_process, global_rank
+from hpcalloc.discover.launcher import Launch, detect_launcher, find_launcher_process, global_rank
+from hpcalloc.discover.topology import Topology, parse_ids
+from hpcalloc.plan.process import Situation, Wishes, decide, join_preload, parse_policy
 from hpcalloc.policy import interleave, local, on_node
-from hpcalloc.run import Situation, Wishes, decide, join_preload, parse_policy
-from hpcalloc.topology import Topology, parse_ids
 
 TWO = "pack:2 [numa] core:4 pu:2"  # nodes 0 and 1 with PUs 0-7 and 8-15, siblings neighbours
 EVERYTHING = frozenset(range(16))
@@ -276,7 +276,7 @@ def test_rank_of_the_job():
 
 def test_the_launcher_is_the_first_without_the_variable(tmp_path):
     (tmp_path / "rank.py").write_text(
-        "import os; from hpcalloc.launcher import find_launcher_process\n"
+        "import os; from hpcalloc.discover.launcher import find_launcher_process\n"
         "found = find_launcher_process(os.getppid(), 'MPI_LOCALRANKID', '3')\n"
         "print(found.command[-1], len(found.cpus))\n"
     )

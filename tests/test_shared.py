@@ -86,7 +86,7 @@ def test_out_of_memory(ctx):
 
 
 def test_import_is_lazy():
-    code = "import hpcalloc, sys; print([m for m in ('hpcalloc.shared', 'hpcalloc.paging', 'ctypes', 'mpi4py') if m in sys.modules])"
+    code = "import hpcalloc, sys; print([m for m in ('hpcalloc.shared.array', 'hpcalloc.memory.paging', 'ctypes', 'mpi4py') if m in sys.modules])"
     without = "import numpy, sys; print([m for m in ('ctypes',) if m in sys.modules])"
     loaded, numpys = (
         subprocess.run(
@@ -171,7 +171,7 @@ def test_last_words_are_kept():
     """What is said while a window is made comes out even if the process ends inside."""
     last = """
 import os
-from hpcalloc import window
+from hpcalloc.shared import window
 class Win:
     def Allocate_shared(*_):
         os.write(2, b"no room for the window\\n")
@@ -179,7 +179,7 @@ class Win:
 class Module:
     def __getattr__(self, name):
         return Win if name == "Win" else getattr(MPI, name)
-window.comms.mpi = Module
+window.agreement.mpi = Module
 ctx.shared_zeros(10)
 """
     done = mpirun(2, sys.executable, "-c", START + last, timeout=120)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcalloc import summary
-from hpcalloc.report import Report, make_report
-from hpcalloc.summary import KEEP_ALL, NAMED, WORST, Spread, merge, part_of
+from hpcalloc.report import summary
+from hpcalloc.report.record import Report, make_report
+from hpcalloc.report.summary import KEEP_ALL, NAMED, WORST, Spread, merge, part_of
 
 
 def record(rank, local=100, touched=100, fallbacks=0, **more):

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
+from hpcalloc.discover.topology import Topology, format_ids, parse_ids
 from hpcalloc.exceptions import TopologyError
-from hpcalloc.topology import Topology, format_ids, parse_ids
 
 DATA = pathlib.Path(__file__).parent / "data" / "topologies"
 

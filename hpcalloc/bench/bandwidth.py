@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import _native
+from ..discover.topology import Topology, format_ids
 from ..exceptions import HpcallocError, message
-from ..placement import Placement, placement
+from ..memory.placement import Placement, placement
 from ..policy import blocked, on_node
-from ..topology import Topology, format_ids
 from . import kernels, machine
 from .caches import last_level_bytes
 from .kernels import BYTES_PER_ELEMENT, COUNTING, KERNELS, Arrays, Team

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..kernel_files import read_text
-from ..topology import parse_ids
+from ..discover.proc import read_text
+from ..discover.topology import parse_ids
 
 __all__ = ["Cache", "caches_of", "last_level_bytes"]
 

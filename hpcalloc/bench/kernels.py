@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._native.errors import name_of
-from ..arrays import empty
+from ..discover.topology import format_ids
 from ..exceptions import HpcallocError, message
+from ..memory.arrays import empty
 from ..policy import Policy
-from ..topology import format_ids
 from .installed import installed
 
 __all__ = [

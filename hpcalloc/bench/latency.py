@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _native
+from ..discover.topology import Topology
 from ..exceptions import HpcallocError, message
-from ..placement import range_placement
-from ..topology import Topology
+from ..memory.placement import range_placement
 from . import machine
 from .bandwidth import ONE_NODE, cores_by_node, describe
 from .caches import caches_of, last_level_bytes

@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..discover.launcher import this_launch
 from ..exceptions import HpcallocError, message
-from ..launcher import this_launch
 from .solver import machine
 
 __all__ = ["SOLVERS", "compare", "find_examples", "find_mpirun"]

@@ -28,11 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import _native, arrays
+from .. import _native
 from .._native import _handler
+from ..discover.proc import read_text
 from ..exceptions import HpcallocError
-from ..handler import numpy_allocator
-from ..kernel_files import read_text
+from ..memory import arrays
+from ..memory.numpy_allocator import numpy_allocator
 from ..policy import Policy, as_policy
 from . import machine
 

@@ -14,10 +14,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .. import _native, comms
+from .. import _native
+from ..bind import agreement
 from ..context import Context, init
 from ..exceptions import HpcallocError, message
-from ..placement import placement
+from ..memory.placement import placement
 from ..policy import Policy, interleave, on_node
 from . import kernels, machine
 from .bandwidth import DROPPED, ONE_NODE, Options, choose_stores, describe
@@ -71,7 +72,7 @@ def measure(comm: Any, options: Options, advance: Callable[[str], None] = lambda
             policies = _policies(context)
         except Exception as bad:
             error = bad
-        comms.agree(comm, error)
+        agreement.agree(comm, error)
         nbytes = max(comm.allgather(nbytes))  # hosts may differ
         # Those that all ranks have: on another host there may be one node.
         common = set(policies).intersection(*comm.allgather(list(policies)))
@@ -82,7 +83,7 @@ def measure(comm: Any, options: Options, advance: Callable[[str], None] = lambda
             stores = choose_stores(options, own, {"rank": team})["rank"]
         except Exception as bad:
             error = bad
-        comms.agree(comm, error)
+        agreement.agree(comm, error)
         # A rank whose neighbours write differently would measure something else.
         for choice in stores.values():
             votes = comm.allgather(choice["use"])
@@ -92,7 +93,7 @@ def measure(comm: Any, options: Options, advance: Callable[[str], None] = lambda
             mine = _account(context, sets, figures, nbytes)
         except Exception as bad:
             error = bad
-        comms.agree(comm, error)
+        agreement.agree(comm, error)
         everyone = comm.gather(mine, root=0)
         remarks = _remarks(options, context, sets)
         facts = machine.facts(context.cpus)
@@ -205,7 +206,7 @@ def _run(
                     error = bad
                 out[name, kernel] = (seconds, right and verified)
             advance(f"{name} memory")
-    comms.agree(comm, error)
+    agreement.agree(comm, error)
     return out
 
 

@@ -25,10 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..report import percent
+from ..report.record import percent
 
 if TYPE_CHECKING:
-    from ..report import Report
+    from ..report.record import Report
 
 __all__ = ["Result", "Track", "at_least", "machine", "main"]
 

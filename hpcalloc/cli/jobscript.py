@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..exceptions import HpcallocError, message
-from ..jobscript import LAUNCHERS, PER_NODE, make_jobscript
+from ..plan.slurm import LAUNCHERS, PER_NODE, make_jobscript
 from .options import number_or
 from .topology import source_option, topology_of
 

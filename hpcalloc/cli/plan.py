@@ -8,7 +8,7 @@ import json
 import click
 from rich.table import Table
 
-from ..plan import make_plan
+from ..plan.ranks import make_plan
 from .console import plain_console, print_table
 from .options import json_flag, smt_option, threads_option
 from .topology import source_option, topology_of

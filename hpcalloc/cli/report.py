@@ -15,12 +15,12 @@ from click.core import ParameterSource
 from .. import _native
 from .._native.errors import name_of
 from ..context import Context, init
+from ..discover.launcher import detect_launcher
+from ..discover.proc import huge_pools, read_text, transparent_huge_pages
+from ..discover.topology import format_ids
 from ..exceptions import HpcallocError, message
-from ..kernel_files import huge_pools, read_text, transparent_huge_pages
-from ..launcher import detect_launcher
-from ..report import Report, size_text
-from ..report_files import ENDINGS, clear, merge
-from ..topology import format_ids
+from ..report.files import ENDINGS, clear, merge
+from ..report.record import Report, size_text
 from .mpi import mpi_option, world
 from .options import bind_option, json_flag
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``hpcalloc run``: find out, decide (`hpcalloc.run`), pin, set the environment, and become the program."""
+"""``hpcalloc run``: find out, decide (`hpcalloc.plan.process`), pin, set the environment, and become the program."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ import click
 
 from .. import _native
 from .._native.errors import error_for, name_of
-from ..binding import inherited_memory_policy
+from ..bind.affinity import inherited_memory_policy
+from ..discover.launcher import Ancestor, detect_launcher, launcher_process
+from ..discover.topology import Topology, format_ids
 from ..exceptions import BindingError, HpcallocError, message
-from ..launcher import Ancestor, detect_launcher, launcher_process
-from ..report_files import DIRECTORY, VARIABLE, ReportFiles, files_of, start_record
-from ..run import MemoryPolicy, Situation, Steps, Wishes, decide, join_preload, parse_policy
-from ..topology import Topology, format_ids
+from ..plan.process import MemoryPolicy, Situation, Steps, Wishes, decide, join_preload, parse_policy
+from ..report.files import DIRECTORY, VARIABLE, ReportFiles, files_of, start_record
 from .options import bind_option, smt_option, threads_option
 
 __all__ = ["command"]

@@ -8,7 +8,7 @@ import json
 import click
 from rich.table import Table
 
-from ..topology import Topology
+from ..discover.topology import Topology
 from .console import plain_console, print_table
 from .options import json_flag
 

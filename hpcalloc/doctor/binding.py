@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from ..topology import format_ids
+from ..discover.topology import format_ids
 from .facts import RankFacts
 from .finding import Finding
 from .host import Host

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import _native
-from ..kernel_files import HugePool, huge_pools, read_number, read_text, transparent_huge_pages
-from ..launcher import Launch, detect_launcher
-from ..topology import Topology, parse_ids
+from ..discover.launcher import Launch, detect_launcher
+from ..discover.proc import HugePool, huge_pools, read_number, read_text, transparent_huge_pages
+from ..discover.topology import Topology, parse_ids
 
 __all__ = [
     "HostFacts",

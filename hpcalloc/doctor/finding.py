@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ..topology import format_ids
+from ..discover.topology import format_ids
 
 __all__ = ["SEVERITIES", "Finding", "is_healthy", "merge"]
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..topology import Core
+from ..discover.topology import Core
 from .facts import HostFacts, RankFacts
 from .finding import Finding, Severity
 

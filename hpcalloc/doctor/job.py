@@ -13,9 +13,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..comms import split_by_host
+from ..bind.agreement import split_by_host
+from ..discover.launcher import Launch, this_launch
 from ..exceptions import HpcallocError, message
-from ..launcher import Launch, this_launch
 from .facts import HostFacts, RankFacts, gather_host, gather_rank, loaded_libraries
 from .host import Host
 

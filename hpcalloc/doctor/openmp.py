@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ..topology import format_ids
+from ..discover.topology import format_ids
 from .facts import RankFacts
 from .finding import Finding
 from .host import Host

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from ..discover.topology import format_ids
 from ..exceptions import HpcallocError
-from ..plan import make_plan
-from ..topology import format_ids
+from ..plan.ranks import make_plan
 from .host import Host
 
 __all__ = ["launch_lines", "place_lines", "threads_line"]

@@ -12,8 +12,8 @@ import numpy as np
 from mpi4py import MPI
 
 import hpcalloc
-from hpcalloc import window
 from hpcalloc._native import page_counts
+from hpcalloc.shared import window
 
 COMM = MPI.COMM_WORLD
 

@@ -9,7 +9,8 @@ import pytest
 from raising import raised
 
 import hpcalloc
-from hpcalloc import comms, window
+from hpcalloc.bind import agreement
+from hpcalloc.shared import window
 
 pytestmark = pytest.mark.mpi
 
@@ -141,7 +142,7 @@ def interrupted(line, a):
 
     def trace(frame, event, arg):
         nonlocal left
-        if not frame.f_code.co_filename.endswith("hpcalloc/shared.py"):
+        if not frame.f_code.co_filename.endswith("hpcalloc/shared/array.py"):
             return None
         if event == "line" and not entered:
             left -= 1
@@ -217,7 +218,7 @@ def test_a_window_that_fails_leaves_no_communicator(world, monkeypatch, failing,
     with hpcalloc.init(world) as context:
         context.node_comm.Set_attr(key, 1)
         bad = failing == "all ranks" or context.rank == context.size - 1
-        monkeypatch.setattr(window, "comms", types.SimpleNamespace(mpi=lambda: module))
+        monkeypatch.setattr(window, "agreement", types.SimpleNamespace(mpi=lambda: module))
         for _ in range(3):
             error = raised(lambda: context.shared_zeros(1000))
             assert isinstance(error, hpcalloc.HpcallocError if not bad else MPI.Exception)
@@ -226,7 +227,7 @@ def test_a_window_that_fails_leaves_no_communicator(world, monkeypatch, failing,
         assert len(infos) == 3
         assert all(info == MPI.INFO_NULL for info in infos)
         monkeypatch.undo()
-        assert window.comms is comms
+        assert window.agreement is agreement
         context.shared_zeros(10).fence()
         context.node_comm.Delete_attr(key)
     MPI.Comm.Free_keyval(key)

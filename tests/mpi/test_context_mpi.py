@@ -15,8 +15,9 @@ import pytest
 from raising import raised
 
 import hpcalloc
-from hpcalloc import _native, comms, context
-from hpcalloc.launcher import Launch
+from hpcalloc import _native, context
+from hpcalloc.bind import agreement
+from hpcalloc.discover.launcher import Launch
 
 pytestmark = pytest.mark.mpi
 ALL = frozenset(os.sched_getaffinity(0))
@@ -142,7 +143,7 @@ def test_kernel_refuses_one_rank(world, monkeypatch):
 
 @pytest.mark.mpi(min_size=2)
 def test_planning_fails_for_all(world, monkeypatch):
-    from hpcalloc import rank_setup
+    from hpcalloc.bind import rank as rank_setup
 
     def fails(*_args, **_kwargs):
         raise hpcalloc.PlanError("no plan")
@@ -211,7 +212,7 @@ def test_report(world):
 
 @pytest.mark.mpi(min_size=2)
 def test_report_with_a_failing_rank(world, monkeypatch):
-    from hpcalloc import report as module
+    from hpcalloc.report import record as module
 
     with hpcalloc.init(world) as ctx:
         if ctx.rank == ctx.size - 1:
@@ -313,14 +314,14 @@ def test_mpi_is_believed_where_nobody_says_otherwise(world, monkeypatch):
 @pytest.mark.parametrize("key", [lambda rank: (rank % 2) << 40, lambda rank: rank % 2])
 def test_hosts_differ_by_any_bit_of_their_identity(world, monkeypatch, key):
     rank, size = world.Get_rank(), world.Get_size()
-    monkeypatch.setattr(comms, "_host_key", lambda: key(rank))
-    node, missed = comms.split_by_host(blind(world), size)
+    monkeypatch.setattr(agreement, "_host_key", lambda: key(rank))
+    node, missed = agreement.split_by_host(blind(world), size)
     assert node.allgather(rank) == list(range(rank % 2, size, 2))
     assert missed == (node.Get_size() > 1)
     node.Free()
 
 
 def test_the_kernel_tells_its_identity(world):
-    key = comms._host_key()
+    key = agreement._host_key()
     assert 0 < key < 1 << 62
     assert world.allgather(key) == [key] * world.Get_size()

@@ -5,10 +5,10 @@ import os
 
 import pytest
 
+from hpcalloc.discover.launcher import detect_launcher
 from hpcalloc.doctor import diagnose, job
 from hpcalloc.doctor.facts import loaded_libraries
 from hpcalloc.exceptions import HpcallocError
-from hpcalloc.launcher import detect_launcher
 
 pytestmark = pytest.mark.mpi
 

@@ -12,7 +12,8 @@ import pytest
 from raising import raised
 
 import hpcalloc
-from hpcalloc import _native, shared
+from hpcalloc import _native
+from hpcalloc.shared import array as shared
 
 pytestmark = pytest.mark.mpi
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from ...bench import bandwidth, triads
 from ...bench.kernels import KERNELS
 from ...bench.sizes import mib
+from ...discover.topology import Topology
 from ...exceptions import HpcallocError, message
-from ...topology import Topology
 from ..console import plain_console, print_table
 from ..mpi import mpi_option, world
 from . import figures

@@ -13,7 +13,7 @@ from rich.progress import TimeElapsedColumn
 from rich.table import Table
 
 from ...bench import mpi
-from ...report import percent
+from ...report.record import percent
 from ..console import plain_console, print_table
 from ..mpi import refuse_ranks
 from ..options import SECONDS

@@ -21,8 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ...discover.launcher import global_rank
 from ...exceptions import HpcallocError, message
-from ...launcher import global_rank
 
 __all__ = [
     "give",

@@ -15,17 +15,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _native, comms
-from ._native.errors import error_for, name_of
-from .binding import Binding, apply, inherited_memory_policy
-from .exceptions import BindingError, PlanError, message
-from .launcher import Launch
-from .plan import LauncherBinding, Plan, RankPlan, make_plan
-from .policy import Policy, as_policy
-from .topology import Topology
+from .. import _native
+from .._native.errors import error_for, name_of
+from ..discover.launcher import Launch
+from ..discover.topology import Topology
+from ..exceptions import BindingError, PlanError, message
+from ..plan.ranks import LauncherBinding, Plan, RankPlan, make_plan
+from ..policy import Policy, as_policy
+from . import agreement
+from .affinity import Binding, apply, inherited_memory_policy
 
 if TYPE_CHECKING:
-    from .report_files import ReportFiles
+    from ..report.files import ReportFiles
 
 __all__ = ["Options", "Setup", "Word", "check_options", "check_same", "neighbours", "prepare"]
 
@@ -150,7 +151,7 @@ def neighbours(comm: Any, own: Word, told: int | None) -> tuple[Any, list[Word],
     """Return a communicator of this host's ranks (None in serial), what each says, and if MPI misses some of them."""
     if comm is None:
         return None, [own], False
-    node_comm, missed = comms.split_by_host(comm, told)
+    node_comm, missed = agreement.split_by_host(comm, told)
     return node_comm, node_comm.allgather(own), missed
 
 
@@ -204,8 +205,8 @@ def prepare(
 
 def _report_files(rank: int, size: int) -> ReportFiles | None:
     """Return where the report at exit goes, and see to it that this process is counted then."""
-    from .launcher import find_launcher_process, rank_variable
-    from .report_files import files_of, watch
+    from ..discover.launcher import find_launcher_process, rank_variable
+    from ..report.files import files_of, watch
 
     variable = rank_variable(os.environ)
     ancestor = find_launcher_process(os.getppid(), variable, os.environ[variable]) if variable else None

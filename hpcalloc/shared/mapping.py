@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._native.errors import error_for
+from .._native.errors import error_for
 
 __all__ = ["SharedMapping", "own_ranges"]
 

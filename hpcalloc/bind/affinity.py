@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from . import _native
-from ._native.errors import error_for
-from .exceptions import BindingError
-from .topology import format_ids
+from .. import _native
+from .._native.errors import error_for
+from ..discover.topology import format_ids
+from ..exceptions import BindingError
 
 __all__ = ["Binding", "ThreadPool", "apply", "inherited_memory_policy"]
 

@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from .exceptions import NodeError, PlanError, message
-from .launcher import Launch
-from .plan import MOST, LauncherBinding, RankPlan, is_launcher_default, make_plan
-from .policy import Policy
-from .topology import Topology, format_ids
+from ..discover.launcher import Launch
+from ..discover.topology import Topology, format_ids
+from ..exceptions import NodeError, PlanError, message
+from ..policy import Policy
+from .ranks import MOST, LauncherBinding, RankPlan, is_launcher_default, make_plan
 
 __all__ = ["MemoryPolicy", "Situation", "Steps", "Wishes", "bindings_of", "decide", "join_preload"]
 
@@ -358,7 +358,7 @@ def parse_policy(text: str, strict: bool) -> Policy:
     PlanError
         Anything else.
     """
-    from .topology import parse_ids
+    from ..discover.topology import parse_ids
 
     kind, colon, ids = text.partition(":")
     nodes: Sequence[int] = ()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from .exceptions import message
+from ..exceptions import message
 
 __all__ = ["Blocks", "Split", "make_blocks"]
 

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from . import comms
-from .blocks import Blocks
+from ..bind import agreement
+from .layout import Blocks
 
 __all__ = ["Window", "without_noise"]
 
@@ -19,7 +19,7 @@ class Window:
     """A shared window in a passive-target epoch, and a communicator of its own."""
 
     def __init__(self, node_comm: Any, blocks: Blocks, extra: int) -> None:
-        module: Any = comms.mpi()
+        module: Any = agreement.mpi()
         self.pid = os.getpid()
         self.freed = False
         self.win: Any = None
@@ -46,13 +46,13 @@ class Window:
 
     def address(self) -> int:
         """Where the first rank's memory begins in this process."""
-        module: Any = comms.mpi()
+        module: Any = agreement.mpi()
         memory, _ = self.win.Shared_query(module.PROC_NULL)  # of the first rank that has any
         return int(memory.address)
 
     def usable(self) -> bool:
         """Whether MPI can still be called on it, by this process."""
-        module = comms.mpi()
+        module = agreement.mpi()
         return not self.freed and self.pid == os.getpid() and module is not None and not module.Is_finalized()
 
     def free(self) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .exceptions import TopologyError, message
-from .kernel_files import read_text
+from ..exceptions import TopologyError, message
+from .proc import read_text
 
 if TYPE_CHECKING:
     import xml.etree.ElementTree as ET

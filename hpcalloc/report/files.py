@@ -32,14 +32,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ._native.errors import name_of
-from .exceptions import HpcallocError, message
-from .launcher import Ancestor, detect_launcher, global_rank
-from .placement import Placement, ProcessMemory
-from .report import Report, arrays_dict, make_report, memory_dict, record_of
+from .._native.errors import name_of
+from ..discover.launcher import Ancestor, detect_launcher, global_rank
+from ..exceptions import HpcallocError, message
+from ..memory.placement import Placement, ProcessMemory
+from .record import Report, arrays_dict, make_report, memory_dict, record_of
 
 if TYPE_CHECKING:
-    from .context import Context
+    from ..context import Context
 
 __all__ = [
     "DIRECTORY",
@@ -239,7 +239,7 @@ def _leave(files: ReportFiles, pid: int) -> None:
     """Count this process as done, unless libnumalloc will."""
     if pid != os.getpid():  # a child that was forked
         return
-    from .context import current
+    from ..context import current
 
     context = current()
     if context is not None and not context.closed:
@@ -364,10 +364,10 @@ def _record(rank: int, of_kind: Mapping[str, Sequence[dict[str, Any]]]) -> dict[
 
 
 def start_record(steps: Any, notes: Sequence[str]) -> dict[str, Any]:
-    """What a rank knows of itself before its program starts; `steps` is a `hpcalloc.run.Steps`."""
+    """What a rank knows of itself before its program starts; `steps` is a `hpcalloc.plan.process.Steps`."""
     import platform
 
-    from .topology import format_ids
+    from ..discover.topology import format_ids
 
     share = steps.share
     return {

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import _native
-from ._native import _handler
-from ._native.errors import name_of
-from .policy import node_ids
+from .. import _native
+from .._native import _handler
+from .._native.errors import name_of
+from ..policy import node_ids
 
 __all__ = ["Placement", "ProcessMemory", "bounds", "context_nodes", "placement", "process_memory"]
 

@@ -24,18 +24,20 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from . import _native, arrays, comms
-from ._native.errors import error_for
-from .blocks import Blocks, Split, make_blocks
-from .exceptions import ContextClosedError, HpcallocError, OutOfMemoryError, PlacementError, message
+from .. import _native
+from .._native.errors import error_for
+from ..bind import agreement
+from ..exceptions import ContextClosedError, HpcallocError, OutOfMemoryError, PlacementError, message
+from ..memory import arrays
+from ..memory.paging import cut
+from ..memory.placement import Placement, placement, range_placement
+from .arguments import Request, Word, cgroup, check, check_room, check_same, shm, size_text
+from .layout import Blocks, Split, make_blocks
 from .mapping import SharedMapping
-from .paging import cut
-from .placement import Placement, placement, range_placement
-from .request import Request, Word, cgroup, check, check_room, check_same, shm, size_text
 from .window import Window
 
 if TYPE_CHECKING:
-    from .context import Context
+    from ..context import Context
 
 __all__ = ["SharedArray", "create"]
 
@@ -59,7 +61,7 @@ def create(
 ) -> SharedArray:
     """Make a shared array for `Context.shared_empty` and `Context.shared_zeros`."""
     comm, node_comm = context.comm, context.node_comm
-    comms.meet(call, comm)
+    agreement.meet(call, comm)
     request: Request | None = None
     error: Exception | None = None
     try:
@@ -88,7 +90,7 @@ def create(
                 check_room(call, words, blocks)
     except Exception as bad:
         error = bad
-    comms.agree(comm, error)
+    agreement.agree(comm, error)
     assert request is not None
     assert blocks is not None
     # Hosts with one rank take the same steps, as all agree on each.
@@ -106,7 +108,7 @@ def create(
     except Exception as bad:
         error = bad
     try:
-        comms.agree(comm, error)
+        agreement.agree(comm, error)
     except Exception:
         if mapping is not None:
             mapping.discard()  # the exception's frames would keep the memory
@@ -143,7 +145,7 @@ def _make_window(context: Context, blocks: Blocks, end: int) -> Window | None:
     except Exception as bad:
         error = bad
     try:
-        comms.agree(context.comm, error)
+        agreement.agree(context.comm, error)
     except Exception:
         # Freeing is collective, so on a host where a rank has none the others keep theirs.
         if blocks.ranks > 1:
@@ -518,7 +520,7 @@ class SharedArray:
         window.win.Sync()
 
     def _release(self, window: Window, target: int) -> None:
-        module: Any = comms.mpi()
+        module: Any = agreement.mpi()
         window.win.Sync()
         free, found = np.array([_FREE], np.int64), np.zeros(1, np.int64)
         last = self.size - 1
@@ -543,7 +545,7 @@ class SharedArray:
             MPI is not to be called from this thread.
         """
         if self._window is not None and self._window.usable():
-            comms.check_thread("SharedArray.free")
+            agreement.check_thread("SharedArray.free")
         window, self._stored = self._window, None
         if window is not None and not window.freed:
             window.free()
@@ -598,7 +600,7 @@ class SharedArray:
             raise HpcallocError(
                 message(call, "a forked child", "the process that called MPI_Init", "use the views alone")
             )
-        comms.check_usable(call, window.comm)
+        agreement.check_usable(call, window.comm)
         return window
 
 

@@ -26,10 +26,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from .._native import _handler
+from ..exceptions import HandlerError, message
+from ..policy import Policy, as_policy
 from . import arrays
-from ._native import _handler
-from .exceptions import HandlerError, message
-from .policy import Policy, as_policy
 
 __all__ = ["NumpyAllocator", "numpy_allocator"]
 

@@ -13,8 +13,8 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from .blocks import Blocks, Split
-from .exceptions import OutOfMemoryError, message
+from ..exceptions import OutOfMemoryError, message
+from .layout import Blocks, Split
 
 __all__ = ["Request", "Word", "cgroup", "check", "check_room", "check_same", "shm", "size_text"]
 

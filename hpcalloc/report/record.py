@@ -18,16 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import _native, comms
-from ._native import _handler
-from .binding import inherited_memory_policy
-from .exceptions import message
-from .placement import Placement, ProcessMemory, process_memory, range_placement
+from .. import _native
+from .._native import _handler
+from ..bind import agreement
+from ..bind.affinity import inherited_memory_policy
+from ..discover.topology import format_ids
+from ..exceptions import message
+from ..memory.placement import Placement, ProcessMemory, process_memory, range_placement
 from .summary import Part, merge, part_of, process_local_fraction, reduce_in_tree
-from .topology import format_ids
 
 if TYPE_CHECKING:
-    from .context import Context
+    from ..context import Context
 
 __all__ = ["Report", "arrays_placement", "gather", "make_report", "record_of"]
 
@@ -86,7 +87,7 @@ class Report:
 
     def to_html(self) -> str:
         """Return a page that needs nothing else to be shown."""
-        from .report_html import page  # not needed by most
+        from .html import page  # not needed by most
 
         return page(self.data)
 
@@ -132,7 +133,7 @@ def gather(context: Context) -> Report:
     A rank that can't say something says why in its record; it does not keep the others waiting.
     """
     comm = context.comm
-    comms.meet("Context.report", comm)
+    agreement.meet("Context.report", comm)
     part = part_of(record_of(context), context.size)
     whole = comm.reduce(part, op=merge, root=0) if comm is not None else part
     return _report(whole if whole is not None else part, context.size)
@@ -228,7 +229,7 @@ def arrays_placement(local_nodes: Sequence[int]) -> tuple[Placement, int, int]:
 
 def _shared_blocks() -> list[tuple[int, int]]:
     """Address and length of this rank's pages of shared arrays that live."""
-    mapping: Any = sys.modules.get("hpcalloc.mapping")  # never imported: no shared array
+    mapping: Any = sys.modules.get("hpcalloc.shared.mapping")  # never imported: no shared array
     ranges = mapping.own_ranges() if mapping is not None else []
     return [(start, size) for start, size in ranges if size >= _handler.MIN_TRACKED]
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .exceptions import PlanError, message
-from .plan import Plan, make_plan
-from .report import size_text
-from .topology import Topology, format_ids
+from ..discover.topology import Topology, format_ids
+from ..exceptions import PlanError, message
+from ..report.record import size_text
+from .ranks import Plan, make_plan
 
 __all__ = ["JobScript", "make_jobscript"]
 

@@ -13,8 +13,8 @@ import sys
 import time
 from typing import Any
 
-from . import exceptions
-from .exceptions import HpcallocError, message
+from .. import exceptions
+from ..exceptions import HpcallocError, message
 
 __all__ = [
     "agree",

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from .exceptions import PlanError, message
-from .topology import Core, Topology, format_ids
+from ..discover.topology import Core, Topology, format_ids
+from ..exceptions import PlanError, message
 
 __all__ = ["LauncherBinding", "Plan", "RankPlan", "is_launcher_default", "make_plan"]
 

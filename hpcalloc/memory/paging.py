@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _native, arrays
-from ._native import _handler
-from ._native.errors import error_for
-from .exceptions import NodeError, OutOfMemoryError, PlacementError, message
+from .. import _native
+from .._native import _handler
+from .._native.errors import error_for
+from ..exceptions import NodeError, OutOfMemoryError, PlacementError, message
+from ..policy import Policy, as_policy
+from . import arrays
 from .placement import Placement, bounds, context_nodes, placement
-from .policy import Policy, as_policy
 
 __all__ = ["Migration", "Prefault", "cut", "migrate", "prefault"]
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .report import metric_text, percent, size_text, title_of
+from ..discover.topology import format_ids
+from .record import metric_text, percent, size_text, title_of
 from .summary import process_local_fraction
-from .topology import format_ids
 
 __all__ = ["page"]
 

@@ -23,11 +23,11 @@ from typing import Any, Literal, SupportsIndex, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from . import _native
-from ._native import _handler
-from ._native.errors import error_for
-from .exceptions import NodeError
-from .policy import Policy, as_policy
+from .. import _native
+from .._native import _handler
+from .._native.errors import error_for
+from ..exceptions import NodeError
+from ..policy import Policy, as_policy
 
 __all__ = [
     "array",
