@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# The C++ header and the Fortran module, each with the warnings that users turn on. Where a compiler is missing its test says so.
+include(CheckLanguage)
+foreach(language CXX Fortran)
+  check_language(${language})
+  if(CMAKE_${language}_COMPILER)
+    enable_language(${language})
+  endif()
+endforeach()
+
+if(CMAKE_CXX_COMPILER)
+  foreach(standard 17 20)
+    add_executable(containers_${standard} ${CMAKE_CURRENT_LIST_DIR}/containers.cpp)
+    target_compile_options(containers_${standard} PRIVATE -Wall -Wextra -Wconversion -Wpedantic -Werror)
+    target_link_libraries(containers_${standard} PRIVATE numalloc_static numalloc_flags)
+    set_target_properties(containers_${standard} PROPERTIES CXX_STANDARD ${standard} CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF
+                          RUNTIME_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/bin)
+    add_test(NAME languages_cpp${standard} COMMAND containers_${standard})
+  endforeach()
+endif()
+
+if(CMAKE_Fortran_COMPILER)
+  add_executable(arrays ${CMAKE_CURRENT_LIST_DIR}/arrays.F90 ${CMAKE_CURRENT_BINARY_DIR}/numa_alloc.f90)
+  target_compile_options(arrays PRIVATE -std=f2008 -Wall -Wextra -Werror -fcheck=all $<$<CONFIG:Release>:-O2>)
+  set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/arrays.F90 PROPERTIES COMPILE_OPTIONS -ffree-line-length-none)
+  target_link_libraries(arrays PRIVATE numalloc_static)
+  if(NUMALLOC_SANITIZE)
+    target_link_options(arrays PRIVATE -fsanitize=${NUMALLOC_SANITIZE})
+  endif()
+  set_target_properties(arrays PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/bin
+                        Fortran_MODULE_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/fortran_modules)
+  add_test(NAME languages_fortran COMMAND arrays)
+else()
+  add_test(NAME languages_fortran COMMAND ${CMAKE_COMMAND} -E echo "skipped: no Fortran compiler")
+  set_tests_properties(languages_fortran PROPERTIES SKIP_REGULAR_EXPRESSION "skipped")
+endif()
