@@ -155,8 +155,10 @@ examples: $(VENV)/installed native ## the C examples in build/examples, against 
 test-examples: examples ## runs the C examples
 	for example in mpi/numa_rank mpi/triad openmp/hybrid; do \
 	  OMP_NUM_THREADS=1 $(call mpirun,2) build/examples/$$example; done
-	for example in thread_buffers first_touch thread_arenas blocked; do \
+	for example in thread_buffers first_touch thread_arenas blocked heat2d_cpp; do \
 	  OMP_NUM_THREADS=2 build/examples/openmp/$$example; done
+	if [ -x build/examples/mpi/heat2d_fortran ]; then $(call mpirun,2) build/examples/mpi/heat2d_fortran; \
+	else echo "test-examples: this MPI has no Fortran module mpi_f08, heat2d.f90 not tried"; fi
 	$(BIN)/python examples/openmp/cffi_triad.py
 	@export PKG_CONFIG_PATH=$$(dirname $$(find $(CURDIR)/build/prefix -name numalloc.pc)) && \
 	if command -v pkg-config >/dev/null; then \
