@@ -6,7 +6,6 @@
  * access as the kernel may: their callers have to make it usable again or to leave it alone.
  */
 #define _GNU_SOURCE
-#include "machine.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -17,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "machine.h"
 #include "os/os.h"
 
 const char *const machine_name[MACHINE_COUNT] = {

@@ -10,6 +10,7 @@
  */
 #include <string.h>
 
+#include "api/init.h"
 #include "api/placement.h"
 #include "heap/ended.h"
 #include "heap/thread.h"

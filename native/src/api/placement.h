@@ -5,7 +5,6 @@
 #ifndef NA_PLACEMENT_H
 #define NA_PLACEMENT_H
 
-#include "os/os.h"
 #include "types.h"
 
 #pragma GCC visibility push(hidden)

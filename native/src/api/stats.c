@@ -5,13 +5,12 @@
  * Threads: each region under its lock. Counts of pages that other threads work on at the moment are read as
  * they stand, hence approximate.
  */
+#include "api/init.h"
 #include "api/stats.h"
 #include "heap/page.h"
 #include "heap/remote.h"
-#include "heap/thread.h"
+#include "heap/secure.h"
 #include "large/kept.h"
-#include "modes/secure.h"
-#include "modes/watch.h"
 #include "os/options.h"
 #include "os/topology.h"
 #include "space/region.h"

@@ -18,7 +18,6 @@
 #include "heap/page.h"
 #include "heap/thread.h"
 #include "large/kept.h"
-#include "modes/watch.h"
 #include "os/options.h"
 #include "space/region.h"
 #include "space/span.h"

@@ -11,21 +11,19 @@
  * changed between na_heap_enter and na_heap_leave only, see fork.c.
  */
 #include "heap/ended.h"
-#include "heap/fast.h"
 #include "heap/heap.h"
 #include "heap/page.h"
 #include "heap/remote.h"
+#include "heap/secure.h"
 #include "heap/thread.h"
 #include "large/kept.h"
-#include "modes/secure.h"
-#include "modes/watch.h"
 #include "space/region.h"
 #include "types.h"
 
 #include <errno.h>
 #include <string.h>
 
-NA_SPARSE na_heap na_empty_heap; /* never written; as no span is an NA_NO_SPAN, none is a page of it */
+na_heap na_empty_heap; /* never written; as no span is an NA_NO_SPAN, none is a page of it */
 
 /* ---- the cache ----------------------------------------------------------------------------------------- */
 

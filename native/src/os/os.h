@@ -19,12 +19,6 @@
 
 #pragma GCC visibility push(hidden)
 
-/* A large table of which most processes write little or nothing: the linker puts it behind the variables that all write,
- * so that these share few pages. */
-#define NA_SPARSE __attribute__((section(".bss.sparse")))
-/* One whose first bytes all processes write: it comes before those. */
-#define NA_SPARSE_BUT_FIRST __attribute__((section(".bss.partly")))
-
 typedef numalloc_nodemask_t na_nodeset; /* bit i: node id i */
 
 /* A set of logical CPUs, same layout as the kernel's; CPU numbers below NA_MAX_CPUS. */

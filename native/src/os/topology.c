@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <string.h>
 
-NA_SPARSE_BUT_FIRST na_topology na_topo;
+na_topology na_topo;
 
 enum { PATH = 256, TEXT = 65536 };
 
@@ -23,10 +23,10 @@ static char root_path[PATH];
 static char *text;         /* TEXT bytes for the file that is read right now, while na_topology_init runs */
 static bool without_sysfs; /* no list of nodes: one node, made up */
 static int online_count;
-static NA_SPARSE int16_t position_of[NUMALLOC_MAX_NODES]; /* node id -> row of `distances` */
-static uint8_t *distances;                                /* online_count squared, by position */
-static int16_t *neighbours;                               /* node_count squared, by index */
-static void *tables;                                      /* memory of both */
+static int16_t position_of[NUMALLOC_MAX_NODES]; /* node id -> row of `distances` */
+static uint8_t *distances;                      /* online_count squared, by position */
+static int16_t *neighbours;                     /* node_count squared, by index */
+static void *tables;                            /* memory of both */
 static size_t tables_bytes;
 
 /* ---- parsing ---------------------------------------------------------------------------------------- */
@@ -166,7 +166,7 @@ static void sort_neighbours(int from, int16_t *row) {
 
 /* The order when there was no memory for tables (or one node): by index, round from the node itself. Twice all
  * indexes in a row, so that any start has node_count entries behind it. */
-static NA_SPARSE int16_t round_order[2 * NUMALLOC_MAX_NODES];
+static int16_t round_order[2 * NUMALLOC_MAX_NODES];
 
 const int16_t *na_topology_neighbours(int from) {
     return neighbours != NULL ? neighbours + from * na_topo.node_count : round_order + from;

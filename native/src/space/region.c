@@ -15,7 +15,6 @@
  * Threads: the globals are set once by na_regions_reserve and constant afterwards; a region by its lock.
  */
 #include "heap/thread.h"
-#include "modes/watch.h"
 #include "os/options.h"
 #include "os/topology.h"
 #include "space/dirty.h"
@@ -33,6 +32,8 @@ na_span **na_map;
 uint64_t *na_dirty;
 na_region *na_regions;
 int na_region_count;
+bool na_secure;
+_Atomic(uint64_t) *na_live;
 
 enum {
     NA_REGION_SHIFT_MIN = 26, /* 64 MiB */
