@@ -33,6 +33,7 @@ const int machine_errors[MACHINE_COUNT][8] = {
 enum { AS_IT_IS = 1, NO_SYSFS = 0, TWO = 2 };
 __attribute__((weak)) int machine_nodes = AS_IT_IS;
 __attribute__((weak)) bool machine_quiet = false;
+uint64_t machine_room = UINT64_MAX;
 static int nodes;
 static struct shared {
     atomic_ullong calls[MACHINE_COUNT];
@@ -163,6 +164,7 @@ PLAIN(release, (void *address, size_t bytes), (address, bytes))
 PLAIN(commit, (void *address, size_t bytes), (address, bytes))
 PLAIN(purge, (void *address, size_t bytes), (address, bytes))
 PLAIN(map, (size_t bytes, void **address), (bytes, address))
+PLAIN(resident, (const void *address, size_t bytes, size_t *resident), (address, bytes, resident))
 PLAIN(populate, (void *address, size_t bytes), (address, bytes))
 PLAIN(advise_huge, (void *address, size_t bytes, bool want), (address, bytes, want))
 PLAIN(thp_mode, (enum na_thp_mode * mode), (mode))
@@ -181,7 +183,10 @@ WRAP(uint64_t, address_space_left, (void)) {
     return counted(MACHINE_address_space_left) != 0 ? 0 : __real_os_address_space_left();
 }
 
-WRAP(uint64_t, cgroup_room, (void)) { return counted(MACHINE_cgroup_room) != 0 ? 0 : __real_os_cgroup_room(); }
+WRAP(uint64_t, cgroup_room, (void)) {
+    uint64_t room = counted(MACHINE_cgroup_room) != 0 ? 0 : __real_os_cgroup_room();
+    return room < machine_room ? room : machine_room;
+}
 
 WRAP(int, current_cpu, (void)) { return counted(MACHINE_current_cpu) != 0 ? -1 : __real_os_current_cpu(); }
 
@@ -257,7 +262,7 @@ WRAP(int, map_hugetlb, (void *address, size_t bytes, size_t page, int node)) {
     }
     note(address, bytes, NA_BIND_DEFAULT, NULL);
     if (error != 0) return error;
-    na_nodeset one = {{UINT64_C(1) << node}};
+    na_nodeset one = {{node < 0 ? 3 : UINT64_C(1) << node}};
     note(address, bytes, NA_BIND_STRICT, &one);
     return __real_os_populate(address, bytes);
 }

@@ -544,5 +544,5 @@ int numalloc_memory_policy_now(int *mode, numalloc_nodemask_t *nodes) {
     return os_get_policy(mode, nodes);
 }
 
-int numalloc_can_bind(void) { return os_can_bind(); }
+int numalloc_can_bind(void) { return na_init() && na_topo.online_count == 1 ? 0 : os_can_bind(); }
 int numalloc_can_query(void) { return os_can_query(); }
