@@ -34,6 +34,7 @@ enum { AS_IT_IS = 1, NO_SYSFS = 0, TWO = 2 };
 __attribute__((weak)) int machine_nodes = AS_IT_IS;
 __attribute__((weak)) bool machine_quiet = false;
 uint64_t machine_room = UINT64_MAX;
+void (*machine_hook)(enum machine_call);
 static int nodes;
 static struct shared {
     atomic_ullong calls[MACHINE_COUNT];
@@ -78,6 +79,7 @@ __attribute__((constructor(101))) static void machine_start(void) {
 /* Counts a call; what it shall fail with, or 0. */
 static int counted(enum machine_call call) {
     if (shared == NULL) machine_start();
+    if (machine_hook != NULL) machine_hook(call);
     unsigned long long number = atomic_fetch_add(&shared->calls[call], 1) + 1;
     if ((int)call != atomic_load_explicit(&fault_call, memory_order_relaxed)) return 0;
     if (number < fault_first || number > fault_last) return 0;

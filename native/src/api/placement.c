@@ -180,8 +180,11 @@ bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes) 
 
 /* What all threads are faulting in at this moment: two that look at the same room shall not both have it. A thread may
  * thus be refused what another has in hand and does not need. */
+static _Atomic(uint64_t) in_flight;
+
+void na_placement_fork_child(void) { atomic_store_explicit(&in_flight, 0, memory_order_relaxed); }
+
 static int populate_within_room(uintptr_t start, uintptr_t end, const na_nodeset *nodes) {
-    static _Atomic(uint64_t) in_flight;
     uint64_t bytes = end - start;
     uint64_t all = atomic_fetch_add_explicit(&in_flight, bytes, memory_order_relaxed) + bytes;
     bool room = room_for(bytes, all, nodes);

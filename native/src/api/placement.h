@@ -19,6 +19,8 @@ void na_touch(void *start, size_t size);
 /* Is a page of the range known to be on a node outside the set? */
 bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes);
 
+void na_placement_fork_child(void); /* the other threads' demand went with them */
+
 #pragma GCC visibility pop
 
 #endif

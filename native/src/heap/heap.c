@@ -98,11 +98,11 @@ static na_heap *heap_make(na_region *region) {
         heap->all_next = region->all;
         region->all = heap;
     }
-    pthread_mutex_unlock(&region->lock);
-    if (heap != NULL) {
+    if (heap != NULL) { /* with the lock held: a child of fork finds it by its owner */
         heap->next = NULL;
         atomic_store_explicit(&heap->thread, na_self.thread, memory_order_relaxed);
     }
+    pthread_mutex_unlock(&region->lock);
     return heap;
 }
 
