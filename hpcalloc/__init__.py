@@ -24,6 +24,7 @@ from .exceptions import (
 )
 from .memory.arrays import (
     array,
+    asarray,
     current_policy,
     empty,
     empty_like,
@@ -78,6 +79,7 @@ __all__ = [
     "Topology",
     "TopologyError",
     "array",
+    "asarray",
     "blocked",
     "current",
     "current_policy",

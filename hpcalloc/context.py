@@ -203,7 +203,7 @@ def _method(make: Callable[P, arrays.Array]) -> Callable[Concatenate[Context, P]
     signature = inspect.signature(make)
     me = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     method.__signature__ = signature.replace(parameters=[me, *signature.parameters.values()])  # type: ignore[attr-defined]
-    return method
+    return arrays.shortcut(method, closed="_closed")
 
 
 class Context:
@@ -383,6 +383,7 @@ class Context:
     ones_like = _method(arrays.ones_like)
     full_like = _method(arrays.full_like)
     array = _method(arrays.array)
+    asarray = _method(arrays.asarray)
 
     def shared_empty(
         self,

@@ -57,9 +57,11 @@ def live():
 # ---- NumPy's semantics ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in arrays.__all__ if n not in ("current_policy", "set_current_policy")]
-)
+CREATORS = [n for n in arrays.__all__ if n in hpcalloc.__all__ and n != "current_policy"]
+NEWER = {"device", "ndmax"}  # parameters that the oldest supported NumPy does not have
+
+
+@pytest.mark.parametrize("name", CREATORS)
 def test_signature_is_numpys(name):
     mine = dict(inspect.signature(getattr(arrays, name)).parameters)
     assert mine.pop("policy").kind is inspect.Parameter.KEYWORD_ONLY
@@ -67,14 +69,66 @@ def test_signature_is_numpys(name):
         theirs = dict(inspect.signature(getattr(np, name)).parameters)
     except ValueError:  # NumPy does not tell
         return
-    mine.pop("like", None), theirs.pop("like", None), theirs.pop("ndmax", None)
-    if "device" not in theirs:  # before NumPy 2
-        mine.pop("device", None)
+    if name not in ("empty", "zeros", "ones", "full", "array", "asarray"):
+        theirs.pop("like", None)
+    for key in NEWER - set(theirs):
+        mine.pop(key, None)
+    if name == "asarray" and "copy" not in theirs:  # before NumPy 2
+        mine.pop("copy")
     assert list(mine) == list(theirs)
     for key, parameter in theirs.items():
         assert mine[key].kind in (parameter.kind, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         if key not in ("subok", "order", "dtype"):
             assert mine[key].default == parameter.default
+
+
+DTYPE_CLASSES = [getattr(np.dtypes, n) for n in dir(np.dtypes) if n.endswith("DType")]
+
+
+@pytest.mark.parametrize("kind", DTYPE_CLASSES, ids=lambda kind: kind.__name__)
+def test_classes_of_dtypes(kind):
+    """As NumPy, whatever it makes of a class: parametric ones have a default or are refused."""
+    calls = [(n, (3,)) for n in ("empty", "zeros", "ones")] + [("full", (3, 1)), ("array", ([1, 0],))]
+    calls += [(f"{n}_like", (np.ones(2),)) for n in ("empty", "zeros")]
+    for name, arguments in calls:
+        try:
+            theirs = getattr(np, name)(*arguments, dtype=kind)
+        except (TypeError, ValueError) as error:
+            with pytest.raises(type(error)):
+                getattr(hpcalloc, name)(*arguments, dtype=kind)
+            continue
+        if theirs.dtype.hasobject:
+            with pytest.raises(TypeError, match="references"):
+                getattr(hpcalloc, name)(*arguments, dtype=kind)
+            continue
+        mine = getattr(hpcalloc, name)(*arguments, dtype=kind)
+        assert ours(mine)
+        assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
+
+
+def test_ndmax():
+    assert hpcalloc.array([[1, 2], [3, 4]], ndmax=0).shape == (2, 2)
+    if "ndmax" not in inspect.signature(np.array).parameters:
+        with pytest.raises(TypeError, match="ndmax"):
+            hpcalloc.array([[1, 2], [3, 4]], ndmax=1)
+        return
+    with pytest.raises(TypeError, match="references"):  # its elements are lists
+        hpcalloc.array([[1, 2], [3, 4]], dtype=object, ndmax=1)
+    assert hpcalloc.array([1, 2], ndmax=1).tolist() == [1, 2]
+
+
+def test_asarray():
+    a = hpcalloc.asarray([1.0, 2.0])
+    assert ours(a)
+    assert hpcalloc.asarray(a) is a
+    assert hpcalloc.asarray(a, float) is a
+    assert hpcalloc.asarray(a, copy=True) is not a
+    assert hpcalloc.asarray(a, "f4").dtype == np.float32
+    assert hpcalloc.asarray([[1, 2], [3, 4]], order="F").flags.f_contiguous
+    assert ours(hpcalloc.asarray(np.ones(3), device="cpu", like=np.ones(1)))
+    assert ours(hpcalloc.asarray(5))
+    with pytest.raises(ValueError, match=r"asarray: copy=False"):
+        hpcalloc.asarray([1], copy=False)
 
 
 @given(shape=shapes, dtype=dtypes, order=st.sampled_from(["C", "F"]))
@@ -484,49 +538,137 @@ def test_views_do_not_resize():
 # ---- the short way in C -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [hpcalloc.empty, hpcalloc.zeros])
-def test_short_way_and_long_way_agree(make):
+def outcome(make, arguments, keywords):
+    """What a call gives, in values that can be compared."""
+    try:
+        a = make(*arguments, **keywords)
+    except Exception as error:
+        return type(error), str(error).split("GiB free")[0]
+    assert type(a) is np.ndarray
+    data = a.tobytes() if "empty" not in make.__name__ else b""
+    return a.shape, a.dtype, a.strides, a.flags.num, ours(a), data
+
+
+P = np.arange(6, dtype="f4").reshape(2, 3)
+SHAPES = [8, (2, 3), [2, 3], (), 0, (3, 0), np.int32(3), True, -1, "x", 2**62, 2**70, None, (1,) * 70, (2.0,)]
+DTYPES = [
+    None,
+    "f8",
+    "f4",
+    "?",
+    "i1",
+    "u2",
+    float,
+    int,
+    bool,
+    np.int8,
+    np.dtype(">f8"),
+    "F",
+    "e",
+    "S",
+    "S3",
+    "M8[s]",
+]
+DTYPES += [object, "nonsense", ("f8", (2,)), [("a", "f8")], np.dtypes.Float64DType, 3]
+FILLS = [
+    0,
+    1,
+    7,
+    -1,
+    300,
+    2**40,
+    2**70,
+    1.5,
+    1e300,
+    float("nan"),
+    True,
+    1j,
+    "a",
+    None,
+    [1, 2, 3],
+    np.float32(2),
+]
+DATA = [
+    P,
+    P.T,
+    P[::-1],
+    P[:0],
+    [1, 2],
+    [[1.0], [2.0]],
+    (1, 2.5),
+    5,
+    5.0,
+    [],
+    [[]],
+    "text",
+    ["a", "bc"],
+    [object()],
+]
+DATA += [
+    [[1], [2, 3]],
+    None,
+    2**70,
+    True,
+    np.float32(2),
+    np.ones(2).view(np.recarray),
+    np.array(["a"], object),
+]
+
+
+@pytest.mark.parametrize("name", CREATORS)
+@pytest.mark.filterwarnings("ignore")
+def test_short_way_and_long_way_agree(name):
+    make = getattr(hpcalloc, name)
     long = make.__wrapped__
-    for arguments in [
-        (8,),
-        ((2, 3),),
-        ([2, 3],),
-        ((),),
-        (0,),
-        ((3, 0),),
-        (np.int32(3),),
-        (5, "f4"),
-        (5, np.int8),
-        (5, "S"),
-    ]:
-        for keywords in ({}, {"order": "F"}, {"policy": "interleave"}):
-            a, b = make(*arguments, **keywords), long(*arguments, **keywords)
-            assert (a.shape, a.dtype, a.flags.f_contiguous, ours(a)) == (
-                b.shape,
-                b.dtype,
-                b.flags.f_contiguous,
-                ours(b),
-            )
-    for arguments in [
-        (-1,),
-        ("x",),
-        (2**62,),
-        (2**70,),
-        (3, "nonsense"),
-        (3, object),
-        (None,),
-        (),
-        ((1,) * 70,),
-    ]:
-        with pytest.raises(Exception) as short_error:  # noqa: PT011  # compared below
-            make(*arguments)
-        with pytest.raises(type(short_error.value)) as long_error:
-            long(*arguments)
-        assert str(short_error.value).split("GiB free")[0] == str(long_error.value).split("GiB free")[0]
+    of_shape = name in ("empty", "zeros", "ones", "full")
+    first = SHAPES if of_shape else DATA
+    fills = [(fill,) for fill in FILLS] if "full" in name else [()]
+    key = next(iter(inspect.signature(make).parameters))
+    calls = [((value, *fills[1 % len(fills)]), {}) for value in first]
+    calls += [((first[1], *fill), {"dtype": dtype}) for dtype in DTYPES for fill in fills]
+    calls += [((value, *fills[0], dtype), {}) for dtype in ("f8", int) for value in first]
+    calls += [
+        ((value, *fills[0]), {"order": order})
+        for order in ("C", "F", "A", "K", None, "Z", 3)
+        for value in first[:3]
+    ]
+    calls += [((), {key: first[1], **({"fill_value": 3} if "full" in name else {})})]
+    calls += [
+        ((first[1], *fills[0]), {k: v})
+        for k, v in (("policy", "interleave"), ("like", P), ("like", 3), ("device", "cpu"))
+    ]
+    calls += [
+        ((first[1], *fills[0]), {"none": 1}),
+        ((), {}),
+        ((first[1],) * 9, {}),
+        ((first[1],), {key: first[1]}),
+    ]
+    calls += [((P, *fills[0]), {"subok": subok}) for subok in (False, True)]
+    calls += [((P, *fills[0]), {"shape": shape}) for shape in (None, 4, (2, 3))]
+    calls += [
+        ((P,), {k: v}) for k, v in (("copy", None), ("copy", False), ("ndmin", 0), ("ndmin", 4), ("ndmax", 0))
+    ]
+    for arguments, keywords in calls:
+        assert outcome(make, arguments, keywords) == outcome(long, arguments, keywords), (arguments, keywords)
+
+
+def test_a_list_is_put_in_place_by_its_own_handler():
+    """Arrays that NumPy makes of lists move to a block of ours; nothing of NumPy's is left or freed twice."""
+    before = live()
+    for size in (1, 100, 5000):
+        for _ in range(50):
+            a = hpcalloc.array(list(range(size)))
+            a.resize(2 * size, refcheck=False)
+            assert ours(a)
+            assert a[:size].tolist() == list(range(size))
+    del a
+    assert live() == before
+    with hpcalloc.numpy_allocator("interleave"):
+        assert ours(hpcalloc.array([1, 2, 3]))
 
 
 def test_short_way_is_a_function_to_others():
-    for make in (hpcalloc.empty, hpcalloc.zeros):
+    for make in (getattr(hpcalloc, name) for name in CREATORS):
         assert pickle.loads(pickle.dumps(make)) is make
         assert copy.copy(make) is make
         assert make.__doc__

@@ -487,3 +487,20 @@ def test_more_threads_than_any_machine_has(threads):
     with pytest.raises(hpcalloc.PlanError, match="threads.*limit.*65536"):
         hpcalloc.init(threads=threads)
     assert hpcalloc.current() is None
+
+
+def test_creation_methods_are_short_too():
+    """The methods are C in front of Python as the functions are: the same results, and refused when closed."""
+    ctx = hpcalloc.init()
+    for name in ("empty", "zeros", "ones"):
+        method = getattr(ctx, name)
+        assert method((2, 3), dtype="f4").dtype == np.float32
+        assert method(shape=4, order="F").shape == (4,)
+        assert getattr(hpcalloc.Context, name)(ctx, 3).shape == (3,)
+    assert ctx.asarray(ctx.full(3, 2.0)).tolist() == [2.0] * 3
+    with pytest.raises(TypeError):
+        hpcalloc.Context.zeros()
+    ctx.close()
+    for name in ("zeros", "ones", "array", "asarray"):
+        with pytest.raises(hpcalloc.ContextClosedError, match=name):
+            getattr(ctx, name)(3)

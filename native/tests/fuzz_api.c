@@ -22,7 +22,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "api/init.h"
 #include "heap/thread.h"
 #include "machine.h"
 #include "os/options.h"

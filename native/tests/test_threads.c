@@ -8,7 +8,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "api/api.h"
 #include "check.h"
 #include "heap/fast.h"
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * misuse.h: what is said of the caller's mistakes.
+ * debug.h: misuse and damage.
  */
-#ifndef NA_MISUSE_H
-#define NA_MISUSE_H
+#ifndef NA_DEBUG_H
+#define NA_DEBUG_H
 
 #include "types.h"
 
