@@ -233,7 +233,8 @@ NUMALLOC_API int numalloc_memory_policy(int policy, unsigned flags, const numall
 NUMALLOC_API int numalloc_memory_policy_now(int *mode, numalloc_nodemask_t *nodes);
 
 /* 0 when the kernel lets this process set (bind) and ask for (query) placement, else the errno it
- * answered, typically EPERM in a container. Without bind, placement rests on first touch. */
+ * answered, typically EPERM in a container. Without bind, placement rests on first touch. On a machine of one
+ * node bind is 0: there the kernel is never told where memory is to be. */
 NUMALLOC_API int numalloc_can_bind(void);
 NUMALLOC_API int numalloc_can_query(void);
 

@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "api/init.h"
 #include "heap/thread.h"
 #include "machine.h"
 #include "os/options.h"

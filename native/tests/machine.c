@@ -6,7 +6,6 @@
  * access as the kernel may: their callers have to make it usable again or to leave it alone.
  */
 #define _GNU_SOURCE
-#include "machine.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -17,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "machine.h"
 #include "os/os.h"
 
 const char *const machine_name[MACHINE_COUNT] = {
@@ -33,6 +33,8 @@ const int machine_errors[MACHINE_COUNT][8] = {
 enum { AS_IT_IS = 1, NO_SYSFS = 0, TWO = 2 };
 __attribute__((weak)) int machine_nodes = AS_IT_IS;
 __attribute__((weak)) bool machine_quiet = false;
+uint64_t machine_room = UINT64_MAX;
+void (*machine_hook)(enum machine_call);
 static int nodes;
 static struct shared {
     atomic_ullong calls[MACHINE_COUNT];
@@ -77,6 +79,7 @@ __attribute__((constructor(101))) static void machine_start(void) {
 /* Counts a call; what it shall fail with, or 0. */
 static int counted(enum machine_call call) {
     if (shared == NULL) machine_start();
+    if (machine_hook != NULL) machine_hook(call);
     unsigned long long number = atomic_fetch_add(&shared->calls[call], 1) + 1;
     if ((int)call != atomic_load_explicit(&fault_call, memory_order_relaxed)) return 0;
     if (number < fault_first || number > fault_last) return 0;
@@ -163,6 +166,7 @@ PLAIN(release, (void *address, size_t bytes), (address, bytes))
 PLAIN(commit, (void *address, size_t bytes), (address, bytes))
 PLAIN(purge, (void *address, size_t bytes), (address, bytes))
 PLAIN(map, (size_t bytes, void **address), (bytes, address))
+PLAIN(resident, (const void *address, size_t bytes, size_t *resident), (address, bytes, resident))
 PLAIN(populate, (void *address, size_t bytes), (address, bytes))
 PLAIN(advise_huge, (void *address, size_t bytes, bool want), (address, bytes, want))
 PLAIN(thp_mode, (enum na_thp_mode * mode), (mode))
@@ -181,7 +185,10 @@ WRAP(uint64_t, address_space_left, (void)) {
     return counted(MACHINE_address_space_left) != 0 ? 0 : __real_os_address_space_left();
 }
 
-WRAP(uint64_t, cgroup_room, (void)) { return counted(MACHINE_cgroup_room) != 0 ? 0 : __real_os_cgroup_room(); }
+WRAP(uint64_t, cgroup_room, (void)) {
+    uint64_t room = counted(MACHINE_cgroup_room) != 0 ? 0 : __real_os_cgroup_room();
+    return room < machine_room ? room : machine_room;
+}
 
 WRAP(int, current_cpu, (void)) { return counted(MACHINE_current_cpu) != 0 ? -1 : __real_os_current_cpu(); }
 
@@ -257,7 +264,7 @@ WRAP(int, map_hugetlb, (void *address, size_t bytes, size_t page, int node)) {
     }
     note(address, bytes, NA_BIND_DEFAULT, NULL);
     if (error != 0) return error;
-    na_nodeset one = {{UINT64_C(1) << node}};
+    na_nodeset one = {{node < 0 ? 3 : UINT64_C(1) << node}};
     note(address, bytes, NA_BIND_STRICT, &one);
     return __real_os_populate(address, bytes);
 }

@@ -33,6 +33,7 @@ enum { MISPLACED = 1000, BAD = 1001 };
     X(bind, EPERM, ENOSYS, EINVAL, ENOMEM)                                                                             \
     X(query_pages, EPERM, ENOSYS, ENOMEM, MISPLACED)                                                                   \
     X(move_pages, EPERM, ENOSYS, ENOMEM, MISPLACED)                                                                    \
+    X(resident, ENOMEM)                                                                                                \
     X(can_bind, EPERM, ENOSYS)                                                                                         \
     X(can_query, EPERM, ENOSYS)                                                                                        \
     X(populate, ENOMEM)                                                                                                \
@@ -66,8 +67,10 @@ extern const char *const machine_name[MACHINE_COUNT];
 extern const int machine_errors[MACHINE_COUNT][8]; /* ends with 0 */
 
 /* What a program wants when the environment says nothing; it may define them itself. */
-extern int machine_nodes;  /* 1: the machine as it is */
-extern bool machine_quiet; /* os_message writes nothing */
+extern int machine_nodes;                       /* 1: the machine as it is */
+extern void (*machine_hook)(enum machine_call); /* is called before each call; NULL: nothing is */
+extern uint64_t machine_room;                   /* no cgroup has more room than this many bytes */
+extern bool machine_quiet;                      /* os_message writes nothing */
 
 void machine_arm(enum machine_call call, uint64_t number, int error); /* the number-th call from now on fails, once */
 

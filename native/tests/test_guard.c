@@ -6,7 +6,7 @@
 #include <signal.h>
 #include <stdint.h>
 
-#include "modes/watch.h"
+#include "heap/hooks.h"
 #include "os/topology.h"
 #include "watched.h"
 
@@ -153,7 +153,7 @@ static void reads_after_free(void) {
 /* ---- bodies: correct programs ------------------------------------------------------------------------------ */
 
 static void off(void) {
-    CHECK(!na_watched);
+    CHECK(!na_hooked);
     CHECK_EQUAL(numalloc_usable_size(known(numalloc(100))), 112);
 }
 

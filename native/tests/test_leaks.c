@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#include "modes/watch.h"
+#include "heap/hooks.h"
 #include "os/topology.h"
 #include "watched.h"
 
@@ -36,7 +36,7 @@ static numalloc_leak_totals_t totals(void) {
 static void off(void) {
     numalloc_leak_totals_t t;
     CHECK_EQUAL(numalloc_leak_report("stderr", &t), ENOTSUP);
-    CHECK(!na_watched);
+    CHECK(!na_hooked);
 }
 
 static void every_call(void) {
@@ -71,14 +71,14 @@ static void every_call(void) {
     p[2] = NULL;
     for (int i = 0; i < n; i++) numalloc_free(p[i]);
     CHECK_LIVE(0, 0);
-    na_watch_busy = true; /* what the modes' own tools allocate is not seen, what they free is */
+    na_unhooked = true; /* what the modes' own tools allocate is not seen, what they free is */
     p[0] = numalloc(50);
-    na_watch_busy = false;
+    na_unhooked = false;
     CHECK_LIVE(0, 0);
     p[1] = numalloc(60);
-    na_watch_busy = true;
+    na_unhooked = true;
     numalloc_free(p[1]);
-    na_watch_busy = false;
+    na_unhooked = false;
     CHECK_LIVE(0, 0);
     numalloc_free(p[0]);
     CHECK_EQUAL(numalloc_verify(), 0);

@@ -79,6 +79,23 @@ static void populate_by_hand_body(void) {
     CHECK_EQUAL(os_purge(p, bytes), 0);
     CHECK(faults_of_writing(p, 64) >= 64); /* the count does count */
 }
+static void resident_pages_are_counted(void) {
+    size_t page = os_page_size(), bytes = 1500 * page, resident;
+    void *p;
+    CHECK_EQUAL(os_map(bytes, &p), 0);
+    (void)os_advise_huge(p, bytes, false);
+    CHECK_EQUAL(os_resident(p, bytes, &resident), 0);
+    CHECK_EQUAL(resident, 0);
+    for (size_t i = 0; i < 1500; i += 100) ((volatile char *)p)[i * page] = 1;
+    CHECK_EQUAL(os_resident(p, bytes, &resident), 0);
+    CHECK_EQUAL(resident, 15 * page);
+    CHECK_EQUAL(os_purge(p, bytes), 0);
+    CHECK_EQUAL(os_resident(p, bytes, &resident), 0);
+    CHECK_EQUAL(resident, 0);
+    CHECK_EQUAL(os_release(p, bytes), 0);
+    CHECK_EQUAL(os_resident(p, bytes, &resident), ENOMEM);
+}
+
 static void populate_by_hand(void) { in_child(populate_by_hand_body); }
 
 static unsigned populate_error;
@@ -486,6 +503,7 @@ static void ids(void) {
 static const check_case cases[] = {
     {"a_container_is_noticed", a_container_is_noticed},
     {"populate_by_hand", populate_by_hand},
+    {"resident_pages_are_counted", resident_pages_are_counted},
     {"populate_out_of_memory", populate_out_of_memory},
     {"no_cancellation_points", no_cancellation_points},
     {"messages_need_little_stack", messages_need_little_stack},

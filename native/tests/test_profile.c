@@ -6,8 +6,8 @@
 #include <pthread.h>
 #include <stdint.h>
 
+#include "heap/hooks.h"
 #include "modes/profile.h"
-#include "modes/watch.h"
 #include "os/options.h"
 #include "watched.h"
 
@@ -56,7 +56,7 @@ static double ever(const char *function) { return collapsed(".allocated.collapse
 
 static void off(void) {
     CHECK_EQUAL(numalloc_profile_dump("/dev/null"), ENOTSUP);
-    CHECK(!na_watched);
+    CHECK(!na_hooked);
 }
 
 /* Sizes from far below to far above the rate, so that a wrong weight shows. The variance of the estimate is the sum

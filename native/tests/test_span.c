@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
+#include "api/init.h"
 #include "check.h"
 #include "heap/thread.h"
 #include "os/options.h"

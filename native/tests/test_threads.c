@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "api/api.h"
 #include "check.h"
 #include "heap/fast.h"
 

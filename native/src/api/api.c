@@ -6,23 +6,25 @@
  * Threads: no state of its own but what numalloc_init was given.
  */
 #include "api/api.h"
-#include "api/debug.h"
+#include "api/init.h"
 #include "api/placement.h"
 #include "heap/ended.h"
 #include "heap/fast.h"
 #include "heap/heap.h"
+#include "heap/hooks.h"
+#include "heap/misuse.h"
 #include "heap/page.h"
 #include "heap/remote.h"
+#include "heap/secure.h"
 #include "heap/thread.h"
 #include "large/kept.h"
 #include "large/large.h"
 #include "large/mixed.h"
 #include "modes/audit.h"
-#include "modes/secure.h"
-#include "modes/watch.h"
 #include "os/options.h"
 #include "os/topology.h"
 #include "reclaim/purger.h"
+#include "space/live.h"
 #include "space/region.h"
 #include "space/span.h"
 #include "types.h"
@@ -35,7 +37,7 @@
 
 static void *alloc_here(size_t size, size_t align, unsigned flags);
 
-void *numalloc(size_t size) { return na_alloc_fast(size); }
+void *numalloc(size_t size) { return na_alloc_any(size); }
 
 void numalloc_free(void *ptr) {
     na_span *span = na_span_at(ptr);
@@ -114,7 +116,7 @@ static void free_block(na_span *span, void *ptr, const char *call) {
 }
 
 __attribute__((noinline)) void na_free_slow(na_span *span, void *ptr, const char *call) {
-    if (NA_UNLIKELY(na_watched)) na_watch_free(ptr, call);
+    if (NA_UNLIKELY(na_hooked)) na_modes.free(ptr, call);
     else free_block(span, ptr, call);
 }
 
@@ -188,7 +190,7 @@ static void *alloc_on(int node_index, bool strict, size_t size, size_t align, un
 
 static void *alloc_here(size_t size, size_t align, unsigned flags) {
     if (!na_init()) return NULL;
-    if (NA_UNLIKELY(na_watched)) return na_watch_here(size, align, flags);
+    if (NA_UNLIKELY(na_hooked)) return na_modes.alloc_here(size, align, flags);
     na_heap *heap = na_heap_here();
     /* A region that can't be opened (the commit limit, after the thread came to its node): others may have free memory. */
     int home = heap != NULL ? heap->region->node_index : na_home_index();
@@ -228,10 +230,10 @@ void *numalloc_aligned(size_t align, size_t size) {
     }
     void *block = na_aligned_fast(align, size);
     if (NA_LIKELY(block != NULL)) return block;
-    if (align <= NA_GRANULE) return na_alloc_fast(size);
-    if (align <= NA_SLICE && size - 1 < NA_BLOCK_MAX && !na_watched) {
+    if (align <= NA_GRANULE) return na_alloc_any(size);
+    if (align <= NA_SLICE && size - 1 < NA_BLOCK_MAX && !na_hooked) {
         size_t padded = na_round_up(size, align);
-        if (padded <= NA_BLOCK_MAX && aligned_to_class(align, padded) < NA_SIZES) return na_alloc_fast(padded);
+        if (padded <= NA_BLOCK_MAX && aligned_to_class(align, padded) < NA_SIZES) return na_alloc_any(padded);
     }
     return alloc_here(size, align, 0);
 }
@@ -247,9 +249,9 @@ void *numalloc_calloc(size_t count, size_t size) {
         errno = ENOMEM;
         return NULL;
     }
-    /* A watched block may be anything but virgin; before the first use nobody knows yet. */
+    /* A block of a mode may be anything but virgin; before the first use nobody knows yet. */
     if (NA_LIKELY(bytes <= NA_BLOCK_MAX && na_self.heap != &na_empty_heap && !may_be_lent(bytes))) {
-        void *block = na_alloc_fast(bytes);
+        void *block = na_alloc_any(bytes);
         if (block == NULL) return NULL;
         zero_block(block, bytes < sizeof(na_block) ? sizeof(na_block) : bytes, na_self.heap);
         return block;
@@ -319,7 +321,7 @@ void *na_request(const numalloc_request_t *request) {
 
 void *numalloc_request(const numalloc_request_t *request) {
     if (!na_init()) return NULL;
-    return NA_UNLIKELY(na_watched) && request != NULL ? na_watch_alloc(request) : na_request(request);
+    return NA_UNLIKELY(na_hooked) && request != NULL ? na_modes.alloc(request) : na_request(request);
 }
 
 void *numalloc_onnode(size_t size, int node) {
@@ -385,7 +387,7 @@ void *na_realloc(void *ptr, size_t size) {
     void *moved = alloc_like(span, size);
     if (moved == NULL) return size <= have ? ptr : NULL; /* shrinking never fails */
     memcpy(moved, ptr, have < size ? have : size);
-    if (na_watched) na_free(ptr, "numalloc_realloc");
+    if (na_hooked) na_free(ptr, "numalloc_realloc");
     else numalloc_free(ptr);
     return moved;
 }
@@ -396,13 +398,13 @@ void *numalloc_realloc(void *ptr, size_t size) {
         numalloc_free(ptr);
         return NULL;
     }
-    return NA_UNLIKELY(na_watched) ? na_watch_realloc(ptr, size) : na_realloc(ptr, size);
+    return NA_UNLIKELY(na_hooked) ? na_modes.realloc(ptr, size) : na_realloc(ptr, size);
 }
 
 /* ---- queries ------------------------------------------------------------------------------------------- */
 
 size_t numalloc_usable_size(const void *ptr) {
-    if (NA_UNLIKELY(na_watched)) {
+    if (NA_UNLIKELY(na_hooked)) {
         numalloc_block_info_t info;
         return numalloc_block_info(ptr, &info) == 0 && info.start == ptr ? info.size : 0;
     }
@@ -438,7 +440,7 @@ int numalloc_block_info(const void *ptr, numalloc_block_info_t *info) {
         .flags = strict ? NUMALLOC_STRICT : 0,
         .huge_page = span->huge_shift != 0 ? (size_t)1 << span->huge_shift : 0,
     };
-    return NA_UNLIKELY(na_watched) && !na_watch_describe(info) ? EFAULT : 0;
+    return NA_UNLIKELY(na_hooked) && !na_modes.describe(info) ? EFAULT : 0;
 }
 
 int numalloc_node_of(const void *ptr) {
@@ -467,7 +469,7 @@ int numalloc_init(size_t bytes_per_node) {
 
 size_t numalloc_purge(void) {
     if (!na_init()) return 0;
-    if (na_watched) na_watch_cleanup(false);
+    if (na_hooked) na_modes.cleanup(false);
     na_thread *thread = na_thread_get();
     size_t bytes = 0;
     if (thread != NULL) na_remote_flush(thread);
@@ -489,7 +491,7 @@ size_t numalloc_purge(void) {
 
 void numalloc_cleanup(void) {
     (void)numalloc_purge();
-    if (na_watched) na_watch_cleanup(true);
+    if (na_hooked) na_modes.cleanup(true);
 }
 
 /* ---- machine ------------------------------------------------------------------------------------------- */
@@ -542,5 +544,5 @@ int numalloc_memory_policy_now(int *mode, numalloc_nodemask_t *nodes) {
     return os_get_policy(mode, nodes);
 }
 
-int numalloc_can_bind(void) { return os_can_bind(); }
+int numalloc_can_bind(void) { return na_init() && na_topo.online_count == 1 ? 0 : os_can_bind(); }
 int numalloc_can_query(void) { return os_can_query(); }

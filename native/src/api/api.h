@@ -5,6 +5,7 @@
 #ifndef NA_API_H
 #define NA_API_H
 
+#include "heap/fast.h"
 #include "types.h"
 
 #pragma GCC visibility push(hidden)
@@ -15,6 +16,14 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags); /*
 void *na_request(const numalloc_request_t *request);
 void *na_realloc(void *ptr, size_t size);
 void na_free(void *ptr, const char *call);
+
+void *na_alloc_slow(size_t size);                              /* NULL with errno */
+void na_free_slow(na_span *span, void *ptr, const char *call); /* span: na_span_at(ptr) */
+static inline void *na_alloc_any(size_t size) {
+    void *block = na_alloc_fast(size);
+    return NA_LIKELY(block != NULL) ? block : na_alloc_slow(size);
+}
+
 uintptr_t na_block_start(const void *ptr); /* of the live block that ptr points into; 0: none */
 
 #pragma GCC visibility pop

@@ -12,37 +12,37 @@
  * waits until the copy is complete, so no later write of it is seen without the earlier ones.
  */
 #include "api/fork.h"
+#include "api/placement.h"
 #include "heap/ended.h"
+#include "heap/hooks.h"
+#include "heap/secure.h"
 #include "heap/thread.h"
 #include "modes/audit.h"
-#include "modes/secure.h"
-#include "modes/watch.h"
 #include "reclaim/purger.h"
 #include "space/region.h"
 #include "types.h"
 
-bool na_cut_short;
-
 static void prepare(void) {
     pthread_mutex_lock(&na_threads_lock);
     for (int i = 0; i < na_region_count; i++) pthread_mutex_lock(&na_regions[i].lock);
-    if (na_watched) na_watch_fork(NA_FORK_PREPARE);
+    if (na_hooked) na_modes.fork(NA_FORK_PREPARE);
 }
 
 static void parent(void) {
-    if (na_watched) na_watch_fork(NA_FORK_PARENT);
+    if (na_hooked) na_modes.fork(NA_FORK_PARENT);
     for (int i = na_region_count; i-- > 0;) pthread_mutex_unlock(&na_regions[i].lock);
     pthread_mutex_unlock(&na_threads_lock);
 }
 
 static void child(void) {
-    if (na_watched) na_watch_fork(NA_FORK_CHILD);
+    if (na_hooked) na_modes.fork(NA_FORK_CHILD);
     if (na_secure) na_secure_fork();
     /* The mutexes were locked by this thread's image in the parent; here they are made anew. */
     for (int i = 0; i < na_region_count; i++) pthread_mutex_init(&na_regions[i].lock, NULL);
     pthread_mutex_init(&na_threads_lock, NULL);
     na_purger_fork_child();
     na_audit_fork_child();
+    na_placement_fork_child();
     for (na_thread *thread = na_threads_first(), *next; thread != NULL; thread = next) {
         next = thread->next;
         if (thread == na_self.thread) continue;

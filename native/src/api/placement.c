@@ -10,6 +10,7 @@
  */
 #include <string.h>
 
+#include "api/init.h"
 #include "api/placement.h"
 #include "heap/ended.h"
 #include "heap/thread.h"
@@ -177,29 +178,20 @@ bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes) 
            found.elsewhere != 0;
 }
 
-/* Without the 8 KiB of numalloc_page_counts_t: threads that fault memory in can have small stacks. */
-static void count_untouched(uintptr_t start, const int *status, size_t count, void *context) {
-    (void)start;
-    uint64_t *untouched = context;
-    for (size_t i = 0; i < count; i++) *untouched += status[i] == -ENOENT;
-}
-
-/* Untouched pages of a range in bytes, all of them if the kernel does not tell. */
-static uint64_t untouched_bytes(uintptr_t start, uintptr_t end) {
-    uint64_t untouched = 0;
-    if (os_can_query() != 0 || each_status(start, end, count_untouched, &untouched) != 0) return end - start;
-    return untouched * os_page_size();
-}
-
 /* What all threads are faulting in at this moment: two that look at the same room shall not both have it. A thread may
  * thus be refused what another has in hand and does not need. */
+static _Atomic(uint64_t) in_flight;
+
+void na_placement_fork_child(void) { atomic_store_explicit(&in_flight, 0, memory_order_relaxed); }
+
 static int populate_within_room(uintptr_t start, uintptr_t end, const na_nodeset *nodes) {
-    static _Atomic(uint64_t) in_flight;
     uint64_t bytes = end - start;
     uint64_t all = atomic_fetch_add_explicit(&in_flight, bytes, memory_order_relaxed) + bytes;
     bool room = room_for(bytes, all, nodes);
     if (!room) { /* what is there already needs none */
-        uint64_t need = untouched_bytes(start, end);
+        size_t resident = 0;
+        (void)os_resident((void *)start, bytes, &resident);
+        uint64_t need = bytes - resident;
         room = need == 0 || (need != bytes && room_for(need, all - bytes + need, nodes));
     }
     int error = room ? os_populate((void *)start, bytes) : ENOMEM;
@@ -211,7 +203,7 @@ int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, bool str
     uintptr_t end = page_ceil(start + bytes);
     start = page_floor(start);
     /* On a machine of one node every page is on it; nothing needs to be asked. */
-    bool verify = strict && nodeset_count(&na_topo.online) > 1;
+    bool verify = strict && na_topo.online_count > 1;
     if (verify) {
         int error = os_can_bind();
         if (error == 0) error = os_can_query();
@@ -273,6 +265,7 @@ int numalloc_bind_range(void *ptr, size_t len, const numalloc_nodemask_t *nodes)
     if (error != 0) return error;
     if (start == 0 || end < start || ((start | end) & inside) != 0 || is_ours(start, end)) return EINVAL;
     if (len == 0) return 0;
+    if (na_topo.online_count == 1) return 0;
     error = os_can_bind();
     if (error != 0) return error;
     return os_bind(ptr, len, nodeset_count(nodes) == 1 ? NA_BIND_PREFERRED : NA_BIND_INTERLEAVE, nodes);

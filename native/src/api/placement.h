@@ -5,7 +5,6 @@
 #ifndef NA_PLACEMENT_H
 #define NA_PLACEMENT_H
 
-#include "os/os.h"
 #include "types.h"
 
 #pragma GCC visibility push(hidden)
@@ -19,6 +18,8 @@ void na_touch(void *start, size_t size);
 
 /* Is a page of the range known to be on a node outside the set? */
 bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes);
+
+void na_placement_fork_child(void); /* the other threads' demand went with them */
 
 #pragma GCC visibility pop
 

@@ -5,13 +5,12 @@
  * Threads: each region under its lock. Counts of pages that other threads work on at the moment are read as
  * they stand, hence approximate.
  */
+#include "api/init.h"
 #include "api/stats.h"
 #include "heap/page.h"
 #include "heap/remote.h"
-#include "heap/thread.h"
+#include "heap/secure.h"
 #include "large/kept.h"
-#include "modes/secure.h"
-#include "modes/watch.h"
 #include "os/options.h"
 #include "os/topology.h"
 #include "space/region.h"
@@ -171,7 +170,8 @@ size_t numalloc_stats_json(char *buffer, size_t capacity) {
     size_t left = out.length < out.capacity ? out.capacity - out.length : 0;
     out.length += na_options_json(left != 0 ? buffer + out.length : NULL, left);
     put(&out, "}, \"can_bind\": %d, \"can_query\": %d, \"reserved_bytes\": %llu, \"region_bytes\": %llu, \"total\": {",
-        os_can_bind(), os_can_query(), (unsigned long long)na_reserved, 1ULL << na_shift);
+        numalloc_can_bind(), na_topo.online_count > 1 ? os_can_query() : 0, (unsigned long long)na_reserved,
+        1ULL << na_shift);
     put_stats(&out, &total);
     put(&out, "}, \"nodes\": [");
     for (int i = 0; i < na_topo.node_count; i++) put_node(&out, na_topo.node_id[i], i == 0);

@@ -18,7 +18,6 @@
 #include "heap/page.h"
 #include "heap/thread.h"
 #include "large/kept.h"
-#include "modes/watch.h"
 #include "os/options.h"
 #include "space/region.h"
 #include "space/span.h"
@@ -141,12 +140,10 @@ static void move_pages(na_queue *from, na_heap *to) {
     }
 }
 
-/* What is left of `other` is spare; late remote frees that still went to its pending list are sent on here and by later
- * calls. */
-static void move_all(na_heap *other, na_heap *heap, na_list cached[NA_CLASSES]) {
+/* All pages; the caches stay. */
+static void move_all(na_heap *other, na_heap *heap) {
     for (unsigned c = 0; c < NA_CLASSES; c++) {
         move_pages(&other->queue[c], heap);
-        cached[c] = na_cache_detach(other, c);
         unsigned strict = (unsigned)heap->strict_pages[c] + other->strict_pages[c];
         heap->strict_pages[c] = strict < UINT8_MAX ? (uint8_t)strict : UINT8_MAX;
         other->strict_pages[c] = 0;
@@ -155,8 +152,16 @@ static void move_all(na_heap *other, na_heap *heap, na_list cached[NA_CLASSES]) 
     na_pages_idle_move(other, heap);
     heap->pages += other->pages;
     other->pages = 0;
-    push(&heap->region->spare, other);
+}
+
+/* The caches of a heap whose pages were taken over; what is left of it is spare. Late remote frees that still went to its
+ * pending list are sent on here and by later calls. */
+static void take_caches(na_heap *other, na_heap *heap, unsigned wanted) {
+    for (unsigned c = 0; c < NA_CLASSES; c++) na_cache_add(heap, c, na_cache_detach(other, c), c == wanted);
+    pthread_mutex_lock(&heap->region->lock);
+    settle(other);
     na_pending_empty(other, NULL);
+    pthread_mutex_unlock(&heap->region->lock);
 }
 
 bool na_ended_take(na_heap *heap, unsigned wanted) {
@@ -165,16 +170,17 @@ bool na_ended_take(na_heap *heap, unsigned wanted) {
         atomic_load_explicit(&region->resting, memory_order_relaxed) == NULL &&
         atomic_load_explicit(&region->spare, memory_order_relaxed) == NULL)
         return false;
-    na_list cached[NA_CLASSES];
     pthread_mutex_lock(&region->lock);
     na_heap *other = pop(&region->abandoned);
     if (other != NULL) region->abandoned_count--;
     else if ((other = region->resting_oldest) != NULL) rest_no_more(other);
     spare_send_on(region);
-    if (other != NULL) move_all(other, heap, cached);
+    if (other != NULL) {
+        move_all(other, heap);
+        other->in_hand = 1; /* a child of fork finds its caches */
+    }
     pthread_mutex_unlock(&region->lock);
-    if (other != NULL)
-        for (unsigned c = 0; c < NA_CLASSES; c++) na_cache_add(heap, c, cached[c], c == wanted);
+    if (other != NULL) take_caches(other, heap, wanted);
     na_heap_collect(heap);
     return other != NULL;
 }

@@ -13,46 +13,24 @@
 #ifndef NA_FAST_H
 #define NA_FAST_H
 
+#include "heap/heap.h"
 #include "heap/page.h"
 #include "heap/remote.h"
 #include "heap/thread.h"
 #include "types.h"
 
-void *na_alloc_slow(size_t size);                              /* NULL with errno */
-void na_free_slow(na_span *span, void *ptr, const char *call); /* span: na_span_at(ptr) */
-
 /* May na_self.heap be of another node than the caller runs on, as it has changed CPU? One load. Without rseq always:
  * what lies at offset 0 is no CPU number. */
 static inline bool na_moved(void) { return NA_UNLIKELY(na_many_nodes) && OS_RSEQ_CPU != na_self.cpu; }
 
-/* A cached block, or NULL. Its address in one register: Intel's cores (Golden Cove) hand on what was just stored without
- * delay, but only to a load without an index. */
-static inline void *na_cache_pop(na_cache *cache) {
-    __asm__("" : "+r"(cache));
-    na_block *block = cache->top;
-    if (NA_UNLIKELY(block == NULL)) return NULL;
-    na_cache_set(cache, block->below);
-    block->key = 0;
-    return block;
-}
-
-/* Into a page of one of the caller's own heaps. */
-static inline void na_page_push(na_span *page, na_block *block) {
-    na_mark_free(block);
-    na_list list = na_list_push(&page->free, block);
-    page->frees++;
-    if (NA_UNLIKELY(na_list_count(list) == page->attention)) na_page_freed(page);
-}
-
+/* A cached block, or NULL. */
 static inline void *na_alloc_fast(size_t size) {
     if (NA_LIKELY(size <= NA_TABLE_MAX) && !na_moved()) {
-        void *block = na_cache_pop(&na_self.heap->cache[small_to_class(size)]);
-        if (NA_LIKELY(block != NULL)) return block;
+        return na_cache_pop(&na_self.heap->cache[small_to_class(size)]);
     } else if (size - 1 < NA_BLOCK_MAX && !na_moved()) {
-        void *block = na_cache_pop(&na_self.heap->cache[size_to_class(size)]);
-        if (NA_LIKELY(block != NULL)) return block;
+        return na_cache_pop(&na_self.heap->cache[size_to_class(size)]);
     }
-    return na_alloc_slow(size);
+    return NULL;
 }
 
 /* A cached block, or NULL. `align`: a power of two. A class that is a multiple of it is aligned, see sizeclass.h. */
@@ -69,7 +47,7 @@ static inline bool na_free_fast(na_span *span, void *ptr) {
     uint32_t tag = span->tag;
     if (NA_UNLIKELY(!na_tag_is_page(tag, heap->tag_of_pages) || na_marked_free(ptr))) return false;
     na_cache *cache = &heap->cache[na_tag_class(tag)];
-    __asm__("" : "+r"(cache)); /* as above */
+    __asm__("" : "+r"(cache)); /* see na_cache_pop */
     na_block *block = ptr;
     if (NA_LIKELY(cache->count < cache->limit)) {
         na_mark_free(block);

@@ -11,21 +11,19 @@
  * changed between na_heap_enter and na_heap_leave only, see fork.c.
  */
 #include "heap/ended.h"
-#include "heap/fast.h"
 #include "heap/heap.h"
 #include "heap/page.h"
 #include "heap/remote.h"
+#include "heap/secure.h"
 #include "heap/thread.h"
 #include "large/kept.h"
-#include "modes/secure.h"
-#include "modes/watch.h"
 #include "space/region.h"
 #include "types.h"
 
 #include <errno.h>
 #include <string.h>
 
-NA_SPARSE na_heap na_empty_heap; /* never written; as no span is an NA_NO_SPAN, none is a page of it */
+na_heap na_empty_heap; /* never written; as no span is an NA_NO_SPAN, none is a page of it */
 
 /* ---- the cache ----------------------------------------------------------------------------------------- */
 
@@ -100,11 +98,11 @@ static na_heap *heap_make(na_region *region) {
         heap->all_next = region->all;
         region->all = heap;
     }
-    pthread_mutex_unlock(&region->lock);
-    if (heap != NULL) {
+    if (heap != NULL) { /* with the lock held: a child of fork finds it by its owner */
         heap->next = NULL;
         atomic_store_explicit(&heap->thread, na_self.thread, memory_order_relaxed);
     }
+    pthread_mutex_unlock(&region->lock);
     return heap;
 }
 

@@ -9,13 +9,13 @@
  *
  * Threads: the owner only.
  */
-#include "api/debug.h"
-#include "api/fork.h"
 #include "api/placement.h"
 #include "heap/heap.h"
+#include "heap/misuse.h"
 #include "heap/page.h"
-#include "modes/secure.h"
-#include "modes/watch.h"
+#include "heap/secure.h"
+#include "heap/thread.h"
+#include "space/region.h"
 #include "space/span.h"
 #include "types.h"
 

@@ -35,6 +35,14 @@ static inline uint32_t na_page_used(const na_span *page) { return page->carved -
 static inline void na_mark_free(na_block *block) { block->key = na_secret ^ (uintptr_t)block; }
 static inline bool na_marked_free(const na_block *block) { return block->key == (na_secret ^ (uintptr_t)block); }
 
+/* Into a page of one of the caller's own heaps. */
+static inline void na_page_push(na_span *page, na_block *block) {
+    na_mark_free(block);
+    na_list list = na_list_push(&page->free, block);
+    page->frees++;
+    if (NA_UNLIKELY(na_list_count(list) == page->attention)) na_page_freed(page);
+}
+
 #pragma GCC visibility pop
 
 #endif

@@ -20,9 +20,9 @@
  * Message-Passing Allocators for Producer-Consumer Workloads, ISMM 2024).
  */
 #include "heap/remote.h"
+#include "heap/secure.h"
 #include "heap/thread.h"
-#include "modes/secure.h"
-#include "modes/watch.h"
+#include "space/region.h"
 #include "types.h"
 
 #define QUEUED UINT64_C(1)

@@ -1,20 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * thread.c: owns what is per process (the first call) and per thread (its record, its heaps, its end).
+ * thread.c: owns what is per thread: its record, its heaps, its end.
  *
  * Invariants. na_self.heap is a heap of the calling thread or na_empty_heap, so that the fast path needs no
  * test for a new thread. Records of ended threads are reused and never unmapped.
  *
- * Threads: na_threads_lock for the list of threads and the first call; na_self by its thread.
+ * Threads: na_threads_lock for the list of threads; na_self by its thread.
  */
-#include "api/fork.h"
 #include "heap/ended.h"
 #include "heap/heap.h"
+#include "heap/hooks.h"
 #include "heap/inline.h"
 #include "heap/remote.h"
 #include "heap/thread.h"
-#include "modes/secure.h"
-#include "modes/watch.h"
 #include "os/options.h"
 #include "os/topology.h"
 #include "reclaim/purger.h"
@@ -27,9 +25,11 @@
 _Thread_local na_tls na_self __attribute__((tls_model("initial-exec"))) = {.heap = &na_empty_heap, .cpu = -1};
 bool na_many_nodes;
 uintptr_t na_secret;
+bool na_hooked;
+_Thread_local bool na_unhooked __attribute__((tls_model("initial-exec")));
+bool na_cut_short;
 pthread_mutex_t na_threads_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static _Atomic(bool) ready;
 static bool has_key;
 static pthread_key_t exit_key;
 static na_thread *threads_live, *threads_unused;
@@ -37,46 +37,10 @@ static uintptr_t arena_next, arena_end; /* where records are carved */
 
 static void thread_end(void *record);
 
-bool na_init(void) {
-    if (NA_LIKELY(atomic_load_explicit(&ready, memory_order_acquire))) return true;
-    pthread_mutex_lock(&na_threads_lock);
-    bool first = !atomic_load_explicit(&ready, memory_order_relaxed);
-    int error = 0;
-    if (first) {
-        na_options_init();
-        na_topology_init(NULL);
-        na_secret = (uintptr_t)os_random() | 1;
-        na_many_nodes = na_topo.node_count > 1;
-        na_secure_init();
-        error = na_regions_reserve();
-        if (error == 0) {
-            /* A mode that can't have its tables is off; blocks are more important. */
-            if (na_watch_init() != 0)
-                os_message("numalloc: no memory to record blocks: leaks, profile and guard are off\n");
-            has_key = has_key || pthread_key_create(&exit_key, thread_end) == 0;
-            atomic_store_explicit(&ready, true, memory_order_release);
-        }
-    }
-    pthread_mutex_unlock(&na_threads_lock);
-    if (error != 0) {
-        errno = error;
-        return false;
-    }
-    if (first) {
-        na_fork_install(); /* may allocate, hence after all else */
-        if (na_opt.verbose != 0)
-            os_message("numalloc %s: %d node(s), %zu GiB of address space each, bind %s, query %s\n", NUMALLOC_VERSION,
-                       na_topo.node_count, ((size_t)1 << na_shift) >> 30, os_can_bind() == 0 ? "yes" : "no",
-                       os_can_query() == 0 ? "yes" : "no");
-    }
-    return true;
-}
-
-/* Before main, while there is one thread: topology and options are then read at a known time. */
-__attribute__((constructor)) static void load(void) {
-    int saved = errno;
-    if (na_init() && na_watched) na_watch_start(); /* a failure shows at the first allocation, with errno */
-    errno = saved;
+void na_threads_init(void) {
+    na_secret = (uintptr_t)os_random() | 1;
+    na_many_nodes = na_topo.node_count > 1;
+    has_key = has_key || pthread_key_create(&exit_key, thread_end) == 0;
 }
 
 /* Where the system gives no more (the commit limit), a region's free memory does. 0: neither. */
@@ -125,7 +89,6 @@ static na_thread *record_make(void) {
 
 na_thread *na_thread_get(void) {
     if (NA_LIKELY(na_self.thread != NULL)) return na_self.thread;
-    if (!na_init()) return NULL;
     pthread_mutex_lock(&na_threads_lock);
     na_thread *thread = record_make();
     if (thread != NULL) {
@@ -195,11 +158,10 @@ static int cpu_now(void) { return na_many_nodes ? os_current_cpu() : -1; }
 int na_home_index(void) { return na_topology_home_of_cpu(cpu_now()); }
 
 na_heap *na_heap_here(void) {
-    if (!na_init()) return NULL;
     int cpu = cpu_now();
     na_heap *heap = na_heap_of(na_region_node(na_topology_home_of_cpu(cpu), na_opt.strict));
     if (heap == NULL) return NULL;
-    if (!na_watched && !na_secure && (na_self.heap != heap || na_self.cpu != cpu)) {
+    if (!na_hooked && !na_secure && (na_self.heap != heap || na_self.cpu != cpu)) {
         na_self.heap = heap;
         na_inline_show(heap, cpu);
     }

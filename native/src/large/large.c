@@ -77,7 +77,8 @@ static enum backing back_with_hugetlb(na_region *region, na_span *span) {
     for (unsigned shift = na_opt.huge == NA_HUGE_1G ? 30 : 21; shift >= 21; shift -= 9) {
         size_t page = (size_t)1 << shift;
         if (na_span_bytes(span) % page != 0 || span->start % page != 0) continue;
-        int error = os_map_hugetlb((void *)span->start, na_span_bytes(span), page, region->node);
+        int node = na_topo.online_count > 1 ? region->node : -1;
+        int error = os_map_hugetlb((void *)span->start, na_span_bytes(span), page, node);
         if (error == 0) {
             span->huge_shift = (uint8_t)shift;
             return HUGE_PAGES;

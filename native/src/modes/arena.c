@@ -5,7 +5,7 @@
  *
  * Threads: one lock, a leaf; callers may hold a stripe or the lock of the sites.
  */
-#include "api/fork.h"
+#include "heap/hooks.h"
 #include "modes/arena.h"
 #include "os/options.h"
 #include "types.h"

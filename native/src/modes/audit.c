@@ -10,8 +10,8 @@
  *
  * Threads: a look is one thread's; another that comes meanwhile goes on without one.
  */
+#include "api/init.h"
 #include "api/stats.h"
-#include "heap/thread.h"
 #include "large/kept.h"
 #include "modes/audit.h"
 #include "modes/out.h"
@@ -43,7 +43,7 @@ typedef struct look {
 } look;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards all below */
-static NA_SPARSE look best, now;
+static look best, now;
 static bool taken;
 static _Atomic(uint64_t) next_ms; /* no look before, unless more is in use than */
 static _Atomic(uint64_t) enough;  /* bytes */
@@ -69,7 +69,7 @@ static void list_region(na_region *region, range *list, size_t capacity, size_t 
 }
 
 static void ask_for_blocks(void) {
-    static NA_SPARSE numalloc_page_counts_t counts; /* too large for a small stack */
+    static numalloc_page_counts_t counts; /* too large for a small stack */
     numalloc_stats_t stats;
     if (numalloc_stats(-1, &stats) != 0) return;
     size_t capacity = stats.large_blocks + 64, count = 0; /* others may come meanwhile */
@@ -158,7 +158,7 @@ static void add_rollup(char *line) {
 }
 
 static int read_lines(const char *path, void (*use)(char *line)) {
-    static NA_SPARSE lines in;
+    static lines in;
     memset(&in, 0, sizeof in);
     int error = os_file_open(path, &in.file);
     if (error != 0) return error;
@@ -254,7 +254,7 @@ static void write_all(na_out *out) {
 }
 
 __attribute__((destructor)) static void at_exit(void) {
-    static NA_SPARSE na_out out;
+    static na_out out;
     if (na_opt.audit[0] == '\0' || !na_serves() || !na_init()) return;
     if (pthread_mutex_trylock(&lock) != 0) return; /* a thread that goes on while the process ends */
     take();

@@ -17,14 +17,13 @@
  * Threads: the records by their stripes, the quarantine's list by `lock`, a leaf.
  */
 #include "api/api.h"
-#include "api/debug.h"
-#include "api/fork.h"
+#include "heap/hooks.h"
+#include "heap/misuse.h"
 #include "modes/guard.h"
 #include "modes/out.h"
 #include "modes/profile.h"
 #include "modes/record.h"
 #include "modes/stack.h"
-#include "modes/watch.h"
 #include "os/options.h"
 #include "space/region.h"
 #include "types.h"
@@ -160,9 +159,9 @@ static bool damage(const na_record *record, char *what, size_t capacity) {
 static void tell_more(const void *data) {
     const na_record *record = data;
     na_out out;
-    bool before = na_watch_busy;
+    bool before = na_unhooked;
     if (na_out_open(&out, NA_STANDARD_ERROR) != 0) return;
-    na_watch_busy = true;
+    na_unhooked = true;
     na_out_put(&out, "  block of %zu bytes at %p on node %d, allocated by thread %u", record->size,
                (void *)user_of(record), record->node, record->thread);
     if (record->site == NULL) na_out_put(&out, "; NUMALLOC_LEAKS=stderr shows where\n");
@@ -173,7 +172,7 @@ static void tell_more(const void *data) {
         na_site_print(&out, record->freed, "    ");
     }
     (void)na_out_close(&out);
-    na_watch_busy = before;
+    na_unhooked = before;
 }
 
 static void blame(const char *call, const void *address, const char *what, const char *remedy,
@@ -337,7 +336,7 @@ void *na_guard_realloc(uintptr_t start, void *ptr, size_t size) {
     numalloc_request_t request = {.size = size};
     na_nodeset nodes;
     home_of(start, &request, &nodes);
-    void *moved = na_watch_alloc(&request);
+    void *moved = na_modes.alloc(&request);
     if (moved == NULL) return size <= value.size ? ptr : NULL; /* shrinking never fails */
     memcpy(moved, ptr, value.size < size ? value.size : size);
     na_guard_free(start, ptr, "numalloc_realloc");

@@ -11,12 +11,12 @@
  * Threads: one report at a time, under `lock`, which is not a leaf: stripes are taken under it. No allocating path
  * takes it.
  */
-#include "heap/thread.h"
+#include "api/init.h"
+#include "heap/hooks.h"
 #include "modes/leaks.h"
 #include "modes/out.h"
 #include "modes/record.h"
 #include "modes/stack.h"
-#include "modes/watch.h"
 #include "os/options.h"
 #include "types.h"
 
@@ -170,11 +170,11 @@ static void put_json(na_out *out, const report *from) {
 
 int numalloc_leak_report(const char *path, numalloc_leak_totals_t *totals) {
     if (!na_init()) return errno;
-    if (!na_watched || na_opt.leaks[0] == '\0') return ENOTSUP;
+    if (!na_hooked || na_opt.leaks[0] == '\0') return ENOTSUP;
     report now = {.groups = NULL};
     pthread_mutex_lock(&lock);
-    bool busy = na_watch_busy;
-    na_watch_busy = true;
+    bool busy = na_unhooked;
+    na_unhooked = true;
     int error = gather(&now);
     na_out out;
     if (error == 0 && path != NULL && (error = na_out_open(&out, path)) == 0) {
@@ -184,7 +184,7 @@ int numalloc_leak_report(const char *path, numalloc_leak_totals_t *totals) {
     }
     if (now.groups != NULL) (void)os_release(now.groups, now.capacity_bytes);
     if (error == 0 && totals != NULL) *totals = now.totals;
-    na_watch_busy = busy;
+    na_unhooked = busy;
     pthread_mutex_unlock(&lock);
     return error;
 }

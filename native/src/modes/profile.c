@@ -19,14 +19,14 @@
  * Threads: tallies are added without a lock and never removed, their counters are atomic, the distance to the next
  * sample is the thread's.
  */
+#include "api/init.h"
 #include "heap/heap.h"
-#include "heap/thread.h"
+#include "heap/hooks.h"
 #include "modes/arena.h"
 #include "modes/out.h"
 #include "modes/profile.h"
 #include "modes/record.h"
 #include "modes/stack.h"
-#include "modes/watch.h"
 #include "os/options.h"
 #include "os/os.h"
 #include "sizeclass.h"
@@ -257,17 +257,17 @@ static void write_collapsed(na_out *out, bool cumulative) {
 
 int numalloc_profile_dump(const char *path) {
     if (!na_init()) return errno;
-    if (!na_watched || na_opt.profile[0] == '\0') return ENOTSUP;
+    if (!na_hooked || na_opt.profile[0] == '\0') return ENOTSUP;
     if (path == NULL) path = na_opt.profile;
     na_out out;
     int error = na_out_open(&out, path);
     if (error != 0) return error;
-    bool before = na_watch_busy;
-    na_watch_busy = true;
+    bool before = na_unhooked;
+    na_unhooked = true;
     if (na_name_ends(path, ".allocated.collapsed")) write_collapsed(&out, true);
     else if (na_name_ends(path, ".collapsed")) write_collapsed(&out, false);
     else write_pprof(&out);
-    na_watch_busy = before;
+    na_unhooked = before;
     return na_out_close(&out);
 }
 

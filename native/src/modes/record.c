@@ -9,7 +9,7 @@
  *
  * Threads: a bucket by its stripe. A stripe is never held while blocks are allocated or freed.
  */
-#include "api/fork.h"
+#include "heap/hooks.h"
 #include "modes/arena.h"
 #include "modes/record.h"
 #include "modes/stack.h"
@@ -26,7 +26,7 @@ typedef struct stripe {
     na_record *unused;
 } stripe;
 
-static NA_SPARSE stripe stripes[STRIPES] = {[0 ... STRIPES - 1] = {.lock = PTHREAD_MUTEX_INITIALIZER}};
+static stripe stripes[STRIPES] = {[0 ... STRIPES - 1] = {.lock = PTHREAD_MUTEX_INITIALIZER}};
 static _Atomic(na_record *) *bucket; /* mapped when a mode is on: other programs may lock their memory */
 static _Atomic(uint64_t) lost;
 

@@ -1,6 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * record.h: what is known of each block.
+ * record.h: what the modes know of each block.
+ *
+ *   raw      a block as the rest of the allocator knows it; `start` is its first byte. Guard mode hands out an
+ *            address inside it, `start + shift`
+ *   record   what is known of one raw block: record.c
+ *   site     a home and a call stack, kept once however many blocks came from there: stack.c
+ *   startup  a site of the dynamic linker, or from before stacks could be walked: see leaks.c
+ *
+ * Locks, all leaves (nothing is taken while one is held, and none is held while a block is allocated or freed, a
+ * stack walked or a symbol looked up): the stripes of the table of records, sites, quarantine, the arena below
+ * them all. fork holds all of them. The lock of the leak report is none: leaks.c.
  */
 #ifndef NA_RECORD_H
 #define NA_RECORD_H

@@ -4,7 +4,7 @@
  *
  * Walking is left to the compiler's runtime (_Unwind_Backtrace): it needs no frame pointers, and glibc 2.35 and
  * later answer it without a lock. The runtime is loaded when a mode wants stacks and not linked, so that other
- * programs do not carry it. It may allocate, and so may the loader: na_watch_busy keeps those blocks from being
+ * programs do not carry it. It may allocate, and so may the loader: na_unhooked keeps those blocks from being
  * watched, which ends the recursion. Names come from dladdr, the program's exported symbols; for all others a report
  * gives module and address for addr2line.
  *
@@ -13,12 +13,11 @@
  * Threads: buckets are read without a lock and changed under `lock`, a leaf above the arena's.
  */
 #define _GNU_SOURCE
-#include "api/fork.h"
+#include "heap/hooks.h"
 #include "modes/arena.h"
 #include "modes/guard.h"
 #include "modes/out.h"
 #include "modes/stack.h"
-#include "modes/watch.h"
 #include "os/os.h"
 
 #include <errno.h>
@@ -31,7 +30,7 @@
 enum { BUCKETS = 1 << 14, OWN_FUNCTIONS_DEEP = 8 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static NA_SPARSE _Atomic(na_site *) bucket[BUCKETS];
+static _Atomic(na_site *) bucket[BUCKETS];
 static _Atomic(na_site *) youngest;
 
 typedef _Unwind_Reason_Code (*trace_function)(struct _Unwind_Context *context, void *data);
@@ -41,8 +40,8 @@ static void *(*enclosing_call)(void *pc);
 static _Atomic(bool) tried; /* before, stacks are empty because it is too early */
 
 void na_stack_init(void) {
-    bool before = na_watch_busy;
-    na_watch_busy = true;
+    bool before = na_unhooked;
+    na_unhooked = true;
     void *runtime = dlopen("libgcc_s.so.1", RTLD_NOW | RTLD_LOCAL);
     if (runtime != NULL) {
         ip_call = (_Unwind_Ptr(*)(struct _Unwind_Context *))dlsym(runtime, "_Unwind_GetIP");
@@ -52,7 +51,7 @@ void na_stack_init(void) {
     }
     if (backtrace_call == NULL) os_message("numalloc: call stacks are not recorded: libgcc_s.so.1 can't be loaded\n");
     atomic_store_explicit(&tried, true, memory_order_release);
-    na_watch_busy = before;
+    na_unhooked = before;
 }
 
 /* ---- sites --------------------------------------------------------------------------------------------- */
@@ -112,11 +111,11 @@ static na_site *insert(_Atomic(na_site *) *at, uint64_t hash, const walk *stack,
 
 __attribute__((noinline)) na_site *na_site_here(int node) {
     walk stack = {.first = true};
-    if (atomic_load_explicit(&tried, memory_order_acquire) && backtrace_call != NULL && !na_watch_busy) {
+    if (atomic_load_explicit(&tried, memory_order_acquire) && backtrace_call != NULL && !na_unhooked) {
         int saved = errno;
-        na_watch_busy = true;
+        na_unhooked = true;
         (void)backtrace_call(step, &stack);
-        na_watch_busy = false;
+        na_unhooked = false;
         errno = saved;
     }
     uint64_t hash = hash_of(&stack, node);
@@ -136,8 +135,8 @@ static bool own_function(const void *start) {
     const void *const own[] = {(void *)numalloc,         (void *)numalloc_calloc,      (void *)numalloc_realloc,
                                (void *)numalloc_aligned, (void *)numalloc_request,     (void *)numalloc_onnode,
                                (void *)numalloc_free,    (void *)numalloc_interleaved, (void *)numalloc_blocked,
-                               (void *)na_watch_here,    (void *)na_watch_alloc,       (void *)na_watch_realloc,
-                               (void *)na_watch_free,    (void *)na_guard_free,        (void *)na_guard_realloc};
+                               (void *)na_modes.alloc,   (void *)na_modes.alloc_here,  (void *)na_modes.realloc,
+                               (void *)na_modes.free,    (void *)na_guard_free,        (void *)na_guard_realloc};
     for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
         if (start == own[i]) return true;
     return false;

@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static NA_SPARSE na_path leaks, profile, audit, audit_then;
+static na_path leaks, profile, audit, audit_then;
 na_options na_opt = {.leaks = leaks, .profile = profile, .audit = audit, .audit_then = audit_then};
 
 extern char **environ;

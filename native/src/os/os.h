@@ -19,12 +19,6 @@
 
 #pragma GCC visibility push(hidden)
 
-/* A large table of which most processes write little or nothing: the linker puts it behind the variables that all write,
- * so that these share few pages. */
-#define NA_SPARSE __attribute__((section(".bss.sparse")))
-/* One whose first bytes all processes write: it comes before those. */
-#define NA_SPARSE_BUT_FIRST __attribute__((section(".bss.partly")))
-
 typedef numalloc_nodemask_t na_nodeset; /* bit i: node id i */
 
 /* A set of logical CPUs, same layout as the kernel's; CPU numbers below NA_MAX_CPUS. */
@@ -83,6 +77,10 @@ int os_query_pages(const void *address, size_t count, int *status);
  * os_query_pages, afterwards. why[i] (why may be NULL): errno where a page is there and not on `node`, else 0. */
 int os_move_pages(void *address, size_t count, int node, int *status, int *why);
 
+/* How many of the range's bytes are in pages that are in memory, so that touching them takes no more. Makes no call
+ * about placement. ENOMEM: not all of it is mapped. */
+int os_resident(const void *address, size_t bytes, size_t *resident);
+
 int os_can_bind(void);  /* probed once: 0, or what the kernel answered */
 int os_can_query(void); /* likewise */
 
@@ -102,7 +100,7 @@ enum na_thp_mode { NA_THP_NEVER, NA_THP_MADVISE, NA_THP_ALWAYS };
 int os_thp_mode(enum na_thp_mode *mode);
 
 /* Replaces a committed range by explicit huge pages of `page` bytes (2 MiB or 1 GiB; address and bytes
- * multiples of it) on `node`, populated; on failure the range is normal committed memory again, with policy
+ * multiples of it) on `node` (-1: on any), populated; on failure the range is normal committed memory again, with policy
  * lost (caller binds again). ENOMEM: the node's pool is short. ENOTRECOVERABLE: it can't be made normal again and
  * must not be touched. */
 int os_map_hugetlb(void *address, size_t bytes, size_t page, int node);

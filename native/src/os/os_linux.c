@@ -236,6 +236,20 @@ int os_query_pages(const void *address, size_t count, int *status) {
     return error;
 }
 
+int os_resident(const void *address, size_t bytes, size_t *resident) {
+    enum { AT_ONCE = 1024 };
+    unsigned char in_memory[AT_ONCE];
+    size_t page = os_page_size();
+    *resident = 0;
+    for (size_t done = 0, now; done < bytes; done += now) {
+        now = bytes - done < AT_ONCE * page ? bytes - done : AT_ONCE * page;
+        int error = RESULT(mincore((char *)(uintptr_t)address + done, now, in_memory));
+        if (error != 0) return error;
+        for (size_t i = 0; i < now / page; i++) *resident += (in_memory[i] & 1) * page;
+    }
+    return 0;
+}
+
 enum { MOVE_BATCH = 512 }; /* larger, since each call is dear */
 
 /* One call for the pages `which` of a batch; whatever it says of each is noted in `why`. */
@@ -407,8 +421,8 @@ int os_map_hugetlb(void *address, size_t bytes, size_t page, int node) {
                     MAP_FIXED | MAP_HUGETLB | (int)((unsigned)shift << MAP_HUGE_SHIFT), &got);
     if (error == 0) {
         na_nodeset home = {{0}};
-        home.word[node >> 6] |= (uint64_t)1 << (node & 63);
-        error = os_can_bind() == 0 ? os_bind(address, bytes, NA_BIND_STRICT, &home) : 0;
+        if (node >= 0) home.word[node >> 6] |= (uint64_t)1 << (node & 63);
+        error = node >= 0 && os_can_bind() == 0 ? os_bind(address, bytes, NA_BIND_STRICT, &home) : 0;
         /* A pool short of pages on this node would raise SIGBUS at the touch; populating tells now. Without
          * MADV_POPULATE_WRITE there is no safe way to find out. */
         if (error == 0) error = RESULT(madvise(address, bytes, MADV_POPULATE_WRITE));

@@ -15,18 +15,17 @@
 #include <stddef.h>
 #include <string.h>
 
-NA_SPARSE_BUT_FIRST na_topology na_topo;
+na_topology na_topo;
 
 enum { PATH = 256, TEXT = 65536 };
 
 static char root_path[PATH];
 static char *text;         /* TEXT bytes for the file that is read right now, while na_topology_init runs */
 static bool without_sysfs; /* no list of nodes: one node, made up */
-static int online_count;
-static NA_SPARSE int16_t position_of[NUMALLOC_MAX_NODES]; /* node id -> row of `distances` */
-static uint8_t *distances;                                /* online_count squared, by position */
-static int16_t *neighbours;                               /* node_count squared, by index */
-static void *tables;                                      /* memory of both */
+static int16_t position_of[NUMALLOC_MAX_NODES]; /* node id -> row of `distances` */
+static uint8_t *distances;                      /* online_count squared, by position */
+static int16_t *neighbours;                     /* node_count squared, by index */
+static void *tables;                            /* memory of both */
 static size_t tables_bytes;
 
 /* ---- parsing ---------------------------------------------------------------------------------------- */
@@ -130,11 +129,11 @@ static void all_cpus_on(int node) {
 /* ---- distances ---------------------------------------------------------------------------------------- */
 
 static void read_distances(int node) {
-    uint8_t *row = distances + position_of[node] * online_count;
-    for (int i = 0; i < online_count; i++) row[i] = i == position_of[node] ? 10 : 20; /* ACPI's defaults */
+    uint8_t *row = distances + position_of[node] * na_topo.online_count;
+    for (int i = 0; i < na_topo.online_count; i++) row[i] = i == position_of[node] ? 10 : 20; /* ACPI's defaults */
     if (read_of_node(node, "/distance", text, TEXT) != 0) return;
     const char *c = text;
-    for (int i = 0; i < online_count; i++) { /* one number per online node, ascending */
+    for (int i = 0; i < na_topo.online_count; i++) { /* one number per online node, ascending */
         while (*c == ' ') c++;
         if (*c < '0' || *c > '9') return;
         unsigned value = 0;
@@ -146,7 +145,7 @@ static void read_distances(int node) {
 int na_topology_distance(int from, int to) {
     if (!nodeset_has(&na_topo.online, from) || !nodeset_has(&na_topo.online, to)) return -1;
     if (distances == NULL) return from == to ? 10 : 20;
-    return distances[position_of[from] * online_count + position_of[to]];
+    return distances[position_of[from] * na_topo.online_count + position_of[to]];
 }
 
 /* Allowed nodes by distance from node id `from`, ties by id: insertion sort, node counts are small. */
@@ -166,7 +165,7 @@ static void sort_neighbours(int from, int16_t *row) {
 
 /* The order when there was no memory for tables (or one node): by index, round from the node itself. Twice all
  * indexes in a row, so that any start has node_count entries behind it. */
-static NA_SPARSE int16_t round_order[2 * NUMALLOC_MAX_NODES];
+static int16_t round_order[2 * NUMALLOC_MAX_NODES];
 
 const int16_t *na_topology_neighbours(int from) {
     return neighbours != NULL ? neighbours + from * na_topo.node_count : round_order + from;
@@ -214,10 +213,10 @@ void na_topology_init(const char *root) {
     text = memory;
     find_nodes();
 
-    online_count = 0;
+    na_topo.online_count = 0;
     for (int node = nodeset_next(&na_topo.online, 0); node >= 0; node = nodeset_next(&na_topo.online, node + 1)) {
-        if (position_of[node] != online_count) position_of[node] = (int16_t)online_count;
-        online_count++;
+        if (position_of[node] != na_topo.online_count) position_of[node] = (int16_t)na_topo.online_count;
+        na_topo.online_count++;
         if (!nodeset_has(&na_topo.allowed, node)) continue;
         if (na_topo.index_of[node] != na_topo.node_count) na_topo.index_of[node] = (int16_t)na_topo.node_count;
         if (na_topo.node_id[na_topo.node_count] != node) na_topo.node_id[na_topo.node_count] = node;
@@ -227,7 +226,7 @@ void na_topology_init(const char *root) {
     }
 
     size_t page = os_page_size();
-    size_t square = (size_t)online_count * (size_t)online_count;
+    size_t square = (size_t)na_topo.online_count * (size_t)na_topo.online_count;
     size_t table =
         (square + (size_t)na_topo.node_count * (size_t)na_topo.node_count * sizeof *neighbours + 16 + page - 1) &
         ~(page - 1);
@@ -237,7 +236,7 @@ void na_topology_init(const char *root) {
     neighbours = NULL;
     for (int i = 1; i < 2 * na_topo.node_count; i++)
         if (round_order[i] != i % na_topo.node_count) round_order[i] = (int16_t)(i % na_topo.node_count);
-    if (online_count > 1 && os_map(table, &tables) == 0) {
+    if (na_topo.online_count > 1 && os_map(table, &tables) == 0) {
         tables_bytes = table;
         neighbours = tables;
         distances = (uint8_t *)(neighbours + na_topo.node_count * na_topo.node_count);

@@ -18,6 +18,7 @@ typedef struct na_cpu {
  * for nodes and CPUs that exist, and only if that changes them: where node 0 is the only one, those of CPUs alone. */
 typedef struct na_topology {
     int node_count;              /* allowed nodes with memory, >= 1 */
+    int online_count;            /* nodes of the machine; 1: every page is on it, so the kernel is not told where */
     int cpu_limit;               /* known CPUs are below */
     uint64_t largest_node_bytes; /* memory of the largest allowed node */
     na_nodeset online;           /* all node ids that exist */

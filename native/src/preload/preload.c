@@ -12,8 +12,9 @@
  * <malloc.h> is not included: which of these it declares, and with which types, depends on glibc's version.
  */
 #define _GNU_SOURCE
+#include "api/api.h"
+#include "api/init.h"
 #include "heap/fast.h"
-#include "heap/thread.h"
 #include "os/options.h"
 #include "os/topology.h"
 #include "preload/preload.h"
@@ -32,7 +33,7 @@ extern void *__libc_realloc(void *ptr, size_t size);
 
 static bool foreign(const void *ptr) { return (uintptr_t)ptr - na_base >= na_reserved; }
 
-NUMALLOC_API void *malloc(size_t size) { return na_alloc_fast(size); }
+NUMALLOC_API void *malloc(size_t size) { return na_alloc_any(size); }
 
 static __attribute__((noinline)) void free_rest(na_span *span, void *ptr) {
     if (foreign(ptr)) __libc_free(ptr);

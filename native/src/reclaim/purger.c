@@ -10,9 +10,9 @@
  * Threads: `running` is atomic, the rest is the regions' under their locks.
  */
 #include "heap/ended.h"
+#include "heap/hooks.h"
 #include "large/kept.h"
 #include "large/mixed.h"
-#include "modes/watch.h"
 #include "os/options.h"
 #include "reclaim/purger.h"
 #include "space/region.h"
@@ -61,11 +61,11 @@ void na_purger_start(void) {
     int64_t delay = __atomic_load_n(&na_opt.purge_delay_ms, __ATOMIC_RELAXED);
     if (!na_opt.purger || delay == NA_PURGE_NEVER || atomic_load(&running) || atomic_exchange(&running, true)) return;
     int saved = errno;
-    bool before = na_watch_busy;
-    na_watch_busy = true; /* what the thread is made of is no block of the program's */
+    bool before = na_unhooked;
+    na_unhooked = true; /* what the thread is made of is no block of the program's */
     /* Without it memory comes back as slow paths pass by. */
     if (os_ticker_start((uint64_t)delay + 1, tick) != 0) atomic_store(&running, false);
-    na_watch_busy = before;
+    na_unhooked = before;
     errno = saved;
 }
 

@@ -15,7 +15,6 @@
  * Threads: the globals are set once by na_regions_reserve and constant afterwards; a region by its lock.
  */
 #include "heap/thread.h"
-#include "modes/watch.h"
 #include "os/options.h"
 #include "os/topology.h"
 #include "space/dirty.h"
@@ -33,6 +32,8 @@ na_span **na_map;
 uint64_t *na_dirty;
 na_region *na_regions;
 int na_region_count;
+bool na_secure;
+_Atomic(uint64_t) *na_live;
 
 enum {
     NA_REGION_SHIFT_MIN = 26, /* 64 MiB */
@@ -159,7 +160,8 @@ static void advise(const na_region *region, uintptr_t start, size_t bytes) {
 }
 
 static int set_policy(const na_region *region, uintptr_t start, size_t bytes) {
-    if (region->node_index < 0 || os_can_bind() != 0) return 0; /* first touch; strict requests refuse */
+    /* Where the kernel allows no binding, pages are where they are first touched, and strict requests are refused. */
+    if (region->node_index < 0 || na_topo.online_count == 1 || os_can_bind() != 0) return 0;
     na_nodeset home = nodeset_single(region->node);
     int error = os_bind((void *)start, bytes, NA_BIND_PREFERRED, &home);
     if (error == EPERM || error == ENOSYS) return 0; /* a filter that looks at arguments: as without os_can_bind */

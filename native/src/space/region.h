@@ -10,11 +10,12 @@
 
 #pragma GCC visibility push(hidden)
 
-extern uintptr_t na_base;          /* first byte of the reservation */
-extern uintptr_t na_reserved;      /* its bytes, 0 before na_init */
-extern unsigned na_shift;          /* log2 bytes of a region */
-extern na_span **na_map;           /* slice -> descriptor */
-extern _Atomic(uint64_t) *na_live; /* NUMALLOC_SECURE: a bit per 16 bytes, see secure.c; NULL without */
+extern uintptr_t na_base;     /* first byte of the reservation */
+extern uintptr_t na_reserved; /* its bytes, 0 before na_init */
+extern unsigned na_shift;     /* log2 bytes of a region */
+extern na_span **na_map;      /* slice -> descriptor */
+extern bool na_secure;        /* NUMALLOC_SECURE: sealed lists, random order, see heap/secure.c; set before reserving */
+extern _Atomic(uint64_t) *na_live; /* secure: see live.h; NULL without */
 extern na_region *na_regions;
 extern int na_region_count; /* 2 * nodes + 1 */
 

@@ -11,6 +11,7 @@
 
 #include "numa_alloc.h"
 
+#pragma weak numalloc_node_count
 #pragma weak numalloc_node_of
 #pragma weak numalloc_stats
 #pragma weak numalloc_stats_json

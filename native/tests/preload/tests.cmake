@@ -31,7 +31,7 @@ endfunction()
 
 preload_library(early early.c)
 preload_library(own_malloc own_malloc.c)
-foreach(program calls start forks thread_end signals foreign few_pages)
+foreach(program calls start forks thread_end signals foreign filtered)
   preload_program(${program} ${program}.c)
   preload_test(${program} ${program})
 endforeach()
@@ -39,8 +39,10 @@ foreach(program start forks thread_end)
   target_link_libraries(preload_${program} PRIVATE early)
 endforeach()
 target_link_libraries(preload_foreign PRIVATE own_malloc)
-set_tests_properties(preload_few_pages PROPERTIES SKIP_RETURN_CODE 77
-  ENVIRONMENT "LD_PRELOAD=$<TARGET_FILE:numalloc_preload>;NUMALLOC_PURGE_DELAY=100")
+preload_test(filtered_huge filtered filter_after_the_start)
+set_tests_properties(preload_filtered_huge PROPERTIES
+  ENVIRONMENT "LD_PRELOAD=$<TARGET_FILE:numalloc_preload>;NUMALLOC_HUGEPAGES=2M")
+set_tests_properties(preload_filtered preload_filtered_huge PROPERTIES SKIP_RETURN_CODE 77)
 # Programs that fork, start and end threads, and call everything, in secure mode.
 preload_test(calls_secure calls)
 preload_test(thread_end_secure thread_end)

@@ -6,7 +6,6 @@
 #define NA_SECURE_H
 
 #include "heap/heap.h"
-#include "space/region.h"
 #include "types.h"
 
 #pragma GCC visibility push(hidden)
@@ -15,34 +14,6 @@ void na_secure_init(void);                         /* after the options are read
 void na_secure_fork(void);                         /* child: other random numbers than the parent's */
 size_t na_secure_heap_bytes(void);                 /* what each heap needs beside itself; 0: the mode is off */
 void na_secure_equip(na_heap *heap, void *memory); /* zeroed, of that size */
-
-/* ---- the live map ------------------------------------------------------------------------------------------ */
-
-static inline uint64_t na_live_bit(const void *block, size_t *word) {
-    size_t granule = ((uintptr_t)block - na_base) / NA_GRANULE;
-    *word = granule >> 6;
-    return (uintptr_t)block % NA_GRANULE == 0 ? UINT64_C(1) << (granule & 63) : 0;
-}
-
-/* Of addresses in the reservation. */
-static inline bool na_live_at(const void *block) {
-    size_t word;
-    uint64_t bit = na_live_bit(block, &word);
-    return (atomic_load_explicit(&na_live[word], memory_order_relaxed) & bit) != 0;
-}
-/* false: it was live. */
-static inline bool na_live_begin(const void *block) {
-    size_t word;
-    uint64_t bit = na_live_bit(block, &word);
-    return (atomic_fetch_or_explicit(&na_live[word], bit, memory_order_relaxed) & bit) == 0;
-}
-/* Of any address. true for one caller alone, who owns the block from now on; false: it was not live. */
-static inline bool na_live_claim(const void *block) {
-    if ((uintptr_t)block - na_base >= na_reserved || !na_live_at(block)) return false; /* the map may be closed there */
-    size_t word;
-    uint64_t bit = na_live_bit(block, &word);
-    return (atomic_fetch_and_explicit(&na_live[word], ~bit, memory_order_relaxed) & bit) != 0;
-}
 
 /* ---- lists ------------------------------------------------------------------------------------------------- */
 

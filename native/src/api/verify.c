@@ -1,48 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * debug.c: what happens on misuse, and the check of all invariants.
+ * verify.c: numalloc_verify, the check of all invariants.
  *
- * Threads: na_misuse any; numalloc_verify wants the other threads out of the allocator.
+ * Threads: wants the other threads out of the allocator.
  */
-#include "api/debug.h"
-#include "api/fork.h"
+#include "api/init.h"
 #include "heap/heap.h"
+#include "heap/hooks.h"
 #include "heap/page.h"
 #include "heap/remote.h"
+#include "heap/secure.h"
 #include "heap/thread.h"
-#include "modes/secure.h"
-#include "modes/watch.h"
-#include "os/options.h"
 #include "space/dirty.h"
+#include "space/live.h"
 #include "space/region.h"
 #include "types.h"
 
 #include <errno.h>
-#include <stdio.h>
-
-void na_misuse_more(const char *call, const void *address, const char *what, const char *remedy,
-                    void (*more)(const void *data), const void *data) {
-    int saved = errno;
-    os_message("numalloc: %s(%p): the address %s; remedy: %s\n", call, address, what, remedy);
-    if (more != NULL) more(data);
-    if (na_opt.on_error == NA_ON_ERROR_ABORT) os_abort();
-    errno = saved;
-}
-
-void na_misuse(const char *call, const void *address, const char *what, const char *remedy) {
-    na_misuse_more(call, address, what, remedy, NULL, NULL);
-}
-
-void na_list_damaged(const na_span *page, const na_block *block, uint32_t lost, const char *where) {
-    atomic_fetch_add_explicit(&na_regions[page->region].lost_blocks, lost, memory_order_relaxed);
-    char what[240];
-    (void)snprintf(what, sizeof what,
-                   "is a free block of %u bytes whose link was overwritten, in %s of the page at %p; free blocks given "
-                   "up: %u",
-                   page->block_size, where, (void *)page->start, lost);
-    na_misuse("numalloc", block, what,
-              "do not write to a block after it is freed; NUMALLOC_GUARD=1 or -fsanitize=address finds where");
-}
 
 /* Reports and counts a broken invariant. */
 static int broken(const char *what, const na_region *region, const na_span *span) {
@@ -247,7 +221,7 @@ static int check_resting(const na_region *region) {
 
 int numalloc_verify(void) {
     if (!na_init()) return errno;
-    int bad = na_watched && !na_watch_verify() ? 1 : 0;
+    int bad = na_hooked && !na_modes.verify() ? 1 : 0;
     for (int i = 0; i < na_region_count; i++) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;

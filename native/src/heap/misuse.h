@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * debug.h: misuse and damage.
+ * misuse.h: what is said of the caller's mistakes.
  */
-#ifndef NA_DEBUG_H
-#define NA_DEBUG_H
+#ifndef NA_MISUSE_H
+#define NA_MISUSE_H
 
 #include "types.h"
 

@@ -21,21 +21,17 @@
  *
  * Threads: live bits are atomic; keys constant after na_secure_init; a shelf by its heap's owner.
  */
-#include "api/debug.h"
 #include "heap/heap.h"
+#include "heap/misuse.h"
 #include "heap/page.h"
 #include "heap/remote.h"
+#include "heap/secure.h"
 #include "heap/thread.h"
-#include "modes/secure.h"
-#include "modes/watch.h"
-#include "os/options.h"
+#include "space/live.h"
 #include "space/region.h"
 #include "types.h"
 
 #include <string.h>
-
-bool na_secure;
-_Atomic(uint64_t) *na_live;
 
 static uint64_t keys[5];
 
@@ -61,9 +57,7 @@ typedef struct na_shelf {
 } na_shelf;
 
 void na_secure_init(void) {
-    if (!na_opt.secure) return;
     for (unsigned i = 0; i < sizeof keys / sizeof keys[0]; i++) keys[i] = os_random();
-    na_secure = true;
 }
 
 /* ---- random numbers -------------------------------------------------------------------------------------- */

@@ -1,25 +1,24 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * watch.c: owns the waist through which the modes see every block: leaks, heap profile, guard. One function where a
- * block goes to the user, one where it is resized, one where it comes back; api.c calls them from its slow paths.
+ * hooks.c: owns the table na_modes, through which the modes see every block: leaks, heap profile, guard. One function
+ * where a block goes to the user, one where it is resized, one where it comes back; api.c calls them from its slow paths.
  *
- * Invariants. Nothing of ours runs in the normal mode: na_watched is false and no table exists. While it is set no
+ * Invariants. Nothing here runs in the normal mode: na_hooked is false and no table exists. While it is set no
  * thread has a heap in na_self, so the fast paths miss and every call comes here. Sizes in records are those asked
- * for. A thread that is inside the unwinder or the dynamic linker on our behalf (na_watch_busy) gets unwatched
+ * for. A thread that is inside the unwinder or the dynamic linker on our behalf (na_unhooked) gets unwatched
  * blocks: they are the modes' own. A record is taken out before its block goes back, so that the next owner of the
  * address finds none.
  *
- * Threads: na_watched is constant after na_init; the rest is per thread, or in the files below.
+ * Threads: na_hooked is constant after na_init; the rest is per thread, or in the files below.
  */
 #include "api/api.h"
-#include "api/fork.h"
+#include "heap/hooks.h"
 #include "modes/arena.h"
 #include "modes/guard.h"
 #include "modes/leaks.h"
 #include "modes/profile.h"
 #include "modes/record.h"
 #include "modes/stack.h"
-#include "modes/watch.h"
 #include "os/options.h"
 #include "os/os.h"
 #include "space/region.h"
@@ -29,23 +28,20 @@
 
 #define TLS _Thread_local __attribute__((tls_model("initial-exec")))
 
-bool na_watched;
-TLS bool na_watch_busy;
 static TLS uint32_t thread_id;
 
 static bool leaks, profile, guard;
 
-int na_watch_init(void) {
+static bool init(void) {
     leaks = na_opt.leaks[0] != '\0';
     profile = na_opt.profile[0] != '\0';
     guard = na_opt.guard != NA_GUARD_OFF;
-    if (!leaks && !profile && !guard) return 0;
-    int error = na_records_init();
-    na_watched = error == 0;
-    return error;
+    if (!leaks && !profile && !guard) return true;
+    na_hooked = na_records_init() == 0;
+    return na_hooked;
 }
 
-void na_watch_start(void) {
+static void start(void) {
     if (leaks || profile) na_stack_init();
 }
 
@@ -74,8 +70,8 @@ static bool note(void *user, na_record *record) {
     return (record->flags & NA_RECORD_GUARDED) == 0;
 }
 
-void *na_watch_alloc(const numalloc_request_t *request) {
-    if (na_watch_busy) return na_request(request);
+static void *hook_alloc(const numalloc_request_t *request) {
+    if (na_unhooked) return na_request(request);
     na_record record = {.size = request->size};
     void *user = guard ? na_guard_alloc(request, &record) : na_request(request);
     if (user == NULL && guard && errno == ENOMEM) { /* what the quarantine holds may be what is missing */
@@ -87,12 +83,12 @@ void *na_watch_alloc(const numalloc_request_t *request) {
     return na_request(request);
 }
 
-void *na_watch_here(size_t size, size_t align, unsigned flags) {
+static void *alloc_here(size_t size, size_t align, unsigned flags) {
     numalloc_request_t request = {.size = size, .align = align, .flags = flags};
-    return na_watch_alloc(&request);
+    return hook_alloc(&request);
 }
 
-void na_watch_free(void *ptr, const char *call) {
+static void hook_free(void *ptr, const char *call) {
     uintptr_t start = na_block_start(ptr);
     if (start != 0 && guard) {
         na_guard_free(start, ptr, call);
@@ -105,7 +101,7 @@ void na_watch_free(void *ptr, const char *call) {
 }
 
 /* One block freed and another allocated, as far as the modes are concerned. */
-void *na_watch_realloc(void *ptr, size_t size) {
+static void *hook_realloc(void *ptr, size_t size) {
     uintptr_t start = na_block_start(ptr);
     if (start != 0 && guard) return na_guard_realloc(start, ptr, size);
     na_record record;
@@ -117,11 +113,11 @@ void *na_watch_realloc(void *ptr, size_t size) {
         return NULL;
     }
     if (had && (record.flags & NA_RECORD_SAMPLED) != 0) na_profile_gone(record.site, record.size);
-    if (!na_watch_busy) (void)note(moved, &(na_record){.size = size});
+    if (!na_unhooked) (void)note(moved, &(na_record){.size = size});
     return moved;
 }
 
-bool na_watch_describe(numalloc_block_info_t *info) {
+static bool describe(numalloc_block_info_t *info) {
     na_record record;
     if (!guard || !na_record_look((uintptr_t)info->start, &record)) return true;
     info->start = (void *)(record.start + record.shift);
@@ -129,19 +125,19 @@ bool na_watch_describe(numalloc_block_info_t *info) {
     return (record.flags & NA_RECORD_FREED) == 0;
 }
 
-bool na_watch_verify(void) { return !guard || na_guard_check("numalloc_verify", false); }
+static bool verify(void) { return !guard || na_guard_check("numalloc_verify", false); }
 
 static void write_reports(void) {
     if (leaks) na_leaks_exit();
     if (profile) na_profile_exit();
 }
 
-void na_watch_cleanup(bool report) {
+static void cleanup(bool report) {
     if (guard) na_guard_drain();
     if (report) write_reports();
 }
 
-void na_watch_fork(int step) {
+static void hook_fork(int step) {
     static void (*const parts[])(int) = {na_record_fork, na_site_fork, na_guard_fork, na_arena_fork};
     enum { PARTS = sizeof parts / sizeof parts[0] };
     for (int i = 0; i < PARTS; i++) parts[step == NA_FORK_PREPARE ? i : PARTS - 1 - i](step);
@@ -151,8 +147,21 @@ void na_watch_fork(int step) {
     na_leaks_fork();
 }
 
+const na_hooks na_modes = {
+    .init = init,
+    .start = start,
+    .alloc = hook_alloc,
+    .alloc_here = alloc_here,
+    .realloc = hook_realloc,
+    .free = hook_free,
+    .describe = describe,
+    .verify = verify,
+    .cleanup = cleanup,
+    .fork = hook_fork,
+};
+
 __attribute__((destructor)) static void at_exit(void) {
-    if (!na_watched) return;
+    if (!na_hooked) return;
     if (guard) (void)na_guard_check("exit", true);
     write_reports();
 }
