@@ -151,7 +151,7 @@ typedef struct na_span {
     _Alignas(64) na_list free;   /* page: free blocks */
     uint64_t frees;              /* page: blocks freed ever, as its owner has seen it */
     uint32_t attention;          /* page: a free that makes this many free blocks needs care; 0: none does */
-    uint32_t carved;             /* page: blocks that were ever linked */
+    uint32_t carved;             /* page: blocks that were ever linked; others have been given to nobody */
     uint32_t capacity;           /* page: blocks it can hold */
     uint8_t full;                /* page: it is in the heap's full queue */
     uint8_t idle;                /* page: it is in the heap's idle list */

@@ -55,6 +55,12 @@ static unsigned two_bytes(void) {
     return low | byte() << 8;
 }
 
+/* From all 64 bits. What could be had is made short, as strict requests and calloc() would touch it all. */
+static size_t any_size(void) {
+    size_t size = ((size_t)1 << byte() % 64) + ((size_t)two_bytes() << byte() % 48) - byte() % 3;
+    return size <= na_size_max ? size % (4u << 20) : size;
+}
+
 /* Mostly small; also around powers of two and classes, large, and impossible. */
 static size_t some_size(void) {
     unsigned kind = byte();
@@ -68,7 +74,7 @@ static size_t some_size(void) {
     case 6: return ((size_t)(byte() % 64) << 16) + byte() % 3 - 1;
     default:
         if (kind < 240) return class_to_size(byte() % NA_CLASSES) + byte() % 3 - 1;
-        return SIZE_MAX - ((size_t)two_bytes() << byte() % 48);
+        return any_size();
     }
 }
 
@@ -114,7 +120,7 @@ static void set_slot(struct slot *s, unsigned char *p, size_t size) {
 static void take(struct slot *s, void *p, size_t size, size_t align, bool strict) {
     if (p == NULL) {
         REQUIRE(errno == ENOMEM || errno == ENODEV || (strict && (errno == EPERM || errno == ENOSYS)));
-        REQUIRE(may_fail || size > PTRDIFF_MAX / 2 || size + align > (size_t)1 << (na_shift - 1));
+        REQUIRE(may_fail || size > na_size_max || size + align > (size_t)1 << (na_shift - 1));
         return;
     }
     REQUIRE(size <= PTRDIFF_MAX && (uintptr_t)p % (align > 16 ? align : 16) == 0);
@@ -211,7 +217,7 @@ static void request(struct slot *s) {
     numalloc_nodemask_t mask = {{1 + flags / 8 % 3}};
     numalloc_request_t r = {.policy = (int)(shape % 4), .flags = flags % 8, .node = (int)(shape / 4 % 2)};
     r.size = some_size();
-    if (r.flags != 0 && r.size > (4u << 20) && r.size < SIZE_MAX / 2) r.size %= 4u << 20; /* they touch it all */
+    if (r.flags != 0 && r.size > (4u << 20) && r.size <= na_size_max) r.size %= 4u << 20; /* they touch it all */
     if (shape & 8) r.align = (size_t)1 << byte() % 24;
     if (shape & 16) r.nodes = &mask;
     if (shape & 32) r.stripe = two_bytes() * (size_t)64;
@@ -245,7 +251,7 @@ static void reallocate(struct slot *s) {
         return;
     }
     check_slot(s);
-    if (live + size > LIVE_MAX && size <= PTRDIFF_MAX) size %= 100000;
+    if (live + size > LIVE_MAX && size <= na_size_max) size %= 100000;
     unsigned char *moved = numalloc_realloc(s->p, size);
     if (size == 0) {
         REQUIRE(moved == NULL);
@@ -255,6 +261,7 @@ static void reallocate(struct slot *s) {
         REQUIRE(errno == ENOMEM || errno == ENODEV || errno == EPERM || errno == ENOSYS);
         check_slot(s);
     } else {
+        REQUIRE(numalloc_usable_size(moved) >= size);
         check_range(s, moved, size < s->size ? size : s->size);
         live -= s->size;
         set_slot(s, moved, size);

@@ -216,6 +216,22 @@ static void statistics_do_not_trust_a_block(void) {
     CHECK_EQUAL(code, 0);
 }
 
+/* The contract: of the caller's own pages the fast path takes any pointer. numalloc_verify looks; the modes refuse. */
+static void free_inside_own_page(void) {
+    char *p = numalloc(100);
+    numalloc_free(p + 16);
+    _exit(numalloc_verify() == 0 ? 5 : 0);
+}
+
+static void verify_notices_a_free_of_an_inner_pointer(void) {
+    if (getenv("NUMALLOC_SECURE") != NULL) {
+        aborts_with(free_inside_own_page, "numalloc_free", "not the start", "the pointer that the allocation returned");
+        return;
+    }
+    CHECK_EQUAL(check_child(free_inside_own_page, text, sizeof text), 0);
+    CHECK(strstr(text, "freed by a pointer into it") != NULL);
+}
+
 static const check_case cases[] = {
     {"double_frees_abort", double_frees_abort},
     {"foreign_frees_abort", foreign_frees_abort},
@@ -224,6 +240,7 @@ static const check_case cases[] = {
     {"warn_mode_goes_on", warn_mode_goes_on},
     {"contents_never_look_free", contents_never_look_free},
     {"verify_notices_a_write_after_free", verify_notices_a_write_after_free},
+    {"verify_notices_a_free_of_an_inner_pointer", verify_notices_a_free_of_an_inner_pointer},
     {"a_link_to_nowhere_is_not_followed", a_link_to_nowhere_is_not_followed},
     {"statistics_do_not_trust_a_block", statistics_do_not_trust_a_block},
 };

@@ -257,6 +257,21 @@ static void no_nodes_in_sysfs_is_one_node_with_all_cpus(void) {
     discover();
 }
 
+static void overcommit_limit_is_memory_and_swap(void) {
+    machine("0", "0", "0");
+    node(0, "0", 64, "10");
+    write_file("/proc/meminfo", "MemTotal:  2048 kB\nMemFree:  512 kB\nSwapTotal: 8 kB\n");
+    write_file("/proc/sys/vm/overcommit_memory", "0\n");
+    na_topology_init(root);
+    CHECK_EQUAL(na_topo.overcommit_bytes, 2056 * 1024);
+    write_file("/proc/sys/vm/overcommit_memory", "1\n");
+    na_topology_init(root);
+    CHECK(na_topo.overcommit_bytes == UINT64_MAX);
+    write_file("/proc/sys/vm/overcommit_memory", "2\n"); /* the kernel counts what is opened */
+    discover();
+    CHECK(na_topo.overcommit_bytes == UINT64_MAX);
+}
+
 static void again_gives_the_same(void) {
     machine("0-1", "0-1", "0-1");
     node(0, "0-1", 1000, "10 17");
@@ -315,6 +330,7 @@ static const check_case cases[] = {
     {"memory_of_a_node", memory_of_a_node},
     {"no_sysfs_is_one_node", no_sysfs_is_one_node},
     {"no_nodes_in_sysfs_is_one_node_with_all_cpus", no_nodes_in_sysfs_is_one_node_with_all_cpus},
+    {"overcommit_limit_is_memory_and_swap", overcommit_limit_is_memory_and_swap},
     {"again_gives_the_same", again_gives_the_same},
     {"contradicting_files_leave_a_node", contradicting_files_leave_a_node},
     {"garbage_is_survived", garbage_is_survived},

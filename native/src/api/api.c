@@ -71,7 +71,7 @@ static const char *fault_of(const na_span *span, const void *ptr, const char **r
     }
     if (span->kind != NA_PAGE) return NOT_LIVE;
     size_t offset = (uintptr_t)ptr - span->start;
-    if (offset % span->block_size != 0 || offset / span->block_size >= span->capacity) {
+    if (offset % span->block_size != 0 || offset / span->block_size >= na_page_carved(span)) {
         *remedy = REMEDY_START;
         return NOT_START;
     }
@@ -139,11 +139,15 @@ static void *born(void *block) {
     return block;
 }
 
+/* The one look at a size: what passes can be rounded up and counted in slices. */
+static bool size_fits(size_t size) {
+    if (NA_LIKELY(size <= na_size_max)) return true;
+    errno = ENOMEM;
+    return false;
+}
+
 void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
-    if (size > PTRDIFF_MAX - NA_ALIGN_MAX) {
-        errno = ENOMEM;
-        return NULL;
-    }
+    if (!size_fits(size)) return NULL;
     if (size < NA_GRANULE) size = NA_GRANULE;
     size_t padded = align > NA_GRANULE ? (size + align - 1) & ~(align - 1) : size;
     if (padded > NA_BLOCK_MAX || align > NA_SLICE) {
@@ -289,10 +293,7 @@ static void *request_spread(const numalloc_request_t *request, size_t align, boo
         int index = na_topology_index_of(deal(&nodes));
         return alloc_on(index, strict, request->size, align, request->flags);
     }
-    if (request->size > PTRDIFF_MAX - NA_ALIGN_MAX) {
-        errno = ENOMEM;
-        return NULL;
-    }
+    if (!size_fits(request->size)) return NULL;
     na_placement placement = {.nodes = nodes, .policy = (uint8_t)request->policy, .strict = strict};
     if (request->policy == NUMALLOC_BLOCKED) placement.stripe = request->stripe;
     return born(na_mixed_alloc(&placement, request->size, align, request->flags));
@@ -363,10 +364,7 @@ void *na_realloc(void *ptr, size_t size) {
         errno = EINVAL;
         return NULL;
     }
-    if (size > PTRDIFF_MAX - NA_ALIGN_MAX) {
-        errno = ENOMEM;
-        return NULL;
-    }
+    if (!size_fits(size)) return NULL;
     size_t have = na_usable(span);
     bool large = span->kind == NA_LARGE && na_regions[span->region].node_index >= 0;
     if (large && size > NA_BLOCK_MAX) {
@@ -418,7 +416,7 @@ static uintptr_t start_of(const na_span *span, const void *ptr) {
     if (span->kind == NA_LARGE) return span->start;
     uint32_t index = (uint32_t)(((uintptr_t)ptr - span->start) / span->block_size);
     uintptr_t start = span->start + (uintptr_t)index * span->block_size;
-    return index < span->capacity && !is_free((void *)start) ? start : 0;
+    return index < na_page_carved(span) && !is_free((void *)start) ? start : 0;
 }
 
 uintptr_t na_block_start(const void *ptr) { return start_of(na_span_at(ptr), ptr); }

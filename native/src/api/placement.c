@@ -29,6 +29,11 @@ enum { NA_QUERY_PAGES = 1024, NA_POPULATE_CHUNK = 32 << 20 /* bytes */ };
 static uintptr_t page_floor(uintptr_t address) { return address & ~((uintptr_t)os_page_size() - 1); }
 static uintptr_t page_ceil(uintptr_t address) { return page_floor(address + os_page_size() - 1); }
 
+/* Neither NULL nor around the end of the address space, so that both ends may be rounded to pages. */
+static bool is_range(const void *ptr, size_t len) {
+    return ptr != NULL && len < UINTPTR_MAX - os_page_size() && (uintptr_t)ptr < UINTPTR_MAX - os_page_size() - len;
+}
+
 /* Calls visit with the status of up to NA_QUERY_PAGES pages at a time; stops at an error. Both ends are on pages. */
 static int each_status(uintptr_t start, uintptr_t end,
                        void (*visit)(uintptr_t start, const int *status, size_t count, void *context), void *context) {
@@ -59,7 +64,7 @@ int numalloc_page_nodes(const void *ptr, size_t len, numalloc_page_counts_t *cou
     if (counts == NULL) return EINVAL;
     *counts = (numalloc_page_counts_t){.page_size = os_page_size()};
     if (len == 0) return 0;
-    if (ptr == NULL || (uintptr_t)ptr + len < (uintptr_t)ptr) return EINVAL;
+    if (!is_range(ptr, len)) return EINVAL;
     int error = os_can_query();
     if (error != 0) return error;
     uintptr_t start = page_floor((uintptr_t)ptr), end = page_ceil((uintptr_t)ptr + len);
@@ -238,7 +243,7 @@ int numalloc_prefault(void *ptr, size_t len) {
     if (len == 0) return 0;
     uintptr_t start = (uintptr_t)ptr;
     if (!na_init()) return errno;
-    if (start == 0 || start + len < start) return EFAULT;
+    if (!is_range(ptr, len)) return EINVAL;
     if (!is_ours(start, start + len)) return na_populate(start, len, NULL, false);
     if (!within_one_block(ptr, len)) return EFAULT;
     const na_span *span = na_span_at(ptr);
@@ -263,7 +268,7 @@ int numalloc_bind_range(void *ptr, size_t len, const numalloc_nodemask_t *nodes)
     uintptr_t start = (uintptr_t)ptr, end = start + len, inside = os_page_size() - 1;
     int error = check_nodes(nodes);
     if (error != 0) return error;
-    if (start == 0 || end < start || ((start | end) & inside) != 0 || is_ours(start, end)) return EINVAL;
+    if (!is_range(ptr, len) || ((start | end) & inside) != 0 || is_ours(start, end)) return EINVAL;
     if (len == 0) return 0;
     if (na_topo.online_count == 1) return 0;
     error = os_can_bind();
@@ -309,7 +314,7 @@ int numalloc_migrate_pages(void *ptr, size_t len, const numalloc_nodemask_t *nod
     if (!na_init()) return errno;
     int error = check_nodes(nodes);
     if (error != 0 || len == 0) return error;
-    if (ptr == NULL || (uintptr_t)ptr + len < (uintptr_t)ptr || granule % page != 0) return EINVAL;
+    if (!is_range(ptr, len) || granule % page != 0) return EINVAL;
     error = os_can_query();
     if (error != 0) return error;
     uintptr_t start = page_floor((uintptr_t)ptr), end = page_ceil((uintptr_t)ptr + len);

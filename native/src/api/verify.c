@@ -161,6 +161,10 @@ static int check_cache(const na_heap *heap, unsigned class_index) {
         const na_span *page = na_span_at(block);
         if (page == NULL || !na_tag_is_page(page->tag, heap->tag_of_pages) || page->class_index != class_index)
             return broken("a cached block is of no page of its class and region", heap->region, page);
+        size_t offset = (uintptr_t)block - page->start;
+        if (offset % page->block_size != 0 || offset / page->block_size >= page->carved)
+            return broken("a cached address is not the start of a block (freed by a pointer into it?)", heap->region,
+                          page);
         if (!below(block, &next))
             return broken("a cached block lost its mark (written after free?)", heap->region, page);
         if (!count_follows(list, next)) return broken("the count of cached blocks is wrong", heap->region, page);

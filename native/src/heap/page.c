@@ -168,7 +168,7 @@ na_span *na_page_new(na_heap *heap, unsigned class_index) {
     page->free = 0;
     page->frees = 0;
     page->attention = 0;
-    page->carved = 0;
+    na_page_carved_set(page, 0);
     page->block_size = (uint32_t)block_size;
     page->capacity = (uint32_t)(na_span_bytes(page) / block_size);
     page->class_index = (uint8_t)class_index;
@@ -234,7 +234,7 @@ void na_page_carve(na_span *page) {
         na_list_push(&list, block);
     }
     page->free = list;
-    page->carved += batch;
+    na_page_carved_set(page, page->carved + batch);
     page->attention = page->carved;
 }
 

@@ -30,6 +30,11 @@ void na_queue_push(na_queue *queue, na_span *page);
 void na_queue_append(na_queue *queue, na_span *page);
 void na_queue_remove(na_queue *queue, na_span *page);
 
+/* By threads that do not own the page: those behind are no blocks. */
+static inline uint32_t na_page_carved(const na_span *page) { return __atomic_load_n(&page->carved, __ATOMIC_RELAXED); }
+static inline void na_page_carved_set(na_span *page, uint32_t carved) {
+    __atomic_store_n(&page->carved, carved, __ATOMIC_RELAXED);
+}
 static inline uint32_t na_page_used(const na_span *page) { return page->carved - na_list_count(page->free); }
 
 static inline void na_mark_free(na_block *block) { block->key = na_secret ^ (uintptr_t)block; }

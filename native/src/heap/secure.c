@@ -158,7 +158,7 @@ void na_secure_carve(na_span *page) {
         shelf->order[i] = shelf->order[other];
         shelf->order[other] = (uint16_t)(first + i);
     }
-    page->carved = page->capacity;
+    na_page_carved_set(page, page->capacity);
     for (uint32_t i = 0; i < count; i++)
         push(page, (na_block *)(page->start + (uintptr_t)shelf->order[i] * page->block_size));
     page->attention = page->carved;

@@ -137,10 +137,6 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
         if (align < page) align = page;
     }
     align = na_large_align(bytes, align);
-    if (bytes >= ((size_t)1 << na_shift)) {
-        errno = ENOMEM;
-        return NULL;
-    }
     bool clean = false, zero = (flags & NUMALLOC_ZERO) != 0;
     uint64_t was_dirty[NA_TRACKED_SLICES / 64];
     bool growing = (flags & NA_GROWING) != 0;

@@ -156,10 +156,6 @@ static void *alloc(const na_placement *wanted, size_t size, size_t align, unsign
         errno = EINVAL;
         return NULL;
     }
-    if (bytes >= ((size_t)1 << na_shift)) {
-        errno = ENOMEM;
-        return NULL;
-    }
     int error = na_region_open(region);
     if (error == 0 && placement.strict) error = os_can_bind();
     if (error != 0) {

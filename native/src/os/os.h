@@ -31,11 +31,11 @@ typedef struct na_cpuset {
 
 size_t os_page_size(void); /* bytes of a base page; constant */
 
-/* Reserves address space with no access and no memory behind it. align: power of two >= page size. */
+/* Reserves address space with no access and no memory behind it, not in core files. align: power of two >= page size. */
 int os_reserve(size_t bytes, size_t align, void **address);
 
 /* Reserves address space that reads as zeros and costs nothing until os_commit opens parts of it: for
- * tables that any thread may look into at any index. */
+ * tables that any thread may look into at any index. Not in core files until then. */
 int os_reserve_readable(size_t bytes, void **address);
 int os_release(void *address, size_t bytes); /* gives reserved or committed space back */
 

@@ -98,6 +98,11 @@ static int map(void *at, size_t bytes, int protection, int flags, void **address
     return error;
 }
 
+/* Core files leave out what is only reserved: debuggers write all that a mapping covers. */
+static void in_core_file(void *address, size_t bytes, bool wanted) {
+    (void)RESULT(madvise(address, bytes, wanted ? MADV_DODUMP : MADV_DONTDUMP));
+}
+
 int os_reserve(size_t bytes, size_t align, void **address) {
     size_t page = os_page_size();
     size_t slack = align > page ? align - page : 0;
@@ -109,14 +114,23 @@ int os_reserve(size_t bytes, size_t align, void **address) {
     size_t ahead = start - (uintptr_t)got, behind = slack - ahead;
     if (ahead != 0) (void)os_release(got, ahead);
     if (behind != 0) (void)os_release((void *)(start + bytes), behind);
+    in_core_file((void *)start, bytes, false);
     *address = (void *)start;
     return 0;
 }
 
-int os_reserve_readable(size_t bytes, void **address) { return map(NULL, bytes, PROT_READ, MAP_NORESERVE, address); }
+int os_reserve_readable(size_t bytes, void **address) {
+    int error = map(NULL, bytes, PROT_READ, MAP_NORESERVE, address);
+    if (error == 0) in_core_file(*address, bytes, false);
+    return error;
+}
 int os_map(size_t bytes, void **address) { return map(NULL, bytes, PROT_READ | PROT_WRITE, 0, address); }
 int os_release(void *address, size_t bytes) { return RESULT(munmap(address, bytes)); }
-int os_commit(void *address, size_t bytes) { return RESULT(mprotect(address, bytes, PROT_READ | PROT_WRITE)); }
+int os_commit(void *address, size_t bytes) {
+    int error = RESULT(mprotect(address, bytes, PROT_READ | PROT_WRITE));
+    if (error == 0) in_core_file(address, bytes, true);
+    return error;
+}
 int os_forbid(void *address, size_t bytes) { return RESULT(mprotect(address, bytes, PROT_NONE)); }
 int os_purge(void *address, size_t bytes) { return RESULT(madvise(address, bytes, MADV_DONTNEED)); }
 

@@ -204,6 +204,16 @@ static void find_nodes(void) {
     if (nodeset_count(&na_topo.allowed) == 0) na_topo.allowed = nodeset_single(nodeset_next(&na_topo.online, 0));
 }
 
+/* Under vm.overcommit_memory=0, the default, a mapping beyond all memory and swap is an obvious mistake. Reserved address
+ * space is exempt from the kernel's look, so what is asked of us is compared here. Under 2 the kernel counts what is opened. */
+static uint64_t overcommit_bytes(void) {
+    uint64_t memory, swap = 0;
+    if (read_under_root("/proc/sys/vm/overcommit_memory", text, TEXT) != 0 || text[0] != '0') return UINT64_MAX;
+    if (read_under_root("/proc/meminfo", text, TEXT) != 0 || !value_of(text, "MemTotal:", &memory)) return UINT64_MAX;
+    (void)value_of(text, "SwapTotal:", &swap);
+    return memory + swap;
+}
+
 void na_topology_init(const char *root) {
     append(root_path, root != NULL && strlen(root) < PATH ? root : "");
     memset(na_topo.cpu, 0, (size_t)na_topo.cpu_limit * sizeof *na_topo.cpu); /* of a first call, see `tables` */
@@ -212,6 +222,7 @@ void na_topology_init(const char *root) {
     (void)os_map(TEXT, &memory); /* without, nothing can be read */
     text = memory;
     find_nodes();
+    na_topo.overcommit_bytes = overcommit_bytes();
 
     na_topo.online_count = 0;
     for (int node = nodeset_next(&na_topo.online, 0); node >= 0; node = nodeset_next(&na_topo.online, node + 1)) {

@@ -21,8 +21,10 @@ typedef struct na_topology {
     int online_count;            /* nodes of the machine; 1: every page is on it, so the kernel is not told where */
     int cpu_limit;               /* known CPUs are below */
     uint64_t largest_node_bytes; /* memory of the largest allowed node */
-    na_nodeset online;           /* all node ids that exist */
-    na_nodeset allowed;          /* ids in node_id[] */
+    uint64_t
+        overcommit_bytes; /* the kernel refuses a larger mapping (vm.overcommit_memory=0); UINT64_MAX: any is granted */
+    na_nodeset online;    /* all node ids that exist */
+    na_nodeset allowed;   /* ids in node_id[] */
     na_cpu cpu[NA_MAX_CPUS];
     int16_t index_of[NUMALLOC_MAX_NODES]; /* id -> index, of allowed nodes */
     int node_id[NUMALLOC_MAX_NODES];      /* their ids, ascending; position = "index" of a node */

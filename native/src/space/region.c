@@ -28,6 +28,7 @@
 uintptr_t na_base;
 uintptr_t na_reserved;
 unsigned na_shift;
+size_t na_size_max;
 na_span **na_map;
 uint64_t *na_dirty;
 na_region *na_regions;
@@ -131,6 +132,8 @@ int na_regions_reserve(void) {
         return error;
     }
     na_shift = shift;
+    na_size_max = ((size_t)1 << shift) - NA_SLICE;
+    if (na_size_max > na_topo.overcommit_bytes) na_size_max = na_topo.overcommit_bytes;
     na_base = (uintptr_t)base;
     na_map = map;
     na_dirty = dirty;

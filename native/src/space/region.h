@@ -13,6 +13,7 @@
 extern uintptr_t na_base;     /* first byte of the reservation */
 extern uintptr_t na_reserved; /* its bytes, 0 before na_init */
 extern unsigned na_shift;     /* log2 bytes of a region */
+extern size_t na_size_max;    /* bytes: no block is longer. Hence its slices fit 32 bits */
 extern na_span **na_map;      /* slice -> descriptor */
 extern bool na_secure;        /* NUMALLOC_SECURE: sealed lists, random order, see heap/secure.c; set before reserving */
 extern _Atomic(uint64_t) *na_live; /* secure: see live.h; NULL without */

@@ -97,6 +97,34 @@ static void sizes(void) {
     free(nothing);
 }
 
+/* Each call that takes a size, with sizes from all 64 bits: no block, or one as long as was asked for. */
+static void sizes_of_every_bit(void) {
+    static const size_t extra[] = {0, 1, 640 << 10, 5 << 20, (size_t)-1};
+    for (int bit = 40; bit < 64; bit++)
+        for (size_t i = 0; i < sizeof extra / sizeof *extra; i++) {
+            volatile size_t size = ((size_t)1 << bit) + extra[i];
+            void *given[12] = {malloc(size),
+                               calloc(1, size),
+                               calloc(size, 1),
+                               calloc(2, size / 2),
+                               memalign(64, size),
+                               aligned_alloc(64, size),
+                               valloc(size),
+                               pvalloc(size),
+                               realloc(nothing, size),
+                               realloc(malloc(100), size),
+                               realloc(malloc(3 << 20), size),
+                               reallocarray(malloc(100000), 2, size / 2)};
+            void *aligned = NULL;
+            if (posix_memalign(&aligned, 64, size) == 0) CHECK(malloc_usable_size(aligned) >= size);
+            free(aligned);
+            for (int k = 0; k < 12; k++) {
+                if (given[k] != NULL) CHECK(malloc_usable_size(given[k]) >= size / 2 * 2);
+                free(given[k]);
+            }
+        }
+}
+
 static void out_of_range(void) {
     volatile size_t huge = (size_t)PTRDIFF_MAX + 1, half = SIZE_MAX / 2 + 2, all = SIZE_MAX;
 #define REFUSED(call, error)                                                                                           \
@@ -311,6 +339,7 @@ static void new_without_runtime(void) {
 static const check_case cases[] = {
     {"every_name", every_name},
     {"sizes", sizes},
+    {"sizes_of_every_bit", sizes_of_every_bit},
     {"out_of_range", out_of_range},
     {"alignments", alignments},
     {"resizing", resizing},
