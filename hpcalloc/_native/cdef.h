@@ -137,6 +137,14 @@ int numalloc_stats(int node, numalloc_stats_t *stats);
 size_t numalloc_stats_json(char *buffer, size_t capacity);
 int numalloc_verify(void);
 
+typedef struct numalloc_range {
+    void *start;
+    size_t size;
+} numalloc_range_t;
+
+size_t numalloc_large_blocks(numalloc_range_t *ranges, size_t capacity, uint64_t *bytes);
+void numalloc_before_large_free(void (*look)(void));
+
 typedef struct numalloc_leak_totals {
     uint64_t blocks, bytes;
     uint64_t startup_blocks, startup_bytes;

@@ -273,7 +273,22 @@ NUMALLOC_API size_t numalloc_stats_json(char *buffer, size_t capacity);
  * what is wrong to standard error. Other threads must not be in the allocator meanwhile. */
 NUMALLOC_API int numalloc_verify(void);
 
-/* ---- modes that watch every block (docs/options.md) ------------------------------------------------ */
+/* ---- for reports ---------------------------------------------------------------------------------------- */
+
+typedef struct numalloc_range {
+    void *start;
+    size_t size; /* bytes */
+} numalloc_range_t;
+
+/* Lists up to `capacity` live blocks that fill whole slices (those over 64 KiB). Returns how many there are, and their
+ * bytes in *bytes if that is not NULL; others may come and go meanwhile. capacity 0: counts alone, at little cost. */
+NUMALLOC_API size_t numalloc_large_blocks(numalloc_range_t *ranges, size_t capacity, uint64_t *bytes);
+
+/* Has `look` called before each of these is freed, by the thread that frees it; NULL: no more. One for the process. It
+ * may allocate, and leaves errno alone. */
+NUMALLOC_API void numalloc_before_large_free(void (*look)(void));
+
+/* ---- modes that see every block (docs/options.md) -------------------------------------------------- */
 
 typedef struct numalloc_leak_totals {
     uint64_t blocks, bytes;                 /* live, sizes as asked for */

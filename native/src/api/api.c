@@ -85,6 +85,10 @@ static const char *claim(const na_span *span, const void *ptr, const char **reme
     return fault == NULL && na_secure ? NOT_LIVE : fault; /* another thread was first, just now */
 }
 
+static void (*_Atomic before_large_free)(void);
+
+void numalloc_before_large_free(void (*look)(void)) { atomic_store(&before_large_free, look); }
+
 static void free_block(na_span *span, void *ptr, const char *call) {
     const char *remedy, *fault = claim(span, ptr, &remedy);
     if (fault != NULL) {
@@ -94,6 +98,8 @@ static void free_block(na_span *span, void *ptr, const char *call) {
     if (span->kind == NA_LARGE) {
         bool peak = na_span_bytes(span) >= NA_PEAK_BYTES;
         if (NA_UNLIKELY(na_opt.audit[0] != '\0')) na_audit_look(); /* while it is still there */
+        void (*look)(void) = atomic_load_explicit(&before_large_free, memory_order_relaxed);
+        if (NA_UNLIKELY(look != NULL)) look();
         if (na_regions[span->region].node_index < 0) na_mixed_free(span);
         else na_large_free(span);
         if (peak) na_purger_start();

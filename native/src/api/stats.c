@@ -91,6 +91,39 @@ static void add_region(na_region *region, numalloc_stats_t *stats) {
     pthread_mutex_unlock(&region->lock);
 }
 
+/* Lists as many as there is room for; how many there are. No room: counts alone. */
+static size_t list_region(na_region *region, numalloc_range_t *ranges, size_t capacity, uint64_t *bytes) {
+    if (!atomic_load_explicit(&region->opened, memory_order_acquire)) return 0;
+    size_t count = 0;
+    pthread_mutex_lock(&region->lock);
+    if (capacity == 0) {
+        na_kept_counts kept = na_kept_count(region);
+        count = region->large_blocks + kept.taken - kept.freed;
+        *bytes += region->large_bytes + kept.taken_bytes - kept.freed_bytes;
+    }
+    for (uint32_t i = 0; capacity != 0 && i < region->span_count; i++) {
+        const na_span *span = na_descriptor_at(region, i);
+        if (na_kind(span) != NA_LARGE || span->slices == 0) continue;
+        if (count < capacity) ranges[count] = (numalloc_range_t){(void *)span->start, na_span_bytes(span)};
+        *bytes += na_span_bytes(span);
+        count++;
+    }
+    pthread_mutex_unlock(&region->lock);
+    return count;
+}
+
+size_t numalloc_large_blocks(numalloc_range_t *ranges, size_t capacity, uint64_t *bytes) {
+    if (!na_init()) return 0;
+    size_t count = 0;
+    uint64_t sum = 0;
+    for (int i = 0; i < na_region_count; i++) {
+        size_t listed = count < capacity ? count : capacity;
+        count += list_region(&na_regions[i], ranges + listed, capacity - listed, &sum);
+    }
+    if (bytes != NULL) *bytes = sum;
+    return count;
+}
+
 int numalloc_stats(int node, numalloc_stats_t *stats) {
     if (stats == NULL) return EINVAL;
     if (!na_init()) return errno;
