@@ -7,6 +7,7 @@ loaded: it clashes with MPI libraries that bring their own.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from .proc import read_text
 if TYPE_CHECKING:
     import xml.etree.ElementTree as ET
 
-__all__ = ["Core", "Node", "Topology", "format_ids", "parse_ids"]
+__all__ = ["Core", "Node", "Topology", "format_ids", "ids_text", "parse_ids"]
 
 
 _ID_MAX = 1 << 20  # more than a kernel has CPUs or nodes
@@ -55,6 +56,15 @@ def format_ids(ids: Iterable[int]) -> str:
             parts.append(f"{ordered[start]}-{value}" if i > start else str(value))
             start = i + 1
     return ",".join(parts)
+
+
+def ids_text(ids: Iterable[int]) -> str:
+    """Ids for people to read: as `format_ids`, but ``0-30:2`` for three or more in equal steps above 1."""
+    ordered = sorted(ids)
+    step = ordered[1] - ordered[0] if len(ordered) > 2 else 1
+    if step > 1 and all(b - a == step for a, b in itertools.pairwise(ordered)):
+        return f"{ordered[0]}-{ordered[-1]}:{step}"
+    return format_ids(ordered)
 
 
 class Core(NamedTuple):
