@@ -31,7 +31,9 @@ else:
 """
 
 
-def run(directory: str, own: str = "{pid}:3:4:ab12", preload: str = f"{PRELOAD}:{AUDIT}", script: str = os.devnull) -> str:
+def run(
+    directory: str, own: str = "{pid}:3:4:ab12", preload: str = f"{PRELOAD}:{AUDIT}", script: str = os.devnull
+) -> str:
     """Run the program as a rank does; its standard error."""
     variables = {
         "HPCALLOC_REPORT_RANKS": directory,
@@ -59,7 +61,9 @@ def main() -> None:
         ranks.mkdir(mode=0o700)
         told = Path(temporary, "told")
         script = Path(temporary, "script.py")
-        script.write_text(f"import os; open({str(told)!r}, 'a').write(os.environ.get('LD_PRELOAD', 'none') + ' ')")
+        script.write_text(
+            f"import os; open({str(told)!r}, 'a').write(os.environ.get('LD_PRELOAD', 'none') + ' ')"
+        )
         error = run(str(ranks), script=str(script))
         assert not error, error
         by_bytes = sorted(records(ranks), key=lambda record: record["arrays"]["nbytes"])
@@ -67,7 +71,8 @@ def main() -> None:
         assert parent["arrays"]["nbytes"] >= 20 << 20, parent["arrays"]  # as it was before the frees
         assert 3 << 20 <= child["arrays"]["nbytes"] < 20 << 20, child["arrays"]
         assert sum(parent["arrays"]["pages_per_node"].values()) >= (20 << 20) // parent["page_size"]
-        assert parent["memory"]["resident"] and parent["allocator"]["total"]["allocations"]
+        assert parent["memory"]["resident"]
+        assert parent["allocator"]["total"]["allocations"]
         assert told.read_text() == "none ", "the rank's own process alone finishes, and without the preload"
         for path in ranks.iterdir():
             assert path.stat().st_mode & 0o777 == 0o600

@@ -14,7 +14,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-STAIRS = ["os", "", "space", "heap", "large", "reclaim", "api", "modes", "preload"]  # "": types.h, sizeclass.h
+STAIRS = [
+    "os",
+    "",
+    "space",
+    "heap",
+    "large",
+    "reclaim",
+    "api",
+    "modes",
+    "preload",
+]  # "": types.h, sizeclass.h
 HOOKS = {"na_modes"}  # heap/hooks.h: the table through which modes are called; defined where they are
 LINES_MAX = 600
 
@@ -58,7 +68,9 @@ def check_objects(objects: Path, sources: Path) -> list[str]:
     defined_at: dict[str, Path] = {}
     wants: dict[Path, set[str]] = {}
     for path in sorted(objects.rglob("*.o")):
-        source = sources.joinpath(*path.parts[len(path.parts) - path.parts[::-1].index("src") :]).with_suffix("")
+        source = sources.joinpath(*path.parts[len(path.parts) - path.parts[::-1].index("src") :]).with_suffix(
+            ""
+        )
         if not source.exists():  # of a file that was moved
             continue
         defined, wanted = symbols(path)
