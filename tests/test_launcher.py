@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Launcher detection from environments as the launchers export them."""
 
+import json
 import os
+import pathlib
 import subprocess
 import sys
 
 import pytest
 
-from hpcalloc.discover.launcher import Launch, detect_launcher, parent_command
+from hpcalloc.discover.launcher import Launch, detect_launcher, global_rank, parent_command
+from hpcalloc.discover.topology import Topology
+from hpcalloc.plan.process import Situation, Wishes, decide
 
+DATA = pathlib.Path(__file__).parent / "data"
+RECORDED = json.loads((DATA / "launchers.json").read_text())
 OPENMPI = {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
 
 
@@ -28,10 +34,10 @@ OPENMPI = {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
         ),
         ({"PALS_LOCAL_RANKID": "3"}, Launch("pals", 3, None, None)),
         ({"FLUX_TASK_LOCAL_ID": "3"}, Launch("flux", 3, None, None)),
-        ({"SLURM_LOCALID": "2", "SLURM_PROCID": "6"}, Launch("slurm", 2, None, None)),
+        ({"SLURM_LOCALID": "2", "SLURM_PROCID": "6"}, Launch("slurm", 2, None, None, 6)),
         (
             {"SLURM_LOCALID": "2", "SLURM_PROCID": "6", "SLURM_CPU_BIND": "quiet,mask_cpu:0x3"},
-            Launch("slurm", 2, None, True),
+            Launch("slurm", 2, None, True, 6),
         ),
         # mpirun inside sbatch: Slurm's local id is that of the batch step
         ({**OPENMPI, "SLURM_LOCALID": "0", "SLURM_PROCID": "0"}, Launch("openmpi", 1, 4, None)),
@@ -40,6 +46,46 @@ OPENMPI = {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
 )
 def test_environments(environ, expected):
     assert detect_launcher(environ) == expected
+
+
+def of_rank(environ, rank):
+    """The recorded environment of one of the ranks: its number is I in it."""
+    return {name: str(rank) if value == "I" else value for name, value in environ.items()}
+
+
+@pytest.mark.parametrize("case", RECORDED, ids=[case["name"] for case in RECORDED])
+def test_recorded(case):
+    cpus = []
+    for rank in range(2):
+        environ = of_rank(case["environ"], rank)
+        launch = detect_launcher(environ, None, case["parents"])
+        assert (launch.launcher, launch.local_size, launch.size) == (case["launcher"], case["size"], case["job"])
+        assert launch.local_rank == (rank if case["launcher"] != "pmix" else None)
+        assert launch.others == ((case["other"],) if "other" in case else ())
+        if case["job"] is not None and not case["parents"]:
+            assert global_rank(environ) == (rank, case["job"])
+        everything = frozenset(range(16))
+        found = Situation(environ, launch, everything, everything)
+        steps = decide(Topology.from_synthetic("pack:2 [numa] core:4 pu:2"), found, Wishes())
+        assert ("as well" in " ".join(steps.reasons)) == ("other" in case)
+        if case["size"] is None:  # nobody knows the other ranks: the binding stays
+            assert (steps.share.action, steps.pin) == ("none", ())
+            assert "OMP_NUM_THREADS" not in steps.environment
+            assert "does not tell" in " ".join(steps.reasons)
+        cpus.append(set(steps.share.cpus))
+    assert case["size"] is None or not cpus[0] & cpus[1]
+
+
+@pytest.mark.parametrize("told", ["0", "2", "65537", "999999999999", "-1", "x"])
+def test_a_number_of_ranks_that_can_be_none(told):
+    environ = {"OMPI_COMM_WORLD_LOCAL_RANK": "5", "OMPI_COMM_WORLD_LOCAL_SIZE": told}
+    assert detect_launcher(environ).local_size is None
+    slurm = {"SLURM_LOCALID": "0", "SLURM_PROCID": "0", "SLURM_STEP_TASKS_PER_NODE": told}
+    assert detect_launcher(slurm).local_size == (2 if told == "2" else None)
+
+
+def test_anybodys_local_rank_is_no_launcher():
+    assert detect_launcher({"LOCAL_RANK": "1", "RANK": "1"}).launcher == "none"
 
 
 @pytest.mark.parametrize(

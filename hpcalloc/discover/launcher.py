@@ -1,72 +1,170 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What started this process, and what it said: local rank, local size, whether somebody asked for the binding.
 
-Known before MPI_Init, from environment variables only, in this order of trust: the MPI launcher's own, then
-Slurm's, since under ``mpirun`` inside ``sbatch`` Slurm's are those of the batch step (``SLURM_LOCALID`` is 0 for all).
+Known before MPI_Init, from environment variables only. One table has every launcher's. Launchers nest: mpirun in an
+interactive step of Slurm, srun or flux below another, torchrun in a task of srun. All their variables are inherited,
+and the inner launcher's are the ones that its processes have and its own process does not. Where that can't be seen,
+the launcher that started more ranks here is taken: an outer one usually starts a single process on each host.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 __all__ = [
+    "LAUNCHERS",
     "Ancestor",
     "Launch",
+    "Launcher",
     "detect_launcher",
     "find_launcher_process",
     "global_rank",
+    "launch_and_process",
+    "launcher_of",
     "launcher_process",
     "parent_command",
-    "rank_variable",
     "this_launch",
 ]
 
+MOST_RANKS = 1 << 16  # of a host: beyond any machine
+
 
 class Launch(NamedTuple):
-    """A launcher's word.
+    """What a launcher tells of a rank.
 
     Attributes
     ----------
     launcher : str
-        "openmpi", "mpich", "intel", "pals", "flux", "mvapich", "jsm", "slurm", or "none".
+        A name of `LAUNCHERS`, or "none".
     local_rank, local_size : int or None
         Index among, and number of, the ranks of this host; None where the launcher does not say.
     explicit : bool or None
         Somebody asked for the binding (True), nobody did (False), or that can't be told (None).
+    rank, size : int or None
+        In the whole job.
+    others : tuple of str
+        What other launchers' variables say that contradicts this.
     """
 
     launcher: str
     local_rank: int | None
     local_size: int | None
     explicit: bool | None
+    rank: int | None = None
+    size: int | None = None
+    others: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """What to say where the variables of several launchers contradict each other; else ""."""
+        if not self.others:
+            return ""
+        return f"the environment has variables of {' and '.join(self.others)} as well: {_said(self)} is taken"
 
 
-_VARIABLES = (
-    ("openmpi", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    ("mpich", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    ("pals", "PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE"),
-    ("flux", "FLUX_TASK_LOCAL_ID", None),
-    ("mvapich", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),
-    ("jsm", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_LOCAL_SIZE"),
-    ("slurm", "SLURM_LOCALID", None),
-)
-# Variables by which users ask for a binding without the command line.
-_ASKED = {
-    "openmpi": (
-        "PRTE_MCA_hwloc_default_binding_policy",
-        "PRTE_MCA_hwloc_default_cpu_list",
-        "OMPI_MCA_hwloc_base_binding_policy",
-        "OMPI_MCA_rmaps_base_mapping_policy",
-        "PRTE_MCA_rmaps_default_mapping_policy",
+class Launcher(NamedTuple):
+    """A launcher's variables, and what else is known of it.
+
+    Attributes
+    ----------
+    local_rank, local_size, rank, size : tuple of str
+        Names of variables; the first one that holds a number counts.
+    asked : tuple of str
+        Variables by which users ask for a binding without the command line.
+    libraries : tuple of str
+        Words in the version of MPI libraries that its ranks find each other by; empty: any.
+    mpi : bool
+        Its ranks are MPI's even where no variable of PMI says so.
+    """
+
+    name: str
+    local_rank: tuple[str, ...]
+    local_size: tuple[str, ...] = ()
+    rank: tuple[str, ...] = ()
+    size: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    mpi: bool = True
+
+
+# In order of trust. The last two are protocols that many launchers speak: their variables count where no launcher's
+# own tell a local rank.
+LAUNCHERS = (
+    Launcher(
+        "openmpi",
+        ("OMPI_COMM_WORLD_LOCAL_RANK",),
+        ("OMPI_COMM_WORLD_LOCAL_SIZE",),
+        ("OMPI_COMM_WORLD_RANK",),
+        ("OMPI_COMM_WORLD_SIZE",),
+        (
+            "PRTE_MCA_hwloc_default_binding_policy",
+            "PRTE_MCA_hwloc_default_cpu_list",
+            "OMPI_MCA_hwloc_base_binding_policy",
+            "OMPI_MCA_rmaps_base_mapping_policy",
+            "PRTE_MCA_rmaps_default_mapping_policy",
+        ),
+        ("Open MPI",),
     ),
-    "intel": ("I_MPI_PIN_DOMAIN", "I_MPI_PIN_PROCESSOR_LIST", "I_MPI_PIN_CELL"),
-    "mpich": ("HYDRA_BINDING", "HYDRA_MAPPING"),
-    "slurm": ("SLURM_CPU_BIND", "SLURM_CPU_BIND_TYPE"),
-    "mvapich": ("MV2_CPU_MAPPING", "MV2_CPU_BINDING_POLICY"),
-}
+    Launcher(
+        "mpich",
+        ("MPI_LOCALRANKID",),
+        ("MPI_LOCALNRANKS",),
+        ("PMI_RANK",),
+        ("PMI_SIZE",),
+        ("HYDRA_BINDING", "HYDRA_MAPPING"),
+        ("MPICH", "Intel", "MVAPICH"),
+    ),
+    Launcher(
+        "pals",
+        ("PALS_LOCAL_RANKID",),
+        ("PALS_LOCAL_SIZE", "PMI_LOCAL_SIZE"),
+        ("PALS_RANKID", "PMI_RANK"),
+        ("PALS_SIZE", "PMI_SIZE"),
+        libraries=("MPICH", "CRAY"),
+    ),
+    Launcher("flux", ("FLUX_TASK_LOCAL_ID",), (), ("FLUX_TASK_RANK",), ("FLUX_JOB_SIZE",)),
+    Launcher(
+        "mvapich",
+        ("MV2_COMM_WORLD_LOCAL_RANK", "MVP_COMM_WORLD_LOCAL_RANK"),
+        ("MV2_COMM_WORLD_LOCAL_SIZE", "MVP_COMM_WORLD_LOCAL_SIZE"),
+        ("MV2_COMM_WORLD_RANK", "MVP_COMM_WORLD_RANK", "PMI_RANK"),
+        ("MV2_COMM_WORLD_SIZE", "MVP_COMM_WORLD_SIZE", "PMI_SIZE"),
+        ("MV2_CPU_MAPPING", "MV2_CPU_BINDING_POLICY", "MVP_CPU_MAPPING", "MVP_CPU_BINDING_POLICY"),
+        ("MVAPICH",),
+    ),
+    Launcher(
+        "jsm",
+        ("JSM_NAMESPACE_LOCAL_RANK",),
+        ("JSM_NAMESPACE_LOCAL_SIZE",),
+        ("JSM_NAMESPACE_RANK",),
+        ("JSM_NAMESPACE_SIZE",),
+    ),
+    Launcher(
+        "slurm",
+        ("SLURM_LOCALID",),
+        (),
+        ("SLURM_PROCID",),
+        ("SLURM_STEP_NUM_TASKS",),
+        ("SLURM_CPU_BIND", "SLURM_CPU_BIND_TYPE"),
+        mpi=False,
+    ),
+    Launcher("torchrun", ("LOCAL_RANK",), ("LOCAL_WORLD_SIZE",), ("RANK",), ("WORLD_SIZE",), mpi=False),
+    Launcher("pmi", ("PMI_LOCAL_RANK",), ("PMI_LOCAL_SIZE",), ("PMI_RANK",), ("PMI_SIZE",)),
+    Launcher("pmix", (), (), ("PMIX_RANK",)),
+)
+_PROTOCOLS = ("pmi", "pmix")
+_INTEL = Launcher(
+    "intel",
+    ("MPI_LOCALRANKID",),
+    ("MPI_LOCALNRANKS",),
+    ("PMI_RANK",),
+    ("PMI_SIZE",),
+    ("I_MPI_PIN_DOMAIN", "I_MPI_PIN_PROCESSOR_LIST", "I_MPI_PIN_CELL"),
+    ("Intel",),
+)
 _BINDING_OPTIONS = (
     "--bind-to",
     "-bind-to",
@@ -78,12 +176,45 @@ _BINDING_OPTIONS = (
 )
 
 
-def _number(environ: Mapping[str, str], name: str | None) -> int | None:
-    text = environ.get(name, "") if name else ""
-    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
+def launcher_of(name: str) -> Launcher | None:
+    """Return the launcher of that name; None for "none"."""
+    return next((row for row in (*LAUNCHERS, _INTEL) if row.name == name), None)
 
 
-def detect_launcher(environ: Mapping[str, str], command: Sequence[str] | None = None) -> Launch:
+def _number(environ: Mapping[str, str], names: Sequence[str]) -> int | None:
+    """Return the first number that one of these variables holds."""
+    told = (environ.get(name, "") for name in names)
+    return next((int(text) for text in told if re.fullmatch("[0-9]{1,9}", text)), None)
+
+
+def _visible(environ: Mapping[str, str]) -> Iterator[tuple[Launcher, Launch]]:
+    """Yield what each launcher tells whose variables are there."""
+    for row in LAUNCHERS:
+        if row.name == "mpich" and any(name.startswith("I_MPI_") for name in environ):
+            row = _INTEL
+        local_rank, local_size = _number(environ, row.local_rank), _number(environ, row.local_size)
+        rank, size = _number(environ, row.rank), _number(environ, row.size)
+        if row.name == "slurm":
+            local_rank, local_size = (local_rank if rank is not None else None), _tasks_here(environ)
+        elif row.name == "flux" and environ.get("FLUX_JOB_NNODES") == "1":
+            local_size = size
+        elif row.name == "torchrun" and local_size is None:
+            local_rank = None  # LOCAL_RANK alone is anybody's
+        if row.name in _PROTOCOLS and rank is not None and size == 1:
+            local_rank, local_size = 0, 1
+        if local_size is not None and not (local_rank or 0) < local_size <= MOST_RANKS:
+            local_size = None
+        if rank is not None and size is not None and not rank < size:
+            rank = size = None
+        if local_rank is not None or (row.name in _PROTOCOLS and rank is not None):
+            yield row, Launch(row.name, local_rank, local_size, None, rank, size)
+
+
+def detect_launcher(
+    environ: Mapping[str, str],
+    command: Sequence[str] | None = None,
+    parents: Sequence[Mapping[str, str]] = (),
+) -> Launch:
     """Tell the launcher from an environment.
 
     Parameters
@@ -93,28 +224,61 @@ def detect_launcher(environ: Mapping[str, str], command: Sequence[str] | None = 
     command : sequence of str, optional
         Words of the parent process' command line (`parent_command`). Open MPI exports nothing about its binding;
         where its ``mpirun`` is the parent, its options tell.
+    parents : sequence of mapping
+        Environments of the processes above, the nearest first, which tell an inner launcher from an outer one.
     """
-    for launcher, rank_name, size_name in _VARIABLES:
-        rank = _number(environ, rank_name)
-        if rank is None:
-            continue
-        if launcher == "mpich" and any(name.startswith("I_MPI_") for name in environ):
-            launcher = "intel"
-        size = _number(environ, size_name)
-        if launcher == "slurm":
-            if "SLURM_PROCID" not in environ:
-                continue
-            size = _tasks_here(environ)
-        return Launch(launcher, rank, size, _explicit(launcher, environ, command))
-    return Launch("none", None, None, None)
+    seen = _candidates(environ)
+    if not seen:
+        return Launch("none", None, None, None)
+
+    def key(found: tuple[Launcher, Launch]) -> tuple[int, int]:
+        return _inherited(found[0], environ, parents), -(found[1].local_size or 0)
+
+    row, launch = min(seen, key=key)
+    # Slurm's rank without a number of ranks is a batch script's, which is a task of no step.
+    others = tuple(
+        _said(other)
+        for _, other in seen
+        if other[1:3] != launch[1:3] and (other.launcher != "slurm" or other.local_size is not None)
+    )
+    return launch._replace(explicit=_explicit(row, environ, command), others=others)
+
+
+def _candidates(environ: Mapping[str, str]) -> list[tuple[Launcher, Launch]]:
+    """Return the launchers that tell something; the protocols' word counts where no launcher counts its ranks."""
+    seen = list(_visible(environ))
+    specific = [found for found in seen if found[0].name not in _PROTOCOLS]
+    if any(launch.local_size is not None for _, launch in specific):
+        return specific
+    counted = [found for found in seen if found[1].local_size is not None]
+    return [*specific, *counted] or seen[:1]
+
+
+def _said(launch: Launch) -> str:
+    return f"{launch.launcher} (local rank {launch.local_rank} of {launch.local_size or '?'})"
+
+
+def _inherited(row: Launcher, environ: Mapping[str, str], parents: Sequence[Mapping[str, str]]) -> int:
+    """Return how many processes above have the same local rank of a launcher: the inner launcher's has fewer."""
+    name = _rank_name(row, environ)
+    count = 0
+    for parent in parents:
+        if parent.get(name) != environ[name]:
+            break
+        count += 1
+    return count
+
+
+def _rank_name(row: Launcher, environ: Mapping[str, str]) -> str:
+    return next(name for name in (*row.local_rank, *row.rank) if _number(environ, (name,)) is not None)
 
 
 def _tasks_here(environ: Mapping[str, str]) -> int | None:
     """Tasks of a Slurm step on this host: ``4(x2),3`` is 4 on hosts 0 and 1 and 3 on host 2."""
-    host = _number(environ, "SLURM_NODEID")
+    host = _number(environ, ("SLURM_NODEID",))
     position = 0
     for part in environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
-        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        match = re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,9})\))?", part)
         if match is None:
             return None
         position += int(match[2] or 1)
@@ -123,10 +287,10 @@ def _tasks_here(environ: Mapping[str, str]) -> int | None:
     return None
 
 
-def _explicit(launcher: str, environ: Mapping[str, str], command: Sequence[str] | None) -> bool | None:
-    if environ.get("HPCALLOC_RUN") == launcher or any(environ.get(name) for name in _ASKED.get(launcher, ())):
+def _explicit(row: Launcher, environ: Mapping[str, str], command: Sequence[str] | None) -> bool | None:
+    if environ.get("HPCALLOC_RUN") == row.name or any(environ.get(name) for name in row.asked):
         return True
-    if launcher == "openmpi":
+    if row.name == "openmpi":
         program = command[0].rsplit("/", 1)[-1] if command else ""
         if command and program in ("mpirun", "mpiexec", "prterun", "orterun"):
             asked = [w for w in command if w.split("=", 1)[0] in _BINDING_OPTIONS]
@@ -157,24 +321,10 @@ def parent_command(pid: int) -> tuple[str, ...]:
 
 # ---- the process that started the rank -------------------------------------------------------------------
 
-_GLOBAL = (
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("PMI_RANK", "PMI_SIZE"),
-    ("PALS_RANKID", "PALS_SIZE"),
-    ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
-    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
-    ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
-)
-
-
 def global_rank(environ: Mapping[str, str]) -> tuple[int, int]:
     """Rank and number of ranks of the whole job as the launcher tells them; (0, 1) without one."""
-    for rank_name, size_name in _GLOBAL:
-        rank, size = _number(environ, rank_name), _number(environ, size_name)
-        if rank is not None and size is not None and rank < size:
-            return rank, size
-    return 0, 1
+    launch = detect_launcher(environ)
+    return (launch.rank, launch.size) if launch.rank is not None and launch.size is not None else (0, 1)
 
 
 class Ancestor(NamedTuple):
@@ -183,6 +333,37 @@ class Ancestor(NamedTuple):
     pid: int
     command: tuple[str, ...]
     cpus: frozenset[int] | None
+
+
+def _environment(pid: int) -> dict[str, str] | None:
+    """Return the environment that a process was started with; None if it can't be read."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return None
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries)
+    return {name: value for name, _, value in pairs}
+
+
+def _parents(pid: int) -> Iterator[tuple[int, dict[str, str] | None]]:
+    """Yield a process and those above it, the nearest first, with their environments; an unreadable one is the last."""
+    for _ in range(64):
+        if pid <= 1:
+            return
+        environ = _environment(pid)
+        yield pid, environ
+        if environ is None:
+            return
+        pid = _parent(pid)
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def find_launcher_process(pid: int, variable: str, value: str) -> Ancestor | None:
@@ -198,45 +379,43 @@ def find_launcher_process(pid: int, variable: str, value: str) -> Ancestor | Non
     variable, value : str
         The rank's own variable, as the launcher set it.
     """
-    wanted = f"{variable}={value}".encode()
-    seen = 0
-    while pid > 1 and seen < 64:
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                inside = wanted in file.read().split(b"\0")
-        except OSError:
-            inside = False
-        if not inside:
+    return _first_without(_parents(pid), variable, value)
+
+
+def _first_without(
+    parents: Iterable[tuple[int, dict[str, str] | None]], variable: str, value: str
+) -> Ancestor | None:
+    for pid, environ in parents:
+        if environ is None or environ.get(variable) != value:
             try:
                 cpus = frozenset(os.sched_getaffinity(pid))
             except OSError:
                 cpus = None
             return Ancestor(pid, parent_command(pid), cpus)
-        pid = _parent(pid)
-        seen += 1
     return None
 
 
-def _parent(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/stat", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def rank_variable(environ: Mapping[str, str]) -> str | None:
-    """Name of the variable that `detect_launcher` takes the local rank from."""
-    return next((rank for _, rank, _ in _VARIABLES if _number(environ, rank) is not None), None)
+def launch_and_process(environ: Mapping[str, str] = os.environ) -> tuple[Launch, Ancestor | None]:
+    """Tell what started this process, and return that process, seen through shells and wrappers."""
+    launch = detect_launcher(environ)
+    row = launcher_of(launch.launcher)
+    if row is None:
+        return launch, None
+    if len({told[1:3] for _, told in _candidates(environ)}) > 1:
+        readable = [inside for _, inside in _parents(os.getppid()) if inside is not None]
+        launch = detect_launcher(environ, None, readable)
+        row = launcher_of(launch.launcher) or row
+    name = _rank_name(row, environ)
+    ancestor = _first_without(_parents(os.getppid()), name, environ[name])
+    explicit = _explicit(row, environ, ancestor.command if ancestor is not None else None)
+    return launch._replace(explicit=explicit), ancestor
 
 
 def launcher_process() -> Ancestor | None:
     """Return the process that started this rank, seen through shells and wrappers; None without a launcher."""
-    variable = rank_variable(os.environ)
-    return find_launcher_process(os.getppid(), variable, os.environ[variable]) if variable else None
+    return launch_and_process()[1]
 
 
 def this_launch() -> Launch:
     """Tell what started this process."""
-    ancestor = launcher_process()
-    return detect_launcher(os.environ, ancestor.command if ancestor is not None else None)
+    return launch_and_process()[0]

@@ -147,21 +147,11 @@ def bindings_of(topology: Topology, found: Situation) -> tuple[list[LauncherBind
     launch = found.launch
     own = LauncherBinding(found.cpus, launch.launcher, launch.explicit)
     size = launch.local_size
-    if launch.local_rank is None:
+    if launch.launcher == "none":
         return [own], ""
-    if size is None:
-        return [
-            own._replace(explicit=True)
-        ], f"{launch.launcher} does not tell the number of ranks on this host"
-    if not 0 <= launch.local_rank < size:
-        raise PlanError(
-            message(
-                "run",
-                f"local rank {launch.local_rank} of {size}, says {launch.launcher}",
-                f"0 to {size - 1}",
-                "look for variables of an outer launcher in the environment",
-            )
-        )
+    if launch.local_rank is None or size is None:
+        which = "local rank" if launch.local_rank is None else "number of ranks on this host"
+        return [own._replace(explicit=True)], f"{launch.launcher} does not tell the {which}: the binding is kept"
     usable = {pu for core in topology.usable_cores for pu in core.pus}
     singly = _singly(found)
     if found.cpus >= usable and not singly:
@@ -199,6 +189,8 @@ def decide(topology: Topology, found: Situation, wishes: Wishes) -> Steps:
         inside = topology.allowed_cpus & found.launcher_cpus
         topology = replace(topology, allowed_cpus=inside or topology.allowed_cpus)
     bindings, note = bindings_of(topology, found)
+    if note and wishes.bind == "auto" and found.cpus >= topology.allowed_cpus:
+        wishes = replace(wishes, bind="off")  # a share of the host can't be told, and there is no binding to size pools by
     if wishes.bind != "auto" and launch.local_rank is not None and launch.local_size is not None:
         bindings = [LauncherBinding(found.cpus, launch.launcher, launch.explicit)] * launch.local_size
     threads, kept_threads = _threads(found.environ, wishes)
@@ -212,11 +204,12 @@ def decide(topology: Topology, found: Situation, wishes: Wishes) -> Steps:
         bindings=bindings,
     )
     share = plan.ranks[launch.local_rank if launch.local_rank is not None and len(bindings) > 1 else 0]
-    reasons = [*plan.reasons, *share.reasons, *([note] if note else [])]
+    planned = () if note and wishes.bind == "off" else (*plan.reasons, *share.reasons)
+    reasons = [*planned, *filter(None, (note, launch.note))]
     pin = () if share.action in ("none", "honour") or set(share.cpus) == found.cpus else share.cpus
     memory, kernels = _memory(topology, found, wishes, share, reasons)
     preload = _preload(found, wishes, kernels, reasons)
-    environment, kept = _environment(found.environ, wishes, share, plan.omp_environment(share.local_rank))
+    environment, kept = _environment(found.environ, wishes, share)
     kept |= kept_threads
     environment[MARK] = launch.launcher
     if preload:
@@ -330,9 +323,13 @@ def join_preload(present: str, library: str) -> str:
 
 
 def _environment(
-    environ: Mapping[str, str], wishes: Wishes, share: RankPlan, openmp: Mapping[str, str]
+    environ: Mapping[str, str], wishes: Wishes, share: RankPlan
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Variables to set, and those of the user that stay."""
+    """Variables to set, and those of the user that stay.
+
+    OMP_PROC_BIND is not set. A runtime that reads it binds the thread that loads the runtime to one place; every
+    thread and child process made later inherits that place. The rank's own mask needs no help.
+    """
     result: dict[str, str] = {}
     kept: dict[str, str] = {}
     if wishes.threads != "auto":
@@ -343,10 +340,7 @@ def _environment(
                 kept[name] = environ[name]
             else:
                 result[name] = str(share.threads)
-    placed = [name for name in PLACE_VARIABLES if environ.get(name)]
-    kept |= {name: environ[name] for name in placed}
-    if not placed and wishes.bind != "off":
-        result |= {name: openmp[name] for name in ("OMP_PLACES", "OMP_PROC_BIND")}
+    kept |= {name: environ[name] for name in PLACE_VARIABLES if environ.get(name)}
     return result, kept
 
 
