@@ -324,6 +324,7 @@ def test_latency_writes_table_json_and_plot(tmp_path):
 
 
 def test_latency_is_for_one_process(monkeypatch):
+    monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", "2")
     result = run("latency", "--small")
     assert result.exit_code == 2

@@ -131,8 +131,8 @@ def test_files_that_cannot_be_written_are_refused_before_the_run(
 
 
 def test_other_ranks_do_not_look_at_the_directory(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    for name, value in (("LOCAL_RANK", "1"), ("LOCAL_SIZE", "2"), ("RANK", "1"), ("SIZE", "2")):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
     result = run("bench", "bandwidth", "--json", str(tmp_path / "nowhere/x.json"), "--threads", "x")
     assert "--threads" in result.output
 
@@ -190,9 +190,17 @@ def test_a_directory_is_neither_program_nor_topology(tmp_path):
 
 
 @pytest.mark.parametrize("benchmark", ["alloc", "latency", "mpi", "numpy"], ids=lambda name: f"bench-{name}")
-@pytest.mark.parametrize("size", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
-def test_benchmarks_of_one_process_refuse_ranks(benchmark, size, monkeypatch):
-    monkeypatch.setenv(size, "2")
+@pytest.mark.parametrize(
+    "ranks",
+    [
+        {"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"},
+        {"PMI_RANK": "0", "PMI_SIZE": "2"},
+    ],
+    ids=["openmpi", "pmi"],
+)
+def test_benchmarks_of_one_process_refuse_ranks(benchmark, ranks, monkeypatch):
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(f"hpcalloc.cli.bench.{benchmark}.progress_bar", pytest.fail)
     result = run("bench", benchmark)
     assert result.exit_code == 2

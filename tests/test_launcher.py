@@ -59,7 +59,11 @@ def test_recorded(case):
     for rank in range(2):
         environ = of_rank(case["environ"], rank)
         launch = detect_launcher(environ, None, case["parents"])
-        assert (launch.launcher, launch.local_size, launch.size) == (case["launcher"], case["size"], case["job"])
+        assert (launch.launcher, launch.local_size, launch.size) == (
+            case["launcher"],
+            case["size"],
+            case["job"],
+        )
         assert launch.local_rank == (rank if case["launcher"] != "pmix" else None)
         assert launch.others == ((case["other"],) if "other" in case else ())
         if case["job"] is not None and not case["parents"]:

@@ -70,9 +70,7 @@ def test_init_gives_back_what_the_runtime_took(variables):
     narrow, *_ = python(**variables)
     assert len(narrow) < len(CPUS)  # else there is nothing to mend
     init = "import hpcalloc; ctx = hpcalloc.init(None)"
-    main, thread, child, (cpus, notes) = python(
-        then=init, more="[sorted(ctx.cpus), ctx.notes]", **variables
-    )
+    main, thread, child, (cpus, notes) = python(then=init, more="[sorted(ctx.cpus), ctx.notes]", **variables)
     assert main == thread == child == cpus
     assert len(main) > len(narrow)
     assert any(next(iter(variables)) in note and "OpenMP" in note for note in notes), notes

@@ -125,7 +125,9 @@ def test_all_ranks_come_to_one_plan():
 def test_variables_match_the_plan():
     made = steps(openmpi(1, 2), cpus=ids("2-3")).environment
     assert made["OMP_NUM_THREADS"] == made["OPENBLAS_NUM_THREADS"] == made["MKL_NUM_THREADS"] == "4"
-    assert not {"OMP_PLACES", "OMP_PROC_BIND"} & set(made)  # they would take CPUs away from a program that loads OpenMP late
+    assert not {"OMP_PLACES", "OMP_PROC_BIND"} & set(
+        made
+    )  # they would take CPUs away from a program that loads OpenMP late
     assert made["LD_PRELOAD"] == "/lib/ours.so"
     assert steps(openmpi(1, 2), cpus=ids("2-3"), smt=True).environment["OMP_NUM_THREADS"] == "8"
 

@@ -205,12 +205,10 @@ def prepare(
 
 def _report_files(rank: int, size: int) -> ReportFiles | None:
     """Return where the report at exit goes, and see to it that this process is counted then."""
-    from ..discover.launcher import find_launcher_process, rank_variable
+    from ..discover.launcher import launcher_process
     from ..report.files import files_of, watch
 
-    variable = rank_variable(os.environ)
-    ancestor = find_launcher_process(os.getppid(), variable, os.environ[variable]) if variable else None
-    files = files_of(os.environ, ancestor, rank, size)
+    files = files_of(os.environ, launcher_process(), rank, size)
     if files is not None:
         watch(files)
     return files

@@ -12,14 +12,14 @@ import click
 
 from ..doctor import Finding, Host, diagnose, is_healthy
 from ..doctor.finding import SEVERITIES
-from ..doctor.job import examine_job
+from ..doctor.job import FAILED, examine_job
 from ..exceptions import HpcallocError
 from .options import SECONDS, json_flag
 
 __all__ = ["command"]
 
 SCHEMA = 1  # of the JSON; goes up when a key changes its meaning
-HEALTHY, FOUND, FAILED = 0, 1, 2  # exit codes
+HEALTHY, FOUND = 0, 1  # exit codes
 
 
 @click.command()
@@ -41,34 +41,29 @@ def command(as_json: bool, quiet: bool, mpi: bool | None, timeout: float) -> Non
     Start it as the program will be started: `mpirun -n 8 hpcalloc doctor`, `srun hpcalloc doctor`. All ranks take
     part and rank 0 prints each fault with what was seen, what it costs and the line that mends it.
 
-    Exit code: 0 healthy (notes do not count), 1 warnings or errors were found, 2 the check itself failed.
+    Exit code: 0 healthy (notes do not count), 1 warnings or errors were found, 2 the check itself failed. It is the
+    same on all ranks that MPI connects. MPICH's mpirun may turn a 1 into a 9: it kills ranks that are about to exit.
     """
+
+    def report(hosts: tuple[Host, ...]) -> int:
+        findings = diagnose(hosts)
+        healthy = is_healthy(findings)
+        shown = tuple(f for f in findings if not quiet or f.severity != "note")
+        other = hosts[0].ranks[0].rank > 0  # a rank alone beside rank 0
+        if as_json:
+            click.echo(json.dumps(_dict(shown, hosts), indent=2))
+        elif not (healthy and (quiet or other)):
+            click.echo(_text(findings, shown, hosts))
+        return HEALTHY if healthy else FOUND
+
     try:
-        hosts = examine_job(mpi, timeout)
-        findings = _of_rank(hosts, diagnose(hosts))
+        code = examine_job(mpi, timeout, report)
     except HpcallocError:  # one line and exit code 2
         raise
     except Exception:  # Python's own exit code means something else here
         traceback.print_exc()
-        sys.exit(FAILED)
-    healthy = is_healthy(findings)
-    shown = tuple(f for f in findings if not quiet or f.severity != "note")
-    if as_json and hosts:
-        click.echo(json.dumps(_dict(shown, hosts), indent=2))
-    elif hosts and not (healthy and (quiet or _is_other(hosts))):
-        click.echo(_text(findings, shown, hosts))
-    if not healthy:
-        sys.exit(FOUND)
-
-
-def _is_other(hosts: tuple[Host, ...]) -> bool:
-    """Whether this is a rank alone beside rank 0, which says what is the same for all."""
-    return hosts[0].ranks[0].rank > 0
-
-
-def _of_rank(hosts: tuple[Host, ...], findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    """Leave out what rank 0 says for all."""
-    return tuple(f for f in findings if f.ranks or not _is_other(hosts)) if hosts else ()
+        code = FAILED
+    sys.exit(code)
 
 
 def _unchecked(hosts: tuple[Host, ...]) -> list[str]:

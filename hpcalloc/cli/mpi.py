@@ -8,11 +8,10 @@ from typing import Any
 
 import click
 
+from ..discover.launcher import detect_launcher, expects_mpi, global_rank
 from ..exceptions import HpcallocError, message
 
 __all__ = ["mpi_option", "refuse_ranks", "world"]
-
-_MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PALS_LOCAL_RANKID")
 
 mpi_option = click.option(
     "--mpi/--no-mpi", default=None, help="Take all MPI ranks together; by default where a launcher is seen."
@@ -21,18 +20,15 @@ mpi_option = click.option(
 
 def refuse_ranks(call: str) -> None:
     """Raise where a launcher has started several ranks of a verb that is for one process."""
-    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
-        size = os.environ.get(name, "1")
-        if size.isdigit() and int(size) > 1:
-            raise HpcallocError(
-                message(call, f"{size} ranks", "one process", "start it without mpirun or srun")
-            )
+    size = global_rank(os.environ)[1]
+    if size > 1:
+        raise HpcallocError(message(call, f"{size} ranks", "one process", "start it without mpirun or srun"))
 
 
 def world(mpi: bool | None) -> Any:
     """Start MPI if it is asked for or a launcher is seen; its communicator, or None."""
     if mpi is None:
-        mpi = any(name in os.environ for name in _MPI_VARIABLES)
+        mpi = expects_mpi(detect_launcher(os.environ), os.environ)
         if mpi:
             import importlib.util
 

@@ -20,6 +20,7 @@ __all__ = [
     "Launch",
     "Launcher",
     "detect_launcher",
+    "expects_mpi",
     "find_launcher_process",
     "global_rank",
     "launch_and_process",
@@ -181,6 +182,14 @@ def launcher_of(name: str) -> Launcher | None:
     return next((row for row in (*LAUNCHERS, _INTEL) if row.name == name), None)
 
 
+def expects_mpi(launch: Launch, environ: Mapping[str, str]) -> bool:
+    """Whether the ranks that were started are MPI's: Slurm and torchrun start others as well."""
+    row = launcher_of(launch.launcher)
+    return row is not None and (
+        row.mpi or any(name in environ for name in ("PMI_RANK", "PMI_SIZE", "PMIX_RANK"))
+    )
+
+
 def _number(environ: Mapping[str, str], names: Sequence[str]) -> int | None:
     """Return the first number that one of these variables holds."""
     told = (environ.get(name, "") for name in names)
@@ -320,6 +329,7 @@ def parent_command(pid: int) -> tuple[str, ...]:
 
 
 # ---- the process that started the rank -------------------------------------------------------------------
+
 
 def global_rank(environ: Mapping[str, str]) -> tuple[int, int]:
     """Rank and number of ranks of the whole job as the launcher tells them; (0, 1) without one."""

@@ -225,7 +225,7 @@ def gather_rank(
     base = pathlib.Path(root)
     status = _fields(read_text(base / "proc/self/status"))
     launch = launch or detect_launcher(environ)
-    rank, size = _launcher_rank(environ)
+    rank, size = launch.rank, launch.size
     mpi_size = None
     if comm is not None:
         mpi_size = comm.Get_size()
@@ -262,21 +262,6 @@ def gather_rank(
         hwloc_binding=_hwloc_binding(),
         ancestors=_ancestors(base),
     )
-
-
-def _launcher_rank(environ: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """Rank and size that the launcher says, before MPI is up."""
-    names = (
-        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-        ("PMI_RANK", "PMI_SIZE"),
-        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
-    )
-    for rank, size in names:
-        if environ.get(rank, "").isdigit():
-            # The batch script itself is a task of no step.
-            told = environ.get(size, "")
-            return int(environ[rank]), int(told) if told.isdigit() else None
-    return None, None
 
 
 def _pools() -> tuple[Pool, ...]:

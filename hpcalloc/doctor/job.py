@@ -1,45 +1,44 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Gather the whole job on rank 0: start MPI if it can work, collect each rank's facts, and never wait for ever."""
+"""Examine the whole job: start MPI if it can work, bring each rank's facts to rank 0, and never wait for ever.
+
+All ranks that MPI connects end with one exit code, that of rank 0, and only after rank 0 has said what it found: a
+launcher ends the job when one rank exits with another code than 0.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
-import pickle
-import select
 import signal
-import time
+import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 from ..bind.agreement import split_by_host
-from ..discover.launcher import Launch, this_launch
+from ..discover.launcher import Launch, expects_mpi, launcher_of, this_launch
 from ..exceptions import HpcallocError, message
 from .facts import HostFacts, RankFacts, gather_host, gather_rank, loaded_libraries
 from .host import Host
 
-__all__ = ["belongs_together", "examine_job", "gather"]
+__all__ = ["FAILED", "belongs_together", "examine_job", "gather", "report_together"]
 
-_FAMILY: Mapping[str, tuple[str, ...]] = {  # launcher -> words that its MPI library has in its version
-    "openmpi": ("Open MPI",),
-    "mpich": ("MPICH", "Intel", "MVAPICH"),
-    "intel": ("Intel",),
-    "mvapich": ("MVAPICH",),
-    "pals": ("MPICH", "CRAY"),
-}
+FAILED = 2  # exit code where the check itself failed
+Reporter = Callable[[tuple[Host, ...]], int]
 
 
 def belongs_together(launcher: str, library: str) -> bool:
     """Whether ranks that `launcher` starts find each other by this MPI library, as far as can be told."""
-    words = _FAMILY.get(launcher)
-    return words is None or any(word in library for word in words)
+    row = launcher_of(launcher)
+    return row is None or not row.libraries or any(word in library for word in row.libraries)
 
 
-def examine_job(mpi: bool | None, timeout: float) -> tuple[Host, ...]:
-    """Gather all ranks and their hosts on rank 0; the other ranks get nothing.
+def examine_job(mpi: bool | None, timeout: float, report: Reporter) -> int:
+    """Gather all ranks and their hosts on rank 0, which reports; the exit code, the same on all ranks.
 
-    Without MPI, or where it knows of this process alone, every rank gets itself.
+    Without MPI, or where it knows of this process alone, every rank reports on itself.
 
     Parameters
     ----------
@@ -47,22 +46,21 @@ def examine_job(mpi: bool | None, timeout: float) -> tuple[Host, ...]:
         Use MPI; None: where a launcher is seen and mpi4py is installed.
     timeout : float
         Seconds to wait for the other ranks.
+    report : callable
+        Says what is wrong with these hosts and returns the exit code.
 
     Raises
     ------
     HpcallocError
-        ``mpi=True`` without mpi4py; MPI does not answer in time; a rank could not be examined.
+        ``mpi=True`` without mpi4py; MPI does not answer in time.
     """
     launch = this_launch()
     before = loaded_libraries()
-    launched = (
-        launch.launcher not in ("none", "slurm") or "PMI_SIZE" in os.environ or "PMIX_RANK" in os.environ
-    )
     mpi_error = ""
-    if launched if mpi is None else mpi:
+    if expects_mpi(launch, os.environ) if mpi is None else mpi:
         if importlib.util.find_spec("mpi4py") is not None:
             try:
-                return _in_child(lambda: _with_mpi(launch, before), timeout)
+                return _in_child(lambda: _with_mpi(launch, before, report), timeout)
             except ChildProcessError as error:
                 mpi_error = str(error)
         elif mpi:
@@ -71,9 +69,23 @@ def examine_job(mpi: bool | None, timeout: float) -> tuple[Host, ...]:
                     "doctor", "--mpi", "mpi4py, which is not installed", "pip install mpi4py, or --no-mpi"
                 )
             )
-    return (
-        Host(gather_host(), (gather_rank(os.environ, launch=launch, before=before, mpi_error=mpi_error),)),
-    )
+    mine = gather_rank(os.environ, launch=launch, before=before, mpi_error=mpi_error)
+    return report((Host(gather_host(), (mine,)),))
+
+
+def report_together(comm: Any, launch: Launch, before: tuple[str, ...], report: Reporter) -> int:
+    """Gather, report on rank 0, and return its exit code on all ranks; collective."""
+    code = FAILED
+    try:
+        hosts = gather(comm, launch, before)
+        code = report(hosts) if hosts else 0
+    except HpcallocError as error:
+        sys.stderr.write(f"Error: {error}\n")
+    except Exception:  # the other ranks wait for the exit code
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return int(comm.bcast(code, root=0))
 
 
 def gather(comm: Any, launch: Launch, before: tuple[str, ...] = ()) -> tuple[Host, ...]:
@@ -108,7 +120,7 @@ def gather(comm: Any, launch: Launch, before: tuple[str, ...] = ()) -> tuple[Hos
     return tuple(Host(facts[key], tuple(members)) for key, members in ranks.items())
 
 
-def _with_mpi(launch: Launch, before: tuple[str, ...]) -> tuple[Host, ...]:
+def _with_mpi(launch: Launch, before: tuple[str, ...], report: Reporter) -> int:
     """Load MPI, and start it unless it belongs to another launcher: some libraries end the process then."""
     import mpi4py
 
@@ -119,20 +131,21 @@ def _with_mpi(launch: Launch, before: tuple[str, ...]) -> tuple[Host, ...]:
         raise ChildProcessError(f"mpi4py: {error}") from error
     library = _first_line(MPI.Get_library_version())
     if not belongs_together(launch.launcher, library):
-        mine = gather_rank(os.environ, launch=launch, before=before, mpi=library)
-        return (Host(gather_host(), (mine,)),)
+        return report(
+            (Host(gather_host(), (gather_rank(os.environ, launch=launch, before=before, mpi=library),)),)
+        )
     MPI.Init_thread()
     try:
-        return gather(MPI.COMM_WORLD, launch, before)
+        return report_together(MPI.COMM_WORLD, launch, before, report)
     finally:
-        MPI.Finalize()  # together, before rank 0's exit code makes the launcher end the others
+        MPI.Finalize()
 
 
 def _first_line(version: str) -> str:
     return version.replace("\0", "\n").split("\n")[0].strip()
 
 
-def _in_child(work: Callable[[], tuple[Host, ...]], seconds: float) -> tuple[Host, ...]:
+def _in_child(work: Callable[[], int], seconds: float) -> int:
     """Run `work` in a child process: MPI_Init can wait for ever with the interpreter locked, or end the process.
 
     Raises
@@ -142,31 +155,13 @@ def _in_child(work: Callable[[], tuple[Host, ...]], seconds: float) -> tuple[Hos
     HpcallocError
         It took too long.
     """
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        _die_with_parent()
-        word: Any
-        try:
-            word = work()
-        except (ChildProcessError, HpcallocError) as error:
-            word = error
-        except BaseException:
-            word = RuntimeError(traceback.format_exc())
-        with os.fdopen(writing, "wb") as pipe:
-            pickle.dump(word, pipe)
-        os._exit(0)
-    os.close(writing)
-    told, end = b"", time.monotonic() + seconds
+    context = multiprocessing.get_context("fork")
+    reading, writing = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(work, writing), daemon=True)
+    child.start()
+    writing.close()
     try:
-        while select.select([reading], [], [], max(end - time.monotonic(), 0))[0]:
-            part = os.read(reading, 1 << 20)
-            if not part:
-                break
-            told += part
-        else:
-            os.kill(child, signal.SIGKILL)
+        if not reading.poll(seconds):
             raise HpcallocError(
                 message(
                     "doctor",
@@ -175,17 +170,31 @@ def _in_child(work: Callable[[], tuple[Host, ...]], seconds: float) -> tuple[Hos
                     "--no-mpi checks each rank alone",
                 )
             )
-    finally:
-        os.close(reading)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if not told:
+        answer = reading.recv()
+    except EOFError:
+        child.join()
+        status = child.exitcode or 0
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
-        raise ChildProcessError(f"the process ended in MPI_Init: {how}")
-    word = pickle.loads(told)
-    if isinstance(word, BaseException):
-        raise word
-    hosts: tuple[Host, ...] = word
-    return hosts
+        raise ChildProcessError(f"the process ended in MPI_Init: {how}") from None
+    finally:
+        child.kill()
+        child.join()
+    if isinstance(answer, Exception):
+        raise answer
+    return int(answer)
+
+
+def _answer(work: Callable[[], int], writing: Connection) -> None:
+    _die_with_parent()
+    answer: int | Exception
+    try:
+        answer = work()
+        sys.stdout.flush()
+    except (ChildProcessError, HpcallocError) as error:
+        answer = error
+    except Exception:
+        answer = RuntimeError(traceback.format_exc())
+    writing.send(answer)
 
 
 def _die_with_parent() -> None:

@@ -151,7 +151,9 @@ def bindings_of(topology: Topology, found: Situation) -> tuple[list[LauncherBind
         return [own], ""
     if launch.local_rank is None or size is None:
         which = "local rank" if launch.local_rank is None else "number of ranks on this host"
-        return [own._replace(explicit=True)], f"{launch.launcher} does not tell the {which}: the binding is kept"
+        return [
+            own._replace(explicit=True)
+        ], f"{launch.launcher} does not tell the {which}: the binding is kept"
     usable = {pu for core in topology.usable_cores for pu in core.pus}
     singly = _singly(found)
     if found.cpus >= usable and not singly:
@@ -190,7 +192,9 @@ def decide(topology: Topology, found: Situation, wishes: Wishes) -> Steps:
         topology = replace(topology, allowed_cpus=inside or topology.allowed_cpus)
     bindings, note = bindings_of(topology, found)
     if note and wishes.bind == "auto" and found.cpus >= topology.allowed_cpus:
-        wishes = replace(wishes, bind="off")  # a share of the host can't be told, and there is no binding to size pools by
+        wishes = replace(
+            wishes, bind="off"
+        )  # a share of the host can't be told, and there is no binding to size pools by
     if wishes.bind != "auto" and launch.local_rank is not None and launch.local_size is not None:
         bindings = [LauncherBinding(found.cpus, launch.launcher, launch.explicit)] * launch.local_size
     threads, kept_threads = _threads(found.environ, wishes)

@@ -47,3 +47,18 @@ def test_a_rank_that_fails_is_named_and_hangs_nobody(world, monkeypatch):
             job.gather(world, detect_launcher(os.environ))
     else:
         assert job.gather(world, detect_launcher(os.environ)) == ()
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_all_ranks_have_rank_0s_exit_code_after_it_has_reported(world, code):
+    said = []
+    launch = detect_launcher(os.environ)
+    assert job.report_together(world, launch, (), lambda hosts: said.append(hosts) or code) == code
+    assert len(said) == (world.Get_rank() == 0)
+
+
+def test_all_ranks_fail_where_one_does(world, monkeypatch, capsys):
+    if world.Get_rank() == world.Get_size() - 1:
+        monkeypatch.setattr(job, "gather_rank", lambda *a, **k: 1 / 0)
+    assert job.report_together(world, detect_launcher(os.environ), (), lambda hosts: 0) == job.FAILED
+    assert ("ZeroDivisionError" in capsys.readouterr().err) == (world.Get_rank() == 0)
