@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec
 import numpy.typing as npt
 
 from .bind import agreement
-from .bind.affinity import ThreadPool
+from .bind.affinity import ThreadPool, undo_openmp
 from .bind.rank import Options, Setup, Word, check_options, check_same, neighbours, prepare
 from .discover.launcher import this_launch
 from .discover.topology import Topology, format_ids
@@ -117,7 +117,7 @@ def init(
         except Exception as bad:
             error = bad
         launch = this_launch()
-        affinity = frozenset(os.sched_getaffinity(os.getpid()))
+        affinity, taken = undo_openmp(leave=bind == "off" or bool(_open))
         own = Word(LauncherBinding(affinity, launch.launcher, launch.explicit), options, bool(_open))
         node_comm, words, missed = neighbours(comm, own, launch.local_size)
         setup: Setup | None = None
@@ -127,7 +127,9 @@ def init(
             if options is not None and all(word.options for word in words):
                 check_same(words)
                 setup = (
-                    _open[-1]._setup if nested else prepare(options, comm, node_comm, launch, words, missed)
+                    _open[-1]._setup
+                    if nested
+                    else prepare(options, comm, node_comm, launch, words, missed, taken)
                 )
                 arrays.handler_of(setup.policy)  # NodeError now, not at the first array
         except Exception as bad:

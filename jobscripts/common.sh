@@ -42,7 +42,8 @@ geometry() {
     ranks=$((ranks_per_node * nodes))
     # Since Slurm 22.05 srun doesn't take over sbatch's --cpus-per-task: it is said to every srun.
     export SRUN_CPUS_PER_TASK=$((width * threads_per_core))
-    export OMP_NUM_THREADS=$threads OMP_PLACES=cores OMP_PROC_BIND=${OMP_PROC_BIND:-spread}
+    # No OMP_PROC_BIND: where Python loads an OpenMP runtime, it would leave one place to all that comes after it.
+    export OMP_NUM_THREADS=$threads
     echo "$SLURM_JOB_NAME: $nodes nodes with $numa_nodes NUMA nodes and $cores cores each;" \
         "$ranks_per_node ranks a node, $threads threads a rank"
 }

@@ -18,4 +18,5 @@ source "${HPCALLOC_HOME:-${SLURM_SUBMIT_DIR:?submit this script with sbatch}}/jo
 LAUNCHER=srun MEM_BIND=${MEM_BIND:-none}
 geometry 1
 check
+export OMP_PLACES=cores OMP_PROC_BIND=spread # all threads are OpenMP's, and each keeps its node
 launch "$HPCALLOC_HOME/build/examples/openmp/thread_buffers"

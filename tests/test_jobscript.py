@@ -39,6 +39,7 @@ def test_a_rank_per_numa_node():
     assert masks(job) == [0x00FF, 0xFF00]
     assert "--mem-bind=local" in job.text
     assert "OMP_NUM_THREADS=4" in job.text
+    assert "OMP_PROC_BIND" not in job.text
     assert lines(job)[-3].startswith("launch hpcalloc doctor || ")
     assert lines(job)[-2:] == ["launch hpcalloc report", "launch ./solver --size 'a b'"]
 

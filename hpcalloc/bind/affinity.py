@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from .._native.errors import error_for
 from ..discover.topology import format_ids
 from ..exceptions import BindingError
 
-__all__ = ["Binding", "ThreadPool", "apply", "inherited_memory_policy"]
+__all__ = ["Binding", "ThreadPool", "apply", "inherited_memory_policy", "openmp_binding", "undo_openmp"]
 
 # What a user sets to size a pool, by threadpoolctl's internal_api.
 _POOL_VARIABLES: Mapping[str, tuple[str, ...]] = {
@@ -123,6 +124,79 @@ def apply(cpus: Iterable[int], *, threads: int | None = None, explicit_threads: 
     if threads is not None and (explicit_threads or threads != len(before)):
         binding.pools, binding._undo_pools = _size_pools(threads, explicit_threads)
     return binding
+
+
+# ---- what an OpenMP runtime took ----------------------------------------------------------------------
+
+_OPENMP = re.compile(r"/lib(gomp|omp|iomp5)\b[^/]*$")
+
+
+def undo_openmp(leave: bool) -> tuple[frozenset[int], str]:
+    """Give the main thread the CPUs back that an OpenMP runtime took; its CPUs then, and what to say.
+
+    Where OMP_PROC_BIND or its like is set, a runtime binds the thread that loads it to the first of its places. Threads
+    and child processes that come later inherit that place: what was meant for OpenMP's threads befalls joblib, BLAS
+    and all of Python. The runtime knows the CPUs that there were: they are those of all its places.
+
+    Parameters
+    ----------
+    leave : bool
+        Only say it.
+    """
+    mine = frozenset(os.sched_getaffinity(os.getpid()))
+    name = openmp_binding(os.environ)
+    if name is None:
+        return mine, ""
+    told = f"{name}={os.environ[name]}: an OpenMP runtime binds the thread that loads it to one place"
+    wide = next((cpus for cpus in map(_places, _runtimes()) if cpus > mine), None)
+    if wide is None:
+        return (
+            mine,
+            f"{told}, and all threads and children made after that; export OMP_PROC_BIND=false prevents it",
+        )
+    told += f"; CPUs {format_ids(mine)} were left of {format_ids(wide)}"
+    if leave:
+        return mine, f"{told} (export OMP_PROC_BIND=false prevents it)"
+    try:
+        _move_threads("init", mine, wide, frozenset())
+    except BindingError as error:
+        return mine, f"{told}; {error}"
+    return wide, f"{told}: given back"
+
+
+def openmp_binding(environ: Mapping[str, str]) -> str | None:
+    """Return the name of the variable by which OpenMP runtimes bind threads in this environment; None without one."""
+    if environ.get("OMP_PROC_BIND", "").strip().lower() == "false":
+        return None
+    if environ.get("KMP_AFFINITY", "").lower() in ("none", "disabled") and not environ.get("OMP_PROC_BIND"):
+        return None
+    return next((n for n in ("OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY") if environ.get(n)), None)
+
+
+def _runtimes() -> list[str]:
+    """Return the paths of the OpenMP runtimes that are loaded."""
+    try:
+        with open("/proc/self/maps", errors="replace") as maps:
+            paths = (line.split(None, 5)[5].strip() for line in maps if line.count("/"))
+            return sorted({path for path in paths if _OPENMP.search(path)})
+    except (OSError, IndexError):
+        return []
+
+
+def _places(path: str) -> frozenset[int]:
+    """Return the CPUs of all places of a loaded OpenMP runtime; none where it can't be asked."""
+    import ctypes  # takes a while to import
+
+    try:
+        runtime = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        cpus: set[int] = set()
+        for place in range(runtime.omp_get_num_places()):
+            ids = (ctypes.c_int * max(runtime.omp_get_place_num_procs(place), 0))()
+            runtime.omp_get_place_proc_ids(place, ids)
+            cpus.update(ids)
+        return frozenset(cpus)
+    except (OSError, AttributeError):
+        return frozenset()
 
 
 # ---- threads ----------------------------------------------------------------------------------------

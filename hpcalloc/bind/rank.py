@@ -11,7 +11,7 @@ import errno
 import operator
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -159,11 +159,20 @@ def neighbours(comm: Any, own: Word, told: int | None) -> tuple[Any, list[Word],
 
 
 def prepare(
-    options: Options, comm: Any, node_comm: Any, launch: Launch, words: Sequence[Word], missed: bool
+    options: Options,
+    comm: Any,
+    node_comm: Any,
+    launch: Launch,
+    words: Sequence[Word],
+    missed: bool,
+    taken: str,
 ) -> Setup:
-    """Plan and pin; nothing is left behind by an error. `missed`: MPI does not see all ranks of this host."""
+    """Plan and pin; nothing is left behind by an error.
+
+    `missed`: MPI does not see all ranks of this host. `taken`: what `undo_openmp` has to say.
+    """
     bindings = [word.binding for word in words]
-    notes: list[str] = []
+    notes: list[str] = [*filter(None, (taken, launch.note))]
     if missed:
         notes.append(
             f"MPI does not know that {len(words)} ranks share this host, which {launch.launcher} and the kernel say: "
@@ -302,12 +311,9 @@ def _bind(share: RankPlan, options: Options, notes: list[str]) -> Binding | None
     """Pin, unless the plan says to leave it; None if nothing was pinned."""
     if share.action == "none":
         return None
-    cpus: Iterable[int] = (
-        share.cpus if share.action in ("bind", "widen") else os.sched_getaffinity(os.getpid())
-    )
     binding: Binding | None = None
     try:
-        binding = apply(cpus, threads=share.threads, explicit_threads=options.threads != "auto")
+        binding = apply(share.cpus, threads=share.threads, explicit_threads=options.threads != "auto")
     except BindingError as error:
         if options.strict or options.bind == "force" or error.errno not in (errno.EPERM, errno.ENOSYS):
             raise

@@ -149,7 +149,7 @@ def make_jobscript(
         ),
         "set -euo pipefail",
         "",
-        f"export OMP_NUM_THREADS={count} OMP_PLACES=cores OMP_PROC_BIND=spread",
+        f"export OMP_NUM_THREADS={count}",
         *(_srun(plan, mpi, spans) if launcher == "srun" else _mpirun(plan, topology)),
         "",
     ]
