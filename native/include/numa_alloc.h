@@ -5,6 +5,9 @@
  * Placement. Every block has a home, fixed when it is allocated: one NUMA node, or a set of nodes for
  * interleaved and blocked memory. Where its pages are is a matter of kernel policy on the block's
  * addresses and not of who touches it first. A freed block goes back to its home's heaps only.
+ * On a machine of several nodes a process may inherit a memory policy that somebody chose (numactl, srun --mem-bind).
+ * Local memory then follows that policy: its pages are where the policy of the thread that touches them first says. Other
+ * requests, and strict ones, are served as they ask.
  *
  * Strictness. By default a home is *preferred*: when the node is full, memory comes from the next node by
  * distance and numalloc_stats() counts it. With NUMALLOC_STRICT the call checks the node's free memory and
@@ -49,7 +52,8 @@ extern "C" {
 
 enum {
     NUMALLOC_MAX_NODES = 1024, /* node ids are below this: the kernel's own limit */
-    NUMALLOC_NODE_MIXED = -1,  /* numalloc_node_of: interleaved or blocked memory */
+    NUMALLOC_NODE_MIXED =
+        -1, /* numalloc_node_of: interleaved or blocked memory, or an inherited policy of several nodes */
     NUMALLOC_NODE_FOREIGN = -2 /* numalloc_node_of: not a live block of this allocator */
 };
 

@@ -250,6 +250,10 @@ typedef struct na_thread {
     na_heap *heaps[];              /* one per region, NULL until needed */
 } na_thread;
 
+/* What a node's regions are for. On-node memory serves local requests as well, unless the process inherited a memory
+ * policy: then local memory is in regions without a policy of their own, and pages come from where the thread's says. */
+enum na_use { NA_ONNODE, NA_STRICT, NA_INHERITED };
+
 typedef struct na_part {
     uintptr_t start, limit; /* addresses */
     uintptr_t top;          /* spans lie in [start, top) without gaps */
@@ -264,8 +268,9 @@ struct na_region {
     uintptr_t base;     /* address of the first byte */
     int16_t index;      /* of the region */
     int16_t node_index; /* of its home in na_topo.node_id[], -1 mixed */
-    int node;           /* id of its home, -1 mixed */
-    bool strict;
+    int node;           /* id of its home; -1: mixed, or an inherited policy of several nodes */
+    uint8_t use;        /* enum na_use */
+    bool strict;        /* use is NA_STRICT */
     _Atomic(bool) opened; /* policy set, metadata ready */
     uintptr_t meta_limit, meta_opened;
     uint32_t span_count; /* descriptors ever made */

@@ -128,6 +128,19 @@ static int noted_node(uintptr_t page) {
     return node;
 }
 
+bool machine_bound(const void *address) {
+    uintptr_t page = (uintptr_t)address;
+    bool bound = false;
+    pthread_mutex_lock(&noted_lock);
+    for (int i = noted_count; i-- > 0;) {
+        if (page < noted[i].start || page >= noted[i].end) continue;
+        bound = noted[i].mode != NA_BIND_DEFAULT;
+        break;
+    }
+    pthread_mutex_unlock(&noted_lock);
+    return bound;
+}
+
 static const char *made_up_file(const char *path) {
     if (nodes == NO_SYSFS) return strncmp(path, "/sys/devices/system/", 20) == 0 ? "" : NULL;
     if (nodes != TWO) return NULL;
@@ -174,7 +187,16 @@ PLAIN(map_fresh, (void *address, size_t bytes), (address, bytes))
 PLAIN(get_affinity, (na_cpuset * cpus), (cpus))
 PLAIN(set_affinity, (const na_cpuset *cpus), (cpus))
 PLAIN(set_policy, (enum na_bind_mode mode, const na_nodeset *set), (mode, set))
-PLAIN(get_policy, (int *mode, na_nodeset *set), (mode, set))
+
+WRAP(int, get_policy, (int *mode, na_nodeset *set)) {
+    int error = counted(MACHINE_get_policy);
+    const char *text = nodes == TWO ? getenv("MACHINE_POLICY") : NULL;
+    if (error != 0 || text == NULL) return error != 0 ? error : __real_os_get_policy(mode, set);
+    unsigned long long word;
+    if (sscanf(text, "%d:%llu", mode, &word) != 2) abort();
+    *set = (na_nodeset){{word}};
+    return 0;
+}
 
 WRAP(size_t, page_size, (void)) {
     (void)counted(MACHINE_page_size);

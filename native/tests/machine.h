@@ -7,6 +7,8 @@
  * The environment says what to do, since the library starts before main():
  *   MACHINE_NODES=2   two nodes, even CPUs on node 0; policies are noted down and page queries answer by them,
  *                     explicit huge pages are made of others
+ *   MACHINE_POLICY=mode:nodes   with two nodes: the policy that the thread has at the start, as the kernel's number and
+ *                     the first word of its set
  *   MACHINE_NODES=0   one node without sysfs, CPUs by affinity
  *   otherwise         the machine as it is
  *   MACHINE_FAULT=name:first:last:error   calls first..last (from 1) of os_name fail with that errno
@@ -71,6 +73,8 @@ extern int machine_nodes;                       /* 1: the machine as it is */
 extern void (*machine_hook)(enum machine_call); /* is called before each call; NULL: nothing is */
 extern uint64_t machine_room;                   /* no cgroup has more room than this many bytes */
 extern bool machine_quiet;                      /* os_message writes nothing */
+
+bool machine_bound(const void *address); /* two nodes: has its page a policy of its own? */
 
 void machine_arm(enum machine_call call, uint64_t number, int error); /* the number-th call from now on fails, once */
 

@@ -22,6 +22,19 @@ online=$(ls -d /sys/devices/system/node/node[0-9]* | wc -l)
 "$root"/build/native/bin/test_inline_static inline >/tmp/inline.out 2>&1 && echo "inline on $nodes nodes: ok" || { cat /tmp/inline.out; echo "inline on $nodes nodes: FAILED"; }
 NUMALLOC_SECURE=1 "$root"/build/native/bin/test_inline_static calls >/tmp/inline.out 2>&1 && echo "secure on $nodes nodes: ok" || { cat /tmp/inline.out; echo "secure on $nodes nodes: FAILED"; }
 
+# A policy that somebody chose before the start, under bare LD_PRELOAD and for hpcalloc's local arrays.
+inherited() {
+    local options=$1
+    shift
+    # shellcheck disable=SC2086
+    numactl $options env LD_PRELOAD="$root"/build/native/libnumalloc_preload.so "$root"/build/native/bin/preload_inherited "$@" >/tmp/inherited.out 2>&1 &&
+        echo "numactl $options under preload on $nodes nodes: ok" || { cat /tmp/inherited.out; echo "numactl $options under preload on $nodes nodes: FAILED"; }
+}
+inherited --membind=1 1
+inherited --preferred=1 1
+inherited --interleave=0-1 0 1
+inherited --membind=0-1 0 1
+
 # What may be changed only on a machine of one's own, and what a container may forbid.
 "$root"/build/native/bin/test_exhaustion commit_limit cgroup_limit no_huge_pages >/tmp/exhaustion.out 2>&1
 grep -E '^(commit|cgroup)_limit: |^no_huge_pages: |failed:|skipped:' /tmp/exhaustion.out | sort -u

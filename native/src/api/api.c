@@ -171,7 +171,7 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     void *block = na_heap_alloc(heap, aligned_to_class(align, padded), whole);
     if (block == NULL) return NULL;
     if ((flags & NUMALLOC_POPULATE) != 0) {
-        na_nodeset home = nodeset_single(region->node);
+        na_nodeset home = na_region_nodes(region);
         int error = na_populate((uintptr_t)block, size, &home, region->strict);
         if (error != 0) {
             na_free(block, "numalloc_request");
@@ -183,15 +183,15 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     return block;
 }
 
-/* On a node, or when it can't and `strict` is not asked for, on the next by distance, which is counted. */
-static void *alloc_on(int node_index, bool strict, size_t size, size_t align, unsigned flags) {
-    void *block = na_alloc(na_region_node(node_index, strict), size, align, flags);
-    if (NA_LIKELY(block != NULL) || strict || (errno != ENOMEM && errno != ENODEV)) return block;
+/* On a node, or when it can't and the use is not strict, on the next by distance, which is counted. */
+static void *alloc_on(int node_index, enum na_use use, size_t size, size_t align, unsigned flags) {
+    void *block = na_alloc(na_region_node(node_index, use), size, align, flags);
+    if (NA_LIKELY(block != NULL) || use == NA_STRICT || (errno != ENOMEM && errno != ENODEV)) return block;
     const int16_t *neighbour = na_topology_neighbours(node_index);
     for (int i = 1; i < na_topo.node_count; i++) {
-        block = na_alloc(na_region_node(neighbour[i], false), size, align, flags);
+        block = na_alloc(na_region_node(neighbour[i], use), size, align, flags);
         if (block == NULL) continue;
-        atomic_fetch_add_explicit(&na_region_node(node_index, false)->fallbacks, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&na_region_node(node_index, use)->fallbacks, 1, memory_order_relaxed);
         return block;
     }
     errno = ENOMEM;
@@ -204,7 +204,7 @@ static void *alloc_here(size_t size, size_t align, unsigned flags) {
     na_heap *heap = na_heap_here();
     /* A region that can't be opened (the commit limit, after the thread came to its node): others may have free memory. */
     int home = heap != NULL ? heap->region->node_index : na_home_index();
-    return alloc_on(home, na_opt.strict || (flags & NUMALLOC_STRICT) != 0, size, align, flags);
+    return alloc_on(home, na_use_local(na_opt.strict || (flags & NUMALLOC_STRICT) != 0), size, align, flags);
 }
 
 /* Most need no more than the next blocks of the page at hand, or a block that is kept. */
@@ -297,7 +297,7 @@ static void *request_spread(const numalloc_request_t *request, size_t align, boo
     }
     if (nodeset_count(&nodes) == 1 || request->size < os_page_size()) {
         int index = na_topology_index_of(deal(&nodes));
-        return alloc_on(index, strict, request->size, align, request->flags);
+        return alloc_on(index, strict ? NA_STRICT : NA_ONNODE, request->size, align, request->flags);
     }
     if (!size_fits(request->size)) return NULL;
     na_placement placement = {.nodes = nodes, .policy = (uint8_t)request->policy, .strict = strict};
@@ -314,10 +314,12 @@ void *na_request(const numalloc_request_t *request) {
     if (!na_init()) return NULL;
     bool strict = na_opt.strict || (request->flags & NUMALLOC_STRICT) != 0;
     switch (request->policy) {
-    case NUMALLOC_LOCAL: return alloc_on(na_home_index(), strict, request->size, request->align, request->flags);
+    case NUMALLOC_LOCAL:
+        return alloc_on(na_home_index(), na_use_local(strict), request->size, request->align, request->flags);
     case NUMALLOC_ONNODE:
         if (!nodeset_has(&na_topo.allowed, request->node)) break;
-        return alloc_on(na_topology_index_of(request->node), strict, request->size, request->align, request->flags);
+        return alloc_on(na_topology_index_of(request->node), strict ? NA_STRICT : NA_ONNODE, request->size,
+                        request->align, request->flags);
     case NUMALLOC_INTERLEAVE:
     case NUMALLOC_BLOCKED: return request_spread(request, request->align, strict);
     default: errno = EINVAL; return NULL;
@@ -351,7 +353,7 @@ void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes) {
 /* A block of the same home as `span`'s. */
 static void *alloc_like(const na_span *span, size_t size) {
     const na_region *region = &na_regions[span->region];
-    if (region->node_index >= 0) return alloc_on(region->node_index, region->strict, size, 0, NA_GROWING);
+    if (region->node_index >= 0) return alloc_on(region->node_index, region->use, size, 0, NA_GROWING);
     na_placement placement = *span->placement;
     return born(na_mixed_alloc(&placement, size, 0, 0));
 }
@@ -440,7 +442,9 @@ int numalloc_block_info(const void *ptr, numalloc_block_info_t *info) {
         .size = na_usable(span),
         .size_class = span->kind == NA_PAGE ? span->class_index : -1,
         .numa_node = region->node,
-        .policy = mixed ? span->placement->policy : NUMALLOC_ONNODE,
+        .policy = mixed                         ? span->placement->policy
+                  : region->use == NA_INHERITED ? NUMALLOC_LOCAL
+                                                : NUMALLOC_ONNODE,
         .flags = strict ? NUMALLOC_STRICT : 0,
         .huge_page = span->huge_shift != 0 ? (size_t)1 << span->huge_shift : 0,
     };
@@ -462,7 +466,7 @@ int numalloc_init(size_t bytes_per_node) {
     if (!atomic_compare_exchange_strong(&given, &before, bytes_per_node + 1))
         return before == bytes_per_node + 1 ? 0 : EALREADY;
     for (int i = 0; i < na_topo.node_count; i++) {
-        int error = na_region_prepare(na_region_node(i, na_opt.strict), bytes_per_node);
+        int error = na_region_prepare(na_region_node(i, na_use_local(na_opt.strict)), bytes_per_node);
         if (error != 0) {
             atomic_store(&given, 0);
             return error;

@@ -30,7 +30,8 @@ static int init_once(void) {
     if (!na_modes.init()) os_message("numalloc: no memory to record blocks: leaks, profile and guard are off\n");
     if (na_topo.online_count > 1) { /* now, as a program may forbid itself these calls later */
         (void)os_can_query();
-        for (int i = 0; i < na_topo.node_count; i++) (void)na_region_open(na_region_node(i, na_opt.strict));
+        for (int i = 0; i < na_topo.node_count; i++)
+            (void)na_region_open(na_region_node(i, na_use_local(na_opt.strict)));
     }
     atomic_store_explicit(&ready, true, memory_order_release);
     return 0;
@@ -39,6 +40,15 @@ static int init_once(void) {
 /* On one node the kernel is not asked. */
 static const char *yes_no(int (*probe)(void)) {
     return na_topo.online_count == 1 ? "not needed" : probe() == 0 ? "yes" : "no";
+}
+
+static void tell(void) {
+    os_message("numalloc %s: %d node(s), %zu GiB of address space each, bind %s, query %s\n", NUMALLOC_VERSION,
+               na_topo.node_count, ((size_t)1 << na_shift) >> 30, yes_no(os_can_bind), yes_no(os_can_query));
+    char policy[128];
+    na_topology_policy_text(policy, sizeof policy);
+    if (na_topo.policy != NULL)
+        os_message("numalloc: the process inherited the memory policy %s: local memory follows it\n", policy);
 }
 
 bool na_init(void) {
@@ -53,9 +63,7 @@ bool na_init(void) {
     }
     if (first) {
         na_fork_install(); /* may allocate, hence after all else */
-        if (na_opt.verbose != 0)
-            os_message("numalloc %s: %d node(s), %zu GiB of address space each, bind %s, query %s\n", NUMALLOC_VERSION,
-                       na_topo.node_count, ((size_t)1 << na_shift) >> 30, yes_no(os_can_bind), yes_no(os_can_query));
+        if (na_opt.verbose != 0) tell();
     }
     return true;
 }

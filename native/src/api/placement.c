@@ -249,7 +249,7 @@ int numalloc_prefault(void *ptr, size_t len) {
     const na_span *span = na_span_at(ptr);
     const na_region *region = &na_regions[span->region];
     /* The nodes only matter to strict memory of one home; other strict memory was populated at birth. */
-    na_nodeset home = region->node_index >= 0 ? nodeset_single(region->node) : na_topo.allowed;
+    na_nodeset home = na_region_nodes(region);
     return na_populate(start, len, &home, region->strict);
 }
 

@@ -133,8 +133,8 @@ int numalloc_stats(int node, numalloc_stats_t *stats) {
         return 0;
     }
     if (!nodeset_has(&na_topo.allowed, node)) return ENODEV;
-    add_region(na_region_node(na_topology_index_of(node), false), stats);
-    add_region(na_region_node(na_topology_index_of(node), true), stats);
+    for (int i = 0; i < na_region_count; i++)
+        if (na_regions[i].node == node) add_region(&na_regions[i], stats);
     return 0;
 }
 
@@ -202,8 +202,11 @@ size_t numalloc_stats_json(char *buffer, size_t capacity) {
     put(&out, "{\"version\": \"%s\", \"options\": {", NUMALLOC_VERSION);
     size_t left = out.length < out.capacity ? out.capacity - out.length : 0;
     out.length += na_options_json(left != 0 ? buffer + out.length : NULL, left);
-    put(&out, "}, \"can_bind\": %d, \"can_query\": %d, \"reserved_bytes\": %llu, \"region_bytes\": %llu, \"total\": {",
-        numalloc_can_bind(), na_topo.online_count > 1 ? os_can_query() : 0, (unsigned long long)na_reserved,
+    char policy[512];
+    na_topology_policy_text(policy, sizeof policy);
+    put(&out, "}, \"can_bind\": %d, \"can_query\": %d, \"inherited_policy\": \"%s\", ", numalloc_can_bind(),
+        na_topo.online_count > 1 ? os_can_query() : 0, policy);
+    put(&out, "\"reserved_bytes\": %llu, \"region_bytes\": %llu, \"total\": {", (unsigned long long)na_reserved,
         1ULL << na_shift);
     put_stats(&out, &total);
     put(&out, "}, \"nodes\": [");

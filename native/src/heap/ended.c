@@ -249,9 +249,9 @@ void na_ended_reclaim(na_region *region) {
 bool na_ended_relieve(na_region *region) {
     int saved = errno;
     bool any = false;
-    /* Both regions of the node: they share its limit. */
-    for (int i = 0; i < 2; i++) {
-        na_region *each = region->node_index < 0 ? region : na_region_node(region->node_index, i != 0);
+    for (int i = 0; i < na_region_count; i++) {
+        na_region *each = &na_regions[i];
+        if (each->node_index != region->node_index) continue; /* those of one node share its limit */
         if (!atomic_load_explicit(&each->opened, memory_order_acquire)) continue;
         uint64_t before = atomic_load_explicit(&each->used_bytes, memory_order_relaxed);
         na_ended_release(each);

@@ -159,7 +159,7 @@ int na_home_index(void) { return na_topology_home_of_cpu(cpu_now()); }
 
 na_heap *na_heap_here(void) {
     int cpu = cpu_now();
-    na_heap *heap = na_heap_of(na_region_node(na_topology_home_of_cpu(cpu), na_opt.strict));
+    na_heap *heap = na_heap_of(na_region_node(na_topology_home_of_cpu(cpu), na_use_local(na_opt.strict)));
     if (heap == NULL) return NULL;
     if (!na_hooked && !na_secure && (na_self.heap != heap || na_self.cpu != cpu)) {
         na_self.heap = heap;

@@ -77,7 +77,7 @@ static enum backing back_with_hugetlb(na_region *region, na_span *span) {
     for (unsigned shift = na_opt.huge == NA_HUGE_1G ? 30 : 21; shift >= 21; shift -= 9) {
         size_t page = (size_t)1 << shift;
         if (na_span_bytes(span) % page != 0 || span->start % page != 0) continue;
-        int node = na_topo.online_count > 1 ? region->node : -1;
+        int node = na_topo.online_count > 1 && region->use != NA_INHERITED ? region->node : -1;
         int error = os_map_hugetlb((void *)span->start, na_span_bytes(span), page, node);
         if (error == 0) {
             span->huge_shift = (uint8_t)shift;
@@ -166,7 +166,7 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
         return NULL;
     }
     if (region->strict || (flags & NUMALLOC_POPULATE) != 0) {
-        na_nodeset home = nodeset_single(region->node);
+        na_nodeset home = na_region_nodes(region);
         error = na_populate(span->start, size, &home, region->strict);
         if (error != 0) {
             if (region->strict) atomic_fetch_add_explicit(&region->strict_failures, 1, memory_order_relaxed);

@@ -312,7 +312,7 @@ static void home_of(uintptr_t start, numalloc_request_t *request, na_nodeset *no
     const na_span *span = na_span_at((void *)start);
     const na_region *region = &na_regions[span->region];
     if (region->node_index >= 0) {
-        request->policy = NUMALLOC_ONNODE;
+        request->policy = region->use == NA_INHERITED ? NUMALLOC_LOCAL : NUMALLOC_ONNODE;
         request->node = region->node;
         request->flags = region->strict ? NUMALLOC_STRICT : 0;
         return;

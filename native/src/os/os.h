@@ -68,6 +68,8 @@ int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodese
 int os_set_policy(enum na_bind_mode mode, const na_nodeset *nodes);
 /* What it is now: the kernel's MPOL_* number with its flags, and its nodes. */
 int os_get_policy(int *mode, na_nodeset *nodes);
+/* Its name as in /proc/PID/numa_maps ("bind"); NULL: pages are where they are first touched, as nobody chose another. */
+const char *os_policy_name(int mode, const na_nodeset *nodes);
 
 /* Node of each of `count` pages, one per os_page_size() from `address`: node id, or a negative errno
  * (-ENOENT: untouched). */

@@ -176,6 +176,17 @@ int os_get_policy(int *mode, na_nodeset *nodes) {
     return RESULT((int)syscall(SYS_get_mempolicy, mode, nodes->word, (unsigned long)NUMALLOC_MAX_NODES + 1, NULL, 0UL));
 }
 
+const char *os_policy_name(int mode, const na_nodeset *nodes) {
+    static const char *const names[] = {
+        NULL, "prefer", "bind", "interleave", NULL, "prefer (many)", "weighted interleave"};
+    enum { NAMES = sizeof names / sizeof names[0] };
+    unsigned number = (unsigned)mode & 0xff; /* flags are higher bits */
+    if (number < NAMES && names[number] == NULL) return NULL;
+    for (int w = 0; w < NUMALLOC_MAX_NODES / 64; w++)
+        if (nodes->word[w] != 0) return number < NAMES ? names[number] : "unknown";
+    return NULL; /* preferred without a node: local, for older kernels */
+}
+
 enum { QUERY_BATCH = 128 }; /* pages per system call; pointers and what the kernel says of them are on the stack */
 
 static int query_call(const char *address, size_t count, int *status) {

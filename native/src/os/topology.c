@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 na_topology na_topo;
@@ -236,6 +237,11 @@ void na_topology_init(const char *root) {
         if (bytes > na_topo.largest_node_bytes) na_topo.largest_node_bytes = bytes;
     }
 
+    /* On one node it means nothing. */
+    int mode;
+    if (na_topo.online_count > 1 && os_get_policy(&mode, &na_topo.policy_nodes) == 0)
+        na_topo.policy = os_policy_name(mode, &na_topo.policy_nodes);
+
     size_t page = os_page_size();
     size_t square = (size_t)na_topo.online_count * (size_t)na_topo.online_count;
     size_t table =
@@ -296,6 +302,18 @@ uint64_t na_topology_available_bytes(void) {
     if (os_read_file("/proc/meminfo", meminfo, sizeof meminfo, &length) != 0) return UINT64_MAX;
     if (!value_of(meminfo, "MemAvailable:", &bytes)) return UINT64_MAX;
     return value_of(meminfo, "SwapFree:", &swap) ? bytes + swap : bytes;
+}
+
+void na_topology_policy_text(char *to, size_t capacity) {
+    size_t length = (size_t)snprintf(to, capacity, "%s", na_topo.policy != NULL ? na_topo.policy : "");
+    char before = ':';
+    for (int node = na_topo.policy != NULL ? nodeset_next(&na_topo.policy_nodes, 0) : -1, last; node >= 0;) {
+        for (last = node; nodeset_next(&na_topo.policy_nodes, last + 1) == last + 1;) last++;
+        if (length < capacity) length += (size_t)snprintf(to + length, capacity - length, "%c%d", before, node);
+        if (length < capacity && last != node) length += (size_t)snprintf(to + length, capacity - length, "-%d", last);
+        before = ',';
+        node = nodeset_next(&na_topo.policy_nodes, last + 1);
+    }
 }
 
 int na_topology_node_info(int node, numalloc_node_info_t *info) {

@@ -21,10 +21,11 @@ typedef struct na_topology {
     int online_count;            /* nodes of the machine; 1: every page is on it, so the kernel is not told where */
     int cpu_limit;               /* known CPUs are below */
     uint64_t largest_node_bytes; /* memory of the largest allowed node */
-    uint64_t
-        overcommit_bytes; /* the kernel refuses a larger mapping (vm.overcommit_memory=0); UINT64_MAX: any is granted */
-    na_nodeset online;    /* all node ids that exist */
-    na_nodeset allowed;   /* ids in node_id[] */
+    uint64_t overcommit_bytes;   /* the kernel refuses a larger mapping (vm.overcommit_memory=0); UINT64_MAX: none */
+    na_nodeset online;           /* all node ids that exist */
+    na_nodeset allowed;          /* ids in node_id[] */
+    const char *policy;          /* memory policy that somebody chose before the process started; NULL: nobody did */
+    na_nodeset policy_nodes;
     na_cpu cpu[NA_MAX_CPUS];
     int16_t index_of[NUMALLOC_MAX_NODES]; /* id -> index, of allowed nodes */
     int node_id[NUMALLOC_MAX_NODES];      /* their ids, ascending; position = "index" of a node */
@@ -53,6 +54,9 @@ int na_topology_distance(int from, int to);
 /* Allowed nodes as indexes in order of distance from index `from` (itself first; ties by id). The array
  * has node_count entries and lives as long as the process. */
 const int16_t *na_topology_neighbours(int from);
+
+/* That policy as "bind:0-1", cut off where it does not fit; "" where there is none. */
+void na_topology_policy_text(char *to, size_t capacity);
 
 int na_topology_node_info(int node, numalloc_node_info_t *info); /* ENODEV */
 uint64_t na_topology_free_bytes(int node);  /* free memory of the node now; UINT64_MAX if unknown */

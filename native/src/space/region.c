@@ -4,6 +4,7 @@
  * the span descriptors.
  *
  *   reservation: | node 0 | node 1 | ... | node 0 strict | node 1 strict | ... | mixed |
+ *                (before mixed, with an inherited memory policy: | node 0 local | node 1 local | ... |)
  *   region:      | descriptors | small part -> | large part ->                        |
  *
  * Invariants. A region's policy is set once, over the whole region, before its first byte is opened. A part
@@ -82,8 +83,12 @@ static void region_lay_out(na_region *region, int index, na_span **bins) {
     region->index = (int16_t)index;
     region->base = na_base + ((uintptr_t)index << na_shift);
     region->node_index = (int16_t)(index == na_region_count - 1 ? -1 : index % nodes);
-    region->node = region->node_index < 0 ? NUMALLOC_NODE_MIXED : na_topo.node_id[region->node_index];
-    region->strict = index >= nodes && region->node_index >= 0;
+    region->use = (uint8_t)(region->node_index < 0 ? NA_ONNODE : index / nodes);
+    region->strict = region->use == NA_STRICT;
+    if (region->node_index < 0) region->node = NUMALLOC_NODE_MIXED;
+    else if (region->use != NA_INHERITED) region->node = na_topo.node_id[region->node_index];
+    else if (nodeset_count(&na_topo.policy_nodes) == 1) region->node = nodeset_next(&na_topo.policy_nodes, 0);
+    else region->node = NUMALLOC_NODE_MIXED;
     pthread_mutex_init(&region->lock, NULL);
     region->kept_since = NA_NO_TIME;
 
@@ -98,7 +103,7 @@ static void region_lay_out(na_region *region, int index, na_span **bins) {
 }
 
 int na_regions_reserve(void) {
-    na_region_count = 2 * na_topo.node_count + 1;
+    na_region_count = (na_topo.policy != NULL ? 3 : 2) * na_topo.node_count + 1;
     void *base = NULL;
     int error = ENOMEM;
     unsigned shift = region_shift_wanted();
@@ -164,7 +169,8 @@ static void advise(const na_region *region, uintptr_t start, size_t bytes) {
 
 static int set_policy(const na_region *region, uintptr_t start, size_t bytes) {
     /* Where the kernel allows no binding, pages are where they are first touched, and strict requests are refused. */
-    if (region->node_index < 0 || na_topo.online_count == 1 || os_can_bind() != 0) return 0;
+    if (region->node_index < 0 || region->use == NA_INHERITED || na_topo.online_count == 1 || os_can_bind() != 0)
+        return 0;
     na_nodeset home = nodeset_single(region->node);
     int error = os_bind((void *)start, bytes, NA_BIND_PREFERRED, &home);
     if (error == EPERM || error == ENOSYS) return 0; /* a filter that looks at arguments: as without os_can_bind */

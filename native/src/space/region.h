@@ -18,7 +18,7 @@ extern na_span **na_map;      /* slice -> descriptor */
 extern bool na_secure;        /* NUMALLOC_SECURE: sealed lists, random order, see heap/secure.c; set before reserving */
 extern _Atomic(uint64_t) *na_live; /* secure: see live.h; NULL without */
 extern na_region *na_regions;
-extern int na_region_count; /* 2 * nodes + 1 */
+extern int na_region_count; /* a region for each node and use, and the mixed one */
 
 int na_regions_reserve(void);                           /* 0 or errno */
 int na_region_open(na_region *region);                  /* sets the policy; idempotent, takes the lock */
@@ -32,8 +32,16 @@ void na_descriptor_delete(na_region *region, na_span *span);
 na_span *na_descriptor_at(const na_region *region, uint32_t index);
 void *na_region_meta(na_region *region, size_t bytes); /* for heaps and placements; never given back */
 
-static inline na_region *na_region_node(int node_index, bool strict) {
-    return &na_regions[node_index + (strict ? na_topo.node_count : 0)];
+static inline na_region *na_region_node(int node_index, enum na_use use) {
+    return &na_regions[node_index + (int)use * na_topo.node_count];
+}
+/* Of local memory. */
+static inline enum na_use na_use_local(bool strict) {
+    return strict ? NA_STRICT : na_topo.policy != NULL ? NA_INHERITED : NA_ONNODE;
+}
+/* Where its pages may be. */
+static inline na_nodeset na_region_nodes(const na_region *region) {
+    return region->node >= 0 ? nodeset_single(region->node) : na_topo.allowed;
 }
 static inline na_region *na_region_mixed(void) { return &na_regions[na_region_count - 1]; }
 static inline size_t na_slice_index(uintptr_t address) { return (address - na_base) >> NA_SLICE_SHIFT; }

@@ -325,7 +325,8 @@ static na_span *grow_top(na_region *region, na_part *part, uint32_t slices, uint
 /* Would `bytes` more exceed NUMALLOC_NODE_LIMIT? Free memory that is still committed counts. */
 static bool over_limit(const na_region *region, uint64_t bytes) {
     if (na_opt.node_limit == UINT64_MAX || region->node_index < 0) return false;
-    const na_region *both[2] = {na_region_node(region->node_index, false), na_region_node(region->node_index, true)};
+    const na_region *both[2] = {na_region_node(region->node_index, NA_ONNODE),
+                                na_region_node(region->node_index, NA_STRICT)};
     uint64_t used = bytes + region->dirty_bytes;
     for (int i = 0; i < 2; i++) used += atomic_load_explicit(&both[i]->used_bytes, memory_order_relaxed);
     return used > na_opt.node_limit;

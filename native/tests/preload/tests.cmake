@@ -39,6 +39,7 @@ foreach(program start forks thread_end)
   target_link_libraries(preload_${program} PRIVATE early)
 endforeach()
 target_link_libraries(preload_foreign PRIVATE own_malloc)
+preload_program(inherited inherited.c) # the NUMA lab runs it
 preload_test(filtered_huge filtered filter_after_the_start)
 set_tests_properties(preload_filtered_huge PROPERTIES
   ENVIRONMENT "LD_PRELOAD=$<TARGET_FILE:numalloc_preload>;NUMALLOC_HUGEPAGES=2M")
