@@ -265,12 +265,12 @@ typedef struct na_part {
 /* Everything below is guarded by `lock` except what is set once at opening. */
 struct na_region {
     pthread_mutex_t lock;
-    uintptr_t base;     /* address of the first byte */
-    int16_t index;      /* of the region */
-    int16_t node_index; /* of its home in na_topo.node_id[], -1 mixed */
-    int node;           /* id of its home; -1: mixed, or an inherited policy of several nodes */
-    uint8_t use;        /* enum na_use */
-    bool strict;        /* use is NA_STRICT */
+    uintptr_t base;       /* address of the first byte */
+    int16_t index;        /* of the region */
+    int16_t node_index;   /* of its home in na_topo.node_id[], -1 mixed */
+    int node;             /* id of its home; -1: mixed, or an inherited policy of several nodes */
+    uint8_t use;          /* enum na_use */
+    bool strict;          /* use is NA_STRICT */
     _Atomic(bool) opened; /* policy set, metadata ready */
     uintptr_t meta_limit, meta_opened;
     uint32_t span_count; /* descriptors ever made */
