@@ -20,6 +20,7 @@ from typing import Any
 
 from ..discover.launcher import this_launch
 from ..exceptions import HpcallocError, message
+from .programs import finish
 from .solver import machine
 
 __all__ = ["SOLVERS", "compare", "find_examples", "find_mpirun"]
@@ -79,7 +80,7 @@ def find_mpirun() -> str:
     return found
 
 
-def _version(mpirun: str) -> str:
+def mpi_version(mpirun: str) -> str:
     done = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False)
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
     if lines and lines[0].startswith("HYDRA"):  # MPICH's and its kin's; the number is in the next line
@@ -89,24 +90,13 @@ def _version(mpirun: str) -> str:
 
 def _run(command: Sequence[str], file: Path, timeout: float) -> dict[str, Any]:
     """Start a solver; its figures, or what went wrong."""
-    # In this process group: what ends the group (Ctrl-C, timeout) ends mpirun too.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        said, _ = process.communicate(timeout=timeout)
-    except BaseException as error:
-        process.terminate()  # mpirun ends its ranks
-        try:
-            process.communicate(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-        if isinstance(error, subprocess.TimeoutExpired):
-            return {"error": f"not done after {timeout:g} s"}
-        raise
+    code, said = finish(command, timeout)
+    if code is None:
+        return {"error": f"not done after {timeout:g} s"}
     figures: dict[str, Any] = {}
     if file.exists():
         figures = json.loads(file.read_text(encoding="utf-8"))
-    if process.returncode != 0 or "ratio" not in figures:
+    if code != 0 or "ratio" not in figures:
         if "run as root" in said:
             raise HpcallocError(
                 message(
@@ -117,7 +107,7 @@ def _run(command: Sequence[str], file: Path, timeout: float) -> dict[str, Any]:
                 )
             )
         lines = [line.strip() for line in said.splitlines() if line.strip(" -\t")]
-        figures["error"] = "\n".join(lines[-8:]) or f"exit code {process.returncode}"
+        figures["error"] = "\n".join(lines[-8:]) or f"exit code {code}"
     return figures
 
 
@@ -177,7 +167,7 @@ def compare(
             )
         )
     folder, mpirun = find_examples(examples), find_mpirun()
-    version = _version(mpirun)
+    version = mpi_version(mpirun)
     words = [mpirun]
     if "Open MPI" in version and ranks > len(os.sched_getaffinity(0)):
         words += ["--map-by", ":OVERSUBSCRIBE"]

@@ -21,6 +21,7 @@ VERBS = {
     "bench": "Measure: this allocator beside others.",
     "run": "Start a program pinned, with threads and memory to match; under mpirun, srun or alone.",
     "jobscript": "Write a Slurm job script for a program, planned for a compute node.",
+    "compare": "Which placement is best for a program: run it under several, in turns.",
     "ps": "Running processes: ranks, threads, CPUs, and the nodes their memory is on.",
     "doctor": "What is wrong with where and how this job runs, and what mends it.",
     "report": "What this process or job may do, how it is bound, and where its memory goes.",
