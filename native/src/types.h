@@ -113,7 +113,7 @@ static inline na_block *na_list_pop(na_list *list) {
 _Static_assert(sizeof(na_block) <= NA_GRANULE, "a free block must hold its links");
 
 /* No span in the map is NA_NO_SPAN: nothing matches the tag of na_empty_heap, which is zeros. */
-enum na_span_kind { NA_NO_SPAN, NA_FREE, NA_PAGE, NA_LARGE, NA_META, NA_WARM, NA_KEPT, NA_RESERVE };
+enum na_span_kind { NA_NO_SPAN, NA_FREE, NA_PAGE, NA_LARGE, NA_LOST, NA_WARM, NA_KEPT, NA_RESERVE };
 
 _Static_assert((NA_SLICE * NA_MEDIUM_PAGE_SLICES) / NA_GRANULE < (1 << NA_LIST_BITS), "the number of blocks fits");
 
@@ -265,15 +265,16 @@ typedef struct na_part {
 /* Everything below is guarded by `lock` except what is set once at opening. */
 struct na_region {
     pthread_mutex_t lock;
-    uintptr_t base;       /* address of the first byte */
-    int16_t index;        /* of the region */
-    int16_t node_index;   /* of its home in na_topo.node_id[], -1 mixed */
-    int node;             /* id of its home; -1: mixed, or an inherited policy of several nodes */
-    uint8_t use;          /* enum na_use */
-    bool strict;          /* use is NA_STRICT */
-    _Atomic(bool) opened; /* policy set, metadata ready */
-    uintptr_t meta_limit, meta_opened;
-    uint32_t span_count; /* descriptors ever made */
+    uintptr_t base;                   /* address of the first byte */
+    int16_t index;                    /* of the region */
+    int16_t node_index;               /* of its home in na_topo.node_id[], -1 mixed */
+    int node;                         /* id of its home; -1: mixed, or an inherited policy of several nodes */
+    uint8_t use;                      /* enum na_use */
+    bool strict;                      /* use is NA_STRICT */
+    _Atomic(bool) opened;             /* policy set, metadata ready */
+    uintptr_t descriptors_end;        /* descriptors are open up to here */
+    uintptr_t meta_next, meta_opened; /* other metadata: carved downwards so far, opened so far; see meta.c */
+    uint32_t span_count;              /* descriptors ever made */
     na_span *span_unused;
     na_part part[2];
     na_queue reserves;                 /* of the small part, in the order in which they were made or served last */
@@ -286,7 +287,6 @@ struct na_region {
     na_heap *spare_next;          /* whose late remote frees are sent on next; NULL: the first */
     _Atomic(uint64_t) kept_since; /* ms, not after the first kept block was freed; NA_NO_TIME: there is none */
     na_heap *all;
-    uintptr_t meta_next, meta_end; /* where the next heap is carved */
     na_placement *placement_unused;
     /* statistics */
     _Atomic(uint64_t) used_bytes; /* of spans that are not free */

@@ -16,6 +16,7 @@
 #include "os/os.h"
 #include "os/topology.h"
 #include "space/region.h"
+#include "types.h"
 
 /* ---- stopping a thread ------------------------------------------------------------------------------------- */
 

@@ -16,6 +16,7 @@
 #include "heap/ended.h"
 #include "heap/heap.h"
 #include "large/kept.h"
+#include "space/meta.h"
 #include "space/region.h"
 #include "types.h"
 

@@ -10,6 +10,7 @@
 #include "numa_alloc.h"
 #include "os/topology.h"
 #include "space/region.h"
+#include "types.h"
 
 static int wrong;
 

@@ -23,7 +23,7 @@ static na_region *fresh_region(void) {
 
 static na_span *take(na_region *region, uint32_t slices, uint32_t align) {
     bool clean;
-    na_span *span = na_span_alloc(region, slices, align, NA_META, &clean, NULL);
+    na_span *span = na_span_alloc(region, slices, align, NA_LOST, &clean, NULL);
     CHECK(span != NULL);
     return span;
 }

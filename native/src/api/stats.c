@@ -13,6 +13,7 @@
 #include "large/kept.h"
 #include "os/options.h"
 #include "os/topology.h"
+#include "space/meta.h"
 #include "space/region.h"
 #include "types.h"
 

@@ -17,6 +17,7 @@
 #include "heap/secure.h"
 #include "heap/thread.h"
 #include "large/kept.h"
+#include "space/meta.h"
 #include "space/region.h"
 #include "types.h"
 
@@ -85,7 +86,7 @@ static void caches_empty(na_heap *heap) {
 static na_heap *heap_make(na_region *region) {
     pthread_mutex_lock(&region->lock);
     na_heap *heap = na_ended_adopt(region);
-    if (heap == NULL && (heap = na_region_meta(region, sizeof *heap + na_secure_heap_bytes())) != NULL) {
+    if (heap == NULL && (heap = na_meta_alloc(region, sizeof *heap + na_secure_heap_bytes())) != NULL) {
         if (na_secure) na_secure_equip(heap, heap + 1);
         heap->region = region;
         heap->tag_of_pages = (na_span){.region = (uint16_t)region->index, .kind = NA_PAGE}.tag;

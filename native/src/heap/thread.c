@@ -16,6 +16,7 @@
 #include "os/options.h"
 #include "os/topology.h"
 #include "reclaim/purger.h"
+#include "space/meta.h"
 #include "space/region.h"
 #include "types.h"
 
@@ -33,7 +34,6 @@ pthread_mutex_t na_threads_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool has_key;
 static pthread_key_t exit_key;
 static na_thread *threads_live, *threads_unused;
-static uintptr_t arena_next, arena_end; /* where records are carved */
 
 static void thread_end(void *record);
 
@@ -43,47 +43,25 @@ void na_threads_init(void) {
     has_key = has_key || pthread_key_create(&exit_key, thread_end) == 0;
 }
 
-/* Where the system gives no more (the commit limit), a region's free memory does. 0: neither. */
-static uintptr_t arena_chunk(size_t size) {
-    void *chunk;
-    if (os_map(size, &chunk) == 0) return (uintptr_t)chunk;
-    chunk = NULL;
-    for (int i = 0; i < na_region_count && chunk == NULL; i++) {
-        na_region *region = &na_regions[i];
-        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
-        pthread_mutex_lock(&region->lock);
-        chunk = na_region_meta(region, size);
-        pthread_mutex_unlock(&region->lock);
-    }
-    return (uintptr_t)chunk;
+/* From the metadata of a region; NULL: there is no memory. */
+static na_thread *record_from(na_region *region) {
+    if (na_region_open(region) != 0) return NULL;
+    pthread_mutex_lock(&region->lock);
+    na_thread *thread = na_meta_alloc(region, sizeof *thread + (size_t)na_region_count * sizeof(na_heap *));
+    pthread_mutex_unlock(&region->lock);
+    return thread;
 }
 
-size_t na_thread_bytes(void) {
-    return na_round_up(sizeof(na_thread) + (size_t)na_region_count * sizeof(na_heap *), 64);
-}
-
-void na_thread_arena(uintptr_t start, uintptr_t end) {
-    arena_next = start;
-    arena_end = end;
-}
-
+/* On the caller's node, or on any other. */
 static na_thread *record_make(void) {
     na_thread *thread = threads_unused;
-    size_t bytes = na_thread_bytes();
     if (thread != NULL) {
         threads_unused = thread->next;
-    } else {
-        if (arena_end - arena_next < bytes) {
-            size_t size = na_round_up(bytes, NA_SLICE);
-            uintptr_t chunk = arena_chunk(size);
-            if (chunk == 0) return NULL;
-            arena_next = chunk;
-            arena_end = chunk + size;
-        }
-        thread = (na_thread *)arena_next;
-        arena_next += bytes;
+        memset(thread, 0, sizeof *thread + (size_t)na_region_count * sizeof(na_heap *));
+        return thread;
     }
-    memset(thread, 0, bytes);
+    thread = record_from(na_region_node(na_home_index(), na_use_local(na_opt.strict)));
+    for (int i = 0; i < na_region_count && thread == NULL; i++) thread = record_from(&na_regions[i]);
     return thread;
 }
 

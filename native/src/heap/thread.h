@@ -22,14 +22,12 @@ extern bool na_many_nodes;    /* the CPU must be looked at: there is more than o
 extern uintptr_t na_secret;   /* marks free blocks */
 extern bool na_cut_short;     /* a child of fork, and its parent had threads, which may have been between two stores */
 
-void na_threads_init(void);                           /* once, under na_threads_lock */
-na_thread *na_thread_get(void);                       /* of the caller, made on demand; NULL with errno */
-na_heap *na_heap_here(void);                          /* the caller's heap on the node it runs on; NULL with errno */
-int na_home_index(void);                              /* index of the node whose memory is local to the caller */
-na_thread *na_threads_first(void);                    /* under na_threads_lock */
-void na_thread_forget(na_thread *thread);             /* child of fork: its thread is gone */
-size_t na_thread_bytes(void);                         /* of a record, in whole cache lines */
-void na_thread_arena(uintptr_t start, uintptr_t end); /* where the first records are carved */
+void na_threads_init(void);               /* once, under na_threads_lock */
+na_thread *na_thread_get(void);           /* of the caller, made on demand; NULL with errno */
+na_heap *na_heap_here(void);              /* the caller's heap on the node it runs on; NULL with errno */
+int na_home_index(void);                  /* index of the node whose memory is local to the caller */
+na_thread *na_threads_first(void);        /* under na_threads_lock */
+void na_thread_forget(na_thread *thread); /* child of fork: its thread is gone */
 extern pthread_mutex_t na_threads_lock;
 
 #pragma GCC visibility pop

@@ -14,6 +14,7 @@
 #include "large/kept.h"
 #include "large/large.h"
 #include "os/options.h"
+#include "os/topology.h"
 #include "space/region.h"
 #include "space/span.h"
 #include "types.h"
@@ -69,7 +70,7 @@ enum backing { ORDINARY, HUGE_PAGES, LOST };
 /* Address space that can't be used again is never given out: it stays a span in use, without memory. */
 static void give_up(na_span *span) {
     (void)os_purge((void *)span->start, na_span_bytes(span));
-    span->kind = NA_META;
+    span->kind = NA_LOST;
 }
 
 /* Explicit huge pages for the whole span if its length is a multiple of them; it is zero then. */

@@ -13,6 +13,7 @@
 #include "large/mixed.h"
 #include "os/options.h"
 #include "space/dirty.h"
+#include "space/meta.h"
 #include "space/region.h"
 #include "space/span.h"
 #include "types.h"
@@ -99,7 +100,7 @@ static void placement_delete(na_region *region, na_placement *placement) {
 static na_placement *placement_new(na_region *region, const na_placement *value) {
     na_placement *placement = region->placement_unused;
     if (placement != NULL) region->placement_unused = placement->next;
-    else placement = na_region_meta(region, sizeof *placement);
+    else placement = na_meta_alloc(region, sizeof *placement);
     if (placement != NULL) *placement = *value;
     return placement;
 }

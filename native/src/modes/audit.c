@@ -16,6 +16,7 @@
 #include "modes/audit.h"
 #include "modes/out.h"
 #include "os/options.h"
+#include "space/meta.h"
 #include "space/region.h"
 #include "types.h"
 

@@ -1,30 +1,27 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * region.c: owns the one reservation of address space, its cut into regions of equal size, the page map, and
- * the span descriptors.
+ * region.c: owns the one reservation of address space, its cut into regions of equal size, and the page map.
  *
  *   reservation: | node 0 | node 1 | ... | node 0 strict | node 1 strict | ... | mixed |
  *                (before mixed, with an inherited memory policy: | node 0 local | node 1 local | ... |)
- *   region:      | descriptors | small part -> | large part ->                        |
+ *   region:      | metadata | small part -> | large part ->                           |
  *
  * Invariants. A region's policy is set once, over the whole region, before its first byte is opened. A part
- * is open from its start up to `opened` and tiled by spans up to `top`; both only grow. Descriptors and map
- * entries are never unmapped, so that a stale pointer may be looked up safely.
+ * is open from its start up to `opened` and tiled by spans up to `top`; both only grow. Map entries are
+ * never unmapped, so that a stale pointer may be looked up safely.
  * Strict regions have the same kernel policy as the others (preferred): strictness is populate-and-verify,
  * because a bind policy answers a full node with the OOM killer at fault time.
  *
  * Threads: the globals are set once by na_regions_reserve and constant afterwards; a region by its lock.
  */
-#include "heap/thread.h"
 #include "os/options.h"
 #include "os/topology.h"
 #include "space/dirty.h"
+#include "space/meta.h"
 #include "space/region.h"
-#include "space/span.h"
 #include "types.h"
 
 #include <errno.h>
-#include <string.h>
 
 uintptr_t na_base;
 uintptr_t na_reserved;
@@ -41,8 +38,7 @@ enum {
     NA_REGION_SHIFT_MIN = 26, /* 64 MiB */
     NA_TOTAL_SHIFT_MAX = 46,  /* half of a 47-bit address space */
     NA_OPEN_STEP = 64 << 20,  /* bytes a part is opened by */
-    NA_META_STEP = 64 << 10,
-    NA_FIRST_RECORDS = 4 /* of threads: with them and a node's regions a base page is nearly full */
+    NA_META_SHARE = 64        /* of a region is for metadata; descriptors of all its slices take an eighth of that */
 };
 
 /* Sanitizers and valgrind keep shadow tables in proportion to what is mapped. */
@@ -93,11 +89,11 @@ static void region_lay_out(na_region *region, int index, na_span **bins) {
     region->kept_since = NA_NO_TIME;
 
     size_t bytes = (size_t)1 << na_shift;
-    size_t meta = na_round_up(bytes / NA_SLICE * sizeof(na_span), NA_HUGE_BYTES);
-    region->meta_limit = region->base + meta;
-    region->meta_opened = region->base;
+    uintptr_t meta_end = region->base + na_round_up(bytes / NA_META_SHARE, NA_HUGE_BYTES);
+    region->descriptors_end = region->base;
+    region->meta_next = region->meta_opened = meta_end;
     uintptr_t middle = region->base + bytes / 4;
-    region->part[0] = (na_part){.start = region->meta_limit, .limit = middle, .bin = bins};
+    region->part[0] = (na_part){.start = meta_end, .limit = middle, .bin = bins};
     region->part[1] = (na_part){.start = middle, .limit = region->base + bytes, .bin = bins + NA_SPAN_BINS};
     for (int p = 0; p < 2; p++) region->part[p].top = region->part[p].opened = region->part[p].start;
 }
@@ -123,9 +119,8 @@ int na_regions_reserve(void) {
     error = os_reserve_readable(slices * sizeof(na_span *), &map);
     if (error == 0) error = os_reserve_readable(dirty_bytes, &dirty);
     if (error == 0 && live_bytes != 0) error = os_reserve_readable(live_bytes, &live);
-    /* Behind the regions first threads have their records, and then come the bins: few processes use more than one's. */
-    size_t region_bytes = na_round_up((size_t)na_region_count * sizeof(na_region), 64);
-    size_t bins_at = region_bytes + NA_FIRST_RECORDS * na_thread_bytes();
+    /* The bins come last: few processes use those of more than one region. */
+    size_t bins_at = na_round_up((size_t)na_region_count * sizeof(na_region), 64);
     size_t bins = 2 * NA_SPAN_BINS;
     size_t bytes = na_round_up(bins_at + (size_t)na_region_count * bins * sizeof(na_span *), page);
     if (error == 0) error = os_map(bytes, &regions);
@@ -146,7 +141,6 @@ int na_regions_reserve(void) {
     na_regions = regions;
     for (int i = 0; i < na_region_count; i++)
         region_lay_out(&na_regions[i], i, (na_span **)((char *)regions + bins_at) + (size_t)i * bins);
-    na_thread_arena((uintptr_t)regions + region_bytes, (uintptr_t)regions + bins_at);
     na_reserved = total; /* last: na_span_at sees nothing before */
     return 0;
 }
@@ -217,25 +211,16 @@ static int table_open(void *table, size_t bits_per_slice, uintptr_t start, uintp
     return os_commit((void *)first, last - first);
 }
 
-/* Descriptors for as many spans as there may be when `part` is open up to `end`, one a slice: where the system limits
- * what is committed, memory that is there could not be cut into pieces otherwise. */
-static int descriptors_open(na_region *region, const na_part *part, uintptr_t end) {
-    size_t slices = 4; /* those in hand while spans are cut and joined */
-    for (int p = 0; p < 2; p++) {
-        const na_part *each = &region->part[p];
-        slices += ((each == part ? end : each->opened) - each->start) >> NA_SLICE_SHIFT;
-    }
-    uintptr_t upto = na_round_up(region->base + slices * sizeof(na_span), NA_META_STEP);
-    if (upto > region->meta_limit) upto = region->meta_limit;
-    if (upto <= region->meta_opened) return 0;
-    int error = os_commit((void *)region->meta_opened, upto - region->meta_opened);
-    if (error == 0) region->meta_opened = upto;
-    return error;
-}
-
 static int open_to(na_part *part, uintptr_t end) {
     na_region *region = &na_regions[(part->start - na_base) >> na_shift];
-    int error = descriptors_open(region, part, end);
+    size_t spans = 4; /* those in hand while spans are cut and joined */
+    for (int p = 0; p < 2; p++) {
+        const na_part *each = &region->part[p];
+        spans += ((each == part ? end : each->opened) - each->start) >> NA_SLICE_SHIFT;
+    }
+    /* Descriptors for as many as there may be: where the system limits what is committed, memory that is there could not
+     * be cut into pieces otherwise. */
+    int error = na_descriptors_open(region, spans);
     if (error == 0) error = table_open(na_map, 64, part->opened, end);
     if (error == 0) error = table_open(na_dirty, 1, part->opened, end);
     if (error == 0 && na_secure) error = table_open(na_live, NA_SLICE / NA_GRANULE, part->opened, end);
@@ -264,51 +249,4 @@ int na_region_prepare(na_region *region, size_t bytes) {
         rounded < bytes || rounded > large->limit - large->start ? ENOMEM : na_part_open(large, large->start + rounded);
     pthread_mutex_unlock(&region->lock);
     return error;
-}
-
-na_span *na_descriptor_at(const na_region *region, uint32_t index) { return (na_span *)region->base + index; }
-
-na_span *na_descriptor_new(na_region *region) {
-    na_span *span = region->span_unused;
-    if (span != NULL) {
-        region->span_unused = span->next;
-    } else {
-        span = na_descriptor_at(region, region->span_count);
-        if ((uintptr_t)(span + 1) > region->meta_opened) {
-            if (region->meta_opened + NA_META_STEP > region->meta_limit) return NULL;
-            if (os_commit((void *)region->meta_opened, NA_META_STEP) != 0) return NULL;
-            region->meta_opened += NA_META_STEP;
-        }
-        region->span_count++;
-    }
-    memset(span, 0, sizeof *span);
-    span->region = (uint16_t)region->index;
-    return span;
-}
-
-void na_descriptor_delete(na_region *region, na_span *span) {
-    atomic_store_explicit(&span->heap, NULL, memory_order_relaxed);
-    span->kind = NA_FREE;
-    span->slices = 0; /* statistics skip it */
-    span->next = region->span_unused;
-    region->span_unused = span;
-}
-
-void *na_region_meta(na_region *region, size_t bytes) {
-    bytes = (bytes + 63) & ~(size_t)63;
-    if (region->meta_end - region->meta_next < bytes) {
-        uint32_t slices = (uint32_t)((bytes + NA_SLICE - 1) >> NA_SLICE_SHIFT);
-        pthread_mutex_unlock(&region->lock);
-        bool clean;
-        na_span *span = na_span_alloc(region, slices, 1, NA_META, &clean, NULL);
-        pthread_mutex_lock(&region->lock);
-        if (span == NULL) return NULL;
-        /* Another thread may have been here meanwhile: what is left of its span is lost, at most a slice. */
-        region->meta_next = span->start;
-        region->meta_end = span->start + (uintptr_t)slices * NA_SLICE;
-        if (!clean) memset((void *)span->start, 0, (size_t)slices * NA_SLICE);
-    }
-    void *result = (void *)region->meta_next;
-    region->meta_next += bytes;
-    return result;
 }

@@ -27,10 +27,6 @@ int na_region_restore(na_region *region, uintptr_t start, size_t bytes); /* poli
                                                                            * the mapping was replaced */
 /* Below: with the region's lock held. */
 int na_part_open(na_part *part, uintptr_t upto);
-na_span *na_descriptor_new(na_region *region);
-void na_descriptor_delete(na_region *region, na_span *span);
-na_span *na_descriptor_at(const na_region *region, uint32_t index);
-void *na_region_meta(na_region *region, size_t bytes); /* for heaps and placements; never given back */
 
 static inline na_region *na_region_node(int node_index, enum na_use use) {
     return &na_regions[node_index + (int)use * na_topo.node_count];

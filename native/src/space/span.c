@@ -14,6 +14,7 @@
 #include "large/large.h"
 #include "os/options.h"
 #include "space/dirty.h"
+#include "space/meta.h"
 #include "space/region.h"
 #include "space/span.h"
 #include "types.h"
