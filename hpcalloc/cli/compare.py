@@ -107,9 +107,8 @@ def _print(result: dict[str, Any]) -> None:
         )
     print_table(console, table)
     better = "more" if result["higher"] else "less"
-    console.print(
-        f"{result['metric']}: {better} is better; ratio to as-launched, turn by turn: below 1 is better"
-    )
+    console.print(f"{result['metric']}: {better} is better")
+    console.print("ratio: to as-launched, median over the turns; below 1 is better")
     for row in result["rows"]:
         for error in dict.fromkeys(row["errors"]):
             console.print(f"{row['variant']}: {row['errors'].count(error)} run(s) failed: {error}")
