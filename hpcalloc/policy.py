@@ -24,7 +24,7 @@ class Policy:
     kind : str
         "local", "on_node", "interleave" or "blocked".
     nodes : tuple of int
-        Node ids, ascending; empty means the calling thread's node (local) or all allowed nodes.
+        Node ids, ascending; empty means the calling thread's node (local) or all allowed nodes that have CPUs.
     axis : int
         Blocked: the axis that is split over the nodes.
     strict : bool
@@ -80,7 +80,7 @@ def _some_ids(call: str, nodes: Iterable[SupportsIndex] | None) -> tuple[int, ..
     ids = node_ids(call, nodes)
     if not ids:
         raise NodeError(
-            f"{call}: nodes is empty; limit: at least one id; remedy: omit it for all allowed nodes"
+            f"{call}: nodes is empty; limit: at least one id; remedy: omit it for all allowed nodes that have CPUs"
         )
     return ids
 
@@ -116,7 +116,7 @@ def on_node(node: SupportsIndex, *, strict: bool = False, populate: bool = False
 def interleave(
     nodes: Iterable[SupportsIndex] | None = None, *, strict: bool = False, populate: bool = False
 ) -> Policy:
-    """Ask for pages dealt round-robin over `nodes` (default: all allowed)."""
+    """Ask for pages dealt round-robin over `nodes` (default: all allowed that have CPUs)."""
     return Policy("interleave", _some_ids("interleave", nodes), strict=strict, populate=populate)
 
 
@@ -127,7 +127,7 @@ def blocked(
     strict: bool = False,
     populate: bool = False,
 ) -> Policy:
-    """Ask for equal contiguous parts along `axis`, one per node (default: all allowed) in ascending order.
+    """Ask for equal contiguous parts along `axis`, one per node in ascending order (default: all allowed that have CPUs).
 
     Parts begin on page boundaries: they are equal to within a page, and an array below a page is on one node.
     Along an inner axis every row is split, which needs rows of at least a page per node.

@@ -427,7 +427,7 @@ class TestStripe:
 
     @pytest.fixture(autouse=True)
     def _four_nodes(self, monkeypatch):
-        monkeypatch.setattr(_native, "node_ids", lambda: (0, 1, 2, 3))
+        monkeypatch.setattr(_native, "spread_nodes", lambda: (0, 1, 2, 3))
 
     def stripe(self, shape, axis, order="C", nodes=(), itemsize=8):
         policy = hpcalloc.Policy("blocked", nodes, axis)
@@ -774,3 +774,19 @@ def test_memory_is_flat():
     for _ in range(5):
         churn()
     assert resident() < before + 32 * MIB
+
+
+def test_memory_is_spread_over_nodes_with_cpus_unless_others_are_named(monkeypatch):
+    cpus = {0: 4, 1: 4, 2: 0}
+    monkeypatch.setattr(_native, "node_ids", lambda: tuple(cpus))
+    monkeypatch.setattr(_native, "node_info", lambda n: _native.NodeInfo(n, cpus[n], True, 1 << 30, 1 << 30))
+    assert _native.spread_nodes() == (0, 1)
+    for policy, nodes in (
+        (hpcalloc.interleave(), (0, 1)), (hpcalloc.blocked(), (0, 1)), (hpcalloc.interleave([0, 2]), (0, 2)),
+    ):  # fmt: skip
+        made = []
+        monkeypatch.setattr(_handler, "make_handler", lambda *words, made=made: made.append(words[3]))
+        arrays._make_handler.__wrapped__(policy, 0)
+        assert made == [nodes]
+    cpus.update({0: 0, 1: 0})
+    assert _native.spread_nodes() == (0, 1, 2)

@@ -32,6 +32,8 @@ GOLDENS = {
     "more_ranks_than_cores": ("pack:1 [numa] core:2 pu:2", [(3, {}), (4, {}), (9, {})]),
     "fewer_ranks_than_nodes": ("pack:4 numa:2 core:2 pu:1", [(1, {}), (2, {}), (3, {}), (5, {}), (7, {})]),
     "72nodes": ("pack:9 numa:8 core:2 pu:1", [(9, {}), (72, {}), (100, {}), (144, {})]),
+    "orphans": ("orphans.xml", [(1, {}), (2, {}), (4, {})]),
+    "scattered": ("scattered.xml", [(1, {}), (2, {}), (3, {}), (4, {})]),
     "L3s": ("pack:1 [numa] l3:4 core:2 pu:1", [(2, {}), (4, {}), (8, {})]),
 }
 
@@ -91,6 +93,16 @@ def test_memory_only_node_is_nobodys_home():
     plan = make_plan(source("memory_only.xml"), 2)
     assert [s.nodes for s in plan.ranks] == [(0,), (1,)]
     assert any("node 2 without usable CPUs" in reason for reason in plan.reasons)
+
+
+def test_cpus_under_no_node_belong_to_their_package():
+    assert [s.cpus for s in shares("orphans.xml", 2)] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+
+
+def test_blocks_are_of_near_nodes_whatever_their_ids():
+    # nodes 0 and 2 are of one package, 1 and 3 of the other
+    assert [s.nodes for s in shares("scattered.xml", 2)] == [(0, 2), (1, 3)]
+    assert [s.nodes for s in shares("scattered.xml", 3)] == [(0,), (2,), (1, 3)]
 
 
 def test_ids_with_gaps():

@@ -84,6 +84,21 @@ def test_no_node_directory_is_one_node(tmp_path):
     assert len(t.cores) == 3
 
 
+def test_cpus_under_no_node_go_to_the_first_of_their_package(tmp_path):
+    files = {
+        "sys/devices/system/cpu/online": "0-7\n",
+        "sys/devices/system/node/online": "0,2\n",
+        "sys/devices/system/node/node0/cpulist": "0-1\n",
+        "sys/devices/system/node/node2/cpulist": "4-5\n",
+    }
+    for cpu in range(8):
+        files[f"sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id"] = f"{cpu // 4}\n"
+    tree(tmp_path, files)
+    t = Topology.from_machine(tmp_path)
+    assert [(n.id, n.cpus) for n in t.nodes] == [(0, (0, 1, 2, 3)), (2, (4, 5, 6, 7))]
+    assert [c.node for c in t.cores] == [0] * 4 + [2] * 4
+
+
 def test_this_machine():
     t = Topology.from_machine()
     assert t.allowed_cpus <= {pu for core in t.cores for pu in core.pus}

@@ -136,6 +136,15 @@ def node_ids() -> tuple[int, ...]:
     return tuple(ids[0:count])
 
 
+def spread_nodes() -> tuple[int, ...]:
+    """Ids of the nodes that memory is spread over where nobody names nodes: those that have CPUs, ascending.
+
+    A node without CPUs is slower memory (CXL), scarce memory (HBM) or a GPU's own.
+    """
+    nodes = node_ids()
+    return tuple(n for n in nodes if (info := node_info(n)) is not None and info.cpus > 0) or nodes
+
+
 def node_info(node: int) -> NodeInfo | None:
     """Return what is known of a node; None if there is no such node."""
     info = ffi.new("numalloc_node_info_t *")

@@ -210,9 +210,10 @@ class Topology:
             node_of.update(dict.fromkeys(cpus, node))
             total = re.search(r"MemTotal:\s+(\d+) kB", read_text(f"{node_dir}/node{node}/meminfo"))
             nodes.append((node, int(total[1]) * 1024 if total else 0, cpus))
-        if not node_of:  # no node directory: one node with everything
-            node_of = dict.fromkeys(online, node_ids[0])
-            nodes = [(node_ids[0], nodes[0][1], online)]
+        if len(node_of) < len(online):  # CPUs under no node, or no node directory at all
+            packages = {cpu: _package(cpu_dir, cpu) for cpu in online}
+            node_of = _homes(packages, node_of, node_ids)
+            nodes = [(n, m, tuple(c for c in online if node_of[c] == n)) for n, m, _ in nodes]
         distances = []
         for node in node_ids:
             row = read_text(f"{node_dir}/node{node}/distance").split()
@@ -300,17 +301,28 @@ def _cgroup_cpus(base: str) -> tuple[int, ...]:
     return ()
 
 
+def _homes(packages: dict[int, int], node_of: dict[int, int], nodes: Iterable[int]) -> dict[int, int]:
+    """Node of each CPU; one that is under no node gets the first of its package, or else the machine's first."""
+    first: dict[int, int] = {}
+    for cpu, node in node_of.items():
+        first[packages[cpu]] = min(node, first.get(packages[cpu], node))
+    default = min(first.values(), default=min(nodes, default=0))
+    return {cpu: node_of.get(cpu, first.get(package, default)) for cpu, package in packages.items()}
+
+
+def _package(cpu_dir: str, cpu: int) -> int:
+    text = read_text(f"{cpu_dir}/cpu{cpu}/topology/physical_package_id").strip()
+    return max(int(text), 0) if re.fullmatch(r"-?\d{1,9}", text) else 0
+
+
 def _machine_cores(cpu_dir: str, online: Iterable[int], node_of: dict[int, int]) -> tuple[Core, ...]:
     found: dict[tuple[int, ...], Core] = {}
     for cpu in online:
-        if cpu not in node_of:
-            continue
         here = f"{cpu_dir}/cpu{cpu}"
         siblings = parse_ids(read_text(f"{here}/topology/thread_siblings_list")) or (cpu,)
         siblings = tuple(s for s in siblings if s in node_of)
         if siblings in found or not siblings:
             continue
-        package = read_text(f"{here}/topology/physical_package_id").strip()
         caches = []
         for level in (3, 2):
             for index in range(10):
@@ -322,7 +334,7 @@ def _machine_cores(cpu_dir: str, online: Iterable[int], node_of: dict[int, int])
                     shared = parse_ids(read_text(f"{cache}/shared_cpu_list"))
                     caches.append(shared[0] if shared else cpu)
                     break
-        found[siblings] = Core(max(int(package), 0) if package else 0, node_of[cpu], siblings, tuple(caches))
+        found[siblings] = Core(_package(cpu_dir, cpu), node_of[cpu], siblings, tuple(caches))
     return tuple(sorted(found.values(), key=lambda core: (core.node, core.pus)))
 
 
@@ -382,13 +394,11 @@ class _Walk:
             taken.add(cpus)
             for cpu in cpus:
                 owner.setdefault(cpu, node)
-        first = min(self.nodes, default=0)
+        packages = {pus[0]: package for package, pus, _, _ in self.cores}
+        home = _homes(packages, {pu: owner[pu] for pu in packages if pu in owner}, self.nodes)
         cores = tuple(
             sorted(
-                (
-                    Core(package, owner.get(pus[0], first), pus, caches)
-                    for package, pus, caches, _ in self.cores
-                ),
+                (Core(package, home[pus[0]], pus, caches) for package, pus, caches, _ in self.cores),
                 key=lambda core: (core.node, core.pus),
             )
         )

@@ -92,11 +92,16 @@ def _make_handler(policy: Policy, stripe: int) -> object:
                 f"hpcalloc: node {node} of policy {policy}; limit: this process may use nodes "
                 f"{', '.join(map(str, allowed))}; remedy: name one of these"
             )
+    nodes = None  # all allowed
+    if policy.kind in ("interleave", "blocked"):
+        nodes = policy.nodes or _native.spread_nodes()
+        if not policy.nodes and nodes == _native.node_ids():
+            nodes = None
     return _handler.make_handler(
         f"hpcalloc {policy}"[:120],
         _KINDS[policy.kind],
         policy.nodes[0] if policy.kind == "on_node" else 0,
-        policy.nodes if policy.nodes and policy.kind in ("interleave", "blocked") else None,
+        nodes,
         stripe,
         (_handler.STRICT if policy.strict else 0) | (_handler.POPULATE if policy.populate else 0),
     )
@@ -177,7 +182,7 @@ def stripe_of(call: str, policy: Policy, shape: tuple[int, ...], itemsize: int, 
             "remedy: name one of these"
         )
     outer, inner = (shape[:axis], shape[axis:]) if order == "C" else (shape[axis + 1 :], shape[: axis + 1])
-    nodes = len(policy.nodes or _native.node_ids())
+    nodes = len(policy.nodes or _native.spread_nodes())
     if nodes == 1 or math.prod(outer) == 1:
         return 0
     stripe = math.prod(inner) * itemsize
@@ -226,7 +231,7 @@ def _explain(
         code, size = failure
         nodes = chosen.nodes
         if not nodes:
-            nodes = (_native.current_node(),) if chosen.kind == "local" else _native.node_ids()
+            nodes = (_native.current_node(),) if chosen.kind == "local" else _native.spread_nodes()
         return error_for(code, where, f"{size} bytes ({size / 2**30:.3g} GiB)", _native.describe_nodes(nodes))
     if "order" in text:
         known = "'C', 'F', 'A' or 'K'" if call.endswith(("array", "_like")) else "'C' or 'F'"

@@ -510,7 +510,7 @@ def _with_nodes(policy: Policy) -> Policy:
                     "name one of these",
                 )
             )
-    return policy if policy.nodes else replace(policy, nodes=allowed)
+    return policy if policy.nodes else replace(policy, nodes=_native.spread_nodes())
 
 
 def _stripe(a: Array, policy: Policy) -> int:

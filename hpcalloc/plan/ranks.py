@@ -331,7 +331,7 @@ def _deal(
     if count < len(nodes):
         return _blocks(topology, of_node, nodes, count, smt, action), [
             *why,
-            f"{count} rank{'s' if count > 1 else ''} on {len(nodes)} nodes: contiguous blocks of nodes",
+            f"{count} rank{'s' if count > 1 else ''} on {len(nodes)} nodes: blocks of near nodes",
         ]
     shares: list[RankPlan] = []
     per_node = _proportional({node: len(of_node[node]) for node in nodes}, count)
@@ -362,12 +362,25 @@ def _blocks(
     topology: Topology, of_node: dict[int, list[Core]], nodes: list[int], count: int, smt: bool, action: str
 ) -> list[RankPlan]:
     shares = []
+    rest = list(nodes)
+    block: list[int] = []
     for i in range(count):
-        block = nodes[i * len(nodes) // count : (i + 1) * len(nodes) // count]
+        size = (i + 1) * len(nodes) // count - i * len(nodes) // count
+        # The next block begins beside the last one and grows by the node nearest to it.
+        near, block = block, []
+        for _ in range(size):
+            node = min(rest, key=lambda n: (_apart(topology, n, block or near), n))
+            rest.remove(node)
+            block.append(node)
+        block.sort()
         cpus = _ordered([core for node in block for core in of_node[node]], smt)
         reason = f"nodes {format_ids(block)} are this rank's: fewer ranks than nodes"
         shares.append(RankPlan(i, _memory_nodes(topology, block), cpus, 0, "", False, action, (reason,)))
     return shares
+
+
+def _apart(topology: Topology, node: int, others: Sequence[int]) -> int:
+    return sum(topology.distance(node, other) + topology.distance(other, node) for other in others)
 
 
 def _proportional(weights: dict[int, int], count: int) -> dict[int, int]:
