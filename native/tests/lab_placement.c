@@ -10,6 +10,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -128,7 +130,18 @@ static bool maps_only_on(const void *p, int node) {
 
 /* ---- the cases ------------------------------------------------------------------------------------------ */
 
-static const size_t sizes[] = {16, 100, 2048, 8192, 65536, 200000, 262144, (size_t)1 << 20, (size_t)24 << 20};
+static const size_t sizes[] = {16,
+                               100,
+                               2048,
+                               8192,
+                               65536,
+                               200000,
+                               262144,
+                               (size_t)1 << 20,
+                               (size_t)3 << 20,
+                               (size_t)6 << 20,
+                               (size_t)24 << 20,
+                               (size_t)72 << 20};
 enum { SIZES = sizeof sizes / sizeof sizes[0] };
 
 /* Without a policy the toucher decides: what every check below must be able to see. */
@@ -203,8 +216,8 @@ static void interleaved_pages_alternate(void) {
             touch_from(cpu_ids[0], p, sizes[s]);
             for (int i = 0; i < nodes; i++) {
                 size_t all, there = pages_on(p, sizes[s], ids[i], &all);
-                /* Huge pages are dealt whole, so a block of few of them is uneven. */
-                size_t unit = all >= 8192 / 4 ? 512 : all >= 512 ? 512 : 1;
+                /* Huge pages, which are dealt whole, from eight a node on. */
+                size_t unit = sizes[s] >= ((size_t)16 << 20) * (size_t)nodes ? 512 : 1;
                 CHECK(there + unit >= all / (size_t)nodes && there <= all / (size_t)nodes + unit);
             }
             CHECK(numa_maps_of(p, policy, on));
@@ -378,6 +391,13 @@ static void strict_on_a_full_node_is_enomem(void) {
     numalloc_stats(node, &after);
     CHECK_EQUAL(after.strict_failures - before.strict_failures, 2);
 
+    /* Spread over all nodes, its share does not fit either, though the others have room for all of it. */
+    numalloc_request_t spread = {
+        .size = (free_on(node) + (64u << 20)) * (size_t)nodes, .policy = NUMALLOC_INTERLEAVE, .flags = NUMALLOC_STRICT};
+    errno = 0;
+    CHECK(numalloc_request(&spread) == NULL);
+    CHECK_EQUAL(errno, ENOMEM);
+
     /* The same node, preferred: served by another, and counted. */
     request.flags = NUMALLOC_POPULATE;
     request.size = (size_t)free_on(node) + ((size_t)64 << 20);
@@ -435,6 +455,57 @@ static void absent_nodes_are_refused(void) {
     errno = 0;
     CHECK(numalloc_interleaved(1 << 20, &mask) == NULL);
     CHECK_EQUAL(errno, ENODEV);
+}
+
+/* Writes one line to a file below the group. */
+static bool tell(const char *group, const char *file, const char *text) {
+    char path[100];
+    snprintf(path, sizeof path, "%s/%s", group, file);
+    FILE *out = fopen(path, "w");
+    if (out == NULL) return false;
+    bool good = fputs(text, out) >= 0;
+    return fclose(out) == 0 && good;
+}
+
+/* Nodes are read once, at the start. Later the cpuset loses one: preferred memory of it is elsewhere then, strict memory is
+ * ENODEV, whatever the policy. */
+static void nodes_are_taken_away(void) {
+    static const int policies[] = {NUMALLOC_ONNODE, NUMALLOC_INTERLEAVE, NUMALLOC_BLOCKED};
+    char text[32];
+    (void)mkdir("/tmp/cpusets", 0700);
+    if (mount("none", "/tmp/cpusets", "cgroup2", 0, NULL) != 0) SKIP("a cgroup2 mount");
+    (void)mkdir("/tmp/cpusets/shrinks", 0700);
+    CHECK(tell("/tmp/cpusets", "cgroup.subtree_control", "+cpuset"));
+    snprintf(text, sizeof text, "%d", (int)getpid());
+    CHECK(tell("/tmp/cpusets/shrinks", "cgroup.procs", text));
+    numalloc_request_t request = {.size = (size_t)3 << 20, .node = ids[nodes - 1]};
+    for (int i = 0; i < 3; i++) {
+        request.policy = policies[i];
+        numalloc_free(numalloc_request(&request));
+    }
+    (void)numalloc_purge();
+    char first[32];
+    snprintf(first, sizeof first, "%d", ids[0]);
+    CHECK(tell("/tmp/cpusets/shrinks", "cpuset.mems", first));
+    for (int i = 0; i < 3; i++) {
+        request.policy = policies[i];
+        request.flags = 0;
+        char *p = numalloc_request(&request);
+        CHECK(p != NULL);
+        memset(p, 1, request.size);
+        CHECK(all_on(p, request.size, ids[0]));
+        numalloc_free(p);
+        request.flags = NUMALLOC_STRICT;
+        errno = 0;
+        CHECK(numalloc_request(&request) == NULL);
+        CHECK_EQUAL(errno, ENODEV);
+    }
+    size_t unmoved;
+    static char page[8192];
+    page[0] = page[4096] = 1;
+    CHECK_EQUAL(numalloc_migrate(page, sizeof page, ids[nodes - 1], &unmoved), ENODEV);
+    CHECK(tell("/tmp/cpusets", "cgroup.procs", text));
+    CHECK_EQUAL(numalloc_verify(), 0);
 }
 
 static void pages_migrate(void) {
@@ -560,6 +631,7 @@ static const check_case cases[] = {
     {"prefault_places", prefault_places},
     {"explicit_huge_pages_of_one_node", explicit_huge_pages_of_one_node},
     {"with_explicit_huge_pages", with_explicit_huge_pages},
+    {"nodes_are_taken_away", nodes_are_taken_away},
     {"strict_on_a_full_node_is_enomem", strict_on_a_full_node_is_enomem},
 };
 

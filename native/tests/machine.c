@@ -34,6 +34,7 @@ enum { AS_IT_IS = 1, NO_SYSFS = 0, TWO = 2 };
 __attribute__((weak)) int machine_nodes = AS_IT_IS;
 __attribute__((weak)) bool machine_quiet = false;
 uint64_t machine_room = UINT64_MAX;
+int machine_full = -1, machine_removed = -1;
 void (*machine_hook)(enum machine_call);
 static int nodes;
 static struct shared {
@@ -125,7 +126,7 @@ static int noted_node(uintptr_t page) {
         break;
     }
     pthread_mutex_unlock(&noted_lock);
-    return node;
+    return node == machine_full || node == machine_removed ? 1 - node : node;
 }
 
 bool machine_bound(const void *address) {
@@ -230,6 +231,7 @@ WRAP(int, bind, (void *address, size_t bytes, enum na_bind_mode mode, const na_n
     int error = counted(MACHINE_bind);
     if (error != 0) return error;
     if (nodes != TWO) return __real_os_bind(address, bytes, mode, set);
+    if (set != NULL && machine_removed >= 0 && (set->word[0] & ~(UINT64_C(1) << machine_removed)) == 0) return EINVAL;
     note(address, bytes, mode, set);
     return 0;
 }

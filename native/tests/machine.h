@@ -71,6 +71,8 @@ extern const int machine_errors[MACHINE_COUNT][8]; /* ends with 0 */
 /* What a program wants when the environment says nothing; it may define them itself. */
 extern int machine_nodes;                       /* 1: the machine as it is */
 extern void (*machine_hook)(enum machine_call); /* is called before each call; NULL: nothing is */
+extern int machine_full;                        /* of two nodes, the one whose pages come from the other; -1: none */
+extern int machine_removed;                     /* of two nodes, the one that was taken from this process; -1: none */
 extern uint64_t machine_room;                   /* no cgroup has more room than this many bytes */
 extern bool machine_quiet;                      /* os_message writes nothing */
 

@@ -25,6 +25,7 @@
 #include "os/topology.h"
 #include "reclaim/purger.h"
 #include "space/live.h"
+#include "space/populate.h"
 #include "space/region.h"
 #include "space/span.h"
 #include "types.h"
@@ -152,8 +153,7 @@ static bool size_fits(size_t size) {
     return false;
 }
 
-void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
-    if (!size_fits(size)) return NULL;
+static void *alloc_in(na_region *region, size_t size, size_t align, unsigned flags) {
     if (size < NA_GRANULE) size = NA_GRANULE;
     size_t padded = align > NA_GRANULE ? (size + align - 1) & ~(align - 1) : size;
     if (padded > NA_BLOCK_MAX || align > NA_SLICE) {
@@ -172,7 +172,7 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     if (block == NULL) return NULL;
     if ((flags & NUMALLOC_POPULATE) != 0) {
         na_nodeset home = na_region_nodes(region);
-        int error = na_populate((uintptr_t)block, size, &home, region->strict);
+        int error = na_populate((uintptr_t)block, size, &home, region->strict ? NA_IN_SET : NA_UNCHECKED);
         if (error != 0) {
             na_free(block, "numalloc_request");
             errno = error;
@@ -181,6 +181,24 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     }
     if ((flags & NUMALLOC_ZERO) != 0) zero_block(block, size, heap);
     return block;
+}
+
+/* Was memory that is faulted in refused for want of room, and free memory given back since? */
+static bool made_room(bool strict, unsigned flags) {
+    return errno == ENOMEM && (strict || (flags & NUMALLOC_POPULATE) != 0) && na_give_back_free_memory();
+}
+
+static void *counted(na_region *region, bool strict, void *block) {
+    if (NA_UNLIKELY(block == NULL) && strict && errno == ENOMEM)
+        atomic_fetch_add_explicit(&region->strict_failures, 1, memory_order_relaxed);
+    return block;
+}
+
+void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
+    if (!size_fits(size)) return NULL;
+    void *block = alloc_in(region, size, align, flags);
+    if (NA_UNLIKELY(block == NULL) && made_room(region->strict, flags)) block = alloc_in(region, size, align, flags);
+    return counted(region, region->strict, block);
 }
 
 /* On a node, or when it can't and the use is not strict, on the next by distance, which is counted. */
@@ -302,7 +320,10 @@ static void *request_spread(const numalloc_request_t *request, size_t align, boo
     if (!size_fits(request->size)) return NULL;
     na_placement placement = {.nodes = nodes, .policy = (uint8_t)request->policy, .strict = strict};
     if (request->policy == NUMALLOC_BLOCKED) placement.stripe = request->stripe;
-    return born(na_mixed_alloc(&placement, request->size, align, request->flags));
+    void *block = na_mixed_alloc(&placement, request->size, align, request->flags);
+    if (block == NULL && made_room(strict, request->flags))
+        block = na_mixed_alloc(&placement, request->size, align, request->flags);
+    return born(counted(na_region_mixed(), strict, block));
 }
 
 void *na_request(const numalloc_request_t *request) {
@@ -383,10 +404,10 @@ void *na_realloc(void *ptr, size_t size) {
         }
         na_region *region = &na_regions[span->region]; /* first, as the span may be another's afterwards */
         void *moved = na_large_realloc(span, size);
-        if (moved == NULL && region->strict && errno == ENOMEM && na_ended_relieve(region))
+        if (moved == NULL && region->strict && (na_ended_relieve(region) | made_room(true, 0)))
             moved = na_large_realloc(span, size); /* others are asked for below */
         (void)born(moved != NULL ? moved : ptr);
-        if (moved != NULL || region->strict) return moved;
+        if (moved != NULL || region->strict) return counted(region, region->strict, moved);
     } else if (stays(size, have)) {
         return ptr;
     }
@@ -540,14 +561,16 @@ int numalloc_memory_policy(int policy, unsigned flags, const numalloc_nodemask_t
     if (flags != 0 && !strict) return EINVAL;
     if (nodes == NULL) nodes = &na_topo.allowed;
     if (!nodeset_within(nodes, &na_topo.allowed) || nodeset_count(nodes) == 0) return ENODEV;
-    if (policy == NUMALLOC_LOCAL) return os_set_policy(strict ? NA_BIND_STRICT : NA_BIND_DEFAULT, nodes);
-    if (strict) return EINVAL;
-    if (policy == NUMALLOC_INTERLEAVE) return os_set_policy(NA_BIND_INTERLEAVE, nodes);
-    if (policy != NUMALLOC_ONNODE || nodeset_count(nodes) != 1) return EINVAL;
-    return os_set_policy(NA_BIND_PREFERRED, nodes);
+    enum na_bind_mode mode = strict ? NA_BIND_STRICT : NA_BIND_DEFAULT;
+    if (policy == NUMALLOC_INTERLEAVE && !strict) mode = NA_BIND_INTERLEAVE;
+    else if (policy == NUMALLOC_ONNODE && !strict && nodeset_count(nodes) == 1) mode = NA_BIND_PREFERRED;
+    else if (policy != NUMALLOC_LOCAL) return EINVAL;
+    int error = os_set_policy(mode, nodes);
+    return error == EINVAL ? ENODEV : error; /* they were taken from this process */
 }
 
 int numalloc_memory_policy_now(int *mode, numalloc_nodemask_t *nodes) {
+    if (mode == NULL || nodes == NULL) return EINVAL;
     *nodes = (numalloc_nodemask_t){{0}};
     return os_get_policy(mode, nodes);
 }

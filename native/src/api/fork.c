@@ -12,7 +12,7 @@
  * waits until the copy is complete, so no later write of it is seen without the earlier ones.
  */
 #include "api/fork.h"
-#include "api/placement.h"
+#include "space/populate.h"
 #include "heap/ended.h"
 #include "heap/hooks.h"
 #include "heap/secure.h"
@@ -42,7 +42,7 @@ static void child(void) {
     pthread_mutex_init(&na_threads_lock, NULL);
     na_purger_fork_child();
     na_audit_fork_child();
-    na_placement_fork_child();
+    na_populate_fork_child();
     for (na_thread *thread = na_threads_first(), *next; thread != NULL; thread = next) {
         next = thread->next;
         if (thread == na_self.thread) continue;

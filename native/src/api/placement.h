@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * placement.h: where pages are.
+ * placement.h: free memory that makes room for what is faulted in.
  */
 #ifndef NA_PLACEMENT_H
 #define NA_PLACEMENT_H
@@ -9,17 +9,8 @@
 
 #pragma GCC visibility push(hidden)
 
-/* Faults the pages of a range in and, where `strict`, checks that each page is on a node of the set. ENOMEM, or EPERM
- * where placement can't be set or asked for. */
-int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, bool strict);
-
-/* Writes to each page of a block that is zero. */
-void na_touch(void *start, size_t size);
-
-/* Is a page of the range known to be on a node outside the set? */
-bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes);
-
-void na_placement_fork_child(void); /* the other threads' demand went with them */
+/* Of all regions: free memory counts against the limits like any other. false: none may go back (NUMALLOC_PURGE_DELAY). */
+bool na_give_back_free_memory(void);
 
 #pragma GCC visibility pop
 

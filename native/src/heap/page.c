@@ -9,12 +9,12 @@
  *
  * Threads: the owner only.
  */
-#include "api/placement.h"
 #include "heap/heap.h"
 #include "heap/misuse.h"
 #include "heap/page.h"
 #include "heap/secure.h"
 #include "heap/thread.h"
+#include "space/populate.h"
 #include "space/region.h"
 #include "space/span.h"
 #include "types.h"
@@ -139,9 +139,8 @@ static na_span *span_for_page(na_region *region, uint32_t slices, bool *clean) {
     na_span *page = na_span_alloc(region, slices, 1, NA_PAGE, clean, NULL);
     if (page == NULL || !region->strict) return page;
     na_nodeset home = nodeset_single(region->node);
-    int error = na_populate(page->start, na_span_bytes(page), &home, true);
+    int error = na_populate(page->start, na_span_bytes(page), &home, NA_IN_SET);
     if (error == 0) return page;
-    atomic_fetch_add_explicit(&region->strict_failures, 1, memory_order_relaxed);
     na_span_free(region, page);
     errno = error;
     return NULL;

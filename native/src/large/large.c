@@ -9,12 +9,12 @@
  * Threads: a block is used by one thread at a time, as with any allocator; accounting under the region's lock, that of
  * kept blocks by their heap.
  */
-#include "api/placement.h"
 #include "heap/thread.h"
 #include "large/kept.h"
 #include "large/large.h"
 #include "os/options.h"
 #include "os/topology.h"
+#include "space/populate.h"
 #include "space/region.h"
 #include "space/span.h"
 #include "types.h"
@@ -168,9 +168,8 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
     }
     if (region->strict || (flags & NUMALLOC_POPULATE) != 0) {
         na_nodeset home = na_region_nodes(region);
-        error = na_populate(span->start, size, &home, region->strict);
+        error = na_populate(span->start, size, &home, region->strict ? NA_IN_SET : NA_UNCHECKED);
         if (error != 0) {
-            if (region->strict) atomic_fetch_add_explicit(&region->strict_failures, 1, memory_order_relaxed);
             dispose(region, span, 0);
             errno = error;
             return NULL;

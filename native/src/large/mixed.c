@@ -8,12 +8,12 @@
  *
  * Threads: placements, warm list and accounting under the region's lock.
  */
-#include "api/placement.h"
 #include "large/large.h"
 #include "large/mixed.h"
 #include "os/options.h"
 #include "space/dirty.h"
 #include "space/meta.h"
+#include "space/populate.h"
 #include "space/region.h"
 #include "space/span.h"
 #include "types.h"
@@ -28,7 +28,8 @@ static bool same_placement(const na_placement *a, const na_placement *b) {
            nodeset_equal(&a->nodes, &b->nodes);
 }
 
-/* Calls visit for each [from, to) of a blocked array and its node, boundaries on pages; stops at an error. */
+/* Calls visit for each [from, to) of a blocked array and its node, boundaries on pages. Stops at an error but EINVAL, a
+ * node that was taken from this process, which it gives in the end. */
 static int each_piece(const na_placement *placement, uintptr_t start, size_t bytes,
                       int (*visit)(uintptr_t from, size_t length, int node, bool strict), bool strict) {
     size_t page = os_page_size();
@@ -36,6 +37,7 @@ static int each_piece(const na_placement *placement, uintptr_t start, size_t byt
     size_t count = (size_t)nodeset_count(&placement->nodes);
     size_t end = na_round_up(bytes, page);
     size_t from = 0;
+    int removed = 0;
     for (size_t base = 0; base < bytes; base += stripe) {
         int node = nodeset_next(&placement->nodes, 0);
         for (size_t i = 0; i < count; i++, node = nodeset_next(&placement->nodes, node + 1)) {
@@ -45,12 +47,13 @@ static int each_piece(const na_placement *placement, uintptr_t start, size_t byt
             if (to > end || (i + 1 == count && base + stripe >= bytes)) to = end;
             if (to <= from) continue;
             int error = visit(start + from, to - from, node, strict);
-            if (error != 0) return error;
+            if (error == EINVAL) removed = error;
+            else if (error != 0) return error;
             from = to;
         }
         if (stripe >= bytes - base) break; /* base + stripe might overflow */
     }
-    return 0;
+    return removed;
 }
 
 static int bind_piece(uintptr_t from, size_t length, int node, bool strict) {
@@ -61,20 +64,42 @@ static int bind_piece(uintptr_t from, size_t length, int node, bool strict) {
 
 static int populate_piece(uintptr_t from, size_t length, int node, bool strict) {
     na_nodeset home = nodeset_single(node);
-    return na_populate(from, length, &home, strict);
+    return na_populate(from, length, &home, strict ? NA_IN_SET : NA_UNCHECKED);
+}
+
+/* The kernel deals huge pages whole. Interleaved memory has them from so many a node on; below, the nodes' shares would
+ * differ by more than an eighth. */
+enum { HUGE_PAGES_A_NODE = 8 };
+static bool has_huge_pages(const na_placement *placement, const na_span *span) {
+    size_t nodes = (size_t)nodeset_count(&placement->nodes);
+    return span->start % NA_HUGE_BYTES == 0 && na_span_bytes(span) >= HUGE_PAGES_A_NODE * nodes * NA_HUGE_BYTES;
+}
+
+static bool lost_huge_pages(const na_placement *placement, const na_span *span) {
+    return placement->policy == NUMALLOC_INTERLEAVE && span->part == 1 && !has_huge_pages(placement, span);
 }
 
 /* Interleaving covers the whole span, since the next user of a warm one may ask for more of it. */
 static int set_policy(const na_placement *placement, const na_span *span, size_t size) {
+    if (lost_huge_pages(placement, span)) (void)os_advise_huge((void *)span->start, na_span_bytes(span), false);
     if (placement->policy == NUMALLOC_INTERLEAVE)
         return os_bind((void *)span->start, na_span_bytes(span), NA_BIND_INTERLEAVE, &placement->nodes);
     return each_piece(placement, span->start, size, bind_piece, placement->strict);
 }
 
-static int populate(const na_placement *placement, uintptr_t start, size_t bytes) {
-    if (placement->policy == NUMALLOC_INTERLEAVE)
-        return na_populate(start, bytes, &placement->nodes, placement->strict);
-    return each_piece(placement, start, bytes, populate_piece, placement->strict);
+static void drop_policy(na_region *region, const na_placement *placement, const na_span *span) {
+    if (os_can_bind() == 0) (void)os_bind((void *)span->start, na_span_bytes(span), NA_BIND_DEFAULT, NULL);
+    if (lost_huge_pages(placement, span)) (void)na_region_restore(region, span->start, na_span_bytes(span));
+}
+
+static int populate(const na_placement *placement, const na_span *span, size_t bytes) {
+    if (placement->policy == NUMALLOC_INTERLEAVE) {
+        enum na_check dealt = has_huge_pages(placement, span) ? NA_DEALT_HUGE : NA_DEALT;
+        return na_populate(span->start, bytes, &placement->nodes, placement->strict ? dealt : NA_UNCHECKED);
+    }
+    /* All of it, before the first piece is there. */
+    if (!na_has_room(span->start, bytes, placement->strict ? &placement->nodes : NULL)) return ENOMEM;
+    return each_piece(placement, span->start, bytes, populate_piece, placement->strict);
 }
 
 /* ---- warm spans -------------------------------------------------------------------------------------------- */
@@ -109,13 +134,14 @@ static na_placement *placement_new(na_region *region, const na_placement *value)
  * the next user of the range. */
 static void dissolve(na_region *region, na_span *span) {
     warm_remove(region, span);
-    placement_delete(region, warm_placement(span));
+    na_placement *placement = warm_placement(span);
     span->free = 0;
     if (na_opt.purge_delay_ms != NA_PURGE_NEVER && os_purge((void *)span->start, na_span_bytes(span)) == 0) {
         na_dirty_clear(span->start, span->slices);
         region->purged_bytes += na_span_bytes(span);
     }
-    if (os_can_bind() == 0) (void)os_bind((void *)span->start, na_span_bytes(span), NA_BIND_DEFAULT, NULL);
+    drop_policy(region, placement, span);
+    placement_delete(region, placement);
     na_span_free_locked(region, span);
 }
 
@@ -183,7 +209,8 @@ static void *alloc(const na_placement *wanted, size_t size, size_t align, unsign
             error = os_can_bind();
             if (error == 0) error = set_policy(&placement, span, size);
             if (error == EINVAL) error = ENODEV; /* the nodes were taken from this process meanwhile */
-            if ((error == EPERM || error == ENOSYS) && !placement.strict) { /* where they are touched, then */
+            /* Where they are touched, then. */
+            if ((error == EPERM || error == ENOSYS || error == ENODEV) && !placement.strict) {
                 atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);
                 error = 0;
             }
@@ -194,11 +221,7 @@ static void *alloc(const na_placement *wanted, size_t size, size_t align, unsign
             error = ENOMEM;
         }
     }
-    if (error == 0 && (placement.strict || (flags & NUMALLOC_POPULATE) != 0)) {
-        error = populate(&placement, span->start, size);
-        if (error != 0 && placement.strict)
-            atomic_fetch_add_explicit(&region->strict_failures, 1, memory_order_relaxed);
-    }
+    if (error == 0 && (placement.strict || (flags & NUMALLOC_POPULATE) != 0)) error = populate(&placement, span, size);
     if (error == 0 && stale && (flags & NUMALLOC_ZERO) != 0) memset((void *)span->start, 0, size);
     pthread_mutex_lock(&region->lock);
     if (error == 0) {
@@ -206,7 +229,7 @@ static void *alloc(const na_placement *wanted, size_t size, size_t align, unsign
         na_large_account(region, span, 1);
     } else {
         if (span != NULL) {
-            if (os_can_bind() == 0) (void)os_bind((void *)span->start, na_span_bytes(span), NA_BIND_DEFAULT, NULL);
+            drop_policy(region, &placement, span);
             span->older = span->newer = NULL;
             na_span_free_locked(region, span);
         }

@@ -298,10 +298,12 @@ uint64_t na_topology_free_bytes(int node) {
 uint64_t na_topology_available_bytes(void) {
     char meminfo[4096];
     size_t length;
-    uint64_t bytes, swap;
+    uint64_t bytes, swap, total;
     if (os_read_file("/proc/meminfo", meminfo, sizeof meminfo, &length) != 0) return UINT64_MAX;
     if (!value_of(meminfo, "MemAvailable:", &bytes)) return UINT64_MAX;
-    return value_of(meminfo, "SwapFree:", &swap) ? bytes + swap : bytes;
+    if (value_of(meminfo, "SwapFree:", &swap)) bytes += swap;
+    if (value_of(meminfo, "MemTotal:", &total)) bytes -= bytes < total / 64 ? bytes : total / 64;
+    return bytes;
 }
 
 void na_topology_policy_text(char *to, size_t capacity) {

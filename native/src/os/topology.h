@@ -59,8 +59,9 @@ const int16_t *na_topology_neighbours(int from);
 void na_topology_policy_text(char *to, size_t capacity);
 
 int na_topology_node_info(int node, numalloc_node_info_t *info); /* ENODEV */
-uint64_t na_topology_free_bytes(int node);  /* free memory of the node now; UINT64_MAX if unknown */
-uint64_t na_topology_available_bytes(void); /* memory and swap that the machine can still give; UINT64_MAX if unknown */
+uint64_t na_topology_free_bytes(int node);           /* free memory of the node now; UINT64_MAX if unknown */
+uint64_t na_topology_available_bytes(void);          /* memory and swap that the machine can give, but for 1/64 of its
+                                             * memory, which others need; UINT64_MAX if unknown */
 void na_topology_cpus_of(int node, na_cpuset *cpus); /* online CPUs of a node */
 
 #endif
