@@ -9,7 +9,10 @@ import click
 from rich.table import Table
 
 from ..discover.topology import Topology
+from ..plan.ranks import make_plan
+from .bench.output import new_figure, plot_option, save_figure
 from .console import plain_console, print_table
+from .drawing import draw, machine_lines
 from .options import json_flag
 
 __all__ = ["command", "gib", "source_option", "topology_of"]
@@ -34,10 +37,15 @@ def gib(count: int) -> str:
 
 @click.command()
 @source_option
+@click.option("-n", "ranks", type=int, help="Draw the plan for so many ranks too.")
 @json_flag
-def command(source: str | None, as_json: bool) -> None:
-    """Show packages, NUMA nodes, cores and distances."""
+@plot_option
+def command(source: str | None, ranks: int | None, as_json: bool, plot_file: str | None) -> None:
+    """Draw packages, NUMA nodes and cores, and list nodes and distances."""
     topology = topology_of(source)
+    cpus = [share.cpus for share in make_plan(topology, ranks).ranks] if ranks is not None else []
+    if plot_file is not None:
+        save_figure(draw(topology, cpus, new_figure(6, 4)), plot_file)
     facts = topology.to_dict()
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -48,6 +56,8 @@ def command(source: str | None, as_json: bool) -> None:
         f"{facts['cores']} core(s), {facts['pus']} PU(s); allowed: CPUs {facts['allowed_cpus']}, "
         f"nodes {facts['allowed_nodes']}"
     )
+    for line in machine_lines(topology, cpus):
+        console.print(line)
     table = Table(
         "node", "package", "cores", "CPUs", "memory", "allowed", *(f"to {n['id']}" for n in facts["nodes"])
     )

@@ -32,6 +32,7 @@ __all__ = [
     "note_option",
     "plot_option",
     "progress_bar",
+    "save_figure",
     "thread_list",
 ]
 
@@ -120,7 +121,7 @@ def give(
     if json_file is not None:
         _write_json(result, json_file)
     if plot_file is not None:
-        _save_figure(draw(result), plot_file)
+        save_figure(draw(result), plot_file)
     if json_file != "-":
         show(result)
 
@@ -156,7 +157,8 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save_figure(figure: Any, path: str) -> None:
+def save_figure(figure: Any, path: str) -> None:
+    """Write a figure to a file; HpcallocError where that can't be."""
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
