@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -157,10 +158,7 @@ def test_preload_joins():
     [
         {"environ": {"LD_PRELOAD": "/usr/lib/libjemalloc.so.2"}},
         {"obstacle": "it is linked statically"},
-        {"policy": interleave()},
-        {"policy": on_node(1)},
-        {"inherited_policy": "interleave:0-1"},
-        {"launch": ALONE},  # two nodes for one rank: interleaved
+        {"environ": {"LD_PRELOAD": "/opt/lib/libasan.so.8"}},
     ],
 )
 def test_where_the_allocator_does_not_fit(case):
@@ -170,6 +168,22 @@ def test_where_the_allocator_does_not_fit(case):
     assert any("not preloaded" in why for why in made.reasons)
     with pytest.raises(hpcalloc.PlanError, match="--preload.*limit.*remedy"):
         steps(**case, preload=True)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"policy": interleave()},
+        {"policy": on_node(1)},
+        {"policy": on_node(1, strict=True)},
+        {"inherited_policy": "interleave:0-1"},
+        {"launch": ALONE},  # two nodes for one rank: interleaved
+    ],
+)
+def test_the_allocator_follows_the_policy_of_the_process(case):
+    made = steps(**{"launch": MPICH, **case})
+    assert made.preload
+    assert "NUMALLOC_STRICT" not in made.environment
 
 
 def test_no_preload():
@@ -409,18 +423,80 @@ def test_programs_that_cant_run(tmp_path):
         assert run(*bad, "true").returncode == 2
 
 
-def test_static_programs_are_not_preloaded(tmp_path):
-    compiler = shutil.which("cc") or shutil.which("gcc")
+@pytest.fixture
+def compiled(tmp_path):
+    """Make a program of C; skips where there is no compiler or none that can."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("missing capability: a C compiler")
-    (tmp_path / "p.c").write_text("int main(void) { return 0; }")
-    for flags in (["-static"], []):
-        subprocess.run([compiler, *flags, tmp_path / "p.c", "-o", tmp_path / "p"], check=True)
-        assert ("statically" in resolve([str(tmp_path / "p")], "")[1]) == bool(flags)
-    os.chmod(tmp_path / "p", 0o755 | stat.S_ISUID)
-    os.chown(tmp_path / "p", 12345, -1) if os.getuid() == 0 else None
-    os.chmod(tmp_path / "p", 0o755 | stat.S_ISUID)
-    assert ("another user" in resolve([str(tmp_path / "p")], "")[1]) == (os.getuid() == 0)
+
+    def make(*flags, text="int main(void) { return 0; }", name="p"):
+        (tmp_path / "p.c").write_text(text)
+        done = subprocess.run([compiler, "-w", tmp_path / "p.c", "-o", tmp_path / name, *flags], check=False)
+        if done.returncode != 0:
+            pytest.skip(f"missing capability: {compiler} {' '.join(flags)}")
+        return tmp_path / name
+
+    return make
+
+
+def obstacle(path):
+    return resolve([str(path)], os.environ["PATH"])[1].obstacle
+
+
+def test_static_programs_are_not_preloaded(compiled):
+    assert "statically" in obstacle(compiled("-static"))
+    program = compiled()
+    assert obstacle(program) == ""
+    os.chown(program, 12345, -1) if os.getuid() == 0 else None
+    os.chmod(program, 0o755 | stat.S_ISUID)
+    assert ("another user" in obstacle(program)) == (os.getuid() == 0)
+
+
+@pytest.mark.parametrize("kind", ["address", "thread", "leak"])
+def test_programs_with_a_sanitizer_run_without_the_allocator(compiled, kind):
+    program = compiled(
+        f"-fsanitize={kind}", text="#include <stdlib.h>\nint main(void) { free(malloc(9)); return 5; }"
+    )
+    done = run(program)
+    assert done.returncode == 5, done.stderr
+    assert re.search("not preloaded: .*sanitizer", done.stderr)
+    assert "does not come first" not in done.stderr
+
+
+def test_the_interpreter_of_a_script_counts(compiled, tmp_path):
+    static = compiled("-static", name="static")
+    direct = script(tmp_path / "direct", f"#!{static} -x\n")
+    nested = script(tmp_path / "nested", f"#!{direct}\n")
+    by_env = script(tmp_path / "by_env", "#!/usr/bin/env -S A=1 static\n")
+    for path in (direct, nested):
+        assert "statically" in obstacle(path), path
+    assert "statically" in resolve([str(by_env)], str(tmp_path))[1].obstacle
+    assert obstacle(script(tmp_path / "shell", "#!/bin/sh\n")) == ""
+    assert obstacle(script(tmp_path / "loop", f"#!{tmp_path}/loop\n")) == ""
+
+
+def test_no_directory_is_left_for_a_program_that_can_write_no_report(compiled, tmp_path):
+    program = script(tmp_path / "script", f"#!{compiled('-static')}\n")
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    done = run(program, environ={"HPCALLOC_REPORT": str(reports / "x.json")})
+    assert done.returncode == 0
+    assert "statically" in done.stderr
+    assert list(reports.iterdir()) == []
+
+
+def test_files_that_are_no_whole_program(compiled, tmp_path):
+    whole = compiled().read_bytes()
+    for i, size in enumerate((4, 5, 16, 63, 64, 200, 700, 1000)):
+        cut = tmp_path / f"cut{i}"
+        cut.write_bytes(whole[:size])
+        cut.chmod(0o755)
+        resolve([str(cut)], "")  # says something or nothing, and raises nothing
+    done = run(tmp_path / "cut3")
+    assert done.returncode == 126, done
+    assert "Exec format error" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(CORES < 2, reason="missing capability: two cores")

@@ -10,7 +10,6 @@ import os
 import resource
 import shutil
 import signal
-import struct
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from .. import _native
 from .._native.errors import error_for, name_of
 from ..bind.affinity import inherited_memory_policy
 from ..discover.launcher import Ancestor, detect_launcher, launcher_process
+from ..discover.program import Program, look_at
 from ..discover.topology import Topology, format_ids
 from ..exceptions import BindingError, HpcallocError, message
 from ..plan.process import MemoryPolicy, Situation, Steps, Wishes, decide, join_preload, parse_policy
@@ -50,7 +50,7 @@ NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as shells
 @click.option(
     "--preload/--no-preload",
     default=None,
-    help="Serve malloc by this allocator (LD_PRELOAD); by default wherever memory is local and ulimit -v is unlimited.",
+    help="Serve malloc by this allocator (LD_PRELOAD); by default wherever that works and ulimit -v is unlimited.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON.")
@@ -73,8 +73,9 @@ def command(
     """
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run")
-    words, obstacle = resolve(program, os.environ.get("PATH", os.defpath))
+    words, found = resolve(program, os.environ.get("PATH", os.defpath))
     ancestor = launcher_process()
+    obstacle = found.obstacle
     files = files_of({name: v for name, v in os.environ.items() if name != DIRECTORY}, ancestor)
     wishes = Wishes(bind, threads, smt, parse_policy(policy, strict), preload)  # type: ignore[arg-type]
     steps = decide(Topology.from_machine(), _look(obstacle, ancestor), wishes)
@@ -82,6 +83,12 @@ def command(
         out = json.dumps({**steps.to_dict(), "program": words}, indent=2) if as_json else text(steps, words)
         click.echo(out)
         return
+    if obstacle and preload is None and not steps.local_rank:
+        click.echo(f"hpcalloc run: the allocator is not preloaded: {obstacle}", err=True)
+    if files is not None and found.silent:
+        if files.rank == 0:
+            click.echo(_no_record(obstacle), err=True)
+        files = None
     _pin(steps, wishes)
     notes = _place(steps.memory, required=wishes.policy.strict or wishes.policy.kind != "local")
     environment = {**original_environment(), **steps.environment}
@@ -90,7 +97,9 @@ def command(
         _start(files, steps, notes)
         if files.rank == 0 and (preload is False or obstacle):
             click.echo(_no_record(obstacle), err=True)
-        if not steps.preload and preload is not False:  # it writes the report, and leaves malloc alone
+        if (
+            not steps.preload and preload is not False and not obstacle
+        ):  # it writes the report, and leaves malloc alone
             environment["LD_PRELOAD"] = join_preload(
                 environment.get("LD_PRELOAD", ""), str(_library("libnumalloc.so"))
             )
@@ -108,8 +117,8 @@ class _NotExecutable(click.ClickException):
     exit_code = NOT_EXECUTABLE
 
 
-def resolve(program: Sequence[str], path: str) -> tuple[list[str], str]:
-    """Return the words to execute, the first one a path; and why LD_PRELOAD would not work on it, or "".
+def resolve(program: Sequence[str], path: str) -> tuple[list[str], Program]:
+    """Return the words to execute, the first one a path; and what the program is.
 
     Raises
     ------
@@ -128,36 +137,7 @@ def resolve(program: Sequence[str], path: str) -> tuple[list[str], str]:
         where = "a file" if os.sep in name else f"the directories of PATH={path}"
         remedy = f"./{name}" if os.path.isfile(name) else "check the name"
         raise _NoProgram(message("run", f"{name!r} is not there", where, remedy))
-    return [found, *program[1:]], _preload_obstacle(found)
-
-
-def _preload_obstacle(path: str) -> str:
-    """Say why the dynamic linker would not preload a library into a program; "" if it would, or that's unknown."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(4096)
-        mode = os.stat(path)
-    except OSError:
-        return ""
-    if head[:4] != b"\x7fELF":
-        return ""
-    if (mode.st_mode & 0o4000 and mode.st_uid != os.getuid()) or (
-        mode.st_mode & 0o2000 and mode.st_gid != os.getgid()
-    ):
-        return f"{path} runs as another user or group, where the dynamic linker ignores it"
-    own = 2 if sys.maxsize > 2**32 else 1
-    if head[4] != own:
-        return f"{path} is not a {32 * own}-bit program"
-    if own == 2:
-        offset, size, count = struct.unpack_from("=Q14xHH", head, 32)[0], *struct.unpack_from("=HH", head, 54)
-        types = [
-            struct.unpack_from("=I", head, offset + i * size)[0]
-            for i in range(count)
-            if offset + (i + 1) * size <= len(head)
-        ]
-        if 3 not in types and len(types) == count:  # PT_INTERP
-            return f"{path} is linked statically"
-    return ""
+    return [found, *program[1:]], look_at(found, path)
 
 
 def _library(name: str) -> Path:
@@ -286,7 +266,7 @@ def become(words: list[str], environ: Mapping[str, str]) -> NoReturn:
         try:
             os.execve(words[0], words, environ)
         except OSError as error:
-            if error.errno != errno.ENOEXEC:
+            if error.errno != errno.ENOEXEC or _is_binary(words[0]):
                 raise
             os.execve("/bin/sh", ["/bin/sh", *words], environ)  # as execvp(3) and shells: a script without #!
     except OSError as error:
@@ -296,6 +276,11 @@ def become(words: list[str], environ: Mapping[str, str]) -> NoReturn:
             message("run", value, "a program for this machine", "start it by hand")
         ) from error
     raise HpcallocError("run: execve returned")
+
+
+def _is_binary(path: str) -> bool:
+    with open(path, "rb") as file:
+        return b"\0" in file.read(256)
 
 
 # ---- saying ----------------------------------------------------------------------------------------------

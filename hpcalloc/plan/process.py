@@ -66,7 +66,7 @@ class Situation:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user asks for; `preload` None: where it serves the memory policy."""
+    """What the user asks for; `preload` None: where it can be."""
 
     bind: Literal["auto", "force", "off"] = "auto"
     threads: int | Literal["auto"] = "auto"
@@ -211,14 +211,14 @@ def decide(topology: Topology, found: Situation, wishes: Wishes) -> Steps:
     planned = () if note and wishes.bind == "off" else (*plan.reasons, *share.reasons)
     reasons = [*planned, *filter(None, (note, launch.note))]
     pin = () if share.action in ("none", "honour") or set(share.cpus) == found.cpus else share.cpus
-    memory, kernels = _memory(topology, found, wishes, share, reasons)
-    preload = _preload(found, wishes, kernels, reasons)
+    memory = _memory(topology, found, wishes, share, reasons)
+    preload = _preload(found, wishes, reasons)
     environment, kept = _environment(found.environ, wishes, share)
     kept |= kept_threads
     environment[MARK] = launch.launcher
     if preload:
         environment["LD_PRELOAD"] = join_preload(found.environ.get("LD_PRELOAD", ""), found.library)
-        if wishes.policy.strict:
+        if wishes.policy.strict and wishes.policy.kind == "local":  # else the kernel's policy is strict
             environment["NUMALLOC_STRICT"] = "1"
     return Steps(
         launch.local_rank,
@@ -248,8 +248,8 @@ def _threads(environ: Mapping[str, str], wishes: Wishes) -> tuple[int | Literal[
 
 def _memory(
     topology: Topology, found: Situation, wishes: Wishes, share: RankPlan, reasons: list[str]
-) -> tuple[MemoryPolicy | None, bool]:
-    """Return the policy to set, and whether heap memory has to follow the kernel's policy instead of the node."""
+) -> MemoryPolicy | None:
+    """Return the policy to set; the preloaded allocator follows it, as it does one that is there already."""
     policy = wishes.policy
     unknown = sorted(set(policy.nodes) - topology.allowed_nodes)
     if unknown:
@@ -281,28 +281,26 @@ def _memory(
             )
         )
     if policy.kind == "on_node":
-        return MemoryPolicy("local" if policy.strict else "on_node", policy.nodes, policy.strict), True
+        return MemoryPolicy("local" if policy.strict else "on_node", policy.nodes, policy.strict)
     if found.inherited_policy not in ("", "default") and policy == Policy("local"):
         reasons.append(f"the memory policy {found.inherited_policy} was there already: kept")
-        return None, True
+        return None
     if spread:
-        return MemoryPolicy("interleave", policy.nodes or share.nodes), True
+        return MemoryPolicy("interleave", policy.nodes or share.nodes)
     if policy.strict:
-        return MemoryPolicy("local", share.nodes, True), False
+        return MemoryPolicy("local", share.nodes, True)
     node_of = topology.node_of_cpu()
     if {node_of[cpu] for cpu in share.cpus} - set(share.nodes):  # its own has no memory
-        return MemoryPolicy("on_node", share.nodes[:1]), False
-    return None, False
+        return MemoryPolicy("on_node", share.nodes[:1])
+    return None
 
 
-def _preload(found: Situation, wishes: Wishes, kernels: bool, reasons: list[str]) -> bool:
+def _preload(found: Situation, wishes: Wishes, reasons: list[str]) -> bool:
     if wishes.preload is False:
         return False
     present = found.environ.get("LD_PRELOAD", "")
     other = _ALLOCATORS.search(present)
     obstacles = []
-    if kernels:
-        obstacles.append("the memory policy is not each thread's own node, the only one that malloc can have")
     if other is not None:
         obstacles.append(f"LD_PRELOAD has {other[0]}, which serves malloc")
     if re.search(r"[\s:]", found.library):
