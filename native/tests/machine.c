@@ -145,6 +145,9 @@ bool machine_bound(const void *address) {
 static const char *made_up_file(const char *path) {
     if (nodes == NO_SYSFS) return strncmp(path, "/sys/devices/system/", 20) == 0 ? "" : NULL;
     if (nodes != TWO) return NULL;
+    static atomic_int lists;
+    if (strcmp(path, "/sys/devices/system/node/node1/cpulist") == 0 && atomic_fetch_add(&lists, 1) == 0)
+        return "3,5,7,9,11,13,15\n";
     static const char *const files[][2] = {
         {"/sys/devices/system/node/online", "0-1\n"},
         {"/sys/devices/system/node/has_memory", "0-1\n"},
@@ -211,6 +214,12 @@ WRAP(uint64_t, address_space_left, (void)) {
 WRAP(uint64_t, cgroup_room, (void)) {
     uint64_t room = counted(MACHINE_cgroup_room) != 0 ? 0 : __real_os_cgroup_room();
     return room < machine_room ? room : machine_room;
+}
+
+WRAP(int, current_node, (int *cpu)) {
+    int on = 0, node = counted(MACHINE_current_node) != 0 ? -1 : __real_os_current_node(&on);
+    if (cpu != NULL) *cpu = on;
+    return node >= 0 && nodes == TWO ? on % 2 : node;
 }
 
 WRAP(int, current_cpu, (void)) { return counted(MACHINE_current_cpu) != 0 ? -1 : __real_os_current_cpu(); }

@@ -5,7 +5,7 @@
  * the library are the shipped ones. Calls inside os_linux.c itself are not seen: os.h is the boundary.
  *
  * The environment says what to do, since the library starts before main():
- *   MACHINE_NODES=2   two nodes, even CPUs on node 0; policies are noted down and page queries answer by them,
+ *   MACHINE_NODES=2   two nodes, even CPUs on node 0, CPU 1 came online after the start; policies are noted down and page queries answer by them,
  *                     explicit huge pages are made of others
  *   MACHINE_POLICY=mode:nodes   with two nodes: the policy that the thread has at the start, as the kernel's number and
  *                     the first word of its set
@@ -46,6 +46,7 @@ enum { MISPLACED = 1000, BAD = 1001 };
     X(map_fresh, ENOMEM)                                                                                               \
     X(remap, ENOSYS, ENOMEM)                                                                                           \
     X(current_cpu, BAD)                                                                                                \
+    X(current_node, BAD)                                                                                               \
     X(ticker_start, EAGAIN, ENOMEM)                                                                                    \
     X(get_affinity, EINVAL)                                                                                            \
     X(set_affinity, EINVAL, EPERM)                                                                                     \

@@ -74,6 +74,61 @@ static void two_nodes(void) {
     CHECK_EQUAL(na_topo.largest_node_bytes, 2000LL << 20);
 }
 
+static void run_on(int cpu) {
+    na_cpuset cpus = {{0}};
+    cpus.word[0] = 1UL << cpu;
+    if (os_set_affinity(&cpus) != 0) SKIP("CPU 0");
+}
+
+/* This thread's CPU is on node 0 for the kernel, and in no list that was read. */
+static void a_cpu_that_was_offline_at_the_start(void) {
+    machine("0-2", "0-2", "1-2");
+    node(0, "", 1000, "10 30 20");
+    node(1, "40-41", 1000, "30 10 20");
+    node(2, "42-43", 1000, "20 20 10");
+    run_on(0);
+    if (os_current_node(NULL) != 0) SKIP("a CPU on node 0");
+    discover();
+    CHECK_EQUAL(na_topology_node_of_cpu(0), -1);
+    CHECK_EQUAL(na_topology_cpu_now(), 0);
+    CHECK_EQUAL(na_topology_home_of_cpu(0), 1); /* index of node 2, at 20 */
+    CHECK_EQUAL(na_topology_node_of_cpu(0), 0);
+    CHECK_EQUAL(na_topology_home_of_cpu(41), 0);
+    CHECK_EQUAL(na_topology_home_of_cpu(-1), 0);
+}
+
+static void a_cpu_of_an_unknown_node(void) {
+    machine("3,5", "3,5", "3,5");
+    node(3, "40-41", 1000, "10 30");
+    node(5, "42-43", 1000, "30 10");
+    run_on(0);
+    discover();
+    CHECK_EQUAL(na_topology_cpu_now(), 0);
+    CHECK_EQUAL(na_topology_node_of_cpu(0), -1);
+    CHECK_EQUAL(na_topology_home_of_cpu(0), 0);
+}
+
+static bool has_cpu(const na_cpuset *cpus, int cpu) { return (cpus->word[cpu / 64] >> (cpu % 64) & 1) != 0; }
+
+static void a_list_of_cpus_that_grows(void) {
+    na_cpuset cpus;
+    numalloc_node_info_t info;
+    machine("0-1", "0-1", "0-1");
+    node(0, "0-1", 1000, "10 21");
+    node(1, "", 1000, "21 10");
+    na_topology_init(root);
+    na_topology_cpus_of(1, &cpus);
+    CHECK(!has_cpu(&cpus, 6));
+    node(1, "6-7", 1000, "21 10");
+    na_topology_cpus_of(1, &cpus);
+    CHECK(has_cpu(&cpus, 6) && has_cpu(&cpus, 7) && !has_cpu(&cpus, 0));
+    CHECK_EQUAL(na_topology_node_info(1, &info), 0);
+    CHECK_EQUAL(info.cpus, 2);
+    discover();
+    na_topology_cpus_of(0, &cpus); /* the files are gone: what was known */
+    CHECK(has_cpu(&cpus, 0) && has_cpu(&cpus, 1) && !has_cpu(&cpus, 6));
+}
+
 static void ids_with_gaps(void) {
     machine("0,8", "0,8", "0,8");
     node(0, "0-1", 1000, "10 40");
@@ -319,6 +374,9 @@ static void only_what_exists_is_written(void) {
 static const check_case cases[] = {
     {"only_what_exists_is_written", only_what_exists_is_written},
     {"two_nodes", two_nodes},
+    {"a_cpu_that_was_offline_at_the_start", a_cpu_that_was_offline_at_the_start},
+    {"a_cpu_of_an_unknown_node", a_cpu_of_an_unknown_node},
+    {"a_list_of_cpus_that_grows", a_list_of_cpus_that_grows},
     {"ids_with_gaps", ids_with_gaps},
     {"a_node_without_cpus_is_nobodys_home", a_node_without_cpus_is_nobodys_home},
     {"a_node_without_memory_lives_next_door", a_node_without_memory_lives_next_door},

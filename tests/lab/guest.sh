@@ -22,6 +22,8 @@ online=$(ls -d /sys/devices/system/node/node[0-9]* | wc -l)
 "$root"/build/native/bin/test_inline_static inline >/tmp/inline.out 2>&1 && echo "inline on $nodes nodes: ok" || { cat /tmp/inline.out; echo "inline on $nodes nodes: FAILED"; }
 NUMALLOC_SECURE=1 "$root"/build/native/bin/test_inline_static calls >/tmp/inline.out 2>&1 && echo "secure on $nodes nodes: ok" || { cat /tmp/inline.out; echo "secure on $nodes nodes: FAILED"; }
 
+"$root"/build/native/bin/lab_hotplug >/tmp/hotplug.out 2>&1 && echo "CPUs that come online on $nodes nodes: ok" || { cat /tmp/hotplug.out; echo "CPUs that come online on $nodes nodes: FAILED"; }
+
 # A policy that somebody chose before the start, under bare LD_PRELOAD and for hpcalloc's local arrays.
 inherited() {
     local options=$1

@@ -542,7 +542,7 @@ int numalloc_distance(int from, int to) { return na_init() ? na_topology_distanc
 
 int numalloc_current_node(void) {
     if (!na_init()) return 0;
-    int node = na_topology_node_of_cpu(os_current_cpu());
+    int node = na_topology_node_of_cpu(na_topology_cpu_now());
     return node >= 0 ? node : na_topo.node_id[0];
 }
 

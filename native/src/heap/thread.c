@@ -131,7 +131,7 @@ static void thread_end(void *record) {
 }
 
 /* Where the caller runs; not asked for on a machine of one node, whose answer is always home 0. */
-static int cpu_now(void) { return na_many_nodes ? os_current_cpu() : -1; }
+static int cpu_now(void) { return na_many_nodes ? na_topology_cpu_now() : -1; }
 
 int na_home_index(void) { return na_topology_home_of_cpu(cpu_now()); }
 

@@ -121,6 +121,9 @@ int os_remap(void *from, size_t bytes, void *to);
  * registered it, else sched_getcpu(). */
 int os_current_cpu(void);
 
+/* Node id of that CPU by the kernel, -1: it does not tell. *cpu (may be NULL) gets the CPU. */
+int os_current_node(int *cpu);
+
 /* The CPU by one load, no system call: valid where os_cpu_offset, that of rseq's cpu_id from the thread pointer, is not
  * 0; else no CPU number. */
 extern ptrdiff_t os_cpu_offset;

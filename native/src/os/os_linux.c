@@ -473,6 +473,13 @@ int os_current_cpu(void) {
     return sched_getcpu();
 }
 
+int os_current_node(int *cpu) {
+    unsigned on = 0, node = 0;
+    if (RESULT(getcpu(&on, &node)) != 0) return -1;
+    if (cpu != NULL) *cpu = (int)on;
+    return (int)node;
+}
+
 int os_get_affinity(na_cpuset *cpus) {
     memset(cpus, 0, sizeof *cpus);
     return RESULT(sched_getaffinity(0, sizeof *cpus, (cpu_set_t *)cpus));

@@ -28,6 +28,7 @@ static uint8_t *distances;                      /* online_count squared, by posi
 static int16_t *neighbours;                     /* node_count squared, by index */
 static void *tables;                            /* memory of both */
 static size_t tables_bytes;
+static bool tables_known; /* a first call failed later, or this is a test */
 
 /* ---- parsing ---------------------------------------------------------------------------------------- */
 
@@ -103,28 +104,23 @@ static uint64_t total_bytes(int node) {
 
 /* ---- CPUs --------------------------------------------------------------------------------------------- */
 
-static void set_node_of_cpu(int cpu, void *node) {
-    if (cpu >= NA_MAX_CPUS) return;
-    na_topo.cpu[cpu].node_plus_1 = (int16_t)(*(const int16_t *)node + 1);
-    if (cpu >= na_topo.cpu_limit) na_topo.cpu_limit = cpu + 1;
+enum { BITS = 8 * sizeof(unsigned long) }; /* in a word of a na_cpuset */
+
+static void add_cpu(int cpu, void *cpus) {
+    if (cpu < NA_MAX_CPUS) ((na_cpuset *)cpus)->word[cpu / BITS] |= 1UL << (cpu % BITS);
 }
 
-static void read_cpus(int node) {
-    int16_t id = (int16_t)node;
-    if (read_of_node(node, "/cpulist", text, TEXT) == 0) each_in_list(text, set_node_of_cpu, &id);
-}
-
-static void all_cpus_on(int node) {
-    int16_t id = (int16_t)node;
-    if (read_under_root("/sys/devices/system/cpu/online", text, TEXT) == 0 && text[0] >= '0' && text[0] <= '9') {
-        each_in_list(text, set_node_of_cpu, &id);
-        return;
+/* The CPUs of a node that are online; false: its file can't be read. `into`: TEXT bytes. */
+static bool read_cpus(int node, char *into, na_cpuset *cpus) {
+    memset(cpus, 0, sizeof *cpus);
+    if (without_sysfs) {
+        if (read_under_root("/sys/devices/system/cpu/online", into, TEXT) != 0 || into[0] < '0' || into[0] > '9')
+            return os_get_affinity(cpus) == 0;
+    } else if (read_of_node(node, "/cpulist", into, TEXT) != 0) {
+        return false;
     }
-    enum { BITS = 8 * sizeof(unsigned long) };
-    na_cpuset cpus;
-    if (os_get_affinity(&cpus) != 0) return;
-    for (int cpu = 0; cpu < NA_MAX_CPUS; cpu++)
-        if ((cpus.word[cpu / BITS] >> (cpu % BITS) & 1) != 0) set_node_of_cpu(cpu, &id);
+    each_in_list(into, add_cpu, cpus);
+    return true;
 }
 
 /* ---- distances ---------------------------------------------------------------------------------------- */
@@ -215,9 +211,34 @@ static uint64_t overcommit_bytes(void) {
     return memory + swap;
 }
 
+/* Index of its node, or of the nearest that is allowed. */
+static int home_of_node(int node) {
+    int own = na_topology_index_of(node), nearest = 0;
+    for (int i = 1; own < 0 && i < na_topo.node_count; i++)
+        if (na_topology_distance(node, na_topo.node_id[i]) < na_topology_distance(node, na_topo.node_id[nearest]))
+            nearest = i;
+    return own >= 0 ? own : nearest;
+}
+
+static void set_cpu(int cpu, na_cpu value) {
+    if (cpu < NA_MAX_CPUS) __atomic_store(&na_topo.cpu[cpu], &value, __ATOMIC_RELAXED);
+}
+
+static na_cpu cpu_on(int node) { return (na_cpu){(int16_t)(node + 1), (int16_t)home_of_node(node)}; }
+
+int na_topology_cpu_now(void) {
+    int cpu = os_current_cpu();
+    if (na_topology_node_of_cpu(cpu) >= 0) return cpu;
+    int now, node = os_current_node(&now);
+    if (node < 0 || !nodeset_has(&na_topo.online, node)) return cpu;
+    set_cpu(now, cpu_on(node));
+    return now;
+}
+
 void na_topology_init(const char *root) {
     append(root_path, root != NULL && strlen(root) < PATH ? root : "");
-    memset(na_topo.cpu, 0, (size_t)na_topo.cpu_limit * sizeof *na_topo.cpu); /* of a first call, see `tables` */
+    if (tables_known) memset(na_topo.cpu, 0, sizeof na_topo.cpu);
+    tables_known = true;
     memset(&na_topo, 0, offsetof(na_topology, cpu));
     void *memory = NULL;
     (void)os_map(TEXT, &memory); /* without, nothing can be read */
@@ -247,7 +268,7 @@ void na_topology_init(const char *root) {
     size_t table =
         (square + (size_t)na_topo.node_count * (size_t)na_topo.node_count * sizeof *neighbours + 16 + page - 1) &
         ~(page - 1);
-    if (tables != NULL) (void)os_release(tables, tables_bytes); /* a first call that failed later, or a test */
+    if (tables != NULL) (void)os_release(tables, tables_bytes);
     tables = NULL;
     distances = NULL;
     neighbours = NULL;
@@ -258,24 +279,18 @@ void na_topology_init(const char *root) {
         neighbours = tables;
         distances = (uint8_t *)(neighbours + na_topo.node_count * na_topo.node_count);
     }
-    for (int node = nodeset_next(&na_topo.online, 0); node >= 0; node = nodeset_next(&na_topo.online, node + 1)) {
+    for (int node = nodeset_next(&na_topo.online, 0); node >= 0; node = nodeset_next(&na_topo.online, node + 1))
         if (distances != NULL) read_distances(node);
-        if (without_sysfs) all_cpus_on(node);
-        else read_cpus(node);
-    }
     for (int i = 0; neighbours != NULL && i < na_topo.node_count; i++)
         sort_neighbours(na_topo.node_id[i], neighbours + i * na_topo.node_count);
 
-    for (int cpu = 0; cpu < na_topo.cpu_limit; cpu++) {
-        int node = na_topology_node_of_cpu(cpu);
-        int index = node >= 0 ? na_topology_index_of(node) : 0, home = index;
-        for (int i = 0, best = 1 << 30; index < 0 && i < na_topo.node_count; i++) {
-            int d = na_topology_distance(node, na_topo.node_id[i]);
-            if (d >= best) continue;
-            best = d;
-            home = i;
-        }
-        na_topo.cpu[cpu].home = (int16_t)home;
+    na_cpuset cpus;
+    for (int node = nodeset_next(&na_topo.online, 0); node >= 0; node = nodeset_next(&na_topo.online, node + 1)) {
+        if (!read_cpus(node, text, &cpus)) continue;
+        na_cpu value = cpu_on(node);
+        for (int w = 0; w < NA_MAX_CPUS / BITS; w++)
+            for (unsigned long left = cpus.word[w]; left != 0; left &= left - 1)
+                set_cpu(w * BITS + __builtin_ctzl(left), value);
     }
     if (text != NULL) (void)os_release(text, TEXT);
     text = NULL;
@@ -321,7 +336,9 @@ void na_topology_policy_text(char *to, size_t capacity) {
 int na_topology_node_info(int node, numalloc_node_info_t *info) {
     if (!nodeset_has(&na_topo.online, node)) return ENODEV;
     *info = (numalloc_node_info_t){.node = node, .allowed = nodeset_has(&na_topo.allowed, node)};
-    for (int cpu = 0; cpu < na_topo.cpu_limit; cpu++) info->cpus += na_topology_node_of_cpu(cpu) == node;
+    na_cpuset cpus;
+    na_topology_cpus_of(node, &cpus);
+    for (size_t w = 0; w < sizeof cpus.word / sizeof cpus.word[0]; w++) info->cpus += __builtin_popcountl(cpus.word[w]);
     char meminfo[4096];
     if (read_meminfo(node, meminfo, sizeof meminfo) == 0) {
         (void)value_of(meminfo, "MemTotal:", &info->total_bytes);
@@ -331,8 +348,9 @@ int na_topology_node_info(int node, numalloc_node_info_t *info) {
 }
 
 void na_topology_cpus_of(int node, na_cpuset *cpus) {
-    enum { BITS = 8 * sizeof(unsigned long) };
-    memset(cpus, 0, sizeof *cpus);
-    for (int cpu = 0; cpu < na_topo.cpu_limit; cpu++)
-        if (na_topology_node_of_cpu(cpu) == node) cpus->word[cpu / BITS] |= 1UL << (cpu % BITS);
+    void *into = NULL;
+    bool told = os_map(TEXT, &into) == 0 && read_cpus(node, into, cpus);
+    for (int cpu = 0; !told && cpu < NA_MAX_CPUS; cpu++)
+        if (na_topology_cpu(cpu).node_plus_1 - 1 == node) add_cpu(cpu, cpus);
+    if (into != NULL) (void)os_release(into, TEXT);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * topology.h: NUMA nodes, their CPUs, memory and distances, and which of them this process may use.
- * Discovered once from sysfs and /proc/self/status; immutable afterwards, read without locks.
+ * Discovered once from sysfs and /proc/self/status; constant afterwards and read without locks, but for CPUs that were
+ * offline then: the kernel is asked for the node of such a CPU when a thread that runs on it first wants memory.
  * A machine whose sysfs has no nodes is one node, id 0, with all CPUs.
  */
 #ifndef NA_TOPOLOGY_H
@@ -10,16 +11,15 @@
 #include "os/nodeset.h"
 
 typedef struct na_cpu {
-    int16_t node_plus_1; /* id of its node, 0: unknown */
-    int16_t home;        /* index of its node, or of the nearest allowed node */
-} na_cpu;
+    _Alignas(4) int16_t node_plus_1; /* id of its node, 0: unknown */
+    int16_t home;                    /* index of its node, or of the nearest allowed node */
+} na_cpu;                            /* is read and written in one piece */
 
 /* The tables have room for every id there can be, in memory that a process gets when it is written. Entries are written
  * for nodes and CPUs that exist, and only if that changes them: where node 0 is the only one, those of CPUs alone. */
 typedef struct na_topology {
     int node_count;              /* allowed nodes with memory, >= 1 */
     int online_count;            /* nodes of the machine; 1: every page is on it, so the kernel is not told where */
-    int cpu_limit;               /* known CPUs are below */
     uint64_t largest_node_bytes; /* memory of the largest allowed node */
     uint64_t overcommit_bytes;   /* the kernel refuses a larger mapping (vm.overcommit_memory=0); UINT64_MAX: none */
     na_nodeset online;           /* all node ids that exist */
@@ -37,12 +37,18 @@ extern na_topology na_topo; /* valid after na_topology_init() */
 static inline int na_topology_index_of(int node) {
     return nodeset_has(&na_topo.allowed, node) ? na_topo.index_of[node] : -1;
 }
-/* Node id of a CPU, -1: unknown. */
-static inline int na_topology_node_of_cpu(int cpu) {
-    return cpu >= 0 && cpu < NA_MAX_CPUS ? na_topo.cpu[cpu].node_plus_1 - 1 : -1;
+static inline na_cpu na_topology_cpu(int cpu) {
+    na_cpu known = {0, 0};
+    if (cpu >= 0 && cpu < NA_MAX_CPUS) __atomic_load(&na_topo.cpu[cpu], &known, __ATOMIC_RELAXED);
+    return known;
 }
+/* Node id of a CPU, -1: unknown. */
+static inline int na_topology_node_of_cpu(int cpu) { return na_topology_cpu(cpu).node_plus_1 - 1; }
 /* Index of the node whose memory is nearest to a CPU. */
-static inline int na_topology_home_of_cpu(int cpu) { return cpu >= 0 && cpu < NA_MAX_CPUS ? na_topo.cpu[cpu].home : 0; }
+static inline int na_topology_home_of_cpu(int cpu) { return na_topology_cpu(cpu).home; }
+
+/* The caller's CPU; the kernel is asked for its node if that is unknown. */
+int na_topology_cpu_now(void);
 
 /* Discovers. Idempotent, thread-safe by the caller's lock. `root` replaces "/" in paths for tests, NULL
  * otherwise. Always leaves a usable topology. */
