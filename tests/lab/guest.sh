@@ -34,7 +34,7 @@ inherited() {
 }
 inherited --membind=1 1
 inherited --preferred=1 1
-inherited --interleave=0-1 0 1
+inherited --interleave=0-1 --each 0 1
 inherited --membind=0-1 0 1
 
 # What may be changed only on a machine of one's own, and what a container may forbid.

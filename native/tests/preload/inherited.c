@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * inherited NODE...: under LD_PRELOAD and a memory policy of those nodes (numactl), what malloc gives has pages on them
- * alone, and on each of them; what is asked for on a node is on that. For machines of several nodes.
+ * inherited [--each] NODE...: under LD_PRELOAD and a memory policy of those nodes (numactl), what malloc gives has pages on
+ * them alone, and on each of them; --each: whatever node it is called on. What is asked for on a node is on that. For
+ * machines of several nodes.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -15,7 +16,7 @@
 #pragma weak numalloc_page_nodes
 #pragma weak numalloc_bind_thread
 
-static int wanted[64], count;
+static int wanted[64], count, each;
 static size_t on_node[NUMALLOC_MAX_NODES];
 
 static void look(void *block, size_t size) {
@@ -29,6 +30,7 @@ static void malloc_follows_it(void) {
     static const size_t sizes[] = {100, 5000, 100000, 1000000, 12000000};
     static void *block[400];
     int ids[64], nodes = numalloc_node_ids(ids, 64);
+    size_t before[64] = {0};
     memset(on_node, 0, sizeof on_node);
     for (int n = 0; n < nodes; n++) { /* from each node's CPUs */
         CHECK_EQUAL(numalloc_bind_thread(ids[n]), 0);
@@ -40,6 +42,10 @@ static void malloc_follows_it(void) {
                 look(block[i], sizes[s]);
                 if (s > 2) free(block[i]);
             }
+        for (int i = 0; i < count; i++) {
+            if (each) CHECK(on_node[wanted[i]] != before[i]);
+            before[i] = on_node[wanted[i]];
+        }
     }
     size_t elsewhere = 0;
     for (int node = 0; node < NUMALLOC_MAX_NODES; node++) elsewhere += on_node[node];
@@ -68,6 +74,7 @@ static const check_case cases[] = {{"malloc_follows_it", malloc_follows_it},
 
 int main(int argc, char **argv) {
     served_or_exit();
-    for (int i = 1; i < argc && i <= 64; i++) wanted[count++] = atoi(argv[i]);
+    each = argc > 1 && strcmp(argv[1], "--each") == 0;
+    for (int i = 1 + each; i < argc && count < 64; i++) wanted[count++] = atoi(argv[i]);
     return check_main(cases, 2, 0, argv);
 }
