@@ -145,8 +145,7 @@ void *na_preload_next(const char *name) {
     return found;
 }
 
-/* The same, remembered once found. */
-static uintptr_t next_known(_Atomic(uintptr_t) *known, const char *name) {
+uintptr_t na_preload_next_known(_Atomic(uintptr_t) *known, const char *name) {
     uintptr_t next = atomic_load_explicit(known, memory_order_relaxed);
     if (next == 0) {
         next = (uintptr_t)na_preload_next(name);
@@ -158,7 +157,7 @@ static uintptr_t next_known(_Atomic(uintptr_t) *known, const char *name) {
 /* The next allocator in line knows its own blocks. 0, a block without any room, when there is none. */
 static size_t foreign_usable_size(void *ptr) {
     static _Atomic(uintptr_t) known;
-    uintptr_t next = next_known(&known, "malloc_usable_size");
+    uintptr_t next = na_preload_next_known(&known, "malloc_usable_size");
     return next != 0 ? ((size_t(*)(void *))next)(ptr) : 0;
 }
 
@@ -332,7 +331,7 @@ typedef int register_atfork(void (*prepare)(void), void (*parent)(void), void (*
  * handler could not allocate, nor wait for a thread that does. So ours come first. */
 NUMALLOC_API int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *object) {
     static _Atomic(uintptr_t) known;
-    uintptr_t next = next_known(&known, "__register_atfork");
+    uintptr_t next = na_preload_next_known(&known, "__register_atfork");
     if (next == 0) return ENOSYS;
     (void)na_init(); /* comes back here with our own */
     return ((register_atfork *)next)(prepare, parent, child, object);

@@ -75,6 +75,12 @@ add_custom_command(TARGET numalloc POST_BUILD COMMAND ${CMAKE_COMMAND} -E make_d
                    COMMAND ${CMAKE_COMMAND} -E create_symlink $<TARGET_FILE:numalloc> ${preload_bin}/libnumalloc.so)
 add_test(NAME late_library COMMAND preload_loading ${preload_bin} late_library)
 add_test(NAME late_library_no_room COMMAND preload_loading ${preload_bin} no_room_left)
+preload_library(deep deep.c)
+set_target_properties(deep PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${preload_bin}/deep)
+preload_program(deepbind deepbind.c)
+set_target_properties(preload_deepbind PROPERTIES BUILD_RPATH "$ORIGIN/deep")
+target_link_options(preload_deepbind PRIVATE -Wl,--enable-new-dtags)
+preload_test(deepbind deepbind)
 preload_test(late_library loading ${preload_bin} late_library)
 
 include(CheckLanguage)
