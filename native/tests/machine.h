@@ -2,7 +2,7 @@
  *
  * machine.h: every call of os.h goes through here (the linker's --wrap), in programs that link machine.c. So a test
  * counts the calls, makes a given one fail, and runs the allocator on a made-up machine of two nodes; the objects of
- * the library are the shipped ones. Calls inside os_linux.c itself are not seen: os.h is the boundary.
+ * the library are the shipped ones. Calls inside os/ are not seen: os.h is the boundary.
  *
  * The environment says what to do, since the library starts before main():
  *   MACHINE_NODES=2   two nodes, even CPUs on node 0, CPU 1 came online after the start; policies are noted down and page queries answer by them,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* cgroup.c on made-up machines: what it reads comes from a table. It is included, so that it calls the functions
- * below instead of os_linux.c's. */
+ * below instead of os_memory.c's. */
 #include "os/cgroup.c"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* os_linux.c, cgroup.c: each call does what its contract says and leaves errno alone. */
+/* os_memory.c, os_process.c, cgroup.c: each call does what its contract says and leaves errno alone. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

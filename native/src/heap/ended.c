@@ -19,6 +19,7 @@
 #include "heap/thread.h"
 #include "large/kept.h"
 #include "os/options.h"
+#include "space/queue.h"
 #include "space/region.h"
 #include "space/span.h"
 #include "types.h"

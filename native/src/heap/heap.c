@@ -18,6 +18,7 @@
 #include "heap/thread.h"
 #include "large/kept.h"
 #include "space/meta.h"
+#include "space/queue.h"
 #include "space/region.h"
 #include "types.h"
 

@@ -15,6 +15,7 @@
 #include "heap/secure.h"
 #include "heap/thread.h"
 #include "space/populate.h"
+#include "space/queue.h"
 #include "space/region.h"
 #include "space/span.h"
 #include "types.h"
@@ -24,30 +25,6 @@
 enum {
     NA_CARVE_BYTES = 4096 /* about one base page per batch, so that carving touches no more than it must */
 };
-
-void na_queue_push(na_queue *queue, na_span *page) {
-    page->prev = NULL;
-    page->next = queue->first;
-    if (page->next != NULL) page->next->prev = page;
-    else queue->last = page;
-    queue->first = page;
-}
-
-void na_queue_append(na_queue *queue, na_span *page) {
-    page->next = NULL;
-    page->prev = queue->last;
-    if (page->prev != NULL) page->prev->next = page;
-    else queue->first = page;
-    queue->last = page;
-}
-
-void na_queue_remove(na_queue *queue, na_span *page) {
-    if (page->prev != NULL) page->prev->next = page->next;
-    else queue->first = page->next;
-    if (page->next != NULL) page->next->prev = page->prev;
-    else queue->last = page->prev;
-    page->next = page->prev = NULL;
-}
 
 /* The memory's next user may find the marks, and copy them to where they were when that is a block again. All blocks
  * are free here: one without its mark was written to. */

@@ -26,10 +26,6 @@ void na_pages_gone_free(na_heap *heap); /* the same with the lock held */
 void na_pages_idle_move(na_heap *from, na_heap *to);
 void na_pages_idle_release(na_heap *heap);
 
-void na_queue_push(na_queue *queue, na_span *page);
-void na_queue_append(na_queue *queue, na_span *page);
-void na_queue_remove(na_queue *queue, na_span *page);
-
 /* By threads that do not own the page: those behind are no blocks. */
 static inline uint32_t na_page_carved(const na_span *page) { return __atomic_load_n(&page->carved, __ATOMIC_RELAXED); }
 static inline void na_page_carved_set(na_span *page, uint32_t carved) {

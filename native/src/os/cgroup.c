@@ -6,7 +6,7 @@
  * the process' cgroup and of all its ancestors are compared before memory is faulted in.
  *
  * Invariants. Paths are looked up once and published whole, so that neither a race nor a fork in the midst of it
- * leaves half of them. Stack frames stay small, as in os_linux.c.
+ * leaves half of them. Stack frames stay small, as in os_memory.c.
  *
  * Threads: no locks; threads that race look the paths up twice and one result is kept.
  */

@@ -11,6 +11,7 @@
 #ifndef NA_OS_H
 #define NA_OS_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -26,6 +27,15 @@ enum { NA_MAX_CPUS = 8192 };
 typedef struct na_cpuset {
     unsigned long word[NA_MAX_CPUS / (8 * sizeof(unsigned long))];
 } na_cpuset;
+
+/* For os/ itself: runs `call`, gives 0 or its errno, and leaves errno as it was. */
+#define OS_RESULT(call)                                                                                                \
+    ({                                                                                                                 \
+        int saved_ = errno;                                                                                            \
+        int error_ = (call) == 0 ? 0 : errno;                                                                          \
+        errno = saved_;                                                                                                \
+        error_;                                                                                                        \
+    })
 
 /* ---- address space -------------------------------------------------------------------------------- */
 

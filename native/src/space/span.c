@@ -9,12 +9,12 @@
  *
  * Threads: everything under the region's lock; functions without _locked take it.
  */
-#include "heap/page.h"
 #include "large/kept.h"
 #include "large/large.h"
 #include "os/options.h"
 #include "space/dirty.h"
 #include "space/meta.h"
+#include "space/queue.h"
 #include "space/region.h"
 #include "space/span.h"
 #include "types.h"

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * os_linux.c: every system call, for Linux; contracts in os.h. Memory limits of cgroups are in cgroup.c.
+ * os_memory.c: every system call on memory, for Linux; contracts in os.h. The others are in os_process.c, memory limits of
+ * cgroups in cgroup.c.
  *
  * Invariants. No function is a cancellation point, so that a thread can't end inside the allocator with a lock
- * held: files are read and written through syscall() and not libc, which also keeps clear of I/O tracers that
- * interpose open and read and allocate in them. Stack frames stay below 10 KiB: threads can be small.
+ * held. Stack frames stay below 10 KiB: threads can be small.
  *
  * Threads: stateless but for answers that never change (page size, what the kernel allows), kept in atomics.
  */
@@ -12,33 +12,14 @@
 #include "os/os.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/mempolicy.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <spawn.h>
-#include <stdarg.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
-
-extern char **environ;
-
-/* glibc 2.35 and later registers a restartable-sequence area for each thread and says where it is. Weak, and
- * without <sys/rseq.h>, so that a build against an older libc uses them where it runs, and the reverse. */
-extern const ptrdiff_t __rseq_offset __attribute__((weak));
-extern const unsigned int __rseq_size __attribute__((weak));
-enum { RSEQ_CPU_ID = 4 }; /* byte offset of cpu_id in the kernel's struct rseq */
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22 /* Linux 5.14 */
@@ -55,15 +36,6 @@ enum { RSEQ_CPU_ID = 4 }; /* byte offset of cpu_id in the kernel's struct rseq *
 #ifndef MAP_HUGE_SHIFT
 #define MAP_HUGE_SHIFT 26
 #endif
-
-/* Runs `call`, gives 0 or its errno, and leaves errno as it was. */
-#define RESULT(call)                                                                                                   \
-    ({                                                                                                                 \
-        int saved_ = errno;                                                                                            \
-        int error_ = (call) == 0 ? 0 : errno;                                                                          \
-        errno = saved_;                                                                                                \
-        error_;                                                                                                        \
-    })
 
 /* ---- address space ---------------------------------------------------------------------------------- */
 
@@ -100,7 +72,7 @@ static int map(void *at, size_t bytes, int protection, int flags, void **address
 
 /* Core files leave out what is only reserved: debuggers write all that a mapping covers. */
 static void in_core_file(void *address, size_t bytes, bool wanted) {
-    (void)RESULT(madvise(address, bytes, wanted ? MADV_DODUMP : MADV_DONTDUMP));
+    (void)OS_RESULT(madvise(address, bytes, wanted ? MADV_DODUMP : MADV_DONTDUMP));
 }
 
 int os_reserve(size_t bytes, size_t align, void **address) {
@@ -125,14 +97,14 @@ int os_reserve_readable(size_t bytes, void **address) {
     return error;
 }
 int os_map(size_t bytes, void **address) { return map(NULL, bytes, PROT_READ | PROT_WRITE, 0, address); }
-int os_release(void *address, size_t bytes) { return RESULT(munmap(address, bytes)); }
+int os_release(void *address, size_t bytes) { return OS_RESULT(munmap(address, bytes)); }
 int os_commit(void *address, size_t bytes) {
-    int error = RESULT(mprotect(address, bytes, PROT_READ | PROT_WRITE));
+    int error = OS_RESULT(mprotect(address, bytes, PROT_READ | PROT_WRITE));
     if (error == 0) in_core_file(address, bytes, true);
     return error;
 }
-int os_forbid(void *address, size_t bytes) { return RESULT(mprotect(address, bytes, PROT_NONE)); }
-int os_purge(void *address, size_t bytes) { return RESULT(madvise(address, bytes, MADV_DONTNEED)); }
+int os_forbid(void *address, size_t bytes) { return OS_RESULT(mprotect(address, bytes, PROT_NONE)); }
+int os_purge(void *address, size_t bytes) { return OS_RESULT(madvise(address, bytes, MADV_DONTNEED)); }
 
 int os_map_fresh(void *address, size_t bytes) {
     return map(address, bytes, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_NORESERVE, &address);
@@ -140,7 +112,7 @@ int os_map_fresh(void *address, size_t bytes) {
 
 uint64_t os_address_space_left(void) {
     struct rlimit limit;
-    if (RESULT(getrlimit(RLIMIT_AS, &limit)) != 0 || limit.rlim_cur == RLIM_INFINITY) return UINT64_MAX;
+    if (OS_RESULT(getrlimit(RLIMIT_AS, &limit)) != 0 || limit.rlim_cur == RLIM_INFINITY) return UINT64_MAX;
     uint64_t pages = 0; /* /proc/self/statm: total program size first, in pages */
     if (read_number("/proc/self/statm", &pages) != 0) return limit.rlim_cur;
     uint64_t used = pages * os_page_size();
@@ -160,20 +132,21 @@ int os_remap(void *from, size_t bytes, void *to) {
 static const int kernel_mode[] = {MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND, MPOL_INTERLEAVE};
 
 int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodeset *nodes) {
-    if (mode == NA_BIND_DEFAULT) return RESULT((int)syscall(SYS_mbind, address, bytes, MPOL_DEFAULT, NULL, 0UL, 0U));
+    if (mode == NA_BIND_DEFAULT) return OS_RESULT((int)syscall(SYS_mbind, address, bytes, MPOL_DEFAULT, NULL, 0UL, 0U));
     /* The kernel wants the number of bits plus one. */
-    return RESULT((int)syscall(SYS_mbind, address, bytes, kernel_mode[mode], nodes->word,
-                               (unsigned long)NUMALLOC_MAX_NODES + 1, 0U));
+    return OS_RESULT((int)syscall(SYS_mbind, address, bytes, kernel_mode[mode], nodes->word,
+                                  (unsigned long)NUMALLOC_MAX_NODES + 1, 0U));
 }
 
 int os_set_policy(enum na_bind_mode mode, const na_nodeset *nodes) {
-    if (mode == NA_BIND_DEFAULT) return RESULT((int)syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0UL));
-    return RESULT(
+    if (mode == NA_BIND_DEFAULT) return OS_RESULT((int)syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0UL));
+    return OS_RESULT(
         (int)syscall(SYS_set_mempolicy, kernel_mode[mode], nodes->word, (unsigned long)NUMALLOC_MAX_NODES + 1));
 }
 
 int os_get_policy(int *mode, na_nodeset *nodes) {
-    return RESULT((int)syscall(SYS_get_mempolicy, mode, nodes->word, (unsigned long)NUMALLOC_MAX_NODES + 1, NULL, 0UL));
+    return OS_RESULT(
+        (int)syscall(SYS_get_mempolicy, mode, nodes->word, (unsigned long)NUMALLOC_MAX_NODES + 1, NULL, 0UL));
 }
 
 const char *os_policy_name(int mode, const na_nodeset *nodes) {
@@ -192,7 +165,7 @@ enum { QUERY_BATCH = 128 }; /* pages per system call; pointers and what the kern
 static int query_call(const char *address, size_t count, int *status) {
     void *pages[QUERY_BATCH];
     for (size_t i = 0; i < count; i++) pages[i] = (char *)(uintptr_t)address + i * os_page_size();
-    return RESULT((int)syscall(SYS_move_pages, 0, (unsigned long)count, pages, NULL, status, 0));
+    return OS_RESULT((int)syscall(SYS_move_pages, 0, (unsigned long)count, pages, NULL, status, 0));
 }
 
 /* Faults pages in to be read, without having them moved to this CPU's node: the kernel's balancing does that where the
@@ -201,14 +174,14 @@ static int read_in_place(char *start, size_t pages) {
     int mode;
     na_nodeset nodes;
     int error = os_get_policy(&mode, &nodes);
-    if (error == 0) error = RESULT((int)syscall(SYS_set_mempolicy, MPOL_LOCAL, NULL, 0UL));
+    if (error == 0) error = OS_RESULT((int)syscall(SYS_set_mempolicy, MPOL_LOCAL, NULL, 0UL));
     if (error != 0) return error;
-    error = RESULT(madvise(start, pages * os_page_size(), MADV_POPULATE_READ));
+    error = OS_RESULT(madvise(start, pages * os_page_size(), MADV_POPULATE_READ));
     for (size_t i = 0; error != 0 && i < pages; i++) /* all but those that can't be read */
-        (void)RESULT(madvise(start + i * os_page_size(), os_page_size(), MADV_POPULATE_READ));
+        (void)OS_RESULT(madvise(start + i * os_page_size(), os_page_size(), MADV_POPULATE_READ));
     bool none = mode == MPOL_DEFAULT || mode == MPOL_LOCAL;
-    return RESULT((int)syscall(SYS_set_mempolicy, mode, none ? NULL : nodes.word,
-                               none ? 0UL : (unsigned long)NUMALLOC_MAX_NODES + 1));
+    return OS_RESULT((int)syscall(SYS_set_mempolicy, mode, none ? NULL : nodes.word,
+                                  none ? 0UL : (unsigned long)NUMALLOC_MAX_NODES + 1));
 }
 
 static bool seems_absent(int status) { return status == -EFAULT || status == -ENOENT; }
@@ -236,7 +209,7 @@ static void tell_untouched(const char *address, size_t count, int *status) {
     size_t page = os_page_size();
     unsigned char resident;
     for (size_t i = 0; i < count; i++)
-        if (status[i] == -EFAULT && RESULT(mincore((char *)(uintptr_t)address + i * page, page, &resident)) == 0)
+        if (status[i] == -EFAULT && OS_RESULT(mincore((char *)(uintptr_t)address + i * page, page, &resident)) == 0)
             status[i] = -ENOENT;
 }
 
@@ -268,7 +241,7 @@ int os_resident(const void *address, size_t bytes, size_t *resident) {
     *resident = 0;
     for (size_t done = 0, now; done < bytes; done += now) {
         now = bytes - done < AT_ONCE * page ? bytes - done : AT_ONCE * page;
-        int error = RESULT(mincore((char *)(uintptr_t)address + done, now, in_memory));
+        int error = OS_RESULT(mincore((char *)(uintptr_t)address + done, now, in_memory));
         if (error != 0) return error;
         for (size_t i = 0; i < now / page; i++) *resident += (in_memory[i] & 1) * page;
     }
@@ -402,7 +375,7 @@ static bool knows_populate(void) {
     if (answer == 0) {
         void *page;
         if (map(NULL, os_page_size(), PROT_READ | PROT_WRITE, 0, &page) != 0) return false;
-        answer = RESULT(madvise(page, os_page_size(), MADV_POPULATE_WRITE)) == EINVAL ? 1 : 2;
+        answer = OS_RESULT(madvise(page, os_page_size(), MADV_POPULATE_WRITE)) == EINVAL ? 1 : 2;
         (void)os_release(page, os_page_size());
         atomic_store_explicit(&known, answer, memory_order_relaxed);
     }
@@ -410,7 +383,7 @@ static bool knows_populate(void) {
 }
 
 int os_populate(void *address, size_t bytes) {
-    int error = RESULT(madvise(address, bytes, MADV_POPULATE_WRITE));
+    int error = OS_RESULT(madvise(address, bytes, MADV_POPULATE_WRITE));
     if (error == 0) return 0;
     if (error != EINVAL) return error == EFAULT || error == EAGAIN || error == EHWPOISON ? ENOMEM : error;
     if (knows_populate()) return EACCES;
@@ -424,7 +397,7 @@ int os_populate(void *address, size_t bytes) {
 /* ---- huge pages --------------------------------------------------------------------------------------- */
 
 int os_advise_huge(void *address, size_t bytes, bool want) {
-    int error = RESULT(madvise(address, bytes, want ? MADV_HUGEPAGE : MADV_NOHUGEPAGE));
+    int error = OS_RESULT(madvise(address, bytes, want ? MADV_HUGEPAGE : MADV_NOHUGEPAGE));
     return error == EINVAL ? ENOSYS : error; /* a kernel without transparent huge pages */
 }
 
@@ -450,226 +423,9 @@ int os_map_hugetlb(void *address, size_t bytes, size_t page, int node) {
         error = node >= 0 && os_can_bind() == 0 ? os_bind(address, bytes, NA_BIND_STRICT, &home) : 0;
         /* A pool short of pages on this node would raise SIGBUS at the touch; populating tells now. Without
          * MADV_POPULATE_WRITE there is no safe way to find out. */
-        if (error == 0) error = RESULT(madvise(address, bytes, MADV_POPULATE_WRITE));
+        if (error == 0) error = OS_RESULT(madvise(address, bytes, MADV_POPULATE_WRITE));
         if (error == 0) return 0;
     }
     int again = os_map_fresh(address, bytes);
     return again != 0 ? ENOTRECOVERABLE : error == EINVAL ? ENOSYS : ENOMEM;
 }
-
-/* ---- threads and CPUs --------------------------------------------------------------------------------- */
-
-ptrdiff_t os_cpu_offset;
-
-__attribute__((constructor)) static void find_rseq(void) {
-    if (&__rseq_size != NULL && __rseq_size != 0) os_cpu_offset = __rseq_offset + RSEQ_CPU_ID;
-}
-
-int os_current_cpu(void) {
-    if (os_cpu_offset != 0) {
-        int cpu = OS_RSEQ_CPU;
-        if (cpu >= 0) return cpu; /* negative: registration failed for this thread */
-    }
-    return sched_getcpu();
-}
-
-int os_current_node(int *cpu) {
-    unsigned on = 0, node = 0;
-    if (RESULT(getcpu(&on, &node)) != 0) return -1;
-    if (cpu != NULL) *cpu = (int)on;
-    return (int)node;
-}
-
-int os_get_affinity(na_cpuset *cpus) {
-    memset(cpus, 0, sizeof *cpus);
-    return RESULT(sched_getaffinity(0, sizeof *cpus, (cpu_set_t *)cpus));
-}
-
-int os_set_affinity(const na_cpuset *cpus) {
-    return RESULT(sched_setaffinity(0, sizeof *cpus, (const cpu_set_t *)cpus));
-}
-
-/* What the latest thread is to do; it has read this before another is started. */
-static uint64_t ticker_first_ms;
-static uint64_t (*ticker_tick)(void);
-
-static void *ticker(void *unused) {
-    (void)unused;
-    uint64_t wait = ticker_first_ms, (*tick)(void) = ticker_tick;
-    while (wait != 0) {
-        struct timespec left = {.tv_sec = (time_t)(wait / 1000), .tv_nsec = (long)(wait % 1000) * 1000000};
-        while (syscall(SYS_nanosleep, &left, &left) != 0 && errno == EINTR) {}
-        wait = tick();
-    }
-    return NULL;
-}
-
-int os_ticker_start(uint64_t first_ms, uint64_t (*tick)(void)) {
-    enum { STACK = 256 * 1024 }; /* thread-local storage included */
-    ticker_first_ms = first_ms;
-    ticker_tick = tick;
-    sigset_t all, before;
-    (void)sigfillset(&all);
-    pthread_attr_t attributes;
-    int error = pthread_attr_init(&attributes);
-    if (error != 0) return error;
-    (void)pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    (void)pthread_attr_setstacksize(&attributes, STACK);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_t thread;
-    error = pthread_create(&thread, &attributes, ticker, NULL);
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    (void)pthread_attr_destroy(&attributes);
-    return error == EINVAL || error == EPERM ? EAGAIN : error; /* EINVAL: the stack is too small for the storage */
-}
-
-uint32_t os_thread_id(void) { return (uint32_t)syscall(SYS_gettid); }
-uint32_t os_process_id(void) { return (uint32_t)syscall(SYS_getpid); }
-
-bool os_is_privileged(void) { return getauxval(AT_SECURE) != 0; }
-
-uint64_t os_now_ms(void) {
-    struct timespec now;
-    if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) != 0) return 0;
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
-uint64_t os_random(void) {
-    uint64_t value = 0;
-    int saved = errno;
-    if (syscall(SYS_getrandom, &value, sizeof value, GRND_NONBLOCK) != (long)sizeof value) {
-        struct timespec now = {0, 0};
-        (void)clock_gettime(CLOCK_MONOTONIC, &now);
-        value = (uint64_t)(uintptr_t)&value * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)now.tv_nsec << 20 ^
-                (uint64_t)getpid();
-    }
-    errno = saved;
-    return value;
-}
-
-/* ---- files ---------------------------------------------------------------------------------------------- */
-
-static int open_to_read(const char *path) { return (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0); }
-
-int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length) {
-    int saved = errno, error = 0;
-    size_t have = 0;
-    int file = open_to_read(path);
-    if (file < 0) error = errno;
-    while (error == 0) {
-        if (have == capacity) {
-            error = EFBIG;
-            break;
-        }
-        long got = syscall(SYS_read, file, buffer + have, capacity - have);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) error = errno;
-        if (got <= 0) break;
-        have += (size_t)got;
-    }
-    if (file >= 0) (void)syscall(SYS_close, file);
-    if (error == 0 && have == capacity) error = EFBIG;
-    if (error == 0) {
-        buffer[have] = '\0';
-        *length = have;
-    }
-    errno = saved;
-    return error;
-}
-
-/* A descriptor other than standard error's, which the program may have closed, or an errno value; errno stays. */
-static int open_file(const char *path, int flags, int *file) {
-    int saved = errno;
-    long got = syscall(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0666);
-    int error = got < 0 ? errno : 0;
-    if (got == STDERR_FILENO) {
-        got = syscall(SYS_fcntl, STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-        error = got < 0 ? errno : 0;
-        (void)syscall(SYS_close, STDERR_FILENO);
-    }
-    errno = saved;
-    if (error == 0) *file = (int)got;
-    return error;
-}
-
-int os_file_create(const char *path, int *file) {
-    if (path != NULL) return open_file(path, O_WRONLY | O_CREAT | O_TRUNC, file);
-    *file = STDERR_FILENO;
-    return 0;
-}
-
-int os_file_open(const char *path, int *file) { return open_file(path, O_RDONLY, file); }
-
-int os_file_write(int file, const char *text, size_t length) {
-    int saved = errno, error = 0;
-    for (size_t done = 0; done < length && error == 0;) {
-        long written = syscall(SYS_write, file, text + done, length - done);
-        if (written >= 0) done += (size_t)written;
-        else if (errno != EINTR) error = errno;
-    }
-    errno = saved;
-    return error;
-}
-
-int os_file_read(int file, char *buffer, size_t capacity, size_t *length) {
-    int saved = errno, error;
-    long got;
-    do {
-        got = syscall(SYS_read, file, buffer, capacity);
-        error = got < 0 ? errno : 0;
-    } while (error == EINTR);
-    errno = saved;
-    if (error == 0) *length = (size_t)got;
-    return error;
-}
-
-int os_file_close(int file) { return file == STDERR_FILENO ? 0 : RESULT((int)syscall(SYS_close, file)); }
-
-int os_shell(const char *command) {
-    size_t count = 0, kept = 0;
-    while (environ[count] != NULL) count++;
-    size_t bytes = (count + 1) * sizeof(char *);
-    bytes = (bytes + os_page_size() - 1) & ~(os_page_size() - 1);
-    void *space;
-    int error = os_map(bytes, &space);
-    if (error != 0) return error;
-    char **environment = space, *words[] = {(char[]){"sh"}, (char[]){"-c"}, (char *)(uintptr_t)command, NULL};
-    for (size_t i = 0; i < count; i++)
-        if (strncmp(environ[i], "LD_PRELOAD=", 11) != 0 && strncmp(environ[i], "NUMALLOC_", 9) != 0)
-            environment[kept++] = environ[i];
-    pid_t child;
-    error = posix_spawn(&child, "/bin/sh", NULL, NULL, words, environment);
-    while (error == 0 && waitpid(child, NULL, 0) < 0)
-        if (errno != EINTR) error = errno;
-    (void)os_release(space, bytes);
-    return error == ECHILD ? 0 : error; /* SIGCHLD is ignored: it is not kept for us */
-}
-
-void os_message(const char *format, ...) {
-    char few[1024];
-    char *text = few;
-    int saved = errno;
-    va_list arguments;
-    va_start(arguments, format);
-    int wanted = vsnprintf(few, sizeof few - 1, format, arguments);
-    va_end(arguments);
-    size_t length = wanted < 0 ? 0 : (size_t)wanted, mapped = 0;
-    if (length > sizeof few - 2) { /* a long one gets pages of its own, or is cut */
-        void *pages;
-        mapped = (length + 2 + os_page_size() - 1) & ~(os_page_size() - 1);
-        if (os_map(mapped, &pages) == 0) {
-            text = pages;
-            va_start(arguments, format);
-            (void)vsnprintf(text, length + 1, format, arguments);
-            va_end(arguments);
-        } else {
-            length = sizeof few - 2;
-        }
-    }
-    if (length == 0 || text[length - 1] != '\n') text[length++] = '\n';
-    (void)os_file_write(STDERR_FILENO, text, length);
-    if (text != few) (void)os_release(text, mapped);
-    errno = saved;
-}
-
-_Noreturn void os_abort(void) { abort(); }
