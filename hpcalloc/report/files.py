@@ -6,13 +6,21 @@ waits for another, so one that dies delays nobody: the set stays incomplete, its
 --merge DIRECTORY`` says who is missing. It needs a file system that all ranks see.
 
     rank-000003.start.json            at the start by ``hpcalloc run``: where the rank was put, and why
-    rank-000003.context.json          when the rank's last context closes: the record of `report`
-    rank-000003.PID.STAMP.audit.json  at exit by libnumalloc (NUMALLOC_AUDIT): of programs that know nothing of hpcalloc
-    arrived                           a byte for each rank, at its place: 1 when it is done
+    rank-000003.context.json          when the rank's last context closes: its record
+    rank-000003.PID.STAMP.audit.json  at exit by libnumalloc_audit: of programs that know nothing of hpcalloc
+    arrived                           a byte for each rank, at its place: 1 when it is done (`leave`)
+    merging                           a directory, made by the rank that merges
 
-The directory's name has the job in it where the launcher tells one. Where it doesn't, a former job may have left its
-files there. No rank touches another's: each takes back its own at its start, its audits are those with the stamp of
-its start, and what was written for another number of ranks than the newest file's is no part of the job.
+The directory is the user's own, with mode 700, or it is refused: its name can be guessed, and others may write where it
+is. Files in it are opened relative to its descriptor and follow no link.
+
+Its name has the job in it where the launcher tells one. Where it doesn't, a former job may have left its files there. No
+rank touches another's: each takes back its own at its start, its audits are those with the stamp of its start, and what
+was written for another number of ranks than the newest file's is no part of the job.
+
+``hpcalloc run`` tells what runs inside the rank by four variables: HPCALLOC_REPORT_RANKS, the directory;
+HPCALLOC_REPORT_RANK, ``PID:RANK:SIZE:STAMP`` with the id of the rank's own process, which stays through exec;
+HPCALLOC_REPORT_PYTHON and HPCALLOC_REPORT_SCRIPT, what libnumalloc_audit starts when that process ends.
 """
 
 from __future__ import annotations
@@ -21,43 +29,114 @@ import atexit
 import contextlib
 import json
 import os
+import platform
 import re
-import shlex
-import shutil
-import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .._native.errors import name_of
 from ..discover.launcher import Ancestor, detect_launcher, global_rank
+from ..discover.topology import Topology, format_ids
 from ..exceptions import HpcallocError, message
 from ..memory.placement import Placement, ProcessMemory
-from .record import Report, arrays_dict, make_report, memory_dict, record_of
+from . import leave
+from .reader import Unreadable, read_file
+from .record import (
+    Absent,
+    Arrays,
+    Memory,
+    Record,
+    arrays_of,
+    command_text,
+    host_name,
+    job_of,
+    machine_of,
+    memory_of,
+    record_or_absent,
+)
+from .report import ENDINGS, Report, make_report
 
 if TYPE_CHECKING:
     from ..context import Context
 
 __all__ = [
     "DIRECTORY",
+    "INSIDE",
     "VARIABLE",
     "ReportFiles",
     "clear",
     "files_of",
     "finish",
     "merge",
+    "merge_into",
     "start_record",
     "watch",
 ]
 
 VARIABLE = "HPCALLOC_REPORT"
-ENDINGS = (".json", ".txt", ".html")
-DIRECTORY = "HPCALLOC_REPORT_RANKS"  # for what runs inside the rank
-_OF_FILES = ("size", "written", "stamp")  # not of a rank's record
-_COMMAND_LIMIT = 1023  # of NUMALLOC_AUDIT_THEN
+DIRECTORY = "HPCALLOC_REPORT_RANKS"
+RANK = "HPCALLOC_REPORT_RANK"
+PYTHON = "HPCALLOC_REPORT_PYTHON"
+SCRIPT = "HPCALLOC_REPORT_SCRIPT"
+INSIDE = (DIRECTORY, RANK, PYTHON, SCRIPT)  # for what runs inside the rank
+RANKS_MAX = 1 << 20  # of a job
+_NAME = re.compile(r"rank-(\d{6,7})\.(?:\d+\.)?(?:([0-9a-f]+)\.)?(start|context|audit)\.json")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A rank's start or context file: its record, or why there is none."""
+
+    size: int
+    written: float
+    stamp: str = ""
+    record: Record | None = None
+    absent: Absent | None = None
+
+
+@dataclass(frozen=True)
+class AuditArrays:
+    """libnumalloc_audit: the large blocks when most of them were in use; pages are base pages."""
+
+    count: int
+    nbytes: int
+    untracked: int
+    pages: int
+    untouched: int
+    failed: int
+    huge_page: int
+    errno: int
+    pages_per_node: dict[int, int]
+
+
+@dataclass(frozen=True)
+class AuditMemory:
+    """libnumalloc_audit: the process at that time."""
+
+    resident: int
+    huge: int
+    errno: int
+    per_node: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What libnumalloc_audit writes when a process ends."""
+
+    pid: int
+    page_size: int
+    arrays: AuditArrays
+    memory: AuditMemory
+    allocator: Mapping | None = None  # type: ignore[type-arg]
+
+    def counter(self, name: str) -> int:
+        """Return a total of the allocator."""
+        total = (self.allocator or {}).get("total")
+        value = total.get(name) if isinstance(total, dict) else None
+        return value if isinstance(value, int) and value >= 0 else 0
 
 
 @dataclass(frozen=True)
@@ -70,86 +149,107 @@ class ReportFiles:
     size: int
     stamp: str = ""  # of this start, in the names of its audits
 
-    def path(self, kind: str) -> str:
-        """Return the name of one of the rank's files."""
-        return os.path.join(self.directory, f"rank-{self.rank:06d}.{kind}.json")
+    @contextlib.contextmanager
+    def opened(self, create: bool = False) -> Iterator[int]:
+        """Open the directory.
 
-    def write(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Write one of the rank's files; OSError where that fails."""
-        os.makedirs(self.directory, exist_ok=True)
-        part = f"{self.path(kind)}.{os.getpid()}.part"
-        with open(part, "w") as file:
-            json.dump({**data, "size": self.size, "written": time.time()}, file)
-        os.replace(part, self.path(kind))
-
-    def begin(self) -> None:
-        """Take back what this rank said in an earlier job of the same name."""
-        for kind in ("start", "context"):
-            with contextlib.suppress(OSError):
-                os.remove(self.path(kind))
-        with contextlib.suppress(OSError):
-            self._mark(b"0", os.O_WRONLY)
-        if self.rank == 0:
-            with contextlib.suppress(
-                OSError
-            ):  # of a merge that failed; with it there nobody would merge again
-                os.rmdir(os.path.join(self.directory, "merging"))
-
-    def start(self, record: Mapping[str, Any]) -> None:
-        """Write the first file."""
-        self.begin()
-        self.write("start", {**record, "stamp": self.stamp})
-
-    def _mark(self, byte: bytes, flags: int) -> bytes:
-        """Set this rank's byte of ``arrived``; all bytes."""
-        file = os.open(os.path.join(self.directory, "arrived"), flags, 0o666)
+        Raises
+        ------
+        HpcallocError
+            It is not there and can't be made, or it is another user's, or one that others may write to.
+        """
         try:
-            os.pwrite(file, byte, self.rank)
-        finally:
-            os.close(file)
-        with open(os.path.join(self.directory, "arrived"), "rb") as whole:
-            return whole.read()
-
-    def environment(self, pid: int) -> dict[str, str]:
-        """Variables by which libnumalloc in the program of process `pid` writes the audit and merges the last."""
-        audit = self.path(f"%p.{self.stamp}.audit") if "%" not in self.directory else ""
-        merging = [sys.executable, "-m", "hpcalloc", "report", "--output", self.target, "--remove", "--merge"]
-        command = (
-            f"[ $PPID = {pid} ] || exit 0; cd {shlex.quote(self.directory)} && "
-            f"printf 1 | dd of=arrived bs=1 seek={self.rank} conv=notrunc 2>/dev/null && "
-            f"[ $(head -c {self.size} arrived | tr -dc 1 | wc -c) -eq {self.size} ] && mkdir merging 2>/dev/null && "
-            f'exec {shlex.join(merging)} "$PWD"'
-        )
-        if not audit or len(command) > _COMMAND_LIMIT or len(audit) > _COMMAND_LIMIT:
+            directory = leave.open_private(self.directory, create)
+        except OSError as error:
             raise HpcallocError(
                 message(
-                    "run", f"{VARIABLE}={self.target!r}", "a short path without %", "choose another directory"
+                    VARIABLE,
+                    f"{self.directory!r}: {error.strerror or error}",
+                    "a directory of this user's with mode 700, which no link leads to",
+                    "remove it, or choose another name: a directory where others may not write is best",
                 )
-            )
-        return {DIRECTORY: self.directory, "NUMALLOC_AUDIT": audit, "NUMALLOC_AUDIT_THEN": command}
+            ) from error
+        try:
+            yield directory
+        finally:
+            os.close(directory)
+
+    def _name(self, kind: str) -> str:
+        return f"rank-{self.rank:06d}.{kind}.json"
+
+    def write(self, kind: str, entry: Record | Absent, stamp: str = "") -> None:
+        """Write one of the rank's files; OSError or HpcallocError where that fails."""
+        which = "record" if isinstance(entry, Record) else "absent"
+        data = {"size": self.size, "written": time.time(), "stamp": stamp, which: entry.to_dict()}
+        part = f"{self._name(kind)}.{os.getpid()}.part"
+        with self.opened(create=True) as directory:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part, dir_fd=directory)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(part, flags, 0o600, dir_fd=directory), "w") as file:
+                json.dump(data, file)
+            os.replace(part, self._name(kind), src_dir_fd=directory, dst_dir_fd=directory)
+
+    def begin(self) -> None:
+        """Make the directory, and take back what this rank said in an earlier job of the same name."""
+        with self.opened(create=True) as directory:
+            for kind in ("start", "context"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._name(kind), dir_fd=directory)
+            with contextlib.suppress(FileNotFoundError):
+                file = os.open(leave.ARRIVED, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+                os.pwrite(file, b"0", self.rank)
+                os.close(file)
+            if self.rank == 0:
+                # Of a merge that failed; with it there nobody would merge again.
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(leave.MERGING, dir_fd=directory)
+
+    def start(self, record: Record) -> None:
+        """Write the first file."""
+        self.begin()
+        self.write("start", replace(record, rank=self.rank), self.stamp)
+
+    def environment(self, pid: int) -> dict[str, str]:
+        """Variables by which libnumalloc_audit writes audits, and counts the rank when process `pid` ends."""
+        return {
+            VARIABLE: self.target,
+            DIRECTORY: self.directory,
+            RANK: f"{pid}:{self.rank}:{self.size}:{self.stamp}",
+            PYTHON: sys.executable,
+            SCRIPT: os.path.abspath(leave.__file__),
+        }
 
     def arrive(self) -> None:
         """Count this rank as done; the last one merges."""
-        arrived = self._mark(b"1", os.O_WRONLY | os.O_CREAT)
-        if arrived[: self.size].count(b"1") < self.size:
-            return
-        try:
-            os.mkdir(os.path.join(self.directory, "merging"))
-        except FileExistsError:
-            return  # another one does
-        merged = merge([self.directory])
-        merged.write(self.target)
-        clear([self.directory], merged)
+        with self.opened() as directory:
+            last = leave.arrive(directory, self.rank, self.size)
+        if last:
+            merge_into(self.target, self.directory)
+
+
+def merge_into(target: str, directory: str) -> None:
+    """Make the report of a directory, and remove the directory if no rank is missing."""
+    merged = merge([directory])
+    merged.write(target)
+    clear([directory], merged)
 
 
 def clear(directories: Sequence[str], merged: Report) -> None:
-    """Remove the files of a report that has all ranks; else leave them to who comes later."""
-    for directory in directories:
-        if merged.summary["failed"]:
-            with contextlib.suppress(OSError):
-                os.rmdir(os.path.join(directory, "merging"))
-        else:
-            shutil.rmtree(directory, ignore_errors=True)
+    """Remove the files of a report that has all ranks; else leave them to who comes later. Others' stay."""
+    for name in directories:
+        with contextlib.suppress(OSError):
+            directory = os.open(name, leave.READ | os.O_DIRECTORY)
+            try:
+                os.rmdir(leave.MERGING, dir_fd=directory)
+                if merged.summary["failed"]:
+                    continue
+                for file in os.listdir(directory):
+                    if _NAME.fullmatch(file) or file == leave.ARRIVED:
+                        os.unlink(file, dir_fd=directory)
+            finally:
+                os.close(directory)
+            os.rmdir(name)
 
 
 def files_of(
@@ -168,23 +268,20 @@ def files_of(
     Raises
     ------
     HpcallocError
-        The name does not end as a report can be written.
+        The name does not end as a report can be written, or its directory is not there.
     """
     name = environ.get(VARIABLE, "")
     if not name:
         return None
+    target = os.path.abspath(name)
     if os.path.splitext(name)[1] not in ENDINGS:
-        raise HpcallocError(
-            message(
-                VARIABLE,
-                repr(name),
-                f"a name that ends in {', '.join(ENDINGS)}",
-                "choose one of these endings",
-            )
-        )
+        raise HpcallocError(f"{VARIABLE}: {name!r}; limit: a name that ends in {', '.join(ENDINGS)}")
+    if not os.path.isdir(os.path.dirname(target)):
+        raise HpcallocError(f"{VARIABLE}: {name!r}; limit: a file in a directory that is there")
     told_rank, told_size = global_rank(environ)
     rank, size = (told_rank if rank is None else rank), (told_size if size is None else size)
-    target = os.path.abspath(name)
+    if size > RANKS_MAX:
+        raise HpcallocError(f"{VARIABLE}: {size} ranks; limit: {RANKS_MAX}")
     # What an outer job told is not for the ranks of one that was started inside it.
     told = (
         environ.get(DIRECTORY) if environ.get("HPCALLOC_RUN") == detect_launcher(environ).launcher else None
@@ -218,7 +315,7 @@ def _job(environ: Mapping[str, str], ancestor: Ancestor | None, size: int) -> st
 def finish(context: Context, files: ReportFiles) -> None:
     """Write the record of a context that closes; what goes wrong is said and does not matter to the program."""
     try:
-        files.write("context", record_of(context))
+        files.write("context", record_or_absent(context))
     except Exception as error:  # the other ranks are in the collective calls of `close` already
         sys.stderr.write(f"hpcalloc: {VARIABLE}: {error}\n")
 
@@ -229,14 +326,14 @@ _watched: set[tuple[str, int]] = set()
 def watch(files: ReportFiles) -> None:
     """Count the process when it ends, once."""
     if (files.directory, os.getpid()) not in _watched:
-        _watched.add((files.directory, os.getpid()))
         if os.environ.get(DIRECTORY) != files.directory:  # else `hpcalloc run` has begun
             files.begin()
+        _watched.add((files.directory, os.getpid()))
         atexit.register(_leave, files, os.getpid())
 
 
 def _leave(files: ReportFiles, pid: int) -> None:
-    """Count this process as done, unless libnumalloc will."""
+    """Count this process as done, unless libnumalloc_audit will."""
     if pid != os.getpid():  # a child that was forked
         return
     from ..context import current
@@ -244,15 +341,27 @@ def _leave(files: ReportFiles, pid: int) -> None:
     context = current()
     if context is not None and not context.closed:
         finish(context, files)
-    if os.environ.get("NUMALLOC_AUDIT_THEN") or not os.path.exists(files.path("context")):
+    if os.environ.get(PYTHON) and os.environ.get(DIRECTORY) == files.directory:
         return
     try:
-        files.arrive()
+        with files.opened() as directory:
+            names = os.listdir(directory)
+        if files._name("context") in names:
+            files.arrive()
     except (OSError, HpcallocError) as error:
         sys.stderr.write(f"hpcalloc: {VARIABLE}: {error}\n")
 
 
 # ---- merging -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Rank:
+    """The files of one rank."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)  # by kind
+    audits: list[tuple[str, Audit]] = field(default_factory=list)  # with their stamps
+    bad: list[str] = field(default_factory=list)  # files that can't be read, and why
 
 
 def merge(directories: Sequence[str]) -> Report:
@@ -261,129 +370,137 @@ def merge(directories: Sequence[str]) -> Report:
     Raises
     ------
     HpcallocError
-        No rank's file is there.
+        No rank's file is there, or none can be read.
     """
-    everything: list[tuple[int, str, str, dict[str, Any]]] = []
-    for directory in directories:
-        for name in _names(directory):
-            match = re.fullmatch(
-                r"rank-(\d{6,})\.(?:\d+\.)?(?:([0-9a-f]+)\.)?(start|context|audit)\.json", name
-            )
-            if match is None:
-                continue
-            try:
-                # Names that are no UTF-8 are in an audit as they are on disk.
-                with open(os.path.join(directory, name), encoding="utf-8", errors="surrogateescape") as file:
-                    data = json.load(file)
-            except (OSError, ValueError):
-                continue  # the rank died while it wrote: as if it had not
-            if not isinstance(data, dict) or not isinstance(data.get("size", 1), int):
-                continue  # somebody else's
-            everything.append((int(match[1]), match[2] or "", match[3], data))
-    told = [(data.get("written", 0.0), data["size"]) for *_, data in everything if data.get("size")]
+    ranks: dict[int, _Rank] = {}
+    for name in directories:
+        _read_directory(name, ranks)
+    told = [(e.written, e.size) for rank in ranks.values() for e in rank.entries.values()]
     if not told:
+        bad = next((why for rank in ranks.values() for why in rank.bad), "")
         raise HpcallocError(
             message(
                 "report --merge",
-                ", ".join(directories),
+                ", ".join(map(repr, directories)) + (f": {bad}" if bad else ""),
                 "directories with files of ranks",
                 f"name FILE.ranks-*, which a job with {VARIABLE}=FILE leaves when it is not complete",
             )
         )
     # Where there is no job in its name, an earlier one of other ranks may have left files in the directory.
     size = max(told)[1]
-    found: dict[int, dict[str, list[dict[str, Any]]]] = {}
-    for rank, _, kind, data in everything:
-        if kind != "audit" and data.get("size") == size and rank < size:
-            found.setdefault(rank, {})[kind] = [data]
-    for rank, stamp, kind, data in everything:
-        start = found.get(rank, {}).get("start")
-        if kind == "audit" and start is not None and start[0].get("stamp") == stamp:
-            found[rank].setdefault(kind, []).append(data)
-    records = [_record(rank, found.get(rank, {})) for rank in range(size)]
-    report = make_report(records, size)
-    report.data["summary"]["hosts"] = len({r["host"] for r in records if r["host"] != "unknown host"})
-    return report
+    found = [_entry(rank, ranks[rank], size) for rank in sorted(ranks) if rank < size]
+    return make_report([entry for entry in found if entry is not None], size)
 
 
-def _names(directory: str) -> list[str]:
+def _read_directory(name: str, ranks: dict[int, _Rank]) -> None:
     try:
-        return sorted(os.listdir(directory))
+        directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise HpcallocError(
-            message("report --merge", f"{directory!r}: {error.strerror}", "a directory", "check the name")
-        ) from error
+        raise HpcallocError(f"report --merge: {name!r}: {error.strerror}; limit: a directory") from error
+    try:
+        for file in sorted(os.listdir(directory)):
+            match = _NAME.fullmatch(file)
+            if match is None or int(match[1]) >= RANKS_MAX:
+                continue
+            rank = ranks.setdefault(int(match[1]), _Rank())
+            try:
+                if match[3] == "audit":
+                    rank.audits.append((match[2] or "", read_file(Audit, directory, file)))
+                else:
+                    entry = read_file(Entry, directory, file)
+                    if not 1 <= entry.size <= RANKS_MAX:
+                        raise Unreadable(f"size is {entry.size}, not a number of ranks")
+                    rank.entries[match[3]] = entry
+            except (Unreadable, OSError) as error:
+                rank.bad.append(f"{file}: {getattr(error, 'strerror', None) or error}")
+    finally:
+        os.close(directory)
 
 
-def _record(rank: int, of_kind: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """Return a rank's record: its own if it has one, else made of the audit of its largest process."""
-    if contexts := of_kind.get("context"):
-        return {key: value for key, value in contexts[-1].items() if key not in _OF_FILES}
-    start = of_kind.get("start", [{}])[0]
-    audits = of_kind.get("audit", ())
-    if not start or not audits:
+def _entry(rank: int, files: _Rank, size: int) -> Record | Absent | None:
+    """Return a rank's record: its own if it has one, else made of the audit of its largest process; None: no trace."""
+    own = files.entries.get("context")
+    if own is not None and own.size == size:
+        if own.record is not None:
+            return replace(own.record, rank=rank)
+        if own.absent is not None:
+            return replace(own.absent, rank=rank)
+    start = files.entries.get("start")
+    if start is not None and (start.size != size or start.record is None):
+        start = None
+    if files.bad:
+        return Absent(rank, f"its record can't be read: {files.bad[0]}", *_of_start(start))
+    if start is None or start.record is None:
+        return None
+    audits = [audit for stamp, audit in files.audits if stamp == start.stamp]
+    if not audits:
         why = "it left no record: it runs still, or ended by a signal, by _exit, or without the preloaded library"
-        return {
-            "rank": rank,
-            "local_rank": start.get("local_rank", rank),
-            "host": start.get("host", "unknown host"),
-            "error": why if start else "it is absent: it never started, or its files are elsewhere",
-        }
-    audit = max(
-        audits, key=lambda a: (a["arrays"]["pages"] - a["arrays"]["untouched"], a["memory"]["resident"])
-    )
-    arrays, memory, total = audit["arrays"], audit["memory"], (audit["allocator"] or {}).get("total", {})
-    unknown = f"move_pages: {name_of(arrays['errno'])}" if arrays["errno"] else ""
+        return Absent(rank, why, *_of_start(start))
+    largest = max(audits, key=lambda a: (a.arrays.pages - a.arrays.untouched, a.memory.resident))
+    return _of_audit(replace(start.record, rank=rank, processes=len(audits)), largest)
+
+
+def _of_start(start: Entry | None) -> tuple[int, str]:
+    if start is None or start.record is None:
+        return 0, ""
+    return start.record.local_rank, start.record.host
+
+
+def _of_audit(start: Record, audit: Audit) -> Record:
+    arrays, memory = audit.arrays, audit.memory
+    unknown = f"move_pages: {name_of(arrays.errno)}" if arrays.errno else ""
     place = Placement(
-        arrays["nbytes"],
-        audit["page_size"],
-        arrays["pages"],
-        {int(node): pages for node, pages in arrays["pages_per_node"].items()} if not unknown else {},
-        arrays["untouched"],
-        arrays["failed"],
-        huge_page=arrays["huge_page"],
-        local_nodes=tuple(start["nodes"]),
+        arrays.nbytes,
+        audit.page_size,
+        arrays.pages,
+        arrays.pages_per_node if not unknown else {},
+        arrays.untouched,
+        arrays.failed,
+        huge_page=arrays.huge_page,
+        local_nodes=start.nodes,
         unknown=unknown,
     )
     of_process = ProcessMemory(
-        memory["resident"],
-        memory["huge"],
-        MappingProxyType({int(node): size for node, size in memory["per_node"].items()}),
-        f"/proc/self/numa_maps: {name_of(memory['errno'])}" if memory["errno"] else "",
+        memory.resident,
+        memory.huge,
+        memory.per_node,
+        f"/proc/self/numa_maps: {name_of(memory.errno)}" if memory.errno else "",
     )
-    return {
-        **{key: value for key, value in start.items() if key not in _OF_FILES},
-        "rank": rank,
-        "pid": audit["pid"],
-        "processes": len(audits),
-        "arrays": arrays_dict(place, arrays["count"], arrays["untracked"]),
-        "memory": memory_dict(of_process),
-        **{key: total.get(key, 0) for key in ("fallbacks", "strict_failures", "remote_frees", "peak_bytes")},
-        "allocator": audit["allocator"],
-    }
+    return replace(
+        start,
+        pid=audit.pid,
+        arrays=arrays_of(place, arrays.count, arrays.untracked),
+        memory=memory_of(of_process),
+        fallbacks=audit.counter("fallbacks"),
+        strict_failures=audit.counter("strict_failures"),
+        remote_frees=audit.counter("remote_frees"),
+        peak_bytes=audit.counter("peak_bytes"),
+        allocator=audit.allocator,
+    )
 
 
-def start_record(steps: Any, notes: Sequence[str]) -> dict[str, Any]:
+def start_record(steps: Any, topology: Topology, words: Sequence[str], notes: Sequence[str]) -> Record:
     """What a rank knows of itself before its program starts; `steps` is a `hpcalloc.plan.process.Steps`."""
-    import platform
-
-    from ..discover.topology import format_ids
-
     share = steps.share
-    return {
-        "local_rank": steps.local_rank or 0,
-        "local_size": steps.local_size or 1,
-        "host": socket.gethostname(),
-        "cpus": format_ids(os.sched_getaffinity(0)),
-        "planned_cpus": format_ids(share.cpus),
-        "nodes": list(share.nodes),
-        "threads": share.threads,
-        "launcher": steps.launcher,
-        "action": share.action,
-        "reasons": list(steps.reasons),
-        "notes": list(notes),
-        "pools": [],
-        "policy": "local()" if steps.preload else "none",
-        "memory_policy": str(steps.memory) if steps.memory is not None else None,
-        "kernel": platform.release(),
-    }
+    return Record(
+        rank=0,
+        host=host_name(),
+        arrays=Arrays(0, 0, os.sysconf("SC_PAGE_SIZE"), 0),
+        memory=Memory(0, 0),
+        local_rank=steps.local_rank or 0,
+        local_size=steps.local_size or 1,
+        cpus=format_ids(os.sched_getaffinity(0)),
+        planned_cpus=format_ids(share.cpus),
+        nodes=tuple(share.nodes),
+        threads=share.threads,
+        launcher=steps.launcher,
+        job=job_of(os.environ),
+        command=command_text(words),
+        machine=machine_of(topology),
+        action=share.action,
+        reasons=tuple(steps.reasons),
+        notes=tuple(notes),
+        policy="local()" if steps.preload else "none",
+        memory_policy=str(steps.memory) if steps.memory is not None else None,
+        kernel=platform.release(),
+    )

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Figures and words as people read them; the only place that formats them."""
+
+from __future__ import annotations
+
+__all__ = ["BINDINGS", "count_text", "percent", "plural", "size_text"]
+
+# What `Context.action` names, in words.
+BINDINGS = {
+    "bind": "pinned",
+    "widen": "launcher default widened to its node",
+    "honour": "launcher binding kept",
+    "none": "not pinned: bind is off",
+    "failed": "not pinned: refused",
+}
+
+
+def percent(fraction: float | None) -> str:
+    """Write a fraction as ``99.9 %``, never rounded up to 100; ``-`` for None."""
+    if fraction is None:
+        return "-"
+    return f"{int(1000 * fraction) / 10:.1f} %"
+
+
+def size_text(count: float) -> str:
+    """Write bytes as ``1.5 GiB``, in 10 characters at most."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        count /= 1024
+        if count < 1023.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} EiB"
+
+
+def count_text(count: float) -> str:
+    """Write a number in 7 characters at most: ``12345``, ``1.2 M``."""
+    if count < 100_000:
+        return f"{count:.0f}"
+    for unit in "kMGTP":
+        count /= 1000
+        if count < 999.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} E"
+
+
+def plural(count: int, noun: str) -> str:
+    """Write ``1 rank``, ``2 ranks``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
