@@ -42,7 +42,7 @@ from .policy import Policy, blocked, interleave, local, on_node
 if TYPE_CHECKING:
     from .memory.numpy_allocator import NumpyAllocator, numpy_allocator
     from .memory.paging import Migration, Prefault, migrate, prefault
-    from .report.record import Report
+    from .report.report import Report
     from .shared.array import SharedArray
 
 __version__ = "0.1.0"
@@ -51,7 +51,7 @@ _LAZY = {
     "Migration": "memory.paging",
     "NumpyAllocator": "memory.numpy_allocator",
     "Prefault": "memory.paging",
-    "Report": "report.record",
+    "Report": "report.report",
     "SharedArray": "shared.array",
     "migrate": "memory.paging",
     "numpy_allocator": "memory.numpy_allocator",

@@ -33,7 +33,7 @@ from .policy import Policy
 
 if TYPE_CHECKING:
     from .memory.numpy_allocator import NumpyAllocator
-    from .report.record import Report
+    from .report.report import Report
     from .shared.array import SharedArray
     from .shared.layout import Split
 
@@ -499,7 +499,7 @@ class Context:
         Report
             On rank 0 of all ranks, on the others of themselves.
         """
-        from .report.record import gather  # not needed by most
+        from .report.report import gather  # not needed by most
 
         return gather(self._checked("report"))
 

@@ -25,10 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..report.record import percent
+from .._text import percent
 
 if TYPE_CHECKING:
-    from ..report.record import Report
+    from ..report.report import Report
 
 __all__ = ["Result", "Track", "at_least", "machine", "main"]
 

@@ -16,12 +16,12 @@ from typing import Any
 import click
 from rich.table import Table
 
+from .._text import size_text
 from ..discover.running import Process, read_process, select
 from ..discover.topology import Topology, format_ids, ids_text, parse_ids
 from ..doctor.finding import Finding, merge
 from ..doctor.running import examine, local_share, nodes_of
 from ..exceptions import HpcallocError, message
-from ..report.record import size_text
 from .console import plain_console, print_table
 from .options import SECONDS, json_flag
 

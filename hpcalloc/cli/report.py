@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Mapping
@@ -14,13 +15,14 @@ from click.core import ParameterSource
 
 from .. import _native
 from .._native.errors import name_of
+from .._text import size_text
 from ..context import Context, init
 from ..discover.launcher import detect_launcher
 from ..discover.proc import huge_pools, read_text, transparent_huge_pages
 from ..discover.topology import format_ids
 from ..exceptions import HpcallocError, message
-from ..report.files import ENDINGS, clear, merge
-from ..report.record import Report, size_text
+from ..report.files import clear, merge
+from ..report.report import ENDINGS, Report
 from .mpi import mpi_option, world
 from .options import bind_option, json_flag
 
@@ -80,7 +82,7 @@ def command(
         report = context.report()
         if context.rank == 0:
             here = machine(context)
-            whole = Report({"machine": here, **report.to_dict()})
+            whole = dataclasses.replace(report, machine=here)
             _give(whole, output, whole.to_json() + "\n" if as_json else text(context, here, report))
         del array
 

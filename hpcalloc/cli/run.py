@@ -25,7 +25,8 @@ from ..discover.program import Program, look_at
 from ..discover.topology import Topology, format_ids
 from ..exceptions import BindingError, HpcallocError, message
 from ..plan.process import MemoryPolicy, Situation, Steps, Wishes, decide, join_preload, parse_policy
-from ..report.files import DIRECTORY, VARIABLE, ReportFiles, files_of, start_record
+from ..report.files import INSIDE, VARIABLE, ReportFiles, files_of, start_record
+from ..report.record import Record
 from .options import bind_option, smt_option, threads_option
 
 __all__ = ["command"]
@@ -76,9 +77,10 @@ def command(
     words, found = resolve(program, os.environ.get("PATH", os.defpath))
     ancestor = launcher_process()
     obstacle = found.obstacle
-    files = files_of({name: v for name, v in os.environ.items() if name != DIRECTORY}, ancestor)
+    files = files_of({name: v for name, v in os.environ.items() if name not in INSIDE}, ancestor)
     wishes = Wishes(bind, threads, smt, parse_policy(policy, strict), preload)  # type: ignore[arg-type]
-    steps = decide(Topology.from_machine(), _look(obstacle, ancestor), wishes)
+    topology = Topology.from_machine()
+    steps = decide(topology, _look(obstacle, ancestor), wishes)
     if dry_run:
         out = json.dumps({**steps.to_dict(), "program": words}, indent=2) if as_json else text(steps, words)
         click.echo(out)
@@ -93,16 +95,15 @@ def command(
     notes = _place(steps.memory, required=wishes.policy.strict or wishes.policy.kind != "local")
     environment = {**original_environment(), **steps.environment}
     if files is not None:
-        environment |= files.environment(os.getpid())
-        _start(files, steps, notes)
-        if files.rank == 0 and (preload is False or obstacle):
-            click.echo(_no_record(obstacle), err=True)
-        if (
-            not steps.preload and preload is not False and not obstacle
-        ):  # it writes the report, and leaves malloc alone
+        audits = preload is not False and not obstacle
+        environment |= files.environment(os.getpid(), audits)
+        _start(files, start_record(steps, topology, words, notes))
+        if audits:
             environment["LD_PRELOAD"] = join_preload(
-                environment.get("LD_PRELOAD", ""), str(_library("libnumalloc.so"))
+                environment.get("LD_PRELOAD", ""), str(_library("libnumalloc_audit.so"))
             )
+        elif files.rank == 0:
+            click.echo(_no_record(obstacle), err=True)
     become(words, environment)
 
 
@@ -232,9 +233,9 @@ def _place(memory: MemoryPolicy | None, required: bool) -> list[str]:
     return [note]
 
 
-def _start(files: ReportFiles, steps: Steps, notes: Sequence[str]) -> None:
+def _start(files: ReportFiles, record: Record) -> None:
     try:
-        files.start(start_record(steps, notes))
+        files.start(record)
     except OSError as error:
         raise HpcallocError(
             message(
@@ -251,7 +252,7 @@ def _no_record(obstacle: str) -> str:
     return "hpcalloc run: " + message(
         VARIABLE,
         obstacle or "--no-preload",
-        "programs with libnumalloc in them, or that use hpcalloc.init",
+        "programs that load libnumalloc_audit.so, or that use hpcalloc.init",
         "expect no report of others" if obstacle else "leave --no-preload out",
     )
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .._native.errors import name_of
+from .._text import size_text
 from ..discover.topology import format_ids
-from ..report.record import size_text
 from .finding import Finding
 from .host import Host
 

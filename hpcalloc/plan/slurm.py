@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from .._text import size_text
 from ..discover.topology import Topology, format_ids
 from ..exceptions import PlanError, message
-from ..report.record import size_text
 from .ranks import Plan, make_plan
 
 __all__ = ["JobScript", "make_jobscript"]

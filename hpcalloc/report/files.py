@@ -43,7 +43,7 @@ from ..discover.topology import Topology, format_ids
 from ..exceptions import HpcallocError, message
 from ..memory.placement import Placement, ProcessMemory
 from . import leave
-from .reader import Unreadable, read_file
+from .reader import UnreadableError, read_file
 from .record import (
     Absent,
     Arrays,
@@ -210,15 +210,13 @@ class ReportFiles:
         self.begin()
         self.write("start", replace(record, rank=self.rank), self.stamp)
 
-    def environment(self, pid: int) -> dict[str, str]:
-        """Variables by which libnumalloc_audit writes audits, and counts the rank when process `pid` ends."""
-        return {
-            VARIABLE: self.target,
-            DIRECTORY: self.directory,
-            RANK: f"{pid}:{self.rank}:{self.size}:{self.stamp}",
-            PYTHON: sys.executable,
-            SCRIPT: os.path.abspath(leave.__file__),
-        }
+    def environment(self, pid: int, audits: bool) -> dict[str, str]:
+        """Variables for process `pid` and what it starts; with `audits`, libnumalloc_audit counts the rank at its end."""
+        told = {VARIABLE: self.target, DIRECTORY: self.directory}
+        if audits:
+            told |= {RANK: f"{pid}:{self.rank}:{self.size}:{self.stamp}"}
+            told |= {PYTHON: sys.executable, SCRIPT: os.path.abspath(leave.__file__)}
+        return told
 
     def arrive(self) -> None:
         """Count this rank as done; the last one merges."""
@@ -409,9 +407,9 @@ def _read_directory(name: str, ranks: dict[int, _Rank]) -> None:
                 else:
                     entry = read_file(Entry, directory, file)
                     if not 1 <= entry.size <= RANKS_MAX:
-                        raise Unreadable(f"size is {entry.size}, not a number of ranks")
+                        raise UnreadableError(f"size is {entry.size}, not a number of ranks")
                     rank.entries[match[3]] = entry
-            except (Unreadable, OSError) as error:
+            except (UnreadableError, OSError) as error:
                 rank.bad.append(f"{file}: {getattr(error, 'strerror', None) or error}")
     finally:
         os.close(directory)

@@ -1,163 +1,240 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A report as one HTML page: no script, no font, no address of anything outside it."""
+"""A report as one HTML page: no script, no font, no address of anything outside it; light, dark, and for a phone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from .._text import BINDINGS, count_text, percent, plural, size_text
 from ..discover.topology import format_ids
-from .record import metric_text, percent, size_text, title_of
-from .summary import process_local_fraction
+from .record import Absent, Record
+from .summary import absent_ranks, worst
+from .text import (
+    LEGEND,
+    MEMORY_COLUMNS,
+    facts,
+    failures,
+    groups,
+    metric_text,
+    nodes_text,
+    ranks_text,
+    title_of,
+    verdict,
+)
 
 __all__ = ["page"]
 
+CELLS = 16384  # of the strip; beyond, one is the worst of several ranks
+ROWS = 4096  # of the table of all ranks
+
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #1c2430;
-       background: #fff; }
+:root { color-scheme: light dark; --text: #1c2430; --faint: #5b6675; --line: #dfe4ea; --back: #fff; --box: #f5f7f9;
+  --good: #2a7f62; --some: #d9902f; --bad: #c8384a; --none: #b9c2cc; --alarm: #a4161a; }
+@media (prefers-color-scheme: dark) { :root { --text: #e3e8ee; --faint: #9aa6b4; --line: #333c47; --back: #14181d;
+  --box: #1c2229; --good: #45b48e; --some: #e5a853; --bad: #ef6678; --none: #4a5561; --alarm: #ff8a94; } }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 66rem; padding: 0 1rem; color: var(--text);
+  background: var(--back); }
 h1 { font-size: 1.4rem; margin: 0 0 .3rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
-p.lead { font-size: 1.15rem; margin: .2rem 0; } .faint { color: #5b6675; } .bad { color: #a4161a; font-weight: 600; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
-th, td { padding: .28rem .7rem; text-align: right; border-bottom: 1px solid #e3e7ec; white-space: nowrap; }
-th { font-weight: 600; color: #5b6675; } .l { text-align: left; }
-.bar { display: inline-block; width: 9rem; height: .8rem; background: #eef1f4; vertical-align: middle; }
+p { margin: .3rem 0; } .lead { font-size: 1.15rem; margin: .2rem 0 1rem; } .faint { color: var(--faint); }
+.alarm { color: var(--alarm); font-weight: 600; } ul { margin: .3rem 0; padding-left: 1.2rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: .8rem 0; }
+dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; } li { overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
+th, td { padding: .25rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; color: var(--faint); vertical-align: bottom; } td { white-space: nowrap; }
+.l { text-align: left; } td.fold { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; max-width: 22rem; }
+.bar { display: inline-block; width: 7rem; height: .8rem; background: var(--line); vertical-align: middle; }
 .bar i { display: inline-block; height: 100%; vertical-align: top; }
-.local { background: #2a7f62; } .remote { background: #d1495b; } .untouched { background: #b9c2cc; }
-.key i { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 1rem; vertical-align: -.05rem; }
+.good { background: var(--good); } .some { background: var(--some); } .bad { background: var(--bad); }
+.none { background: var(--none); }
+.absent { background: repeating-linear-gradient(45deg, var(--bad) 0 2px, var(--back) 2px 4px); }
+.key { color: var(--faint); } .key i { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 .9rem;
+  vertical-align: -.05rem; } .key i:first-child { margin-left: 0; }
+.strip { display: grid; grid-template-columns: minmax(4rem, max-content) 1fr; gap: .25rem .8rem; align-items: start; }
+.strip b { font-weight: 400; color: var(--faint); overflow-wrap: anywhere; }
+.cells { display: flex; flex-wrap: wrap; gap: 2px; padding: .25rem 0; } .cells i { width: 11px; height: 11px; }
+summary { cursor: pointer; color: var(--faint); }
+@media (max-width: 40rem) { body { margin: 1rem auto; font-size: 14px; } dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: .4rem; } .strip { grid-template-columns: 1fr; gap: 0; } th, td { padding: .2rem .35rem; } }
 """
 
 
-def page(data: Mapping[str, Any]) -> str:
-    """Return the page of a report's data."""
-    summary = data["summary"]
+def page(records: Sequence[Record], absent: Sequence[Absent], summary: Mapping[str, Any], time: str) -> str:
+    """Return the page of a report."""
+    size, listed = summary["ranks"], worst(records)
+    good = not summary["failed"] and not summary["unknown"] and summary["local"] == summary["touched"]
     parts = [
         "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width, initial-scale=1'>",
-        f"<title>hpcalloc report, {data['size']} ranks</title><style>{_STYLE}</style></head><body>",
-        f"<h1>Memory of {_count(data['size'], 'rank')} on {_count(summary['hosts'], 'host')}</h1>",
-        _verdict(summary),
-        f"<p class='faint'>{escape(data['time'])}</p>",
-        f"<h2>{escape(title_of(data))}</h2>",
-        "<p class='key faint'>array pages<i class='local'></i>on the rank's nodes<i class='remote'></i>elsewhere"
-        "<i class='untouched'></i>never touched</p>",
-        _ranks([r for r in data["ranks"] if "error" not in r]),
+        f"<title>hpcalloc report, {plural(size, 'rank')}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>Memory of {plural(size, 'rank')} on {plural(summary['hosts'], 'host')}</h1>",
+        f"<p class='lead{'' if good else ' alarm'}'>{escape(verdict(summary))}</p>",
+        *[f"<p class='alarm'>{escape(line)}</p>" for line in failures(records, absent, size)],
+        _pairs(facts(records, absent, size, time)),
     ]
-    parts += [
-        f"<p class='bad'>rank {r['rank']} on {escape(str(r['host']))} has no report: {escape(r['error'])}</p>"
-        for r in data["ranks"]
-        if "error" in r
-    ]
-    if summary["failed"]:
-        parts.append(
-            f"<p class='bad'>{_count(summary['failed'], 'rank')} without a report: {format_ids(summary['failed_ranks'])}"
-            f"{', ...' if summary['failed'] > len(summary['failed_ranks']) else ''}</p>"
-        )
-    if summary["ranks"] > 1:
+    if size > 1:
+        parts += ["<h2>All ranks</h2>", _strip(records, absent, size)]
+    if listed:
+        parts += [f"<h2>{escape(title_of(listed, size))}</h2>", _bindings(listed), _memory(listed)]
+    if len(records) > 1:
         parts += ["<h2>Over all ranks</h2>", _spread(summary["spread"])]
-    parts += ["<h2>Why the ranks are where they are</h2>", _reasons(data["ranks"])]
+    reasons = groups({r.rank: r.reasons for r in listed})
+    if reasons:
+        lines = [f"{ranks_text(ranks, len(listed), size)}: {reason}" for reason, ranks in reasons.items()]
+        parts += ["<h2>Why the ranks are where they are</h2>", _list(lines)]
     if summary["notes"]:
         parts += ["<h2>Notes</h2>", _list(summary["notes"])]
+    if len(listed) < len(records):
+        shown = records[:ROWS]
+        more = "" if len(shown) == len(records) else f"; the first {len(shown)}, all are in the JSON form"
+        parts += [f"<details><summary>Every rank{more}</summary>", _every(shown), "</details>"]
+    parts += ["<h2>What the words mean</h2>", _pairs(LEGEND)]
     return "\n".join([*parts, "</body></html>", ""])
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _pairs(lines: Mapping[str, str]) -> str:
+    inside = "".join(f"<dt>{escape(name)}</dt><dd>{escape(line)}</dd>" for name, line in lines.items())
+    return f"<dl>{inside}</dl>"
 
 
-def _verdict(summary: Mapping[str, Any]) -> str:
-    if summary["unknown"]:
-        return f"<p class='lead bad'>placement unknown: {escape(summary['unknown'])}</p>"
-    if not summary["touched"]:
-        return "<p class='lead'>no array of 64 KiB or more was in use</p>"
-    kind = "lead" if summary["local"] == summary["touched"] else "lead bad"
-    worst = summary["worst_rank"]
-    text = f"{percent(summary['local_fraction'])} of {summary['touched']} array pages local"
-    if kind != "lead":
-        text += f"; the worst rank is {worst} with {percent(summary['worst_fraction'])}"
-    return f"<p class='{kind}'>{text}</p>"
+def _list(lines: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
 
-def _row(cells: Sequence[str], left: int, tag: str = "td") -> str:
-    """A table row; the first `left` cells are aligned left. Cells are HTML."""
-    inside = (f"<{tag}{' class=l' if i < left else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
-    return f"<tr>{''.join(inside)}</tr>"
+# ---- a cell for each rank ---------------------------------------------------------------------------------
 
 
-def _ranks(records: Sequence[Mapping[str, Any]]) -> str:
-    names = ["rank", "host", "CPUs", "nodes", "binding", "arrays", "pages", "by node"]
-    names += ("local", "process local", "huge", "resident", "peak", "fallbacks", "remote frees")
-    rows = [_row(names, 5, "th")]
+def _grade(record: Record) -> tuple[int, str, str]:
+    """Order of badness, the class of a cell, and what it says."""
+    local = record.arrays.local_fraction
+    if local is None:
+        return 0, "none", "no array pages" if not record.arrays.unknown else "placement unknown"
+    if local == 1:
+        return 1, "good", "100 % local"
+    return (2, "some", f"{percent(local)} local") if local >= 0.9 else (3, "bad", f"{percent(local)} local")
+
+
+def _strip(records: Sequence[Record], absent: Sequence[Absent], size: int) -> str:
+    """One cell a rank, by host."""
+    hosts: dict[str, list[tuple[int, int, str, str]]] = {}
     for r in records:
-        a = r["arrays"]
-        where = ", ".join(f"{node}: {pages}" for node, pages in a["pages_per_node"].items())
-        rows.append(
-            _row(
-                (
-                    str(r["rank"]),
-                    escape(r["host"]),
-                    escape(r["cpus"]),
-                    format_ids(r["nodes"]),
-                    escape(r["action"]),
-                    f"{a['count']}, {size_text(a['nbytes'])}",
-                    _bar(a),
-                    "unknown" if a["unknown"] else escape(where) or "-",
-                    percent(a["local_fraction"]),
-                    percent(process_local_fraction(r)),
-                    percent(r["memory"]["huge_fraction"]),
-                    size_text(r["memory"]["resident"]),
-                    size_text(r["peak_bytes"]),
-                    str(r["fallbacks"]),
-                    str(r["remote_frees"]),
-                ),
-                5,
-            )
+        hosts.setdefault(r.host, []).append((r.rank, *_grade(r)))
+    known = {a.rank: a.host for a in absent}
+    for rank in absent_ranks(records, size):
+        hosts.setdefault(known.get(rank) or "host unknown", []).append((rank, 4, "absent", "no report"))
+    each = -(-size // CELLS)  # ranks a cell
+    lines = []
+    for host, cells in hosts.items():
+        cells.sort()
+        shown = []
+        for start in range(0, len(cells), each):
+            part = cells[start : start + each]
+            _, _, kind, says = max(part, key=lambda cell: cell[1])
+            ranks = f"rank{'s' if len(part) > 1 else ''} {format_ids(cell[0] for cell in part)}"
+            shown.append(f"<i class={kind} title='{ranks}: {says}'></i>")
+        lines.append(
+            f"<b>{escape(host)}</b><div class='cells' role='img' aria-label='{plural(len(cells), 'rank')}, "
+            f"{sum(cell[1] == 1 for cell in cells)} all local'>{''.join(shown)}</div>"
         )
-    return f"<div class='wide'><table>{''.join(rows)}</table></div>"
+    per = f"{each} ranks" if each > 1 else "a rank"
+    key = (
+        f"<p class='key'>{per} each; array pages in memory on the rank's nodes:<i class=good></i>all<i class=some></i>90 % "
+        "and more<i class=bad></i>less<i class=none></i>none or unknown<i class=absent></i>no report</p>"
+    )
+    return f"{key}<div class='strip'>{''.join(lines)}</div>"
 
 
-def _bar(arrays: Mapping[str, Any]) -> str:
-    total = arrays["touched"] + arrays["untouched"]
+# ---- tables -----------------------------------------------------------------------------------------------
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int]) -> str:
+    """A table; columns `left` are text that may be broken. Cells are HTML."""
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        marks = {True: " class='l fold'" if tag == "td" else " class=l", False: ""}
+        return (
+            f"<tr>{''.join(f'<{tag}{marks[i in left]}>{cell}</{tag}>' for i, cell in enumerate(cells))}</tr>"
+        )
+
+    return f"<div class='wide'><table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table></div>"
+
+
+def _bindings(listed: Sequence[Record]) -> str:
+    rows = [
+        (
+            str(r.rank),
+            escape(r.host),
+            escape(r.cpus.replace(",", ", ")),
+            format_ids(r.nodes).replace(",", ", "),
+            str(r.threads),
+            escape(BINDINGS.get(r.action, r.action)),
+        )
+        for r in listed
+    ]
+    return _table(("rank", "host", "CPUs", "nodes", "threads", "binding"), rows, (1, 2, 3, 5))
+
+
+def _memory(listed: Sequence[Record]) -> str:
+    key = "<p class='key'><i class=good></i>on the rank's nodes<i class=bad></i>elsewhere<i class=none></i>never touched</p>"
+    rows = [
+        (
+            str(r.rank),
+            *(escape(value(r)) for _, value in MEMORY_COLUMNS.values()),
+            _bar(r),
+            escape(nodes_text(r)),
+        )
+        for r in listed
+    ]
+    return key + _table(("rank", *MEMORY_COLUMNS, "pages", "by node"), rows, (len(MEMORY_COLUMNS) + 2,))
+
+
+def _bar(record: Record) -> str:
+    arrays = record.arrays
+    total = arrays.touched + arrays.untouched
     if not total:
         return ""
     counts = {
-        "local": arrays["local"],
-        "remote": arrays["touched"] - arrays["local"],
-        "untouched": arrays["untouched"],
+        "good": (arrays.local, "local"),
+        "bad": (arrays.touched - arrays.local, "remote"),
+        "none": (arrays.untouched, "untouched"),
     }
     inside = "".join(
-        f"<i class='{name}' style='width:{100 * count / total:.2f}%'></i>"
-        for name, count in counts.items()
+        f"<i class={kind} style='width:{100 * count / total:.2f}%'></i>"
+        for kind, (count, _) in counts.items()
         if count
     )
-    label = ", ".join(f"{count} {name}" for name, count in counts.items())
+    label = ", ".join(f"{count} {name}" for count, name in counts.values())
     return f"<span class='bar' role='img' aria-label='{label}' title='{label}'>{inside}</span>"
 
 
 def _spread(spread: Mapping[str, Any]) -> str:
-    rows = [_row(("", "min", "rank", "median", "max", "rank"), 1, "th")]
-    for name, s in spread.items():
-        values = [metric_text(name, s[key]) for key in ("min", "median", "max")]
-        rows.append(
-            _row(
-                (name.replace("_", " "), values[0], str(s["min_rank"]), *values[1:], str(s["max_rank"])),
-                1,
-            )
+    rows = [
+        (
+            name.replace("_", " "),
+            metric_text(name, s["min"]),
+            str(s["min_rank"]),
+            metric_text(name, s["median"]),
+            metric_text(name, s["max"]),
+            str(s["max_rank"]),
         )
-    return f"<table>{''.join(rows)}</table>"
-
-
-def _reasons(records: Sequence[Mapping[str, Any]]) -> str:
-    groups: dict[str, list[int]] = {}
-    for r in records:
-        for reason in r.get("reasons", ()):
-            groups.setdefault(reason, []).append(r["rank"])
-    lines = [
-        f"rank{'s' if len(ranks) > 1 else ''} {format_ids(ranks)}: {reason}"
-        for reason, ranks in groups.items()
+        for name, s in spread.items()
     ]
-    return _list(lines)
+    return _table(("", "min", "rank", "median", "max", "rank"), rows, (0,))
 
 
-def _list(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+def _every(records: Sequence[Record]) -> str:
+    rows = [
+        (
+            str(r.rank),
+            escape(r.host),
+            escape(r.cpus.replace(",", ", ")),
+            percent(r.arrays.local_fraction),
+            size_text(r.arrays.nbytes),
+            percent(r.arrays.huge_fraction),
+            count_text(r.fallbacks),
+        )
+        for r in records
+    ]
+    return _table(("rank", "host", "CPUs", "local", "arrays", "huge", "fallbacks"), rows, (1, 2))

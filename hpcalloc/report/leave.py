@@ -7,6 +7,7 @@ by the last rank only. Everything it needs is in the environment that ``hpcalloc
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -26,10 +27,8 @@ def open_private(path: str, create: bool = False) -> int:
         It isn't, or it is a link, or it is not there.
     """
     if create:
-        try:
+        with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
-        except FileExistsError:
-            pass
     directory = os.open(path, READ | os.O_DIRECTORY)
     status = os.fstat(directory)
     if status.st_uid == os.geteuid() and not status.st_mode & 0o077:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import os
 import re
 import stat
@@ -19,7 +18,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-__all__ = ["Unreadable", "plain_text", "read", "read_file"]
+__all__ = ["UnreadableError", "plain_text", "read", "read_file"]
 
 FILE_MAX = 16 << 20  # bytes of a file
 ITEMS_MAX = 1 << 16  # of a list or an object
@@ -28,7 +27,7 @@ TEXT_MAX = 1 << 16  # characters
 T = TypeVar("T")
 
 
-class Unreadable(ValueError):
+class UnreadableError(ValueError):
     """A value is not what its type says; the message names the field."""
 
 
@@ -43,7 +42,7 @@ def read(kind: type[T], data: object, where: str = "") -> T:
 
     Raises
     ------
-    Unreadable
+    UnreadableError
         A field is missing or is something else than its type.
     """
     result: T = _value(kind, data, where)
@@ -55,24 +54,24 @@ def read_file(kind: type[T], directory: int, name: str) -> T:
 
     Raises
     ------
-    Unreadable
+    UnreadableError
     OSError
     """
     file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     with open(file, "rb") as stream:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
-            raise Unreadable("it is no regular file")
+            raise UnreadableError("it is no regular file")
         if status.st_size > FILE_MAX:
-            raise Unreadable(f"it has {status.st_size} bytes, at most {FILE_MAX} are read")
+            raise UnreadableError(f"it has {status.st_size} bytes, at most {FILE_MAX} are read")
         content = stream.read(FILE_MAX)
     try:
         # Names that are no UTF-8 are in an audit as they are on disk.
         data = json.loads(content.decode("utf-8", "surrogateescape"), parse_constant=_refuse_constant)
     except RecursionError:
-        raise Unreadable("it is nested too deeply") from None
+        raise UnreadableError("it is nested too deeply") from None
     except ValueError as error:
-        raise Unreadable(f"it is no JSON: {error}") from None
+        raise UnreadableError(f"it is no JSON: {error}") from None
     return read(kind, data)
 
 
@@ -100,26 +99,26 @@ def _value(kind: Any, data: object, where: str) -> Any:
         return _value(next(a for a in arguments if a is not type(None)), data, where)
     if dataclasses.is_dataclass(kind):
         if not isinstance(data, dict):
-            raise Unreadable(f"{here} is {_shown(data)}, not an object")
+            raise UnreadableError(f"{here} is {_shown(data)}, not an object")
         values = {}
         for name, of, optional in _fields(kind):  # type: ignore[arg-type]
             path = f"{where}.{name}" if where else name
             if name in data:
                 values[name] = _value(of, data[name], path)
             elif not optional:
-                raise Unreadable(f"{path} is missing")
-        return kind(**values)
+                raise UnreadableError(f"{path} is missing")
+        return typing.cast("type", kind)(**values)
     if origin is tuple:
         if not isinstance(data, list) or len(data) > ITEMS_MAX:
-            raise Unreadable(f"{here} is {_shown(data)}, not a list of at most {ITEMS_MAX}")
+            raise UnreadableError(f"{here} is {_shown(data)}, not a list of at most {ITEMS_MAX}")
         return tuple(_value(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
     if origin is dict:
         if not isinstance(data, dict) or len(data) > ITEMS_MAX:
-            raise Unreadable(f"{here} is {_shown(data)}, not an object of at most {ITEMS_MAX}")
+            raise UnreadableError(f"{here} is {_shown(data)}, not an object of at most {ITEMS_MAX}")
         return {_key(key, here): _value(arguments[1], item, f"{where}.{key}") for key, item in data.items()}
     if kind is Mapping:  # of another program: passed on as it is
         if not isinstance(data, dict):
-            raise Unreadable(f"{here} is {_shown(data)}, not an object")
+            raise UnreadableError(f"{here} is {_shown(data)}, not an object")
         return data
     return _scalar(kind, data, here)
 
@@ -127,7 +126,7 @@ def _value(kind: Any, data: object, where: str) -> Any:
 def _key(key: str, here: str) -> int:
     """Read a node id."""
     if not re.fullmatch("[0-9]{1,7}", key):
-        raise Unreadable(f"{here} has {_shown(key)} for a node")
+        raise UnreadableError(f"{here} has {_shown(key)} for a node")
     return int(key)
 
 
@@ -136,14 +135,19 @@ def _scalar(kind: Any, data: object, here: str) -> Any:
         return plain_text(data)
     if kind is int and type(data) is int and 0 <= data < 1 << 63:
         return data
-    if kind is float and type(data) in (int, float) and math.isfinite(data) and data >= 0:  # type: ignore[arg-type]
-        return float(data)  # type: ignore[arg-type]
+    if (
+        kind is float
+        and isinstance(data, (int, float))
+        and not isinstance(data, bool)
+        and 0 <= data < 1 << 63
+    ):
+        return float(data)
     wanted = {
         str: f"text of at most {TEXT_MAX} characters",
         int: "an integer from 0 on, below 2**63",
         float: "a number from 0 on",
     }[kind]
-    raise Unreadable(f"{here} is {_shown(data)}, not {wanted}")
+    raise UnreadableError(f"{here} is {_shown(data)}, not {wanted}")
 
 
 def _shown(data: object) -> str:

@@ -10,12 +10,11 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..bind import agreement
-from ..exceptions import message
 from . import text
 from .record import Absent, Record, record_or_absent
 from .summary import LIST_ALL, summary_of
@@ -54,14 +53,14 @@ class Report:
     @functools.cached_property
     def data(self) -> Mapping[str, Any]:
         """``{"schema", "time", "size", "ranks": [one dict per rank], "summary": {...}}``; plain values only."""
-        ranks = sorted((*self.records, *self.absent), key=lambda r: r.rank)
+        entries: list[Record | Absent] = [*self.records, *self.absent]
         return {
             "schema": SCHEMA,
             "time": self.time,
             "size": self.size,
             **({"machine": self.machine} if self.machine is not None else {}),
             "job": text.facts(self.records, self.absent, self.size, self.time),
-            "ranks": [r.to_dict() for r in ranks],
+            "ranks": [r.to_dict() for r in sorted(entries, key=lambda r: r.rank)],
             "summary": self.summary,
         }
 
@@ -106,10 +105,11 @@ class Report:
             The file can't be written.
         """
         name = os.fspath(path)
-        forms = dict(zip(ENDINGS, (self.to_json, lambda: self.to_text(width=100), self.to_html), strict=True))
+        makers: tuple[Callable[[], str], ...] = (self.to_json, lambda: self.to_text(width=100), self.to_html)
+        forms = dict(zip(ENDINGS, makers, strict=True))
         form = forms.get(os.path.splitext(name)[1])
         if form is None:
-            raise ValueError(message("Report.write", repr(name), f"a name that ends in {', '.join(forms)}", ""))
+            raise ValueError(f"Report.write: {name!r}; limit: a name that ends in {', '.join(forms)}")
         _write_at_once(name, form().encode("utf-8", "replace"))  # whatever the locale
 
     def __str__(self) -> str:
@@ -132,7 +132,9 @@ def _write_at_once(name: str, content: bytes) -> None:
 def make_report(entries: Iterable[Record | Absent], size: int) -> Report:
     """Put what ranks say together; libnumalloc's own statistics are left out of large ones."""
     ordered = sorted(entries, key=lambda r: r.rank)
-    records = [r if size <= LIST_ALL else replace(r, allocator=None) for r in ordered if isinstance(r, Record)]
+    records = [
+        r if size <= LIST_ALL else replace(r, allocator=None) for r in ordered if isinstance(r, Record)
+    ]
     return Report(size, records, [r for r in ordered if isinstance(r, Absent)])
 
 

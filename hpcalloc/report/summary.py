@@ -49,13 +49,14 @@ def absent_ranks(records: Iterable[Record], size: int) -> list[int]:
 def summary_of(records: Sequence[Record], failed: Sequence[Absent], size: int) -> dict[str, Any]:
     """Return plain values; `failed` are those of the ranks without a record of which something is known."""
     absent = absent_ranks(records, size)
+    entries: list[Record | Absent] = [*records, *failed]
     touched, local = sum(r.arrays.touched for r in records), sum(r.arrays.local for r in records)
     unknown = _distinct(r.arrays.unknown for r in records if r.arrays.unknown)
     known = [r for r in records if r.arrays.local_fraction is not None]
     lowest = min(known, key=lambda r: (r.arrays.local_fraction, r.rank)) if known else None
     return {
         "ranks": size,
-        "hosts": len({r.host for r in (*records, *failed) if r.host}),
+        "hosts": len({r.host for r in entries if r.host}),
         "failed": len(absent),
         "failed_ranks": absent[:NAMED],
         "pages": sum(r.arrays.pages for r in records),

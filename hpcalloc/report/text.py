@@ -15,7 +15,18 @@ from .summary import absent_ranks, worst
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["LEGEND", "MEMORY_COLUMNS", "facts", "groups", "metric_text", "nodes_text", "tables", "title_of", "verdict"]
+__all__ = [
+    "LEGEND",
+    "MEMORY_COLUMNS",
+    "facts",
+    "failures",
+    "groups",
+    "metric_text",
+    "nodes_text",
+    "tables",
+    "title_of",
+    "verdict",
+]
 
 LEAST_WIDTH = 80  # that all columns fit into
 HOSTS = 6  # that are named
@@ -24,7 +35,7 @@ ABSENT = 8  # ranks without a record whose reasons are told
 # Column -> what it means and what a record has for it.
 MEMORY_COLUMNS: dict[str, tuple[str, Callable[[Record], str]]] = {
     "arrays": ("blocks of at least 64 KiB that live", lambda r: count_text(r.arrays.count)),
-    "size": ("of these", lambda r: size_text(r.arrays.nbytes)),
+    "size": ("bytes of these", lambda r: size_text(r.arrays.nbytes)),
     "local": (
         "share of their pages in memory that are on the rank's nodes",
         lambda r: "unknown" if r.arrays.unknown else percent(r.arrays.local_fraction),
@@ -65,7 +76,9 @@ def nodes_text(record: Record) -> str:
     """Say how many pages of the arrays are where."""
     arrays = record.arrays
     where = [f"node {node}: {count_text(pages)}" for node, pages in sorted(arrays.pages_per_node.items())]
-    where += [f"{what}: {count_text(count)}" for what in ("untouched", "failed") if (count := getattr(arrays, what))]
+    where += [
+        f"{what}: {count_text(count)}" for what in ("untouched", "failed") if (count := getattr(arrays, what))
+    ]
     return "unknown" if arrays.unknown else ", ".join(where) or "-"
 
 
@@ -83,10 +96,10 @@ def groups(texts: Mapping[int, Sequence[str]]) -> dict[str, list[int]]:
     return found
 
 
-def ranks_text(ranks: Sequence[int], size: int) -> str:
-    """Name ranks."""
-    if len(ranks) == size:
-        return "all ranks" if size > 1 else "rank 0"
+def ranks_text(ranks: Sequence[int], listed: int, size: int) -> str:
+    """Name ranks; all that are listed in one word."""
+    if len(ranks) == listed and size > 1:
+        return "all ranks" if listed == size else "all of these ranks"
     return f"rank{'s' if len(ranks) > 1 else ''} {format_ids(ranks)}"
 
 
@@ -96,11 +109,16 @@ def ranks_text(ranks: Sequence[int], size: int) -> str:
 def facts(records: Sequence[Record], absent: Sequence[Absent], size: int, time: str) -> dict[str, str]:
     """Job, command, hosts and machine, each as one line."""
     hosts: dict[str, int] = {}
-    for r in (*records, *absent):
+    entries: list[Record | Absent] = [*records, *absent]
+    for r in entries:
         if r.host:
             hosts[r.host] = hosts.get(r.host, 0) + 1
     first = records[0] if records else None
-    launcher = f"{first.launcher} {first.job}".strip() if first is not None and first.launcher != "none" else "no launcher"
+    launcher = (
+        f"{first.launcher} {first.job}".strip()
+        if first is not None and first.launcher != "none"
+        else "no launcher"
+    )
     named = [f"{host} ({plural(count, 'rank')})" for host, count in list(hosts.items())[:HOSTS]]
     more = len(hosts) - len(named)
     lines = {
@@ -166,17 +184,19 @@ def text(
     from rich.text import Text
 
     width = max(width, LEAST_WIDTH)
-    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False, emoji=False)
+    console = Console(
+        file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False, emoji=False
+    )
     size, listed = summary["ranks"], worst(records)
     items: list[RenderableType] = [_pairs(facts(records, absent, size, time))]
-    items += [Text(verdict(summary))]
+    items += [Text(""), Text(verdict(summary))]
     if listed:
         items += tables(listed, size)
     if len(records) > 1:
         items.append(_spread_table(summary["spread"]))
-    items += [Text(line) for line in _failures(records, absent, size)]
+    items += [Text(line) for line in failures(records, absent, size)]
     for line, ranks in groups({r.rank: r.reasons for r in listed}).items():
-        items.append(Text(f"{ranks_text(ranks, len(listed))}: {line}"))
+        items.append(Text(f"{ranks_text(ranks, len(listed), size)}: {line}"))
     items += [Text(f"note: {note}") for note in summary["notes"]]
     if listed:
         items += [Text(""), _pairs(LEGEND)]
@@ -210,12 +230,14 @@ def tables(listed: Sequence[Record], size: int) -> list[Table]:
         memory.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
     nodes = _table("array pages by node")
     nodes.add_column("rank", justify="right", no_wrap=True)
-    nodes.add_column("", overflow="fold")
+    nodes.add_column("pages", overflow="fold")
     several = False
     for r in listed:
         cpus = r.cpus.replace(",", ", ")  # a long list is broken between numbers
         words = BINDINGS.get(r.action, r.action)
-        binding.add_row(str(r.rank), r.host, cpus, format_ids(r.nodes).replace(",", ", "), str(r.threads), words)
+        binding.add_row(
+            str(r.rank), r.host, cpus, format_ids(r.nodes).replace(",", ", "), str(r.threads), words
+        )
         memory.add_row(str(r.rank), *(value(r) for _, value in MEMORY_COLUMNS.values()))
         nodes.add_row(str(r.rank), nodes_text(r))
         several = several or len(r.arrays.pages_per_node) > 1 or bool(r.arrays.untouched or r.arrays.failed)
@@ -245,14 +267,17 @@ def _spread_table(spread: Mapping[str, Any]) -> Table:
     return table
 
 
-def _failures(records: Sequence[Record], absent: Sequence[Absent], size: int) -> list[str]:
+def failures(records: Sequence[Record], absent: Sequence[Absent], size: int) -> list[str]:
     """Name the ranks without a record."""
     lines = [
         f"rank {a.rank}{f' on {a.host}' if a.host else ''} has no report: {a.error}" for a in absent[:ABSENT]
     ]
-    missing = absent_ranks(records, size)
-    if len(missing) > len(lines):
-        shown = format_ids(missing[:1000])
+    told = {a.rank for a in absent[:ABSENT]}
+    others = [rank for rank in absent_ranks(records, size) if rank not in told]
+    if others:
+        shown = format_ids(others[:1000])
         shown = shown if len(shown) <= 300 else f"{shown[:300].rpartition(',')[0]}, ..."
-        lines.append(f"{plural(len(missing), 'rank')} without a report: {shown}")
+        which = f"rank {shown} is" if len(others) == 1 else f"{len(others)} ranks are"
+        more = "" if len(others) == 1 else f": {shown}"
+        lines.append(f"{which} absent (never started, or the files are elsewhere){more}")
     return lines

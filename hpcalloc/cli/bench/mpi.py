@@ -12,8 +12,8 @@ import click
 from rich.progress import TimeElapsedColumn
 from rich.table import Table
 
+from ..._text import percent
 from ...bench import mpi
-from ...report.record import percent
 from ..console import plain_console, print_table
 from ..mpi import refuse_ranks
 from ..options import SECONDS
