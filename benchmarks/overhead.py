@@ -13,9 +13,11 @@ process, and a later one. gather: made-up records of N ranks, summarised one by 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
+import pickle
 import statistics
 import subprocess
 import sys
@@ -79,28 +81,25 @@ def inits(runs: int) -> dict[str, float]:
 def gather(ranks: int) -> dict[str, float]:
     """Take the record of this process for that of every rank."""
     import hpcalloc
-    from hpcalloc.report.record import _report, record_of
-    from hpcalloc.report.summary import part_of, reduce_in_tree
+    from hpcalloc.report.record import record_of
+    from hpcalloc.report.report import make_report
 
     with hpcalloc.init(bind="off") as context:
         kept = context.ones(1 << 20)
-        record = record_of(context)
+        record = dataclasses.replace(record_of(context), allocator=None)
         del kept
-    records = [
-        {**record, "rank": rank, "local_rank": rank % 64, "remote_frees": rank} for rank in range(ranks)
+    sent = [
+        pickle.dumps(dataclasses.replace(record, rank=rank, local_rank=rank % 64)) for rank in range(ranks)
     ]
     start = time.perf_counter()
-    parts = [part_of(r, ranks) for r in records]
-    summarised = time.perf_counter()
-    report = _report(reduce_in_tree(parts), ranks)
-    end = time.perf_counter()
-    text = report.to_text(width=120)
+    report = make_report([pickle.loads(one) for one in sent], ranks)
     assert report.summary["ranks"] == ranks
+    end = time.perf_counter()
     return {
         "ranks": ranks,
         "gather_s": end - start,
-        "of_this_merging_s": end - summarised,
-        "text_lines": len(text.splitlines()),
+        "record_bytes": len(sent[0]),
+        "text_lines": len(report.to_text().splitlines()),
         "json_bytes": len(report.to_json()),
     }
 

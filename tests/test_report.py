@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Reports: of a process, of ranks, as JSON and text; the verb."""
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,9 +13,11 @@ import numpy as np
 import pytest
 
 import hpcalloc
-from hpcalloc import _native
+from hpcalloc import _native, _text
 from hpcalloc._native import _handler
-from hpcalloc.report import record as report
+from hpcalloc.report import record as record_module
+from hpcalloc.report import report, text
+from hpcalloc.report.record import Absent, Arrays, Machine, Memory, Record
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -61,45 +65,132 @@ def test_json_round_trip(ctx):
     assert data["summary"]["failed_ranks"] == []
 
 
-def with_small_figures(whole):
-    """Rank 0's record as if it had one array, whatever other tests have left."""
-    record = whole.to_dict()["ranks"][0]
-    arrays = {**record["arrays"], "count": 1, "nbytes": 800_000, "pages_per_node": {"0": 196}, "untouched": 0}
-    memory = {**record["memory"], "huge_fraction": 0.0}
-    figures = {"arrays": arrays, "memory": memory, "fallbacks": 0, "remote_frees": 0, "peak_bytes": 1_000_000}
-    return {**record, "host": "vm", **figures}
+LARGE = (1 << 63) - 1
+FIGURES = {"fallbacks": LARGE, "remote_frees": 123456789, "peak_bytes": 3 << 30}
+
+
+def rank_record(rank, local=100, touched=100, **more):
+    """A rank's record as others would make it."""
+    arrays = Arrays(2, 4096 * touched, 4096, touched + 5, 5, 0, {0: local, 1: touched - local}, local)
+    memory = Memory(10_000_000 + rank, 0, {0: 300, 1: 700})
+    values = {
+        "local_rank": rank % 4,
+        "local_size": 4,
+        "cpus": "0-3",
+        "nodes": (0,),
+        "action": "widen",
+        "reasons": ("the ranks came unbound",),
+        "notes": ("same",),
+        "machine": Machine(2, 2, 64, 128),
+        **more,
+    }
+    return Record(rank, f"node{rank // 4}", arrays, memory, **values)
 
 
 def test_text(ctx):
     kept = ctx.ones(100_000)
-    whole = ctx.report()
-    small = report.Report({**whole.to_dict(), "ranks": [with_small_figures(whole)]}).to_text()
-    assert max(map(len, small.splitlines())) <= 100
-    text = whole.to_text()
-    for part in ("1 of 1 ranks", "binding", ctx.action, "fallbacks", ctx.reasons[0][:20]):
-        assert part in text
+    made = ctx.report()
+    written = made.to_text()
+    for part in ("1 of 1 rank", "binding", _text.BINDINGS[ctx.action], "fallbacks", ctx.reasons[0][:20]):
+        assert part in written
+    for part in ("job ", "command ", "pytest", "hosts ", os.uname().nodename, "machine ", "NUMA node"):
+        assert part in written
     if _native.can_query() == 0:
-        assert "100.0 % of" in text
+        assert "100.0 % of" in written
     assert str(ctx.report())
     del kept
 
 
-def test_no_figure_of_a_table_is_cut(ctx):
-    whole = ctx.report()
-    data = whole.to_dict()
-    record = {
-        **with_small_figures(whole),
-        "host": "node0123.cluster",
-        "cpus": ",".join(map(str, range(0, 128, 2))),
-        "peak_bytes": 3 << 30,
-        "remote_frees": 123456789,
-    }
-    for width in (20, 100, 120):
-        text = report.Report({**data, "ranks": [record]}).to_text(width=width)
-        assert "3.0 GiB" in text, text
-        for part in ("peak", "123456789", "node0123.cluster", "781.2 KiB", "100,", "126"):
-            assert part in text, (width, part, text)
-        assert max(map(len, text.splitlines())) < 140
+WIDE = {
+    "plain": {},
+    "figures": FIGURES,
+    "names": {
+        "host": "node0123.cluster.university.example",
+        "cpus": ",".join(map(str, range(0, 256, 2))),
+        "nodes": tuple(range(0, 64, 2)),
+        "threads": 65536,
+        "command": "python " + "x" * 300,
+        "reasons": ("a" * 200, "because " * 30),
+        "notes": ("b" * 500,),
+        "kernel": "6" * 200,
+    },
+    "pages": {
+        "arrays": Arrays(
+            LARGE, LARGE, 4096, LARGE, LARGE, LARGE, dict.fromkeys(range(64), LARGE), LARGE, unknown=None
+        )
+    },
+    "unknown": {"arrays": Arrays(1, 4096, 4096, 1, unknown="move_pages: EPERM")},
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+@pytest.mark.parametrize("width", [1, 80, 100, 200])
+def test_text_is_as_wide_as_asked_for_and_no_figure_is_cut(kind, width):
+    big = [rank_record(1048570 + i, 99, 100, **FIGURES) for i in range(3)]
+    records = [*(dataclasses.replace(rank_record(i), **WIDE[kind]) for i in range(2)), *big]
+    absent = [Absent(5, "because " * 50, 1, "h" * 100)]
+    written = report.Report(1 << 20, records, absent).to_text(width=width)
+    assert max(map(len, written.splitlines())) <= max(width, 80)
+    for part in ("1048572", "123.5 M", "9.2 E", "3.0 GiB", "99.0 %", "8.0 EiB" if kind == "pages" else ""):
+        assert part in written
+    if kind == "names":
+        for part in ("node0123", "254", "65536"):
+            assert part in written
+
+
+def test_every_word_of_a_table_is_explained():
+    made = report.make_report([rank_record(rank, 50) for rank in range(3)], 3)
+    for word in ("nodes", "binding", *text.MEMORY_COLUMNS):
+        assert re.search(f"^{word}  ", made.to_text(), re.MULTILINE), word
+        assert f"<dt>{word}</dt>" in made.to_html()
+    for word in ("widen", "honour"):
+        assert word not in made.to_text().replace("widened", "")
+    assert "launcher default widened to its node" in made.to_text()
+
+
+def test_all_ranks_can_be_reached():
+    """Tables have the worst of many; the JSON and the page have all."""
+    records = [rank_record(rank, 100 - (rank == 777) * 30) for rank in range(1000) if rank != 500]
+    made = report.make_report(records, 1000)
+    assert "8 of 1000 ranks: the worst placed" in made.to_text()
+    assert re.search(r"^ *777 .*70\.0 %", made.to_text(), re.MULTILINE)
+    assert [r["rank"] for r in json.loads(made.to_json())["ranks"]] == [r.rank for r in records]
+    page = made.to_html()
+    for rank in range(1000):
+        assert f"title='rank {rank}: " in page
+    assert "title='rank 777: 70.0 % local'" in page
+    assert "title='rank 500: no report'" in page
+    many = report.make_report(records, 1 << 20)
+    assert len(many.to_html()) < 3_000_000
+    assert many.summary["failed"] == (1 << 20) - 999
+
+
+def test_ranks_that_differ_are_said_so():
+    other = rank_record(1, machine=Machine(1, 1, 8, 8), command="b", kernel="6.1", reasons=("its own",))
+    made = report.make_report([rank_record(0, command="a"), other, rank_record(2, command="a")], 3)
+    written = made.to_text()
+    assert re.search(r"^command +a \(1 rank: others\)", written, re.MULTILINE)
+    assert "ranks 0,2: the ranks came unbound" in written
+    assert "rank 1: its own" in written
+
+
+def test_huge_pages_of_arrays(tmp_path):
+    smaps = tmp_path / "smaps"
+    smaps.write_text(
+        "1000-3000 rw-p 00000000 00:00 0 \nRss: 100 kB\nAnonHugePages: 50 kB\nVmFlags: rd wr\n"
+        "3000-5000 rw-p 00000000 00:00 0 /a b\nRss: 900 kB\nAnonHugePages: 900 kB\n"
+        "5000-9000 rw-p 00000000 00:00 0\nRss: 0 kB\nPrivate_Hugetlb: 300 kB\nFilePmdMapped: 7 kB\n"
+    )
+    for starts, expected in (
+        ([0x1000], 0.5),
+        ([0x2FFF], 0.5),
+        ([0x3000], 1.0),
+        ([0x1000, 0x8000], 350 / 400),
+        ([0x9000], None),
+        ([], None),
+    ):
+        assert record_module.huge_fraction_of(starts, str(smaps)) == expected, starts
+    assert record_module.huge_fraction_of([1], str(tmp_path / "none")) is None
 
 
 def test_files_are_utf8_and_nothing_is_left_behind(ctx, tmp_path):
@@ -130,64 +221,29 @@ def test_unknown_is_said(ctx, monkeypatch):
 
 
 def test_a_rank_that_fails_says_so(ctx, monkeypatch):
-    monkeypatch.setattr(report, "process_memory", lambda: 1 / 0)
+    monkeypatch.setattr(record_module, "process_memory", lambda: 1 / 0)
     made = ctx.report()
     assert made.summary["failed_ranks"] == [0]
     assert "ZeroDivisionError" in made.to_text()
 
 
-def test_summary_of_many():
-    def record(rank, local, touched, fallbacks=0):
-        fraction = local / touched if touched else None
-        arrays = {
-            "touched": touched,
-            "local": local,
-            "pages": touched,
-            "unknown": None,
-            "local_fraction": fraction,
-        }
-        return {
-            "rank": rank,
-            "local_rank": rank % 2,
-            "host": f"n{rank // 2}",
-            "arrays": arrays,
-            "fallbacks": fallbacks,
-            "strict_failures": 0,
-            "remote_frees": 1,
-            "peak_bytes": 10,
-            "notes": ["same"],
-        }
-
-    made = report.make_report(
-        [
-            record(0, 10, 10),
-            record(1, 5, 10, 3),
-            record(2, 0, 0),
-            {"rank": 3, "local_rank": 1, "host": "n1", "error": "x"},
-        ],
-        4,
-    )
-    summary = made.summary
-    assert summary["hosts"] == 2
-    assert summary["local_fraction"] == 0.75
-    assert (summary["worst_rank"], summary["worst_fraction"]) == (1, 0.5)
-    assert (summary["fallbacks"], summary["remote_frees"], summary["peak_bytes"]) == (3, 3, 30)
-    assert summary["failed_ranks"] == [3]
-    assert summary["notes"] == ["same"]
-
-
 def test_numbers():
-    assert report.percent(None) == "-"
-    assert report.percent(1.0) == "100.0 %"
-    assert report.percent(0.99999) == "99.9 %"
-    assert report.percent(0.0) == "0.0 %"
-    assert [report.size_text(n) for n in (0, 1023, 1536, 5 << 30, 3 << 50)] == [
+    assert _text.percent(None) == "-"
+    assert _text.percent(1.0) == "100.0 %"
+    assert _text.percent(0.99999) == "99.9 %"
+    assert _text.percent(0.0) == "0.0 %"
+    sizes = [0, 1023, 1536, (1 << 20) - 1, 5 << 30, 3 << 50, LARGE]
+    assert [_text.size_text(n) for n in sizes] == [
         "0 B",
         "1023 B",
         "1.5 KiB",
+        "1.0 MiB",
         "5.0 GiB",
-        "3072.0 TiB",
+        "3.0 PiB",
+        "8.0 EiB",
     ]
+    counts = [0, 99_999, 100_000, 999_960, 123_456_789, LARGE]
+    assert [_text.count_text(n) for n in counts] == ["0", "99999", "100.0 k", "1.0 M", "123.5 M", "9.2 E"]
 
 
 # ---- the verb ---------------------------------------------------------------------------------------
@@ -213,7 +269,7 @@ def test_verb():
         "may place memory: ",
         "transparent huge pages: ",
         "launcher: none",
-        "1 of 1 ranks",
+        "1 of 1 rank",
     ):
         assert part in result.stdout
     result = run("--json", "--bind", "off", "--no-mpi")

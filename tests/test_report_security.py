@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Reports where others may write: what they planted is neither run nor followed nor written through."""
 
+import contextlib
 import os
 import pathlib
 import stat
@@ -113,10 +114,8 @@ def test_links_in_the_directory_are_not_followed(name, tmp_path, planted):
     name.begin()
     os.symlink(victim, os.path.join(name.directory, planted))
     for use in (name.begin, lambda: name.start(RECORD), lambda: name.write("context", RECORD), name.arrive):
-        try:
+        with contextlib.suppress(OSError, HpcallocError):
             use()
-        except (OSError, HpcallocError):
-            pass
         assert victim.read_text() == "precious"
 
 
@@ -168,7 +167,12 @@ def test_the_script_finds_the_package_that_it_is_part_of(tmp_path):
     files.start(RECORD)
     environ = {**clean(), **files.environment(1, audits=True)}
     done = subprocess.run(
-        [sys.executable, "-I", "-S", script], capture_output=True, text=True, timeout=120, check=False, env=environ
+        [sys.executable, "-I", "-S", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environ,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == [files.target, files.directory]

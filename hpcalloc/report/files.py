@@ -136,7 +136,7 @@ class Audit:
         """Return a total of the allocator."""
         total = (self.allocator or {}).get("total")
         value = total.get(name) if isinstance(total, dict) else None
-        return value if isinstance(value, int) and value >= 0 else 0
+        return value if type(value) is int and 0 <= value < 1 << 63 else 0
 
 
 @dataclass(frozen=True)

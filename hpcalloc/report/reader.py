@@ -33,8 +33,7 @@ class UnreadableError(ValueError):
 
 def plain_text(text: str) -> str:
     """Replace bytes that are no UTF-8, and characters that would control a terminal."""
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", "\ufffd", text)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", "\ufffd", text)
 
 
 def read(kind: type[T], data: object, where: str = "") -> T:

@@ -105,7 +105,11 @@ class Report:
             The file can't be written.
         """
         name = os.fspath(path)
-        makers: tuple[Callable[[], str], ...] = (self.to_json, lambda: self.to_text(width=100), self.to_html)
+        makers: tuple[Callable[[], str], ...] = (
+            lambda: self.to_json(indent=2 if self.size <= LIST_ALL else None),
+            lambda: self.to_text(width=100),
+            self.to_html,
+        )
         forms = dict(zip(ENDINGS, makers, strict=True))
         form = forms.get(os.path.splitext(name)[1])
         if form is None:
@@ -132,10 +136,13 @@ def _write_at_once(name: str, content: bytes) -> None:
 def make_report(entries: Iterable[Record | Absent], size: int) -> Report:
     """Put what ranks say together; libnumalloc's own statistics are left out of large ones."""
     ordered = sorted(entries, key=lambda r: r.rank)
-    records = [
-        r if size <= LIST_ALL else replace(r, allocator=None) for r in ordered if isinstance(r, Record)
-    ]
+    records = [_without_statistics(r, size) for r in ordered if isinstance(r, Record)]
     return Report(size, records, [r for r in ordered if isinstance(r, Absent)])
+
+
+def _without_statistics(record: Record, size: int) -> Record:
+    """Leave libnumalloc's own statistics out of the records of many ranks: about 1 KiB each remains."""
+    return record if size <= LIST_ALL or record.allocator is None else replace(record, allocator=None)
 
 
 def gather(context: Context) -> Report:
@@ -144,8 +151,8 @@ def gather(context: Context) -> Report:
     A rank that can't say something says why in its record; it does not keep the others waiting.
     """
     entry = record_or_absent(context)
-    if isinstance(entry, Record) and context.size > LIST_ALL:
-        entry = replace(entry, allocator=None)  # about 1 KiB remains
+    if isinstance(entry, Record):
+        entry = _without_statistics(entry, context.size)
     comm = context.comm
     agreement.meet("Context.report", comm)
     entries = comm.gather(entry, root=0) if comm is not None else [entry]

@@ -204,7 +204,7 @@ def test_report(world):
             assert report.summary["failed_ranks"] == []
             assert report.summary["pages"] >= ctx.size * kept.nbytes // 4096 or report.summary["unknown"]
             assert report.summary["local_fraction"] in (1.0, None)
-            assert f"{ctx.size} of {ctx.size} ranks" in report.to_text()
+            assert f"{ctx.size} of {ctx.size} rank" in report.to_text()
         else:
             assert [r["rank"] for r in report.ranks] == [ctx.rank]
         assert report.data["size"] == ctx.size
