@@ -146,10 +146,11 @@ def test_a_script_reports_its_largest_process(tmp_path, program):
     assert record["processes"] >= 3
 
 
-def test_policies_without_the_allocator(tmp_path, program):
+def test_programs_without_the_allocator(tmp_path, program):
     """Where malloc has to be the system's there are no arrays to tell, but the process's memory is told."""
     report = tmp_path / "r.json"
-    done = verb("run", "--policy", "on_node:0", program, report=report)
+    limited = f"ulimit -v 8000000; exec {sys.executable} -m hpcalloc run {program}"
+    done = start("bash", "-c", limited, report=report)
     assert done.returncode == 0
     record = rank_of(report)
     assert record["arrays"]["count"] == 0
