@@ -29,7 +29,7 @@ NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o 
 PACKAGES := $(wildcard hpcalloc/*/__init__.py hpcalloc/*/*/__init__.py)
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
-.PHONY: all native demo quick bench test test-native test-preload fuzz test-long test-preload-long test-python \
+.PHONY: all native demo quick bench bench-public test test-native test-preload fuzz test-long test-preload-long test-python \
         test-recipes test-mpi examples test-examples test-solvers lint test-numa test-slurm test-slurm-numa test-cluster \
         clean help
 
@@ -78,6 +78,11 @@ quick: native ## threads, time, M ops/s of the allocator
 
 bench: $(VENV)/installed ## every allocator found on the machine side by side
 	@$(BIN)/hpcalloc bench alloc $(BENCH_OPTIONS)
+
+bench-public: $(VENV)/installed ## programs of others: PROGRAMS=DIR [PEERS='NAME=LIB.so ...'] [LIST=benchmarks/whole.ini]
+	@[ -n "$(PROGRAMS)" ] || { echo "make bench-public: PROGRAMS=DIR is missing: the folder of the built programs" >&2; exit 1; }
+	@$(BIN)/hpcalloc bench public --list $(or $(LIST),benchmarks/public.ini) --programs $(PROGRAMS) \
+	  $(foreach peer,$(PEERS),--peer $(peer)) $(BENCH_OPTIONS)
 
 # ---- testing -----------------------------------------------------------------------------------------
 

@@ -41,7 +41,11 @@ def test_the_preloaded_library_serves(monkeypatch, capfd):
     assert measured.error is None
     command = [str(alloc._program()), "pair", "--scale", "1e-5"]
     out = subprocess.run(
-        command, env=alloc._environment(str(alloc.own_library())), capture_output=True, text=True, check=True
+        command,
+        env=alloc.environment_for(str(alloc.own_library())),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "NUMALLOC_ON_ERROR" in out.stderr
 

@@ -27,11 +27,14 @@ from .installed import installed
 
 __all__ = [
     "OURS",
+    "Job",
     "Measurement",
     "Workload",
     "compare",
+    "environment_for",
     "find_peers",
     "instructions",
+    "measure_jobs",
     "own_library",
     "workloads",
 ]
@@ -65,6 +68,24 @@ class Workload:
     what: str
 
 
+@dataclass(frozen=True)
+class Job:
+    """One row: some work with a number of threads.
+
+    Attributes
+    ----------
+    run : callable
+        ``run(library, measurement)`` does it once under a preloaded library ("": none) and adds what it took.
+    uncounted_first : bool
+        Each run follows one that doesn't count.
+    """
+
+    name: str
+    threads: int
+    run: Callable[[str, Measurement], None]
+    uncounted_first: bool = False
+
+
 @dataclass
 class Measurement:
     """What one allocator did in one workload: seconds per operation and peak resident bytes of each run.
@@ -87,17 +108,20 @@ class Measurement:
             "runs_ns": [s * 1e9 for s in self.seconds],
         }
 
-    def settled(self) -> bool:
-        """Whether the median of the seconds would hardly change with more runs.
+    def standard_error(self) -> float:
+        """Standard error of the median of the seconds; 0 of one run.
 
-        Its standard error is that of a normal distribution with the runs' distance between the quartiles (of few
-        runs: a little more than that).
+        It is that of a normal distribution with the runs' distance between the quartiles (of few runs: a little more than
+        that).
         """
         if len(self.seconds) < 2:
-            return True
-        lower, middle, upper = statistics.quantiles(self.seconds, n=4)
-        deviation = (upper - lower) / 1.349
-        return 1.2533 * deviation / math.sqrt(len(self.seconds)) <= _SETTLED * middle
+            return 0.0
+        lower, _, upper = statistics.quantiles(self.seconds, n=4)
+        return 1.2533 * (upper - lower) / 1.349 / math.sqrt(len(self.seconds))
+
+    def settled(self) -> bool:
+        """Whether the median of the seconds would hardly change with more runs."""
+        return self.standard_error() <= _SETTLED * statistics.median(self.seconds)
 
 
 def own_library() -> Path:
@@ -145,7 +169,8 @@ def find_peers(extra: Iterable[str] = ()) -> dict[str, str]:
     return peers
 
 
-def _environment(library: str) -> dict[str, str]:
+def environment_for(library: str) -> dict[str, str]:
+    """Environment of this process with a library preloaded; "": none."""
     environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
     if library:
         environment["LD_PRELOAD"] = library
@@ -158,7 +183,12 @@ def _run_once(
     command = [str(_program()), workload, "--threads", str(threads), "--scale", repr(scale)]
     try:
         done = subprocess.run(
-            command, env=_environment(library), capture_output=True, text=True, timeout=timeout, check=False
+            command,
+            env=environment_for(library),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         into.error = f"not done after {timeout:g} s"
@@ -230,7 +260,14 @@ def _row(measured: Mapping[str, Measurement]) -> dict[str, Any]:
     figures = {a: m.to_dict() for a, m in measured.items()}
     ratio, best = _ratio_to_best(figures, OURS, "ns_per_operation")
     memory, leanest = _ratio_to_best(figures, OURS, "peak_bytes")
+    noise = math.hypot(measured[OURS].standard_error(), measured[best].standard_error()) if best else math.nan
+    gap = (
+        abs(ratio - 1) * statistics.median(measured[best].seconds)
+        if best and not math.isnan(ratio)
+        else math.nan
+    )
     return {
+        "within_noise": not gap > 2 * noise,
         "pinned": all(m.pinned for m in measured.values() if m.error is None),
         "allocators": figures,
         "best_peer": best,
@@ -304,7 +341,7 @@ def compare(
     dict
         ``machine``, ``allocators`` (name to path), ``rows`` (a workload with a number of threads each: whether
         each thread was pinned to a CPU of its own, nanoseconds per operation and peak bytes by allocator, ours over
-        the best of the others) and ``summary``
+        the best of the others, and whether that ratio is within two standard errors of 1) and ``summary``
         (for each allocator the geometric means over the best of the *others*, and its worst row).
 
     Raises
@@ -321,17 +358,36 @@ def compare(
         raise HpcallocError(
             f"bench alloc: repeats {repeats}, threads {list(threads)}, scale {scale}: all must be positive, and finite"
         )
+
+    def job(name: str, count: int) -> Job:
+        def run(library: str, into: Measurement) -> None:
+            _run_once(name, count, scale, library, into, timeout)
+
+        return Job(name, count, run, name in _UNCOUNTED_FIRST)
+
+    jobs = [job(name, n) for name in chosen for n in _thread_counts(threads, known[name].least_threads)]
+    return {"scale": scale, **measure_jobs(jobs, peers, repeats=repeats, ours=ours, advance=advance)}
+
+
+def measure_jobs(
+    jobs: Sequence[Job],
+    peers: Mapping[str, str],
+    *,
+    repeats: int,
+    ours: str | None = None,
+    advance: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Run jobs under every allocator, in turns; parameters and result as of `compare`."""
     libraries = {OURS: ours if ours is not None else str(own_library()), **peers}
     rows = []
-    for name in chosen:
-        for count in _thread_counts(threads, known[name].least_threads):
+    for job in jobs:
 
-            def run(allocator: str, into: Measurement, name: str = name, count: int = count) -> None:
-                _run_once(name, count, scale, libraries[allocator], into, timeout)
+        def run(allocator: str, into: Measurement, job: Job = job) -> None:
+            job.run(libraries[allocator], into)
 
-            told = functools.partial(advance, f"{name}, {count} thread(s)")
-            measured = _measure(list(libraries), run, repeats, name in _UNCOUNTED_FIRST, told)
-            rows.append({"workload": name, "threads": count, **_row(measured)})
+        told = functools.partial(advance, f"{job.name}, {job.threads} thread(s)")
+        measured = _measure(list(libraries), run, repeats, job.uncounted_first, told)
+        rows.append({"workload": job.name, "threads": job.threads, **_row(measured)})
     return {
         "machine": {
             "cpus": os.cpu_count(),
@@ -339,7 +395,6 @@ def compare(
             "libc": " ".join(platform.libc_ver()),
         },
         "repeats": repeats,
-        "scale": scale,
         "allocators": libraries,
         "rows": rows,
         "summary": _summary(rows, list(libraries)),
@@ -369,7 +424,7 @@ def instructions(libraries: Mapping[str, str]) -> dict[str, float]:
             command = [valgrind, "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
             command += [str(_program()), "pair", "--scale", str(scale)]
             # A small reservation: valgrind has no room for many terabytes.
-            environment = {**_environment(library), "NUMALLOC_RESERVE": "1G"}
+            environment = {**environment_for(library), "NUMALLOC_RESERVE": "1G"}
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
             if done.returncode != 0 or not found:

@@ -15,6 +15,7 @@ BENCHMARKS = {
     "bandwidth": "From each node's cores to each node's memory, over threads, of ranks; beside C STREAM.",
     "latency": "Of a load over working sets, in base and huge pages, from node to node.",
     "mpi": "MPI solvers with and without hpcalloc, interleaved.",
+    "public": "The allocator beside others on programs of others, which were built elsewhere.",
     "numpy": "NumPy's temporaries and small arrays, by its own allocator and by ours.",
 }
 

@@ -18,7 +18,7 @@ from ..mpi import refuse_ranks
 from ..options import SECONDS
 from .output import give, json_option, new_figure, plot_option, progress_bar, thread_list
 
-__all__ = ["command"]
+__all__ = ["command", "draw", "show"]
 
 
 def _thread_counts(text: str | None) -> list[int]:
@@ -44,14 +44,14 @@ def _table(result: dict[str, Any], what: str, ratio: str, best: str, title: str)
     )
     for name in [*names, "ratio", "best"]:
         table.add_column(name, justify="right")
-    scale = 2**20 if what == "peak_bytes" else 1
+    scale = 2**20 if what == "peak_bytes" else result.get("per", 1)
     for row in result["rows"]:
         figures = row["allocators"]
         table.add_row(
             row["workload"],
             str(row["threads"]),
             *("failed" if "error" in figures[n] else _figure(figures[n][what] / scale) for n in names),
-            f"{row[ratio]:.2f}",
+            f"{'~' if what == 'ns_per_operation' and row['within_noise'] else ''}{row[ratio]:.2f}",
             row[best],
         )
     return table
@@ -59,8 +59,9 @@ def _table(result: dict[str, Any], what: str, ratio: str, best: str, title: str)
 
 def _tables(result: dict[str, Any]) -> tuple[Table, ...]:
     over = "ratio: hpcalloc over the best of the others"
+    unit = result.get("unit", "ns per operation")
     return (
-        _table(result, "ns_per_operation", "ratio", "best_peer", f"ns per operation; {over}"),
+        _table(result, "ns_per_operation", "ratio", "best_peer", f"{unit}; {over}, ~ within noise"),
         _table(result, "peak_bytes", "memory_ratio", "leanest_peer", f"MiB resident at the peak; {over}"),
         _summary_table(result),
     )
@@ -74,7 +75,8 @@ def _summary_table(result: dict[str, Any]) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for name in ("time", "worst", "in", "peak memory", "instructions of a 64-byte pair", "failed"):
+    counted = ["instructions of a 64-byte pair"] if result["instructions"] else []
+    for name in ("time", "worst", "in", "peak memory", *counted, "failed"):
         table.add_column(name, justify="left" if name in ("in", "failed") else "right")
     for name, facts in sorted(result["summary"].items(), key=lambda item: item[1]["time_ratio"]):
         table.add_row(
@@ -83,13 +85,14 @@ def _summary_table(result: dict[str, Any]) -> Table:
             f"{facts['worst_ratio']:.2f}",
             facts["worst_workload"] or "",
             f"{facts['memory_ratio']:.3f}",
-            _figure(result["instructions"].get(name, math.nan)),
+            *(_figure(result["instructions"].get(name, math.nan)) for _ in counted),
             ", ".join(facts["failed"]),
         )
     return table
 
 
-def _draw(result: dict[str, Any]) -> Any:
+def draw(result: dict[str, Any]) -> Any:
+    """Times over the best of all, as a figure."""
     rows = result["rows"]
     names = list(result["allocators"])
     figure = new_figure(max(8.0, 0.55 * len(rows)), 5)
@@ -108,7 +111,7 @@ def _draw(result: dict[str, Any]) -> Any:
     axes.set_xticks(
         range(len(rows)), [f"{r['workload']} ({r['threads']})" for r in rows], rotation=60, ha="right"
     )
-    axes.set_ylabel("time over the best of all")
+    axes.set_ylabel("time over the best of all (less is better)")
     axes.legend()
     return figure
 
@@ -172,7 +175,7 @@ def command(
             advance=advance,
         )
     result["instructions"] = alloc.instructions(result["allocators"])
-    give(result, json_file, plot_file, _draw, _print)
+    give(result, json_file, plot_file, draw, show)
     named = {peer.partition("=")[0] for peer in peers}
     if any(result["summary"][name]["failed"] for name in {alloc.OURS, *named}):
         sys.exit(1)
@@ -186,7 +189,8 @@ def _note_on_cpus(result: dict[str, Any]) -> str:
     return f"{note}. taskset chooses the CPUs."
 
 
-def _print(result: dict[str, Any]) -> None:
+def show(result: dict[str, Any]) -> None:
+    """Print the tables, and what failed."""
     console = plain_console()
     for table in _tables(result):
         print_table(console, table)
