@@ -30,7 +30,7 @@ PACKAGES := $(wildcard hpcalloc/*/__init__.py hpcalloc/*/*/__init__.py)
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
 .PHONY: all native demo quick bench bench-public test test-native test-preload fuzz test-long test-preload-long test-python \
-        test-recipes test-mpi examples test-examples test-solvers lint test-numa test-slurm test-slurm-numa test-cluster \
+        test-recipes test-floors test-mpi examples test-examples test-solvers lint test-numa test-slurm test-slurm-numa test-cluster \
         clean help
 
 all: native $(VENV)/installed ## libraries in build/native, the package in the virtual environment
@@ -124,7 +124,7 @@ fuzz: build/fuzz/built ## libFuzzer on sequences of API calls for FUZZ_SECONDS
 long = mkdir -p build/long && if $(2) >build/long/$(1).log 2>&1; \
   then echo "$(1): ok: $$(tail -1 build/long/$(1).log)"; else tail -20 build/long/$(1).log; echo "$(1): FAILED"; exit 1; fi
 
-test-long: native build/fuzz/built ## full forms of the C tests: about two hours
+test-long: native build/fuzz/built $(VENV)/installed ## full forms of the C tests, and the slow Python tests: about two hours
 	@$(call long,model,build/native/bin/model_remote --full)
 	@$(call long,memory,build/native/bin/test_memory_use --full)
 	@$(call long,exhaustion,build/native/bin/test_exhaustion)
@@ -135,9 +135,31 @@ test-long: native build/fuzz/built ## full forms of the C tests: about two hours
 	@$(call long,secure-faults,NUMALLOC_SECURE=1 build/native/bin/test_faults)
 	@$(call long,secure-forks,LD_PRELOAD=$(abspath build/native/libnumalloc_preload.so) NUMALLOC_SECURE=1 build/native/bin/preload_forks)
 	@$(call long,programs,$(MAKE) --no-print-directory test-preload-long)
+	@$(call long,python,$(BIN)/python -m pytest -q -m 'slow and not mpi and not recipes' $(PYTEST_OPTIONS))
 
-test-python: $(VENV)/installed native ## Python tests in one process
-	$(BIN)/python -m pytest -q -m 'not mpi and not recipes' $(PYTEST_OPTIONS)
+# The tests of one file stay in one process.
+test-python: $(VENV)/installed native ## Python tests, a process for each core
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not mpi and not recipes and not slow' $(PYTEST_OPTIONS)
+
+# The oldest versions that pyproject.toml allows, and the newest Python found, each as far as it is installed.
+python-of = $(firstword $(foreach version,$(1), \
+  $(foreach at,$(wildcard $(HOME)/.pyenv/versions/$(version).*/bin/python) $(shell command -v python$(version)), \
+    $(shell $(at) -c 'import venv' 2>/dev/null && echo $(at)))) $(PYTHON))
+floor-versions := $(shell sed -n '/^dependencies = \[/{s/.*\[//;s/\].*//;s/>=/==/g;s/[",]/ /g;p}' pyproject.toml)
+floor-tests := $(addprefix tests/test_,$(addsuffix .py,arrays handler native placement plan topology blocks))
+test-floors: .venv-oldest/installed .venv-newest/installed ## Python tests with the oldest supported Python and NumPy, and with the newest Python
+	for venv in .venv-oldest .venv-newest; do \
+	  $$venv/bin/python -c 'import sys, numpy; print("Python", sys.version.split()[0], "NumPy", numpy.__version__)'; \
+	  $$venv/bin/python -m pytest -q -m 'not slow' $(PYTEST_OPTIONS) $(floor-tests); done
+.venv-oldest/installed: floor-python = $(call python-of,3.10)
+.venv-newest/installed: floor-python = $(call python-of,3.15 3.14 3.13 3.12)
+.venv-oldest/installed: versions = $(floor-versions)
+.venv-oldest/installed .venv-newest/installed: .venv-%/installed: pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(BRIDGE_SOURCES)
+	[ -d .venv-$* ] || $(floor-python) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet 'scikit-build-core>=0.10' 'numpy>=1.26' 'cffi>=1.16' cmake ninja \
+	  'pytest>=8' 'pytest-mpi>=0.6' 'pytest-timeout>=2.3' 'hypothesis>=6' $(versions)
+	.venv-$*/bin/python -m pip install --quiet --no-build-isolation -e . $(versions)
+	@touch $@
 
 $(VENV)/recipes: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --only-binary :all: 'hpcalloc[recipes]'
@@ -147,9 +169,12 @@ test-recipes: $(VENV)/recipes ## the programs of docs/recipes.md: numba, SciPy, 
 	$(BIN)/python -m pytest -q tests/test_recipes.py $(PYTEST_OPTIONS)
 
 test-mpi: $(VENV)/installed ## Python tests on 1, 2 and 4 ranks
-	for n in 1 2 4; do $(MAKE) --no-print-directory test-mpi-$$n; done
+	for n in 1 2; do $(MAKE) --no-print-directory test-mpi-$$n; done
+	$(MAKE) --no-print-directory test-mpi-4 PYTEST_OPTIONS='--largest-run $(PYTEST_OPTIONS)'
+# A test that takes too long ends its rank, and so the job.
 test-mpi-%: $(VENV)/installed
-	timeout 600 $(call mpirun,$*) $(BIN)/python -m mpi4py -m pytest -q -x --with-mpi -m mpi tests/mpi $(PYTEST_OPTIONS)
+	timeout --kill-after=10 600 $(call mpirun,$*) $(BIN)/python -m mpi4py -m pytest -q -x --with-mpi -m mpi \
+	  -o timeout_method=thread -p no:cacheprovider tests/mpi $(PYTEST_OPTIONS)
 
 examples: $(VENV)/installed native ## the C examples in build/examples, against an installed library
 	cmake --install build/native --prefix build/prefix >/dev/null
@@ -206,5 +231,5 @@ test-cluster: native ## the halo solver by Slurm over two hosts with two NUMA no
 	$(slurm-kernels) --hosts 2 --nodes 2
 
 clean: ## everything that was built
-	rm -rf build .venv .venv-mpich .venv-system .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build .venv .venv-mpich .venv-system .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
