@@ -27,6 +27,7 @@
  *   spare    a heap without pages or owner, kept for the next thread (heaps are never unmapped, so that a
  *            late remote free may still look at them)
  *   dirty    a slice that may hold bytes other than zero, hence memory; others read as zeros
+ *   tick     coarse time: a seventh of the purge delay. A dirty free slice knows the tick in which it was freed
  *   live     given out and not freed; lost: free, but its list was damaged, so it is not used again
  *   watched  a mode sees every block: leaks, heap profile, guard; its own words are in watch.h
  *   purge    give the memory of dirty free slices back to the system
@@ -76,7 +77,11 @@ enum {
     NA_WARM_SLOTS = 16,      /* freed mixed spans kept with policy and pages */
     NA_KEPT_SLOTS = 16,      /* freed large blocks that a heap keeps at most */
     NA_KEPT_LONGEST = 16,    /* slices of one at most */
-    NA_KEPT_SLICES = 32      /* of all of them at most */
+    NA_KEPT_SLICES = 32,     /* of all of them at most */
+    NA_AGES = 8,             /* ticks after which the memory of a free slice is due */
+    NA_DUE = NA_AGES,        /* index of the list of spans with slices that are due */
+    NA_EDGES,                /* of those with less than a whole huge page of memory */
+    NA_REST_LISTS
 };
 #define NA_KEPT_MAX ((size_t)NA_KEPT_LONGEST << NA_SLICE_SHIFT) /* bytes */
 #define NA_NO_TIME UINT64_MAX                                   /* in the place of milliseconds: nothing is there */
@@ -113,12 +118,17 @@ static inline na_block *na_list_pop(na_list *list) {
 _Static_assert(sizeof(na_block) <= NA_GRANULE, "a free block must hold its links");
 
 /* No span in the map is NA_NO_SPAN: nothing matches the tag of na_empty_heap, which is zeros. */
-enum na_span_kind { NA_NO_SPAN, NA_FREE, NA_PAGE, NA_LARGE, NA_LOST, NA_WARM, NA_KEPT, NA_RESERVE };
+enum na_span_kind { NA_NO_SPAN, NA_FREE, NA_PAGE, NA_LARGE, NA_LOST, NA_WARM, NA_KEPT, NA_RESERVE, NA_PURGING };
 
 _Static_assert((NA_SLICE * NA_MEDIUM_PAGE_SLICES) / NA_GRANULE < (1 << NA_LIST_BITS), "the number of blocks fits");
 
 typedef struct na_heap na_heap;
 typedef struct na_region na_region;
+
+/* A circular list with a head of its own: an element leaves without knowing which list it is in. */
+typedef struct na_link {
+    struct na_link *next, *prev;
+} na_link;
 
 /* Descriptor of a span, two cache lines. The first is what any thread reads when it frees, with the remote
  * list; the second is written by the owner alone (a page), or under the region lock (all else). */
@@ -140,11 +150,12 @@ typedef struct na_span {
     uint8_t part;        /* 0 small, 1 large */
     uint8_t huge_shift;  /* large: log2 bytes of explicit huge pages, 0: none */
     uint8_t remapped;    /* large: pages came by mremap, the mapping has odd offsets */
-    uint8_t dirty;       /* free: some slice is dirty and the span is in the purge list */
+    uint8_t resting;     /* free: it is in one of its part's lists by age */
     union {
+        na_link rest; /* free and dirty: list by age; being purged: region->purging */
         struct {
             struct na_span *older, *newer;
-        };                              /* free and dirty: purge list; warm: warm list; idle: the heap's list */
+        };                              /* warm: warm list; idle: the heap's list */
         struct na_placement *placement; /* large, mixed region: its policy */
     };
 
@@ -152,13 +163,13 @@ typedef struct na_span {
     uint64_t frees;              /* page: blocks freed ever, as its owner has seen it */
     uint32_t attention;          /* page: a free that makes this many free blocks needs care; 0: none does */
     uint32_t carved;             /* page: blocks that were ever linked; others have been given to nobody */
-    uint32_t capacity;           /* page: blocks it can hold */
+    uint32_t capacity;           /* page: blocks it can hold; being purged: not 0 if that failed */
     uint8_t full;                /* page: it is in the heap's full queue */
     uint8_t idle;                /* page: it is in the heap's idle list */
     uint8_t zeroed;              /* page: its memory was zero when it became one */
-    uint8_t grown;               /* large: realloc made it */
+    uint8_t grown;               /* large: realloc made it; being purged: it is a reserve */
     struct na_span *next, *prev; /* page: queue of its heap; free: bin; reserve: list; unused: next */
-    uint64_t freed_at;           /* free, warm, idle: ms when it became so */
+    uint64_t freed_at; /* warm, idle: ms when it became so; free: its oldest dirty slice, or an earlier tick */
 } na_span;
 _Static_assert(sizeof(na_span) == 128, "two cache lines");
 
@@ -219,6 +230,7 @@ struct na_heap {
     na_span *gone;                    /* pages that left it, on their way to the region */
     uint64_t idle_classes;            /* bit c: there may be an idle page of class c */
     uint8_t strict_pages[NA_CLASSES]; /* strict: pages made and not given back, of each class; as far as 255 */
+    uint8_t changed;                  /* it took or gave a span since somebody looked */
     uint8_t in_hand;                  /* no thread's, and in no list: what is free in it is being given back */
     volatile uint8_t busy;            /* not 0: queues are being changed, a child of fork must not use them */
     _Atomic(uint64_t) ended_at;       /* resting: ms when its thread ended */
@@ -260,6 +272,8 @@ typedef struct na_part {
     uintptr_t opened;       /* [start, opened) is committed */
     na_span **bin;          /* NA_SPAN_BINS of them, apart from what all parts use */
     uint64_t bin_used[NA_SPAN_BINS / 64];
+    na_link rest[NA_REST_LISTS]; /* spans with dirty slices, see rest.c */
+    uint64_t fresh;              /* bytes of clean slices that were taken since reclaim looked last */
 } na_part;
 
 /* Everything below is guarded by `lock` except what is set once at opening. */
@@ -277,10 +291,12 @@ struct na_region {
     uint32_t span_count;              /* descriptors ever made */
     na_span *span_unused;
     na_part part[2];
-    na_queue reserves;                 /* of the small part, in the order in which they were made or served last */
-    uint64_t reserved;                 /* slices in them */
-    na_span *purge_first, *purge_last; /* dirty free spans, oldest first */
-    na_span *warm_first, *warm_last;   /* mixed: freed spans with their policy, oldest first */
+    na_queue reserves;               /* of the small part, in the order in which they were made or served last */
+    uint64_t reserved;               /* slices in them */
+    uint64_t tick;                   /* as the lists by age know it */
+    na_link purging;                 /* spans whose memory is being given back, outside the lock */
+    uint32_t in_purge;               /* batches of them */
+    na_span *warm_first, *warm_last; /* mixed: freed spans with their policy, oldest first */
     uint32_t warm_count;
     /* Changed under the lock; looked at without, to skip it. */
     _Atomic(na_heap *) resting, resting_oldest, abandoned, spare;
@@ -291,9 +307,16 @@ struct na_region {
     /* statistics */
     _Atomic(uint64_t) used_bytes; /* of spans that are not free */
     uint64_t dirty_bytes;         /* of dirty slices in free spans */
-    uint64_t used_most;           /* of used_bytes ever */
-    int64_t early_bytes;          /* that may be purged before they are due, see span.c */
+    uint64_t warm_bytes;          /* of the warm list; they count as used */
     uint64_t peak_bytes, purged_bytes;
+    /* What reclaim.c goes by */
+    _Atomic(bool) restless;    /* memory is due, or was opened, or more rests than may: a pass is wanted */
+    _Atomic(uint64_t) look_at; /* ms: the next pass without such a reason */
+    uint64_t passed_at;        /* ms when a batch that was due went last */
+    uint64_t used_most;        /* of used_bytes ever, less what was due and went */
+    uint64_t unproven;         /* bytes by which used_most grew, and did not shrink early since */
+    int64_t early_bytes;       /* that may go before they are due when their own part opens memory */
+    uint64_t fresh_growing;    /* bytes of `fresh` of the small part that blocks took as they grew */
     uint64_t large_allocations, large_frees, large_blocks, large_bytes, huge_bytes;
     uint64_t pages, abandoned_count; /* resting ones count as abandoned */
     _Atomic(uint64_t) fallbacks, strict_failures, lost_blocks;

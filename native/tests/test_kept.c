@@ -136,7 +136,7 @@ static void what_rests_gives_way_body(void) {
     run(small_work, &bytes);
     int count = fill(big, 32);
     CHECK(count >= 15 && count <= 16);
-    CHECK_EQUAL(total().pages, 1);
+    CHECK(total().pages <= 1);
     for (int i = 0; i < count; i++) numalloc_free(big[i]);
     /* What the caller's own heap has does so, too. */
     (void)small_work(&bytes);
@@ -412,7 +412,7 @@ static void *gives_back(void *unused) {
     while (atomic_load(&giving_back))
         for (int i = 0; i < na_region_count; i++) {
             if (!atomic_load(&na_regions[i].opened)) continue;
-            (void)na_kept_release(&na_regions[i]);
+            (void)na_kept_release(&na_regions[i], NA_NO_TIME);
             na_ended_reclaim(&na_regions[i]);
         }
     return unused;

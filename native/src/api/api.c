@@ -24,6 +24,7 @@
 #include "os/options.h"
 #include "os/topology.h"
 #include "reclaim/purger.h"
+#include "reclaim/reclaim.h"
 #include "space/live.h"
 #include "space/populate.h"
 #include "space/region.h"
@@ -101,9 +102,11 @@ static void free_block(na_span *span, void *ptr, const char *call) {
         if (NA_UNLIKELY(na_opt.audit[0] != '\0')) na_audit_look(); /* while it is still there */
         void (*look)(void) = atomic_load_explicit(&before_large_free, memory_order_relaxed);
         if (NA_UNLIKELY(look != NULL)) look();
-        if (na_regions[span->region].node_index < 0) na_mixed_free(span);
+        na_region *region = &na_regions[span->region];
+        if (region->node_index < 0) na_mixed_free(span);
         else na_large_free(span);
         if (peak) na_purger_start();
+        na_reclaim_pass(region);
         return;
     }
     if (NA_UNLIKELY(na_secure)) {
@@ -115,7 +118,7 @@ static void free_block(na_span *span, void *ptr, const char *call) {
     na_thread *self = na_self.ended ? na_self.thread : na_thread_get();
     na_block *block = ptr;
     if (self != NULL && atomic_load_explicit(&heap->thread, memory_order_relaxed) == self) {
-        na_page_push(span, block);
+        if (na_page_push(span, block)) na_freed_slow(span);
     } else {
         na_mark_free(block);
         na_remote_free(span, block);
@@ -128,6 +131,19 @@ __attribute__((noinline)) void na_free_slow(na_span *span, void *ptr, const char
 }
 
 void na_free(void *ptr, const char *call) { free_block(na_span_at(ptr), ptr, call); }
+
+/* A heap may have taken or given spans. */
+static void after_change(na_heap *heap) {
+    if (NA_LIKELY(!heap->changed)) return;
+    heap->changed = 0;
+    na_reclaim_pass(heap->region);
+}
+
+__attribute__((noinline)) void na_freed_slow(na_span *page) {
+    na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
+    na_page_freed(page);
+    after_change(heap);
+}
 
 /* ---- allocating, the rest ------------------------------------------------------------------------------ */
 
@@ -157,11 +173,8 @@ static void *alloc_in(na_region *region, size_t size, size_t align, unsigned fla
     if (size < NA_GRANULE) size = NA_GRANULE;
     size_t padded = align > NA_GRANULE ? (size + align - 1) & ~(align - 1) : size;
     if (padded > NA_BLOCK_MAX || align > NA_SLICE) {
-        na_ended_due(region);
-        na_kept_due(region);
         void *block = na_large_alloc(region, size, align, flags);
-        if (NA_UNLIKELY(block == NULL) && errno == ENOMEM && na_ended_relieve(region))
-            block = na_large_alloc(region, size, align, flags);
+        na_reclaim_pass(region);
         return born(block);
     }
     na_heap *heap = na_heap_of(region);
@@ -169,6 +182,7 @@ static void *alloc_in(na_region *region, size_t size, size_t align, unsigned fla
     /* A longer class may not have the alignment, but for that of a line: those above NA_LENT_ABOVE are whole lines long. */
     bool whole = (flags & NUMALLOC_ZERO) != 0 && align <= NA_LINE;
     void *block = na_heap_alloc(heap, aligned_to_class(align, padded), whole);
+    after_change(heap);
     if (block == NULL) return NULL;
     if ((flags & NUMALLOC_POPULATE) != 0) {
         na_nodeset home = na_region_nodes(region);
@@ -185,7 +199,7 @@ static void *alloc_in(na_region *region, size_t size, size_t align, unsigned fla
 
 /* Was memory that is faulted in refused for want of room, and free memory given back since? */
 static bool made_room(bool strict, unsigned flags) {
-    return errno == ENOMEM && (strict || (flags & NUMALLOC_POPULATE) != 0) && na_give_back_free_memory();
+    return errno == ENOMEM && (strict || (flags & NUMALLOC_POPULATE) != 0) && na_reclaim_all();
 }
 
 static void *counted(na_region *region, bool strict, void *block) {
@@ -197,8 +211,21 @@ static void *counted(na_region *region, bool strict, void *block) {
 void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     if (!size_fits(size)) return NULL;
     void *block = alloc_in(region, size, align, flags);
+    for (int attempt = 0; NA_UNLIKELY(block == NULL) && errno == ENOMEM && attempt < NA_RELIEVE_ATTEMPTS; attempt++)
+        if (na_reclaim_relieve(region, attempt)) block = alloc_in(region, size, align, flags);
     if (NA_UNLIKELY(block == NULL) && made_room(region->strict, flags)) block = alloc_in(region, size, align, flags);
     return counted(region, region->strict, block);
+}
+
+static void *mixed_alloc(const na_placement *placement, size_t size, size_t align, unsigned flags) {
+    na_region *region = na_region_mixed();
+    void *block = na_mixed_alloc(placement, size, align, flags);
+    if (NA_UNLIKELY(block == NULL) && errno == ENOMEM && na_reclaim_relieve(region, 0))
+        block = na_mixed_alloc(placement, size, align, flags);
+    if (NA_UNLIKELY(block == NULL) && made_room(placement->strict, flags))
+        block = na_mixed_alloc(placement, size, align, flags);
+    na_reclaim_pass(region);
+    return born(counted(region, placement->strict, block));
 }
 
 /* On a node, or when it can't and the use is not strict, on the next by distance, which is counted. */
@@ -320,10 +347,7 @@ static void *request_spread(const numalloc_request_t *request, size_t align, boo
     if (!size_fits(request->size)) return NULL;
     na_placement placement = {.nodes = nodes, .policy = (uint8_t)request->policy, .strict = strict};
     if (request->policy == NUMALLOC_BLOCKED) placement.stripe = request->stripe;
-    void *block = na_mixed_alloc(&placement, request->size, align, request->flags);
-    if (block == NULL && made_room(strict, request->flags))
-        block = na_mixed_alloc(&placement, request->size, align, request->flags);
-    return born(counted(na_region_mixed(), strict, block));
+    return mixed_alloc(&placement, request->size, align, request->flags);
 }
 
 void *na_request(const numalloc_request_t *request) {
@@ -376,7 +400,7 @@ static void *alloc_like(const na_span *span, size_t size) {
     const na_region *region = &na_regions[span->region];
     if (region->node_index >= 0) return alloc_on(region->node_index, region->use, size, 0, NA_GROWING);
     na_placement placement = *span->placement;
-    return born(na_mixed_alloc(&placement, size, 0, 0));
+    return mixed_alloc(&placement, size, 0, 0);
 }
 
 /* Not much shorter than its block. One that was lent may be coloured, and twice as long as what was asked for but for
@@ -404,8 +428,9 @@ void *na_realloc(void *ptr, size_t size) {
         }
         na_region *region = &na_regions[span->region]; /* first, as the span may be another's afterwards */
         void *moved = na_large_realloc(span, size);
-        if (moved == NULL && region->strict && (na_ended_relieve(region) | made_room(true, 0)))
+        if (moved == NULL && region->strict && errno == ENOMEM && (na_reclaim_relieve(region, 0) | made_room(true, 0)))
             moved = na_large_realloc(span, size); /* others are asked for below */
+        na_reclaim_pass(region);
         (void)born(moved != NULL ? moved : ptr);
         if (moved != NULL || region->strict) return counted(region, region->strict, moved);
     } else if (stays(size, have)) {
@@ -506,14 +531,8 @@ size_t numalloc_purge(void) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
         na_ended_reclaim(region); /* first, since it may send remote frees to the caller's heap */
-        if (thread != NULL && thread->heaps[i] != NULL) na_heap_shed(thread->heaps[i]);
-        (void)na_kept_release(region);
-        pthread_mutex_lock(&region->lock);
-        uint64_t before = region->purged_bytes;
-        na_mixed_purge_due(region, true);
-        na_span_purge_all(region);
-        bytes += region->purged_bytes - before;
-        pthread_mutex_unlock(&region->lock);
+        if (thread != NULL && thread->heaps[i] != NULL) na_heap_shed(thread->heaps[i], os_now_ms());
+        bytes += na_reclaim_region(region);
     }
     return bytes;
 }

@@ -20,6 +20,7 @@
 #include "modes/audit.h"
 #include "reclaim/purger.h"
 #include "space/region.h"
+#include "space/rest.h"
 #include "types.h"
 
 static void prepare(void) {
@@ -52,6 +53,7 @@ static void child(void) {
         na_thread_forget(thread);
     }
     /* What a vanished thread, or the purger, was giving back is in no list. */
+    for (int i = 0; i < na_region_count; i++) na_rest_fork_child(&na_regions[i]);
     for (int i = 0; i < na_region_count; i++)
         for (na_heap *heap = na_regions[i].all; heap != NULL; heap = heap->all_next) {
             na_thread *owner = atomic_load_explicit(&heap->thread, memory_order_relaxed);

@@ -8,15 +8,12 @@
 
 #include "api/init.h"
 #include "api/placement.h"
-#include "heap/ended.h"
 #include "heap/thread.h"
-#include "large/kept.h"
-#include "large/mixed.h"
 #include "os/options.h"
 #include "os/topology.h"
 #include "space/populate.h"
+#include "reclaim/reclaim.h"
 #include "space/region.h"
-#include "space/span.h"
 #include "types.h"
 
 #include <errno.h>
@@ -48,22 +45,6 @@ int numalloc_page_nodes(const void *ptr, size_t len, numalloc_page_counts_t *cou
     uintptr_t start = na_page_floor((uintptr_t)ptr), end = na_page_ceil((uintptr_t)ptr + len);
     counts->pages = (end - start) / os_page_size();
     return na_each_status(start, end, count_pages, counts);
-}
-
-/* Free memory that the allocator keeps warm counts against the limits like any other. */
-bool na_give_back_free_memory(void) {
-    if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return false;
-    for (int i = 0; i < na_region_count; i++) {
-        na_region *region = &na_regions[i];
-        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
-        na_ended_release(region);
-        (void)na_kept_release(region);
-        pthread_mutex_lock(&region->lock);
-        if (region->node_index < 0) na_mixed_purge_due(region, true);
-        na_span_purge_all(region);
-        pthread_mutex_unlock(&region->lock);
-    }
-    return true;
 }
 
 uint64_t numalloc_room(void) {
@@ -100,7 +81,7 @@ int numalloc_prefault(void *ptr, size_t len) {
         }
     }
     int error = na_populate(start, len, &home, check);
-    if (error == ENOMEM && na_give_back_free_memory()) error = na_populate(start, len, &home, check);
+    if (error == ENOMEM && na_reclaim_all()) error = na_populate(start, len, &home, check);
     return error;
 }
 

@@ -10,7 +10,6 @@
 #pragma GCC visibility push(hidden)
 
 /* Of all regions: free memory counts against the limits like any other. false: none may go back (NUMALLOC_PURGE_DELAY). */
-bool na_give_back_free_memory(void);
 
 #pragma GCC visibility pop
 

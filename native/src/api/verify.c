@@ -101,7 +101,7 @@ static int check_part(const na_region *region, int which, sums *sum) {
             return bad + broken("a gap between spans", region, span);
         uintptr_t end = na_span_end(span);
         if (span->part != which) bad += broken("a span of the other part", region, span);
-        if (span->kind == NA_FREE || span->kind == NA_RESERVE) {
+        if (span->kind == NA_FREE || span->kind == NA_RESERVE || span->kind == NA_PURGING) {
             free_spans += span->kind == NA_FREE;
             if (span->kind == NA_RESERVE) sum->reserved += span->slices;
             sum->dirty += (uint64_t)na_dirty_count(span->start, span->slices) << NA_SLICE_SHIFT;
@@ -117,8 +117,6 @@ static int check_part(const na_region *region, int which, sums *sum) {
             sum->used += end - at;
             for (uintptr_t in = at; in < end; in += NA_SLICE)
                 if (na_map[na_slice_index(in)] != span) bad += broken("a slice is not in the map", region, span);
-            if (na_dirty_count(span->start, span->slices) != span->slices)
-                bad += broken("a span in use is marked clean", region, span);
             if (span->kind == NA_PAGE) bad += check_page(region, span);
             sum->kept += span->kind == NA_KEPT;
         }

@@ -93,7 +93,7 @@ static void settle(na_heap *heap) {
 void na_ended_add(na_heap *heap) {
     na_region *region = heap->region;
     bool keep = !na_secure && na_opt.purge_delay_ms != 0; /* secure mode looks at every block that is given back */
-    if (!keep) na_heap_shed(heap);
+    if (!keep) na_heap_shed(heap, os_now_ms());
     pthread_mutex_lock(&region->lock);
     if (keep) rest(heap);
     else settle(heap);
@@ -188,9 +188,9 @@ bool na_ended_take(na_heap *heap, unsigned wanted) {
 
 /* ---- giving back ----------------------------------------------------------------------------------------- */
 
-static void shed(na_heap *heap) {
+static void shed(na_heap *heap, uint64_t since) {
     atomic_store_explicit(&heap->thread, na_self.thread, memory_order_relaxed);
-    na_heap_shed(heap);
+    na_heap_shed(heap, since);
     pthread_mutex_lock(&heap->region->lock);
     settle(heap);
     pthread_mutex_unlock(&heap->region->lock);
@@ -210,26 +210,19 @@ static na_heap *take_ended(na_region *region, uint64_t before) {
     return heap;
 }
 
-static void reclaim_before(na_region *region, uint64_t before) {
-    for (na_heap *heap; (heap = take_ended(region, before)) != NULL;) shed(heap);
+void na_ended_release(na_region *region, uint64_t before) {
+    if (na_ended_oldest(region) >= before) return;
+    for (na_heap *heap; (heap = take_ended(region, before)) != NULL;)
+        shed(heap, atomic_load_explicit(&heap->ended_at, memory_order_relaxed));
 }
-
-void na_ended_release(na_region *region) { reclaim_before(region, UINT64_MAX); }
 
 uint64_t na_ended_oldest(const na_region *region) {
     const na_heap *oldest = atomic_load_explicit(&region->resting_oldest, memory_order_relaxed);
-    return oldest != NULL ? atomic_load_explicit(&oldest->ended_at, memory_order_relaxed) : UINT64_MAX;
-}
-
-void na_ended_due(na_region *region) {
-    uint64_t oldest = na_ended_oldest(region);
-    if (oldest == UINT64_MAX || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
-    uint64_t now = os_now_ms();
-    if (na_is_due(oldest, now)) reclaim_before(region, now - (uint64_t)na_opt.purge_delay_ms + 1);
+    return oldest != NULL ? atomic_load_explicit(&oldest->ended_at, memory_order_relaxed) : NA_NO_TIME;
 }
 
 void na_ended_reclaim(na_region *region) {
-    na_ended_release(region);
+    na_ended_release(region, UINT64_MAX);
     pthread_mutex_lock(&region->lock);
     na_heap *list = region->abandoned;
     region->abandoned = NULL;
@@ -242,25 +235,6 @@ void na_ended_reclaim(na_region *region) {
     while (list != NULL) {
         na_heap *heap = list;
         list = heap->next;
-        shed(heap);
+        shed(heap, os_now_ms());
     }
-}
-
-/* A node that is full is full for long, and each request comes by here: what there is nothing of costs next to nothing. */
-bool na_ended_relieve(na_region *region) {
-    int saved = errno;
-    bool any = false;
-    for (int i = 0; i < na_region_count; i++) {
-        na_region *each = &na_regions[i];
-        if (each->node_index != region->node_index) continue; /* those of one node share its limit */
-        if (!atomic_load_explicit(&each->opened, memory_order_acquire)) continue;
-        uint64_t before = atomic_load_explicit(&each->used_bytes, memory_order_relaxed);
-        na_ended_release(each);
-        na_heap *own = na_self.thread != NULL ? na_self.thread->heaps[each->index] : NULL;
-        if (own != NULL) na_pages_idle_release(own);
-        (void)na_kept_release(each);
-        any |= atomic_load_explicit(&each->used_bytes, memory_order_relaxed) < before;
-    }
-    errno = saved;
-    return any;
 }

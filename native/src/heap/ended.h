@@ -14,11 +14,10 @@ void na_ended_orphan(na_heap *heap); /* child of fork: the same, without touchin
 na_heap *na_ended_adopt(na_region *region); /* NULL: there is none; with the lock held */
 /* The pages of one become the heap's, whose cache of the class wanted stays as it is. Takes the lock. false: none. */
 bool na_ended_take(na_heap *heap, unsigned wanted);
-uint64_t na_ended_oldest(const na_region *region); /* ms when the first of the resting ones ended; UINT64_MAX: none */
-void na_ended_due(na_region *region);     /* what is free in those that rest too long goes back; takes the lock */
-void na_ended_release(na_region *region); /* of all that rest, however short; takes the lock */
-void na_ended_reclaim(na_region *region); /* also of those that rest no more; takes the lock */
-bool na_ended_relieve(na_region *region); /* memory is short: their node's and the caller's; false: nothing came */
+uint64_t na_ended_oldest(const na_region *region); /* ms when the first of the resting ones ended; NA_NO_TIME: none */
+/* What is free in heaps that rest since before a time in ms goes back; takes the lock. */
+void na_ended_release(na_region *region, uint64_t before);
+void na_ended_reclaim(na_region *region); /* of all that rest, and of those that rest no more; takes the lock */
 
 #pragma GCC visibility pop
 

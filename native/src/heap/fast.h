@@ -19,6 +19,8 @@
 #include "heap/thread.h"
 #include "types.h"
 
+void na_freed_slow(na_span *page); /* in api.c: na_page_push says so */
+
 /* May na_self.heap be of another node than the caller runs on, as it has changed CPU? One load. Without rseq always:
  * what lies at offset 0 is no CPU number. */
 static inline bool na_moved(void) { return NA_UNLIKELY(na_many_nodes) && OS_RSEQ_CPU != na_self.cpu; }
@@ -59,7 +61,7 @@ static inline bool na_free_fast(na_span *span, void *ptr) {
         return true;
     }
     if (NA_LIKELY(atomic_load_explicit(&span->heap, memory_order_relaxed) == heap)) {
-        na_page_push(span, block);
+        if (na_page_push(span, block)) na_freed_slow(span);
     } else {
         na_mark_free(block);
         na_remote_free(span, block);

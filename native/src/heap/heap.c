@@ -16,7 +16,6 @@
 #include "heap/remote.h"
 #include "heap/secure.h"
 #include "heap/thread.h"
-#include "large/kept.h"
 #include "space/meta.h"
 #include "space/queue.h"
 #include "space/region.h"
@@ -40,8 +39,8 @@ void na_cache_fill(na_cache *cache, na_span *page) {
 /* A free block of some heap's cache goes home. */
 static void send_home(na_heap *heap, na_block *block) {
     na_span *page = na_span_at(block);
-    if (atomic_load_explicit(&page->heap, memory_order_relaxed) == heap) na_page_push(page, block);
-    else na_remote_free(page, block);
+    if (atomic_load_explicit(&page->heap, memory_order_relaxed) != heap) na_remote_free(page, block);
+    else if (na_page_push(page, block)) na_page_freed(page);
 }
 
 static void send_list_home(na_heap *heap, na_list list) {
@@ -119,7 +118,6 @@ na_heap *na_heap_of(na_region *region) {
         return NULL;
     }
     heap = heap_make(region);
-    if (heap == NULL && na_ended_relieve(region)) heap = heap_make(region);
     if (heap == NULL) {
         errno = ENOMEM;
         return NULL;
@@ -251,10 +249,7 @@ static na_span *page_with_room(na_heap *heap, unsigned class_index) {
     if (page != NULL) return page;
     na_remote_flush(na_self.thread); /* before more memory is used, let others have theirs back */
     if (na_ended_take(heap, class_index) && (page = page_at_hand(heap, class_index)) != NULL) return page;
-    na_ended_due(heap->region);
-    na_kept_due(heap->region);
     page = na_page_new(heap, class_index);
-    if (page == NULL && na_ended_relieve(heap->region)) page = na_page_new(heap, class_index);
     if (page != NULL) na_heap_join(heap, page);
     return page;
 }
@@ -295,7 +290,7 @@ void *na_heap_alloc(na_heap *heap, unsigned class_index, bool whole) {
 
 /* ---- the end ---------------------------------------------------------------------------------------------------- */
 
-void na_heap_shed(na_heap *heap) {
+void na_heap_shed(na_heap *heap, uint64_t since) {
     if (NA_UNLIKELY(na_secure)) na_secure_shed(heap);
     caches_empty(heap);
     na_heap_collect(heap);
@@ -304,7 +299,7 @@ void na_heap_shed(na_heap *heap) {
     for (unsigned c = 0; c < NA_CLASSES; c++) {
         for (na_span *page = heap->queue[c].first, *next; page != NULL; page = next) {
             next = page->next;
-            if (na_page_used(page) == 0) na_page_leave(page);
+            if (na_page_used(page) == 0) na_page_leave(page, since);
         }
     }
     na_heap_leave(heap);

@@ -13,7 +13,8 @@ na_heap *na_heap_of(na_region *region); /* the caller's heap in a region; NULL w
 /* Slow path; NULL with errno. `whole`: all of it will be written to, so the block may be of a longer class. */
 void *na_heap_alloc(na_heap *heap, unsigned class_index, bool whole);
 void na_heap_collect(na_heap *heap); /* takes in remote frees; owner only */
-void na_heap_shed(na_heap *heap);    /* gives empty pages back; owner only */
+/* Gives empty pages back, free since so many ms, but for idle ones, which know; owner only. */
+void na_heap_shed(na_heap *heap, uint64_t since);
 /* A cached block, or NULL. Its address in one register: Intel's cores (Golden Cove) hand on what was just stored without
  * delay, but only to a load without an index. */
 static inline void *na_cache_pop(na_cache *cache) {

@@ -49,7 +49,6 @@ static void unmark(na_span *page) {
 
 static void idle_add(na_heap *heap, na_span *page) {
     page->idle = 1;
-    page->freed_at = os_now_ms();
     page->newer = NULL;
     page->older = heap->idle_last;
     if (page->older != NULL) page->older->newer = page;
@@ -113,12 +112,12 @@ static na_span *idle_take(na_heap *heap, uint32_t slices) {
 /* ---- birth and end ------------------------------------------------------------------------------------------ */
 
 static na_span *span_for_page(na_region *region, uint32_t slices, bool *clean) {
-    na_span *page = na_span_alloc(region, slices, 1, NA_PAGE, clean, NULL);
+    na_span *page = na_span_alloc(region, slices, 1, NA_PAGE, clean);
     if (page == NULL || !region->strict) return page;
     na_nodeset home = nodeset_single(region->node);
     int error = na_populate(page->start, na_span_bytes(page), &home, NA_IN_SET);
     if (error == 0) return page;
-    na_span_free(region, page);
+    na_span_free(region, page, os_now_ms());
     errno = error;
     return NULL;
 }
@@ -151,6 +150,7 @@ na_span *na_page_new(na_heap *heap, unsigned class_index) {
     page->full = 0;
     page->idle = 0;
     page->zeroed = clean;
+    heap->changed = 1;
     page->pending_next = NULL;
     atomic_store_explicit(&page->remote, 0, memory_order_relaxed);
     atomic_store_explicit(&page->heap, heap, memory_order_release);
@@ -159,8 +159,9 @@ na_span *na_page_new(na_heap *heap, unsigned class_index) {
     return page;
 }
 
-void na_page_leave(na_span *page) {
+void na_page_leave(na_span *page, uint64_t since) {
     na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
+    if (!page->idle) page->freed_at = since;
     leave_heap(heap, page);
     page->next = heap->gone;
     heap->gone = page;
@@ -169,7 +170,7 @@ void na_page_leave(na_span *page) {
 void na_pages_gone_free(na_heap *heap) {
     for (na_span *page; (page = heap->gone) != NULL;) {
         heap->gone = page->next;
-        na_span_free_locked(heap->region, page);
+        na_span_free_locked(heap->region, page, page->freed_at);
     }
 }
 
@@ -182,7 +183,7 @@ void na_pages_gone(na_heap *heap) {
 
 void na_pages_idle_release(na_heap *heap) {
     na_heap_enter(heap);
-    while (heap->idle_first != NULL) na_page_leave(heap->idle_first);
+    while (heap->idle_first != NULL) na_page_leave(heap->idle_first, 0);
     na_heap_leave(heap);
     na_pages_gone(heap);
 }
@@ -190,7 +191,8 @@ void na_pages_idle_release(na_heap *heap) {
 void na_page_release(na_span *page) {
     na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
     leave_heap(heap, page);
-    na_span_free(heap->region, page);
+    heap->changed = 1;
+    na_span_free(heap->region, page, page->freed_at);
 }
 
 void na_page_carve(na_span *page) {
@@ -231,6 +233,7 @@ void na_page_freed(na_span *page) {
         page->attention = 0;
     } else if (na_page_used(page) == 0) {
         na_queue_remove(queue, page);
+        page->freed_at = os_now_ms();
         idle_add(heap, page);
         idle_trim(heap, page->freed_at);
     }

@@ -18,11 +18,11 @@ static inline bool na_page_may_be_idle(const na_heap *heap, unsigned class_index
     return (heap->idle_classes >> class_index & 1) != 0;
 }
 _Static_assert(NA_CLASSES <= 64, "a bit for each");
-void na_page_freed(na_span *page);      /* its free blocks reached page->attention */
-void na_page_release(na_span *page);    /* no block in use: to the region */
-void na_page_leave(na_span *page);      /* the same, but first into heap->gone */
-void na_pages_gone(na_heap *heap);      /* those go to the region; takes the lock */
-void na_pages_gone_free(na_heap *heap); /* the same with the lock held */
+void na_page_freed(na_span *page);                 /* its free blocks reached page->attention */
+void na_page_release(na_span *page);               /* no block in use: to the region */
+void na_page_leave(na_span *page, uint64_t since); /* the same, but first into heap->gone; free since so many ms */
+void na_pages_gone(na_heap *heap);                 /* those go to the region; takes the lock */
+void na_pages_gone_free(na_heap *heap);            /* the same with the lock held */
 void na_pages_idle_move(na_heap *from, na_heap *to);
 void na_pages_idle_release(na_heap *heap);
 
@@ -36,12 +36,12 @@ static inline uint32_t na_page_used(const na_span *page) { return page->carved -
 static inline void na_mark_free(na_block *block) { block->key = na_secret ^ (uintptr_t)block; }
 static inline bool na_marked_free(const na_block *block) { return block->key == (na_secret ^ (uintptr_t)block); }
 
-/* Into a page of one of the caller's own heaps. */
-static inline void na_page_push(na_span *page, na_block *block) {
+/* Into a page of one of the caller's own heaps. true: then call na_page_freed. */
+static inline bool na_page_push(na_span *page, na_block *block) {
     na_mark_free(block);
     na_list list = na_list_push(&page->free, block);
     page->frees++;
-    if (NA_UNLIKELY(na_list_count(list) == page->attention)) na_page_freed(page);
+    return NA_UNLIKELY(na_list_count(list) == page->attention);
 }
 
 #pragma GCC visibility pop

@@ -70,7 +70,8 @@ na_span *na_kept_take(na_heap *heap, uint32_t slices) {
 /* Back to the region, with its lock held. false: somebody was first. */
 static bool unkeep(na_heap *heap, unsigned slot) {
     na_span *span = empty_slot(heap, slot);
-    if (span != NULL) na_span_free_locked(heap->region, span);
+    if (span != NULL)
+        na_span_free_locked(heap->region, span, atomic_load_explicit(&heap->kept_at[slot], memory_order_relaxed));
     return span != NULL;
 }
 
@@ -161,16 +162,9 @@ static bool release_before(na_region *region, uint64_t before) {
     return any;
 }
 
-void na_kept_due(na_region *region) {
-    uint64_t since = atomic_load_explicit(&region->kept_since, memory_order_relaxed);
-    if (since == NA_NO_TIME || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
-    uint64_t now = os_now_ms();
-    if (since == COUNTING || na_is_due(since, now))
-        (void)release_before(region, now - (uint64_t)na_opt.purge_delay_ms + 1);
-}
-
-bool na_kept_release(na_region *region) {
-    return atomic_load(&region->kept_since) != NA_NO_TIME && release_before(region, UINT64_MAX);
+bool na_kept_release(na_region *region, uint64_t before) {
+    uint64_t since = atomic_load(&region->kept_since);
+    return since != NA_NO_TIME && (since < before || since == COUNTING) && release_before(region, before);
 }
 
 /* Of the first of some heaps, as a process that had thousands of threads has as many heaps. */

@@ -13,8 +13,8 @@ na_span *na_kept_take(na_heap *heap,
                       uint32_t slices);         /* dirty, counted as a large block; NULL: none fits; owner only */
 bool na_kept_put(na_heap *heap, na_span *span); /* takes it off the count; false: not done; owner only */
 void na_kept_recount(na_heap *heap);            /* child of fork: its thread may have been between two stores */
-void na_kept_due(na_region *region);            /* those that wait too long go back; takes the lock */
-bool na_kept_release(na_region *region);        /* all of all heaps; takes the lock; false: there were none */
+/* Those that all heaps keep since before a time in ms go back; takes the lock. false: there were none. */
+bool na_kept_release(na_region *region, uint64_t before);
 bool na_kept_yield(na_region *region, uint32_t slices); /* one that serves goes back, of any heap; with the lock held */
 
 typedef struct na_kept_counts {

@@ -14,6 +14,7 @@
 #include "large/large.h"
 #include "os/options.h"
 #include "os/topology.h"
+#include "space/dirty.h"
 #include "space/populate.h"
 #include "space/region.h"
 #include "space/span.h"
@@ -44,23 +45,29 @@ void na_large_account(na_region *region, const na_span *span, int sign) {
     }
 }
 
-/* Zeroes the slices that were dirty, of the first `size` bytes. */
-static void zero_dirty(na_span *span, size_t size, bool clean, const uint64_t *was_dirty) {
-    if (clean) return;
-    if (span->slices > NA_TRACKED_SLICES) {
-        memset((void *)span->start, 0, size);
-        return;
+/* Makes a range read as zeros. What is mostly without memory stays so: in steps of a huge page, more than half of which
+ * has to be there to be cleared. */
+static void zero_range(uintptr_t start, uintptr_t end) {
+    for (uintptr_t next; start < end; start = next) {
+        next = (start + NA_HUGE_BYTES) & ~(NA_HUGE_BYTES - 1);
+        if (next > end) next = end;
+        uintptr_t whole = next & ~((uintptr_t)os_page_size() - 1);
+        size_t resident;
+        bool sparse = next - start > NA_SLICE && os_resident((void *)start, whole - start, &resident) == 0 &&
+                      resident < (whole - start) / 2 && os_purge((void *)start, whole - start) == 0;
+        uintptr_t from = sparse ? whole : start;
+        memset((void *)from, 0, next - from);
     }
-    for (uint32_t i = 0; i < slices_of(size);) {
-        uint32_t run = i;
-        while (run < span->slices && ((was_dirty[run >> 6] >> (run & 63)) & 1)) run++;
-        if (run == i) {
-            i++;
-            continue;
-        }
+}
+
+/* Zeroes the slices that were dirty, of the first `size` bytes. */
+static void zero_dirty(const na_span *span, size_t size) {
+    size_t first = na_slice_index(span->start);
+    for (uint32_t i = 0, end = slices_of(size), run; i < end; i = run + 1) {
+        for (run = i; run < end && na_dirty_at(first + run);) run++;
+        if (run == i) continue;
         size_t from = (size_t)i << NA_SLICE_SHIFT, to = (size_t)run << NA_SLICE_SHIFT;
-        memset((char *)span->start + from, 0, (to < size ? to : size) - from);
-        i = run;
+        zero_range(span->start + from, span->start + (to < size ? to : size));
     }
 }
 
@@ -109,7 +116,7 @@ static void dispose(na_region *region, na_span *span, int sign) {
     if (!usable) give_up(span);
     pthread_mutex_lock(&region->lock);
     na_large_account(region, span, sign);
-    if (usable) na_span_free_locked(region, span);
+    if (usable) na_span_free_locked(region, span, os_now_ms());
     else na_span_forgo(region, span);
     pthread_mutex_unlock(&region->lock);
 }
@@ -139,7 +146,6 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
     }
     align = na_large_align(bytes, align);
     bool clean = false, zero = (flags & NUMALLOC_ZERO) != 0;
-    uint64_t was_dirty[NA_TRACKED_SLICES / 64];
     bool growing = (flags & NA_GROWING) != 0;
     bool may_keep = !growing && align == NA_SLICE && bytes <= NA_KEPT_MAX;
     na_heap *heap = may_keep ? heap_in(region) : NULL;
@@ -148,7 +154,7 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
     if (!kept) {
         uint32_t slices = slices_of(bytes), align_slices = slices_of(align);
         if (growing) span = na_span_alloc_growing(region, slices, align_slices, &clean);
-        else span = na_span_alloc(region, slices, align_slices, NA_LARGE, &clean, zero ? was_dirty : NULL);
+        else span = na_span_alloc(region, slices, align_slices, NA_LARGE, &clean);
         if (span == NULL) return NULL;
         span->older = span->newer = NULL;
     }
@@ -180,7 +186,7 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
     }
     if (zero && kept) memset((void *)span->start, 0, size);
     else if (zero && clean && size <= NA_TOUCH_MAX) na_touch((void *)span->start, size);
-    else if (zero && backing != HUGE_PAGES) zero_dirty(span, size, clean, was_dirty);
+    else if (zero && !clean && backing != HUGE_PAGES) zero_dirty(span, size);
     return (void *)span->start;
 }
 

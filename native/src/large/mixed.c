@@ -15,6 +15,7 @@
 #include "space/meta.h"
 #include "space/populate.h"
 #include "space/region.h"
+#include "space/rest.h"
 #include "space/span.h"
 #include "types.h"
 
@@ -111,6 +112,7 @@ static void warm_remove(na_region *region, na_span *span) {
     if (newer != NULL) newer->older = older;
     else region->warm_last = older;
     region->warm_count--;
+    region->warm_bytes -= na_span_bytes(span);
 }
 
 /* A warm span needs its placement and the list's links at once: the links live in the placement's place and
@@ -130,27 +132,35 @@ static na_placement *placement_new(na_region *region, const na_placement *value)
     return placement;
 }
 
-/* Back to an ordinary free span: no policy, no memory. Where the policy can't be taken off, it is set anew by
- * the next user of the range. */
-static void dissolve(na_region *region, na_span *span) {
+/* The oldest goes back to the ordinary free spans: no policy, no memory. Where the policy can't be taken off, it is set
+ * anew by the next user of the range. The lock is held before and after, but not meanwhile. */
+static void dissolve_oldest(na_region *region) {
+    na_span *span = region->warm_first;
     warm_remove(region, span);
-    na_placement *placement = warm_placement(span);
+    na_rest_begin(region, span);
+    pthread_mutex_unlock(&region->lock);
+    bool purged = na_opt.purge_delay_ms != NA_PURGE_NEVER && os_purge((void *)span->start, na_span_bytes(span)) == 0;
+    drop_policy(region, warm_placement(span), span);
+    pthread_mutex_lock(&region->lock);
+    na_rest_end(region, span);
+    placement_delete(region, warm_placement(span));
     span->free = 0;
-    if (na_opt.purge_delay_ms != NA_PURGE_NEVER && os_purge((void *)span->start, na_span_bytes(span)) == 0) {
-        na_dirty_clear(span->start, span->slices);
-        region->purged_bytes += na_span_bytes(span);
-    }
-    drop_policy(region, placement, span);
-    placement_delete(region, placement);
-    na_span_free_locked(region, span);
+    if (purged) region->purged_bytes += na_span_bytes(span);
+    if (purged) na_span_free_zero_locked(region, span);
+    else na_span_free_locked(region, span, span->freed_at);
 }
 
-void na_mixed_purge_due(na_region *region, bool all) {
-    uint64_t now = os_now_ms();
-    while (region->warm_first != NULL) {
-        if (!all && !na_is_due(region->warm_first->freed_at, now) && region->warm_count <= NA_WARM_SLOTS) break;
-        dissolve(region, region->warm_first);
+bool na_mixed_release(na_region *region, uint64_t before, uint64_t bytes) {
+    bool any = false;
+    pthread_mutex_lock(&region->lock);
+    while (region->warm_first != NULL && region->warm_first->freed_at < before && bytes != 0) {
+        uint64_t some = na_span_bytes(region->warm_first);
+        bytes -= some < bytes ? some : bytes;
+        dissolve_oldest(region);
+        any = true;
     }
+    pthread_mutex_unlock(&region->lock);
+    return any;
 }
 
 static na_span *warm_take(na_region *region, const na_placement *placement, uint32_t slices, size_t align) {
@@ -170,7 +180,7 @@ static na_span *warm_take(na_region *region, const na_placement *placement, uint
 
 /* ---- allocation -------------------------------------------------------------------------------------------- */
 
-static void *alloc(const na_placement *wanted, size_t size, size_t align, unsigned flags) {
+void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsigned flags) {
     na_region *region = na_region_mixed();
     na_placement placement = *wanted;
     size_t bytes = na_round_up(size, NA_SLICE);
@@ -191,7 +201,6 @@ static void *alloc(const na_placement *wanted, size_t size, size_t align, unsign
     }
     uint32_t slices = (uint32_t)(bytes >> NA_SLICE_SHIFT);
     pthread_mutex_lock(&region->lock);
-    na_mixed_purge_due(region, false);
     na_span *span = warm_take(region, &placement, slices, align);
     bool warm = span != NULL;
     na_placement *kept = warm ? span->placement : placement_new(region, &placement);
@@ -203,7 +212,7 @@ static void *alloc(const na_placement *wanted, size_t size, size_t align, unsign
     bool stale = warm; /* holds what the last user left */
     if (!warm) {
         bool clean;
-        span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_WARM, &clean, NULL);
+        span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_WARM, &clean);
         if (span != NULL) {
             span->placement = kept;
             error = os_can_bind();
@@ -231,7 +240,7 @@ static void *alloc(const na_placement *wanted, size_t size, size_t align, unsign
         if (span != NULL) {
             drop_policy(region, &placement, span);
             span->older = span->newer = NULL;
-            na_span_free_locked(region, span);
+            na_span_free_locked(region, span, os_now_ms());
         }
         placement_delete(region, kept);
     }
@@ -241,22 +250,6 @@ static void *alloc(const na_placement *wanted, size_t size, size_t align, unsign
         return NULL;
     }
     return (void *)span->start;
-}
-
-/* What is kept warm may be all there is: a limit on what is committed counts address space. */
-static bool give_way(na_region *region) {
-    pthread_mutex_lock(&region->lock);
-    bool any = region->warm_first != NULL;
-    na_mixed_purge_due(region, true);
-    pthread_mutex_unlock(&region->lock);
-    return any;
-}
-
-void *na_mixed_alloc(const na_placement *placement, size_t size, size_t align, unsigned flags) {
-    void *block = alloc(placement, size, align, flags);
-    if (NA_UNLIKELY(block == NULL) && errno == ENOMEM && give_way(na_region_mixed()))
-        block = alloc(placement, size, align, flags);
-    return block;
 }
 
 void na_mixed_free(na_span *span) {
@@ -273,6 +266,8 @@ void na_mixed_free(na_span *span) {
     else region->warm_first = span;
     region->warm_last = span;
     region->warm_count++;
-    na_mixed_purge_due(region, na_opt.purge_delay_ms == 0);
+    region->warm_bytes += na_span_bytes(span);
+    if (na_rest_excess(region) != 0) na_rest_wake(region);
+    while (region->warm_count > NA_WARM_SLOTS) dissolve_oldest(region);
     pthread_mutex_unlock(&region->lock);
 }

@@ -11,7 +11,9 @@
 
 void *na_mixed_alloc(const na_placement *placement, size_t size, size_t align, unsigned flags);
 void na_mixed_free(na_span *span);
-void na_mixed_purge_due(na_region *region, bool all); /* with the lock held */
+/* Freed spans that wait with their policy since before a time in ms go back, the oldest first, about so many bytes of
+ * them; takes the lock. false: there were none. */
+bool na_mixed_release(na_region *region, uint64_t before, uint64_t bytes);
 
 #pragma GCC visibility pop
 

@@ -155,6 +155,8 @@ int os_set_affinity(const na_cpuset *cpus);
  * each time after the milliseconds that it gave; 0 ends it. EAGAIN, ENOMEM. It allocates: no lock may be held. */
 int os_ticker_start(uint64_t first_ms, uint64_t (*tick)(void));
 
+void os_nap(void); /* waits a tenth of a millisecond for another thread */
+
 uint32_t os_thread_id(void);  /* of the calling thread, as the kernel and debuggers name it */
 uint32_t os_process_id(void); /* asked anew on each call: children of fork have their own */
 bool os_is_privileged(void);  /* setuid, setgid, file capabilities: who set the environment may do less than we */

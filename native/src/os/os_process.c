@@ -75,6 +75,7 @@ static uint64_t (*ticker_tick)(void);
 
 static void *ticker(void *unused) {
     (void)unused;
+    (void)prctl(PR_SET_NAME, "numalloc-purger");
     uint64_t wait = ticker_first_ms, (*tick)(void) = ticker_tick;
     while (wait != 0) {
         struct timespec left = {.tv_sec = (time_t)(wait / 1000), .tv_nsec = (long)(wait % 1000) * 1000000};
@@ -101,6 +102,13 @@ int os_ticker_start(uint64_t first_ms, uint64_t (*tick)(void)) {
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     (void)pthread_attr_destroy(&attributes);
     return error == EINVAL || error == EPERM ? EAGAIN : error; /* EINVAL: the stack is too small for the storage */
+}
+
+void os_nap(void) {
+    int saved = errno;
+    const struct timespec nap = {0, 100000};
+    (void)nanosleep(&nap, NULL);
+    errno = saved;
 }
 
 uint32_t os_thread_id(void) { return (uint32_t)syscall(SYS_gettid); }

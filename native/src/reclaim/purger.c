@@ -9,44 +9,19 @@
  *
  * Threads: `running` is atomic, the rest is the regions' under their locks.
  */
-#include "heap/ended.h"
 #include "heap/hooks.h"
-#include "large/kept.h"
-#include "large/mixed.h"
 #include "os/options.h"
 #include "reclaim/purger.h"
-#include "space/region.h"
-#include "space/span.h"
+#include "reclaim/reclaim.h"
+#include "space/rest.h"
 #include "types.h"
 
 #include <errno.h>
 
 static _Atomic(bool) running;
 
-/* Returns what is due; milliseconds until the next will be, 0: there is none. */
-static uint64_t purge_due(void) {
-    uint64_t oldest = UINT64_MAX, delay = (uint64_t)__atomic_load_n(&na_opt.purge_delay_ms, __ATOMIC_RELAXED);
-    if (delay == NA_PURGE_NEVER) return 0;
-    for (int i = 0; i < na_region_count; i++) {
-        na_region *region = &na_regions[i];
-        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
-        na_ended_due(region);
-        na_kept_due(region);
-        uint64_t ended = na_ended_oldest(region), kept = atomic_load(&region->kept_since);
-        if (ended < oldest) oldest = ended;
-        if (kept < oldest) oldest = kept;
-        pthread_mutex_lock(&region->lock);
-        if (region->node_index < 0) na_mixed_purge_due(region, false);
-        na_span_purge_due(region);
-        const na_span *first[2] = {region->purge_first, region->warm_first};
-        for (int k = 0; k < 2; k++)
-            if (first[k] != NULL && first[k]->freed_at < oldest) oldest = first[k]->freed_at;
-        pthread_mutex_unlock(&region->lock);
-    }
-    if (oldest == UINT64_MAX) return 0;
-    uint64_t now = os_now_ms(), due = oldest + delay;
-    return due > now ? due - now : 1;
-}
+/* Milliseconds until it looks again, 0: nothing rests. */
+static uint64_t purge_due(void) { return na_reclaim_due() ? na_rest_tick_ms() : 0; }
 
 static uint64_t tick(void) {
     uint64_t wait = purge_due();

@@ -1,36 +1,38 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * dirty.c: one bit per slice: set when it may hold bytes other than zero. Kept apart from the spans, so that
- * coalescing forgets nothing: a calloc clears exactly the slices that need it, a purge returns exactly those
- * that have memory.
+ * dirty.c: one byte per slice: whether it may hold bytes other than zero, and when it was freed. Kept apart from the
+ * spans, so that cutting and coalescing forget nothing: a calloc clears exactly the slices that need it, a purge returns
+ * exactly those that have memory and have rested long enough.
  *
- * Threads: a region's bits are guarded by its lock. Regions never share a word: a region is 1024 slices or more.
+ * Threads: bytes of free slices are guarded by the region's lock; those of a span in use, or taken out to be purged,
+ * belong to who has the span.
  */
-#include "os/nodeset.h"
 #include "space/dirty.h"
 #include "space/region.h"
 
-/* Calls nothing, returns the mask of the bits of word `w` that lie in [first, last). */
-static uint64_t word_mask(size_t w, size_t first, size_t last) {
-    uint64_t mask = ~UINT64_C(0);
-    if (w == first >> 6) mask &= ~UINT64_C(0) << (first & 63);
-    if (w == (last - 1) >> 6) mask &= ~UINT64_C(0) >> (63 - ((last - 1) & 63));
-    return mask;
-}
+#include <string.h>
 
 size_t na_dirty_count(uintptr_t start, uint32_t slices) {
-    size_t first = na_slice_index(start), last = first + slices, count = 0;
-    for (size_t w = first >> 6; w <= (last - 1) >> 6; w++)
-        count += na_popcount(na_dirty[w] & word_mask(w, first, last));
+    const uint8_t *at = &na_dirty[na_slice_index(start)];
+    size_t count = 0;
+    for (uint32_t i = 0; i < slices; i++) count += at[i] != 0;
     return count;
 }
 
-void na_dirty_set(uintptr_t start, uint32_t slices) {
-    size_t first = na_slice_index(start), last = first + slices;
-    for (size_t w = first >> 6; w <= (last - 1) >> 6; w++) na_dirty[w] |= word_mask(w, first, last);
+bool na_dirty_any(uintptr_t start, uint32_t slices) {
+    const uint8_t *at = &na_dirty[na_slice_index(start)];
+    uint32_t i = 0;
+    for (uint64_t eight; i + sizeof eight <= slices; i += sizeof eight) {
+        memcpy(&eight, at + i, sizeof eight);
+        if (eight != 0) return true;
+    }
+    for (; i < slices; i++)
+        if (at[i] != 0) return true;
+    return false;
 }
 
-void na_dirty_clear(uintptr_t start, uint32_t slices) {
-    size_t first = na_slice_index(start), last = first + slices;
-    for (size_t w = first >> 6; w <= (last - 1) >> 6; w++) na_dirty[w] &= ~word_mask(w, first, last);
+void na_dirty_set(uintptr_t start, uint32_t slices, uint64_t tick) {
+    memset(&na_dirty[na_slice_index(start)], na_dirty_stamp(tick), slices);
 }
+
+void na_dirty_clear(uintptr_t start, uint32_t slices) { memset(&na_dirty[na_slice_index(start)], 0, slices); }

@@ -19,6 +19,7 @@
 #include "space/dirty.h"
 #include "space/meta.h"
 #include "space/region.h"
+#include "space/rest.h"
 #include "types.h"
 
 #include <errno.h>
@@ -28,7 +29,7 @@ uintptr_t na_reserved;
 unsigned na_shift;
 size_t na_size_max;
 na_span **na_map;
-uint64_t *na_dirty;
+uint8_t *na_dirty;
 na_region *na_regions;
 int na_region_count;
 bool na_secure;
@@ -95,6 +96,7 @@ static void region_lay_out(na_region *region, int index, na_span **bins) {
     uintptr_t middle = region->base + bytes / 4;
     region->part[0] = (na_part){.start = meta_end, .limit = middle, .bin = bins};
     region->part[1] = (na_part){.start = middle, .limit = region->base + bytes, .bin = bins + NA_SPAN_BINS};
+    na_rest_open(region);
     for (int p = 0; p < 2; p++) region->part[p].top = region->part[p].opened = region->part[p].start;
 }
 
@@ -113,7 +115,7 @@ int na_regions_reserve(void) {
     size_t total = (size_t)na_region_count << shift;
     size_t slices = total >> NA_SLICE_SHIFT;
     size_t page = os_page_size();
-    size_t dirty_bytes = (slices / 8 + page - 1) & ~(page - 1);
+    size_t dirty_bytes = (slices + page - 1) & ~(page - 1);
     size_t live_bytes = na_secure ? total / NA_GRANULE / 8 : 0;
     void *map = NULL, *dirty = NULL, *regions = NULL, *live = NULL;
     error = os_reserve_readable(slices * sizeof(na_span *), &map);
@@ -222,7 +224,7 @@ static int open_to(na_part *part, uintptr_t end) {
      * be cut into pieces otherwise. */
     int error = na_descriptors_open(region, spans);
     if (error == 0) error = table_open(na_map, 64, part->opened, end);
-    if (error == 0) error = table_open(na_dirty, 1, part->opened, end);
+    if (error == 0) error = table_open(na_dirty, 8, part->opened, end);
     if (error == 0 && na_secure) error = table_open(na_live, NA_SLICE / NA_GRANULE, part->opened, end);
     if (error == 0) error = os_commit((void *)part->opened, end - part->opened);
     if (error == 0) part->opened = end;

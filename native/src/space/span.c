@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * span.c: owns the free spans of each region: finds, splits, coalesces, extends, and purges them.
+ * span.c: owns the free spans of each region: finds, splits, coalesces and extends them.
  *
  * Invariants. No two free spans touch. A free span has its descriptor in the map at its first and last slice
- * and NULL in between; a span in use has it at every slice. A free span with a dirty slice is in the purge
- * list, which is ordered by the time of freeing. A reserve is as a free span, but in no bin and joined with no
+ * and NULL in between; a span in use has it at every slice. What a free span
+ * has of memory is in rest.c's hands. A span that is being purged is as a free one, but in no bin. A reserve is as a free span, but in no bin and joined with no
  * neighbour; it follows the large block for which it is held.
  *
  * Threads: everything under the region's lock; functions without _locked take it.
@@ -16,6 +16,7 @@
 #include "space/meta.h"
 #include "space/queue.h"
 #include "space/region.h"
+#include "space/rest.h"
 #include "space/span.h"
 #include "types.h"
 
@@ -58,26 +59,6 @@ static int bin_next(const na_part *part, unsigned from) {
     return -1;
 }
 
-/* ---- purge list ---------------------------------------------------------------------------------------- */
-
-static void purge_list_append(na_region *region, na_span *span) {
-    span->dirty = 1;
-    span->newer = NULL;
-    span->older = region->purge_last;
-    if (span->older != NULL) span->older->newer = span;
-    else region->purge_first = span;
-    region->purge_last = span;
-}
-
-static void purge_list_remove(na_region *region, na_span *span) {
-    if (!span->dirty) return;
-    span->dirty = 0;
-    if (span->older != NULL) span->older->newer = span->newer;
-    else region->purge_first = span->newer;
-    if (span->newer != NULL) span->newer->older = span->older;
-    else region->purge_last = span->older;
-}
-
 /* ---- the map --------------------------------------------------------------------------------------------- */
 
 static void map_fill(uintptr_t start, uint32_t slices, na_span *span) {
@@ -103,14 +84,14 @@ static void insert(na_region *region, na_span *span, enum na_span_kind kind) {
     } else {
         bin_insert(part, span);
     }
-    if (na_dirty_count(span->start, span->slices) != 0) purge_list_append(region, span);
+    na_rest_add(region, span);
 }
 
 static void free_span_insert(na_region *region, na_span *span) { insert(region, span, NA_FREE); }
 
 static void free_span_remove(na_region *region, na_span *span) {
     na_part *part = &region->part[span->part];
-    purge_list_remove(region, span);
+    na_rest_remove(span);
     if (span->kind == NA_RESERVE) {
         na_queue_remove(&region->reserves, span);
         region->reserved -= span->slices;
@@ -133,9 +114,9 @@ static void behead(na_region *region, na_span *span, uint32_t slices) {
     insert(region, span, kind);
 }
 
-/* Makes [start, start + slices) a free span joined with its free neighbours. false: no descriptor could be
- * had, nothing is changed. */
-static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint64_t freed_at, na_span *reuse) {
+/* Makes [start, start + slices) a free span joined with its free neighbours; its oldest dirty slice is of `tick` or
+ * later. false: no descriptor could be had, nothing is changed. */
+static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint64_t tick, na_span *reuse) {
     na_part *part = &region->part[start >= region->part[1].start];
     uintptr_t end = start + ((uintptr_t)slices << NA_SLICE_SHIFT);
     na_span *before = start > part->start ? na_map[na_slice_index(start) - 1] : NULL;
@@ -149,6 +130,7 @@ static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint6
         if (span == NULL) return false;
     }
     if (before != NULL) {
+        if (before->resting && before->freed_at < tick) tick = before->freed_at;
         free_span_remove(region, before);
         start = before->start;
         slices += before->slices;
@@ -156,6 +138,7 @@ static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint6
         else na_descriptor_delete(region, before);
     }
     if (after != NULL) {
+        if (after->resting && after->freed_at < tick) tick = after->freed_at;
         free_span_remove(region, after);
         slices += after->slices;
         if (span == NULL) span = after;
@@ -163,7 +146,7 @@ static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint6
     }
     span->start = start;
     span->slices = slices;
-    span->freed_at = freed_at;
+    span->freed_at = tick;
     free_span_insert(region, span);
     return true;
 }
@@ -315,7 +298,7 @@ static na_span *grow_top(na_region *region, na_part *part, uint32_t slices, uint
     /* [top, end) becomes free and is then cut like any other span. It may be clean. */
     uintptr_t old_top = part->top;
     part->top = end;
-    if (!give_back(region, old_top, (uint32_t)((end - old_top) >> NA_SLICE_SHIFT), os_now_ms(), NULL)) {
+    if (!give_back(region, old_top, (uint32_t)((end - old_top) >> NA_SLICE_SHIFT), region->tick, NULL)) {
         part->top = old_top;
         return NULL;
     }
@@ -351,10 +334,7 @@ static na_span *of_what_is_held(na_region *region, uint32_t slices, uint32_t ali
 
 static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align) {
     uint64_t bytes = (uint64_t)slices << NA_SLICE_SHIFT;
-    if (over_limit(region, bytes)) {
-        na_span_purge_all(region);
-        if (over_limit(region, bytes)) return NULL;
-    }
+    if (over_limit(region, bytes)) return NULL;
     int first = slices >= NA_LARGE_PART_SLICES;
     for (int i = 0; i < 2; i++) { /* a part that is full lends from the other */
         na_part *part = &region->part[i == 0 ? first : !first];
@@ -401,32 +381,28 @@ static na_span *alloc_to_grow(na_region *region, uint32_t slices) {
     span->slices = slices;
     reserve->start = na_span_end(span);
     reserve->slices = more;
-    reserve->freed_at = os_now_ms();
+    reserve->freed_at = span->freed_at;
     insert(region, reserve, NA_RESERVE);
     return span;
 }
 
-static void copy_dirty(uint64_t *to, uintptr_t start, uint32_t slices) {
-    size_t first = na_slice_index(start);
-    if (slices > NA_TRACKED_SLICES) slices = NA_TRACKED_SLICES;
-    for (uint32_t i = 0; i < (slices + 63) / 64; i++) to[i] = 0;
-    for (uint32_t i = 0; i < slices; i++)
-        if (na_dirty_at(first + i)) to[i >> 6] |= UINT64_C(1) << (i & 63);
-}
-
-static void stay_within_budget(na_region *region, uint32_t taken, uint32_t fresh);
-static void make_up_for(na_region *region, uint32_t fresh);
-
 /* Slices were taken, `clean` of them without memory. */
 static void account_use(na_region *region, const na_span *span, uint32_t taken, uint32_t clean) {
-    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
-    used += (uint64_t)taken << NA_SLICE_SHIFT;
+    enum { PART_EARLY = 24 }; /* of so many bytes that are taken one may go back early, see reclaim.c */
+    uint64_t bytes = (uint64_t)taken << NA_SLICE_SHIFT, opened = (uint64_t)clean << NA_SLICE_SHIFT;
+    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) + bytes;
     atomic_store_explicit(&region->used_bytes, used, memory_order_relaxed);
-    region->dirty_bytes -= (uint64_t)(taken - clean) << NA_SLICE_SHIFT;
-    if (used > region->used_most) region->used_most = used;
-    if (span->slices >= NA_LARGE_PART_SLICES) stay_within_budget(region, taken, clean);
-    if (span->kind == NA_LARGE && span->grown) make_up_for(region, clean);
+    region->dirty_bytes -= bytes - opened;
+    if (used > region->used_most) {
+        region->unproven += used - region->used_most;
+        region->used_most = used;
+    }
     if (used + region->dirty_bytes > region->peak_bytes) region->peak_bytes = used + region->dirty_bytes;
+    region->part[span->part].fresh += opened;
+    if (span->kind == NA_LARGE && span->grown) region->fresh_growing += opened;
+    if (span->slices >= NA_LARGE_PART_SLICES) region->early_bytes += (int64_t)(bytes / PART_EARLY);
+    if (region->early_bytes > (int64_t)region->used_most) region->early_bytes = (int64_t)region->used_most;
+    if (opened != 0) na_rest_wake(region);
 }
 
 static void account_disuse(na_region *region, uint64_t bytes) {
@@ -435,16 +411,14 @@ static void account_disuse(na_region *region, uint64_t bytes) {
 }
 
 static na_span *span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool grows,
-                           bool *clean, uint64_t *was_dirty) {
+                           bool *clean) {
     pthread_mutex_lock(&region->lock);
     na_span *span = grows && align == 1 ? alloc_to_grow(region, slices) : NULL;
     if (span == NULL) span = alloc_locked(region, slices, align);
     if (span != NULL) {
         span->grown = grows;
         size_t dirty = na_dirty_count(span->start, slices);
-        if (dirty != 0 && was_dirty != NULL) copy_dirty(was_dirty, span->start, slices);
         *clean = dirty == 0;
-        na_dirty_set(span->start, slices);
         span->kind = (uint8_t)kind;
         map_fill(span->start, slices, span);
         account_use(region, span, slices, slices - (uint32_t)dirty);
@@ -452,45 +426,58 @@ static na_span *span_alloc(na_region *region, uint32_t slices, uint32_t align, e
     } else {
         errno = ENOMEM;
     }
-    na_span_purge_due(region);
     pthread_mutex_unlock(&region->lock);
     return span;
 }
 
-na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean,
-                       uint64_t *was_dirty) {
-    return span_alloc(region, slices, align, kind, false, clean, was_dirty);
+na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean) {
+    return span_alloc(region, slices, align, kind, false, clean);
 }
 
 na_span *na_span_alloc_growing(na_region *region, uint32_t slices, uint32_t align, bool *clean) {
-    return span_alloc(region, slices, align, NA_LARGE, true, clean, NULL);
+    return span_alloc(region, slices, align, NA_LARGE, true, clean);
 }
 
 /* ---- freeing ----------------------------------------------------------------------------------------------- */
 
-static void release_range(na_region *region, uintptr_t start, uint32_t slices, na_span *reuse) {
+/* `rested_since`: ms. `reads_zero`: it has no memory. */
+static void release_range(na_region *region, uintptr_t start, uint32_t slices, uint64_t rested_since, bool reads_zero,
+                          na_span *reuse) {
+    (void)na_rest_tick(region, os_now_ms());
+    uint64_t tick = na_rest_tick(region, rested_since);
     uint64_t bytes = (uint64_t)slices << NA_SLICE_SHIFT;
     account_disuse(region, bytes);
-    region->dirty_bytes += (uint64_t)na_dirty_count(start, slices) << NA_SLICE_SHIFT;
+    if (reads_zero) {
+        na_dirty_clear(start, slices);
+    } else {
+        na_dirty_set(start, slices, tick);
+        region->dirty_bytes += bytes;
+    }
     map_fill(start, slices, NULL);
     /* Only trimming can lack a descriptor; na_span_trim makes sure of one. */
-    (void)give_back(region, start, slices, os_now_ms(), reuse);
+    (void)give_back(region, start, slices, tick, reuse);
+    if (na_rest_due(region) || (region->unproven != 0 && na_rest_excess(region) != 0)) na_rest_wake(region);
 }
 
-void na_span_free_locked(na_region *region, na_span *span) {
+static void free_locked(na_region *region, na_span *span, uint64_t rested_since, bool reads_zero) {
     na_span_forgo(region, span);
     atomic_store_explicit(&span->heap, NULL, memory_order_relaxed);
-    span->dirty = 0;
+    span->resting = 0;
     span->huge_shift = 0;
     span->remapped = 0;
     span->older = span->newer = NULL;
-    release_range(region, span->start, span->slices, span);
-    na_span_purge_due(region);
+    release_range(region, span->start, span->slices, rested_since, reads_zero, span);
 }
 
-void na_span_free(na_region *region, na_span *span) {
+void na_span_free_locked(na_region *region, na_span *span, uint64_t rested_since) {
+    free_locked(region, span, rested_since, false);
+}
+
+void na_span_free_zero_locked(na_region *region, na_span *span) { free_locked(region, span, os_now_ms(), true); }
+
+void na_span_free(na_region *region, na_span *span, uint64_t rested_since) {
     pthread_mutex_lock(&region->lock);
-    na_span_free_locked(region, span);
+    na_span_free_locked(region, span, rested_since);
     pthread_mutex_unlock(&region->lock);
 }
 
@@ -517,7 +504,7 @@ bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
             if (upto > end && upto <= part->limit && na_part_open(part, upto) == 0) {
                 uintptr_t old_top = part->top;
                 part->top = upto;
-                if (give_back(region, old_top, (uint32_t)((upto - old_top) >> NA_SLICE_SHIFT), os_now_ms(), NULL)) {
+                if (give_back(region, old_top, (uint32_t)((upto - old_top) >> NA_SLICE_SHIFT), region->tick, NULL)) {
                     after = na_map[na_slice_index(end)];
                     have = after->slices;
                 } else {
@@ -528,7 +515,6 @@ bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
         if (have >= more) {
             uint32_t dirty = (uint32_t)na_dirty_count(end, more);
             behead(region, after, more);
-            na_dirty_set(end, more);
             map_fill(end, more, span);
             span->slices = slices;
             span->grown = 1;
@@ -547,103 +533,24 @@ void na_span_trim(na_region *region, na_span *span, uint32_t slices) {
         uint32_t less = span->slices - slices;
         na_span_forgo(region, span);
         span->slices = slices;
-        release_range(region, na_span_end(span), less, rest);
-        na_span_purge_due(region);
+        release_range(region, na_span_end(span), less, os_now_ms(), false, rest);
     }
     pthread_mutex_unlock(&region->lock);
 }
 
-/* ---- purging ------------------------------------------------------------------------------------------------- */
+/* ---- for rest.c -------------------------------------------------------------------------------------------- */
 
-static size_t purge_range(na_region *region, uintptr_t start, uintptr_t end) {
-    uint32_t slices = (uint32_t)((end - start) >> NA_SLICE_SHIFT);
-    size_t bytes = na_dirty_count(start, slices) << NA_SLICE_SHIFT;
-    if (bytes == 0 || os_purge((void *)start, end - start) != 0) return 0;
-    na_dirty_clear(start, slices);
-    region->dirty_bytes -= bytes;
-    region->purged_bytes += bytes;
-    return bytes;
+void na_span_take_out(na_region *region, na_span *span, uintptr_t start, uint32_t slices) {
+    bool whole = span->kind != NA_FREE || slices == span->slices || !cut(region, span, start, slices);
+    if (whole) free_span_remove(region, span);
+    map_ends(span, span);
+    span->kind = NA_PURGING;
 }
 
-/* Returns the memory of a free span; of the large part only whole huge pages, unless `all`, since splitting
- * one costs its neighbour the huge page. The span leaves the purge list either way: its rest goes when a
- * neighbour is freed. */
-static size_t purge(na_region *region, na_span *span, bool all) {
-    uintptr_t start = span->start, end = na_span_end(span);
-    purge_list_remove(region, span);
-    if (span->part == 1 && !all && na_opt.huge != NA_HUGE_NEVER) {
-        start = align_up(start, NA_HUGE_SLICES);
-        end &= ~(NA_HUGE_BYTES - 1);
-        if (start >= end) return 0;
-    }
-    return purge_range(region, start, end);
-}
-
-/* So many bytes of a free span or a little more, from its end, in the large part in whole huge pages. */
-static size_t purge_some(na_region *region, na_span *span, uint64_t bytes) {
-    uint32_t step = span->part == 1 ? NA_HUGE_SLICES : 1;
-    uintptr_t step_bytes = (uintptr_t)step << NA_SLICE_SHIFT;
-    uintptr_t start = align_up(span->start, step), end = na_span_end(span) & ~(step_bytes - 1), from = end;
-    for (uint64_t found = 0; from > start && found < bytes; from -= step_bytes)
-        found += (uint64_t)na_dirty_count(from - step_bytes, step) << NA_SLICE_SHIFT;
-    return from > start ? purge_range(region, from, end) : purge(region, span, false);
-}
-
-/* Free memory that fits nobody is given back early when new memory is taken in its place, so that the large part's
- * fragmentation raises the peak by an eighth of the most that was ever used, at most. Its next user has it faulted in
- * again: as programs take 24 bytes, one may be purged, so that none spends its time on that. */
-static void stay_within_budget(na_region *region, uint32_t taken, uint32_t fresh) {
-    enum { PART_ABOVE = 8, PART_EARLY = 24, LEAST_ABOVE = 16 << 20, LOOKS = 256 };
-    if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return; /* RDMA registrations may cover free memory */
-    int64_t early = region->early_bytes + (int64_t)(((uint64_t)taken << NA_SLICE_SHIFT) / PART_EARLY);
-    if (early > (int64_t)region->used_most) early = (int64_t)region->used_most;
-    uint64_t above = region->used_most / PART_ABOVE;
-    uint64_t most = region->used_most + (above > LEAST_ABOVE ? above : LEAST_ABOVE);
-    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
-    na_span *span = fresh != 0 ? region->purge_first : NULL;
-    for (int i = 0; span != NULL && i < LOOKS && early > 0 && used + region->dirty_bytes > most; i++) {
-        na_span *next = span->newer;
-        uint64_t excess = used + region->dirty_bytes - most;
-        if (excess > (uint64_t)early) excess = (uint64_t)early;
-        if (span->part == 1) early -= (int64_t)purge_some(region, span, excess);
-        span = next;
-    }
-    region->early_bytes = early;
-}
-
-/* Blocks that grow in place take new memory and leave alone what is free elsewhere. In the small part that goes
- * instead, two slices for each, when more is used or dirty than the most that was ever used and a sixteenth of it. Its
- * next user has it faulted in again, which costs less than the copies that are not made. */
-static void make_up_for(na_region *region, uint32_t fresh) {
-    enum { PART_ABOVE = 16, LEAST_ABOVE = 1 << 20, FOR_EACH = 2, LOOKS = 16 };
-    if (fresh == 0 || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
-    uint64_t above = region->used_most / PART_ABOVE, left = (uint64_t)fresh * FOR_EACH << NA_SLICE_SHIFT;
-    uint64_t most = region->used_most + (above > LEAST_ABOVE ? above : LEAST_ABOVE);
-    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
-    na_span *next, *span = region->purge_first;
-    for (int i = 0; i < LOOKS && span != NULL && left != 0 && used + region->dirty_bytes > most; i++, span = next) {
-        next = span->newer;
-        if (span->part != 0) continue;
-        uint64_t purged = purge_some(region, span, left);
-        left -= purged < left ? purged : left;
-    }
-}
-
-void na_span_purge_due(na_region *region) {
-    if (region->purge_first == NULL || na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
-    uint64_t now = os_now_ms();
-    while (region->purge_first != NULL && na_is_due(region->purge_first->freed_at, now))
-        purge(region, region->purge_first, false);
-}
-
-size_t na_span_purge_all(na_region *region) {
-    size_t bytes = 0;
-    if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return 0; /* RDMA registrations may cover free memory */
-    for (int p = 0; p < 2; p++) {                          /* by bins: spans with a dirty rest are in no purge list */
-        const na_part *part = &region->part[p];
-        for (int bin = bin_next(part, 0); bin >= 0; bin = bin_next(part, (unsigned)bin + 1))
-            for (na_span *span = part->bin[bin]; span != NULL; span = span->next) bytes += purge(region, span, true);
-    }
-    for (na_span *span = region->reserves.first; span != NULL; span = span->next) bytes += purge(region, span, true);
-    return bytes;
+void na_span_put_back(na_region *region, na_span *span) {
+    const na_span *before = span->grown ? na_map[na_slice_index(span->start) - 1] : NULL; /* it was a reserve */
+    map_ends(span, NULL);
+    span->grown = 0;
+    if (before != NULL && na_kind(before) == NA_LARGE && before->grown) insert(region, span, NA_RESERVE);
+    else (void)give_back(region, span->start, span->slices, span->freed_at, span);
 }

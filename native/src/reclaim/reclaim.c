@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * reclaim.c: the one owner of "memory is short" and of giving memory back. Free memory rests in three forms: in heaps
+ * without a thread (ended.c), in the span cache (kept.c, mixed.c), and in dirty spans (rest.c). It goes back
+ *
+ *   by age     what has rested for the purge delay, as calls pass by, or by the purger's thread;
+ *   by volume  when more rests than is in use, and NA_REST_LEAST. Programs that free everything and take it again pay for
+ *              that once for each new peak: only as much goes as the peak grew (`unproven`);
+ *   for new    when memory is opened in one place while other memory rests: as much, from the other part, where it serves
+ *              nobody. In the same part, where it may serve the next request, it is bounded (`early_bytes`);
+ *   all        when a request would fail, or a cgroup limit is near.
+ *
+ * A pass takes spans out under the region's lock and gives them to the system without it.
+ *
+ * Threads: any number at a time; each purges spans of its own.
+ */
+#include "reclaim/reclaim.h"
+#include "heap/ended.h"
+#include "heap/heap.h"
+#include "heap/page.h"
+#include "heap/thread.h"
+#include "large/kept.h"
+#include "large/mixed.h"
+#include "space/region.h"
+#include "space/rest.h"
+
+#include <errno.h>
+
+enum {
+    MIB = 1 << 20,
+    BATCH = 32 * MIB,      /* bytes taken out at a time: nobody can have them meanwhile */
+    PASS_PER_MS = 1 * MIB, /* bytes that are due go in a pass, for each ms since the last: a few percent of the time */
+    PASS_MOST = 256 * MIB,
+    CGROUP_LOOK = 256 * MIB /* bytes opened between two looks at the limits, at most */
+};
+
+/* ---- dirty spans ----------------------------------------------------------------------------------------- */
+
+/* Purges a batch that was taken out. The lock is held before and after, but not meanwhile. */
+static uint64_t purge(na_region *region, na_rest_batch *batch) {
+    if (batch->first == NULL) return 0;
+    region->in_purge++;
+    pthread_mutex_unlock(&region->lock);
+    na_rest_purge(batch);
+    pthread_mutex_lock(&region->lock);
+    region->in_purge--;
+    return na_rest_put_back(region, batch);
+}
+
+/* About so many bytes of a part, or less if there is no more. */
+static uint64_t purge_part(na_region *region, unsigned part, enum na_rest_what what, uint64_t bytes) {
+    uint64_t gone = 0;
+    while (gone < bytes) {
+        na_rest_batch batch = {.what = what};
+        uint64_t left = bytes - gone;
+        na_rest_take(region, part, left < BATCH ? left : BATCH, &batch);
+        uint64_t some = purge(region, &batch);
+        if (some == 0) break;
+        gone += some;
+    }
+    return gone;
+}
+
+/* ---- when, and how much ---------------------------------------------------------------------------------- */
+
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static uint64_t above(uint64_t value, uint64_t limit) { return value > limit ? value - limit : 0; }
+
+static void by_age(na_region *region, uint64_t now) {
+    uint64_t budget = above(now, region->passed_at) * PASS_PER_MS;
+    if (budget < PASS_PER_MS) budget = PASS_PER_MS;
+    if (budget > PASS_MOST && na_opt.purge_delay_ms != 0) budget = PASS_MOST;
+    uint64_t gone = 0;
+    for (unsigned p = 2; p-- > 0 && gone < budget;) gone += purge_part(region, p, NA_REST_DUE, budget - gone);
+    if (gone == 0) return;
+    region->passed_at = now;
+    /* What nobody wanted for so long: the next peak is a new one. */
+    uint64_t have = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) + region->dirty_bytes;
+    if (region->used_most > have) region->used_most = region->used_most - gone > have ? region->used_most - gone : have;
+}
+
+static void by_volume(na_region *region) {
+    uint64_t excess = least(na_rest_excess(region), region->unproven);
+    region->unproven -= excess;
+    if (excess != 0 && region->warm_bytes != 0) {
+        pthread_mutex_unlock(&region->lock);
+        (void)na_mixed_release(region, UINT64_MAX, excess);
+        pthread_mutex_lock(&region->lock);
+        excess = least(na_rest_excess(region), excess);
+    }
+    for (unsigned p = 2; p-- > 0 && excess != 0;) excess = above(excess, purge_part(region, p, NA_REST_ANY, excess));
+}
+
+/* What is used or dirty above the most that was ever used and a share of it, or `floor`. */
+static uint64_t excess_over(const na_region *region, unsigned share, uint64_t floor) {
+    uint64_t more = region->used_most / share;
+    uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
+    return above(used + region->dirty_bytes, region->used_most + (more > floor ? more : floor));
+}
+
+static void for_new(na_region *region) {
+    uint64_t opened[2] = {region->part[0].fresh, region->part[1].fresh}, growing = region->fresh_growing;
+    region->part[0].fresh = region->part[1].fresh = region->fresh_growing = 0;
+    if (region->dirty_bytes == 0) return;
+    for (unsigned p = 0; p < 2; p++)
+        if (opened[p] != 0) {
+            uint64_t excess = least(excess_over(region, 8, 16 * MIB), opened[p]);
+            if (excess != 0) (void)purge_part(region, !p, NA_REST_ANY, excess);
+        }
+    if (opened[1] != 0 && region->early_bytes > 0) {
+        uint64_t excess = least(excess_over(region, 8, 16 * MIB), (uint64_t)region->early_bytes);
+        if (excess != 0) region->early_bytes -= (int64_t)purge_part(region, 1, NA_REST_ANY, excess);
+    }
+    /* Blocks that grow in place leave alone what is free elsewhere: for each of their bytes two go. */
+    if (growing != 0 && excess_over(region, 16, MIB) != 0) (void)purge_part(region, 0, NA_REST_ANY, 2 * growing);
+}
+
+/* ---- limits of cgroups ----------------------------------------------------------------------------------- */
+
+static _Atomic(uint64_t) opened_since, look_after = CGROUP_LOOK / 16;
+
+static uint64_t resting(void) {
+    uint64_t bytes = 0;
+    for (int i = 0; i < na_region_count; i++) {
+        na_region *region = &na_regions[i];
+        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        pthread_mutex_lock(&region->lock);
+        bytes += region->dirty_bytes + region->warm_bytes;
+        pthread_mutex_unlock(&region->lock);
+    }
+    return bytes;
+}
+
+/* `opened` bytes are about to be written to. Near a limit others' free memory goes first. */
+static void mind_limits(uint64_t opened) {
+    uint64_t since = atomic_fetch_add_explicit(&opened_since, opened, memory_order_relaxed) + opened;
+    if (since < atomic_load_explicit(&look_after, memory_order_relaxed)) return;
+    atomic_store_explicit(&opened_since, 0, memory_order_relaxed);
+    uint64_t room = os_cgroup_room(), next = CGROUP_LOOK;
+    if (room != UINT64_MAX) {
+        next = above(room, opened) / 4; /* the nearer the limit, the sooner the next look */
+        if (next > CGROUP_LOOK) next = CGROUP_LOOK;
+        if (next < MIB) next = MIB;
+        if (room < opened + next + 16 * MIB && resting() != 0) (void)na_reclaim_all();
+    }
+    atomic_store_explicit(&look_after, next, memory_order_relaxed);
+}
+
+/* ---- entry points ---------------------------------------------------------------------------------------- */
+
+/* Heaps and cached spans that rested long enough: `before` in ms. */
+static void release_before(na_region *region, uint64_t before) {
+    na_ended_release(region, before);
+    (void)na_kept_release(region, before);
+    if (region->node_index < 0) (void)na_mixed_release(region, before, UINT64_MAX);
+}
+
+void na_reclaim_look(na_region *region, uint64_t now) {
+    int saved = errno;
+    if (now >= atomic_load_explicit(&region->look_at, memory_order_relaxed)) {
+        atomic_store_explicit(&region->look_at, now + na_rest_tick_ms(), memory_order_relaxed);
+        release_before(region,
+                       na_opt.purge_delay_ms == 0 ? UINT64_MAX : above(now + 1, (uint64_t)na_opt.purge_delay_ms));
+    }
+    atomic_store_explicit(&region->restless, false, memory_order_relaxed);
+    pthread_mutex_lock(&region->lock);
+    (void)na_rest_tick(region, now);
+    uint64_t opened = region->part[0].fresh + region->part[1].fresh;
+    for_new(region);
+    by_volume(region);
+    by_age(region, now);
+    if (na_rest_due(region)) na_rest_wake(region);
+    pthread_mutex_unlock(&region->lock);
+    if (opened != 0) mind_limits(opened);
+    errno = saved;
+}
+
+/* All dirty memory of a region, also what others are just giving back. */
+static void purge_all(na_region *region) {
+    if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
+    pthread_mutex_lock(&region->lock);
+    for (unsigned p = 0; p < 2; p++) (void)purge_part(region, p, NA_REST_ALL, UINT64_MAX);
+    while (region->in_purge != 0) {
+        pthread_mutex_unlock(&region->lock);
+        os_nap();
+        pthread_mutex_lock(&region->lock);
+    }
+    pthread_mutex_unlock(&region->lock);
+}
+
+static uint64_t purged(na_region *region) {
+    pthread_mutex_lock(&region->lock);
+    uint64_t bytes = region->purged_bytes;
+    pthread_mutex_unlock(&region->lock);
+    return bytes;
+}
+
+/* What is in the way of a request: spans in use, and where there is a limit for the node also free memory. */
+static uint64_t held(na_region *region) {
+    pthread_mutex_lock(&region->lock);
+    uint64_t bytes = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
+    if (na_opt.node_limit != UINT64_MAX) bytes += region->dirty_bytes;
+    pthread_mutex_unlock(&region->lock);
+    return bytes;
+}
+
+size_t na_reclaim_region(na_region *region) {
+    uint64_t before = purged(region);
+    release_before(region, UINT64_MAX);
+    purge_all(region);
+    return purged(region) - before;
+}
+
+bool na_reclaim_all(void) {
+    int saved = errno;
+    if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return false;
+    for (int i = 0; i < na_region_count; i++)
+        if (atomic_load_explicit(&na_regions[i].opened, memory_order_acquire)) (void)na_reclaim_region(&na_regions[i]);
+    errno = saved;
+    return true;
+}
+
+/* A node that is full is full for long, and each request comes by here: what there is nothing of costs next to nothing. */
+bool na_reclaim_relieve(na_region *region, int attempt) {
+    int saved = errno;
+    bool any = false;
+    for (int i = 0; i < na_region_count; i++) { /* the regions of a node share its limit */
+        na_region *each = &na_regions[i];
+        if (each->node_index != region->node_index) continue;
+        if (!atomic_load_explicit(&each->opened, memory_order_acquire)) continue;
+        uint64_t before = held(each);
+        na_heap *own = na_self.thread != NULL ? na_self.thread->heaps[each->index] : NULL;
+        if (own != NULL && attempt == 0) na_pages_idle_release(own);
+        if (own != NULL && attempt == 1) na_heap_shed(own, os_now_ms());
+        (void)na_reclaim_region(each);
+        any |= held(each) < before;
+    }
+    errno = saved;
+    return any;
+}
+
+bool na_reclaim_due(void) {
+    bool rests = false;
+    if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return false;
+    for (int i = 0; i < na_region_count; i++) {
+        na_region *region = &na_regions[i];
+        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        na_reclaim_look(region, os_now_ms());
+        rests |= na_ended_oldest(region) != NA_NO_TIME || atomic_load(&region->kept_since) != NA_NO_TIME;
+        pthread_mutex_lock(&region->lock);
+        rests |= na_rest_any(region) || region->warm_first != NULL;
+        pthread_mutex_unlock(&region->lock);
+    }
+    return rests;
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * reclaim.h: when free memory goes back, and how much of it. Called by api/ and modes/ alone: what lies below says only
+ * that it failed. No lock may be held.
+ */
+#ifndef NA_RECLAIM_H
+#define NA_RECLAIM_H
+
+#include "os/options.h"
+#include "os/os.h"
+#include "types.h"
+
+#pragma GCC visibility push(hidden)
+
+void na_reclaim_look(na_region *region, uint64_t now);
+
+/* A call of the program passes by: gives back what is due, and what has to make up for newly opened memory. */
+static inline void na_reclaim_pass(na_region *region) {
+    if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return; /* RDMA registrations may cover free memory */
+    uint64_t now = os_now_ms();
+    if (atomic_load_explicit(&region->restless, memory_order_relaxed) ||
+        now >= atomic_load_explicit(&region->look_at, memory_order_relaxed))
+        na_reclaim_look(region, now);
+}
+
+/* A request failed: all that is free on its node goes back, in the second attempt also what the caller's own
+ * caches hold. false: nothing came. */
+enum { NA_RELIEVE_ATTEMPTS = 2 };
+bool na_reclaim_relieve(na_region *region, int attempt);
+
+size_t na_reclaim_region(na_region *region); /* all that is free, but for threads' own caches; gives bytes purged */
+
+/* Memory is short: everything that is free, but for threads' own caches. false: it may not go. */
+bool na_reclaim_all(void);
+
+bool na_reclaim_due(void); /* for the purger: all that is due now; false: nothing rests any more */
+
+#pragma GCC visibility pop
+
+#endif
