@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec
 
 import numpy.typing as npt
 
+from ._native import lib
 from .bind import agreement
 from .bind.affinity import ThreadPool, undo_openmp
 from .bind.rank import Options, Setup, Word, check_options, check_same, neighbours, prepare
@@ -132,6 +133,7 @@ def init(
                     else prepare(options, comm, node_comm, launch, words, missed, taken)
                 )
                 arrays.handler_of(setup.policy)  # NodeError now, not at the first array
+                lib.numalloc_purger()  # a solver computes for long without a call; 0 or ENOTSUP
         except Exception as bad:
             error = bad
         try:

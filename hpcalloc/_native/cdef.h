@@ -5,11 +5,7 @@
  */
 static const char *const NUMALLOC_VERSION;
 
-enum {
-    NUMALLOC_MAX_NODES = 1024,
-    NUMALLOC_NODE_MIXED = -1,
-    NUMALLOC_NODE_FOREIGN = -2
-};
+enum { NUMALLOC_MAX_NODES = 1024, NUMALLOC_NODE_MIXED = -1, NUMALLOC_NODE_FOREIGN = -2 };
 
 typedef struct numalloc_nodemask {
     uint64_t word[16];
@@ -26,18 +22,9 @@ void *numalloc_onnode(size_t size, int node);
 void *numalloc_interleaved(size_t size, const numalloc_nodemask_t *nodes);
 void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes);
 
-enum numalloc_policy {
-    NUMALLOC_LOCAL = 0,
-    NUMALLOC_ONNODE = 1,
-    NUMALLOC_INTERLEAVE = 2,
-    NUMALLOC_BLOCKED = 3
-};
+enum numalloc_policy { NUMALLOC_LOCAL = 0, NUMALLOC_ONNODE = 1, NUMALLOC_INTERLEAVE = 2, NUMALLOC_BLOCKED = 3 };
 
-enum numalloc_flag {
-    NUMALLOC_STRICT = 1,
-    NUMALLOC_ZERO = 2,
-    NUMALLOC_POPULATE = 4
-};
+enum numalloc_flag { NUMALLOC_STRICT = 1, NUMALLOC_ZERO = 2, NUMALLOC_POPULATE = 4 };
 
 typedef struct numalloc_request {
     size_t size;
@@ -93,6 +80,7 @@ int numalloc_migrate_pages(void *ptr, size_t len, const numalloc_nodemask_t *nod
                            numalloc_migration_t *result);
 int numalloc_migrate(void *ptr, size_t len, int node, size_t *unmoved);
 size_t numalloc_purge(void);
+int numalloc_purger(void);
 
 typedef struct numalloc_node_info {
     int node;

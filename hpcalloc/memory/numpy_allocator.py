@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .._native import _handler
+from .._native import _handler, lib
 from ..exceptions import HandlerError, message
 from ..policy import Policy, as_policy
 from . import arrays
@@ -187,6 +187,7 @@ class NumpyAllocator(contextlib.ContextDecorator):
         """
         handler = _handler_for("install", self.policy or arrays.current_policy())
         _put_in(self, handler)
+        lib.numalloc_purger()  # a program computes for long without a call; 0 or ENOTSUP
         if self.threads == "all":
             _serve_threads(self, handler)
 

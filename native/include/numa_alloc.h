@@ -205,6 +205,11 @@ NUMALLOC_API int numalloc_migrate(void *ptr, size_t len, int node, size_t *unmov
 /* Returns all free memory to the system now; gives the bytes returned, 0 under NUMALLOC_PURGE_DELAY=never. */
 NUMALLOC_API size_t numalloc_purge(void);
 
+/* Free memory goes back as calls pass by. From now on a thread of the allocator's own may return it also while the program
+ * makes none: it is started when larger blocks are freed, and ends when nothing is left. ENOTSUP: NUMALLOC_PURGER=0
+ * forbids it. Without this call, or NUMALLOC_PURGER=1, the library never starts a thread. */
+NUMALLOC_API int numalloc_purger(void);
+
 /* ---- machine ------------------------------------------------------------------------------------- */
 
 typedef struct numalloc_node_info {

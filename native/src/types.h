@@ -257,6 +257,7 @@ typedef struct na_remote_slot {
 typedef struct na_thread {
     na_remote_slot remote[NA_REMOTE_SLOTS];
     uint32_t remote_slots_used;    /* slots with blocks in them */
+    uint32_t frees_in_row;         /* of spans, since it took one */
     uint32_t deal;                 /* next node for small interleaved blocks */
     struct na_thread *next, *prev; /* live threads; unused: next */
     na_heap *heaps[];              /* one per region, NULL until needed */

@@ -232,13 +232,6 @@ WRAP(int, ticker_start, (uint64_t first_ms, uint64_t (*tick)(void))) {
     return error;
 }
 
-void __real_os_nap(void);
-void __wrap_os_nap(void);
-void __wrap_os_nap(void) {
-    (void)counted(MACHINE_nap);
-    __real_os_nap();
-}
-
 WRAP(uint64_t, now_ms, (void)) { return counted(MACHINE_now_ms) != 0 ? 0 : __real_os_now_ms(); }
 
 WRAP(uint64_t, random, (void)) { return counted(MACHINE_random) != 0 ? 0 : __real_os_random(); }

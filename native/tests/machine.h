@@ -55,7 +55,6 @@ enum { MISPLACED = 1000, BAD = 1001 };
     X(now_ms, BAD)                                                                                                     \
     X(random, BAD)                                                                                                     \
     X(read_file, ENOENT, EACCES, EFBIG)                                                                                \
-    X(nap, 0)                                                                                                          \
     X(page_size, 0)                                                                                                    \
     X(message, 0)                                                                                                      \
     X(abort, 0)

@@ -222,6 +222,7 @@ static void processes(void) {
         for (int i = 0; i < 30; i++) keep(numalloc((size_t)i * 5000), (size_t)i * 5000, false);
         while (count > 0) release(count - 1);
         REQUIRE(numalloc_verify() != EINVAL);
+        (void)numalloc_purger();
         (void)numalloc_purge();
         _exit(0);
     }
@@ -413,9 +414,9 @@ static void check_variant(const struct variant *v, unsigned at_most) {
 }
 
 /* Called by the modes that watch blocks alone, which the workload leaves off: their failures are looked at in
- * test_leaks, test_profile and test_guard. The last one can't fail. */
+ * test_leaks, test_profile and test_guard. The last two can't fail. */
 static const char *const of_watching[] = {"forbid",     "thread_id", "process_id", "file_create", "file_open",
-                                          "file_write", "file_read", "file_close", "shell",       "is_privileged"};
+                                          "file_write", "file_read", "file_close", "shell",       "is_privileged", "nap"};
 
 /* machine.h knows every other function that os.h declares. */
 static int check_names(void) {

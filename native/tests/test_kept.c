@@ -589,7 +589,9 @@ static const struct check_case bodies[] = {
 
 static void a_successor_goes_on(void) { check_start("", "a_successor_goes_on"); }
 static void the_living_take_over(void) { check_start("", "the_living_take_over"); }
-static void what_rests_returns(void) { check_start("NUMALLOC_PURGE_DELAY=200", "what_rests_returns"); }
+static void what_rests_returns(void) {
+    check_start("NUMALLOC_PURGE_DELAY=200 NUMALLOC_PURGER=1", "what_rests_returns");
+}
 static void what_rests_returns_in_passing(void) {
     check_start("NUMALLOC_PURGE_DELAY=200 NUMALLOC_PURGER=0", "what_rests_returns_in_passing");
 }
@@ -600,7 +602,9 @@ static void kept_blocks_serve_others(void) { check_start("", "kept_blocks_serve_
 static void what_is_kept_is_bounded(void) { check_start("", "what_is_kept_is_bounded"); }
 static void what_never_serves_is_not_kept(void) { check_start("", "what_never_serves_is_not_kept"); }
 static void a_second_free_is_noticed(void) { check_start("", "a_second_free_is_noticed"); }
-static void what_is_kept_returns(void) { check_start("NUMALLOC_PURGE_DELAY=200", "what_is_kept_returns"); }
+static void what_is_kept_returns(void) {
+    check_start("NUMALLOC_PURGE_DELAY=200 NUMALLOC_PURGER=1", "what_is_kept_returns");
+}
 static void what_is_kept_returns_in_passing(void) {
     check_start("NUMALLOC_PURGE_DELAY=200 NUMALLOC_PURGER=0", "what_is_kept_returns_in_passing");
 }

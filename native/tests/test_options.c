@@ -193,7 +193,8 @@ static void a_second_reading_is_silent(void) {
 static void json_is_cut_like_snprintf(void) {
     with("NUMALLOC_NODE_LIMIT", "3K");
     static const char whole[] =
-        "\"reserve\": 0, \"node_limit\": 3072, \"hugepages\": \"auto\", \"purge_delay_ms\": 1000, \"purger\": true, "
+        "\"reserve\": 0, \"node_limit\": 3072, \"hugepages\": \"auto\", \"purge_delay_ms\": 1000, \"purger\": "
+        "\"auto\", "
         "\"strict\": false, \"on_error\": \"abort\", \"verbose\": 0, \"stats\": false, \"leaks\": null, \"profile\": "
         "null, "
         "\"profile_rate\": 524288, \"audit\": null, \"audit_then\": null, \"guard\": 0, \"secure\": false, "

@@ -7,7 +7,6 @@
  */
 #include "api/api.h"
 #include "api/init.h"
-#include "api/placement.h"
 #include "heap/ended.h"
 #include "heap/fast.h"
 #include "heap/heap.h"
@@ -106,7 +105,7 @@ static void free_block(na_span *span, void *ptr, const char *call) {
         if (region->node_index < 0) na_mixed_free(span);
         else na_large_free(span);
         if (peak) na_purger_start();
-        na_reclaim_pass(region);
+        na_reclaim_pass(region, true);
         return;
     }
     if (NA_UNLIKELY(na_secure)) {
@@ -133,16 +132,16 @@ __attribute__((noinline)) void na_free_slow(na_span *span, void *ptr, const char
 void na_free(void *ptr, const char *call) { free_block(na_span_at(ptr), ptr, call); }
 
 /* A heap may have taken or given spans. */
-static void after_change(na_heap *heap) {
+static void after_change(na_heap *heap, bool freed) {
     if (NA_LIKELY(!heap->changed)) return;
     heap->changed = 0;
-    na_reclaim_pass(heap->region);
+    na_reclaim_pass(heap->region, freed);
 }
 
 __attribute__((noinline)) void na_freed_slow(na_span *page) {
     na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
     na_page_freed(page);
-    after_change(heap);
+    after_change(heap, true);
 }
 
 /* ---- allocating, the rest ------------------------------------------------------------------------------ */
@@ -174,7 +173,7 @@ static void *alloc_in(na_region *region, size_t size, size_t align, unsigned fla
     size_t padded = align > NA_GRANULE ? (size + align - 1) & ~(align - 1) : size;
     if (padded > NA_BLOCK_MAX || align > NA_SLICE) {
         void *block = na_large_alloc(region, size, align, flags);
-        na_reclaim_pass(region);
+        na_reclaim_pass(region, false);
         return born(block);
     }
     na_heap *heap = na_heap_of(region);
@@ -182,7 +181,7 @@ static void *alloc_in(na_region *region, size_t size, size_t align, unsigned fla
     /* A longer class may not have the alignment, but for that of a line: those above NA_LENT_ABOVE are whole lines long. */
     bool whole = (flags & NUMALLOC_ZERO) != 0 && align <= NA_LINE;
     void *block = na_heap_alloc(heap, aligned_to_class(align, padded), whole);
-    after_change(heap);
+    after_change(heap, false);
     if (block == NULL) return NULL;
     if ((flags & NUMALLOC_POPULATE) != 0) {
         na_nodeset home = na_region_nodes(region);
@@ -224,7 +223,7 @@ static void *mixed_alloc(const na_placement *placement, size_t size, size_t alig
         block = na_mixed_alloc(placement, size, align, flags);
     if (NA_UNLIKELY(block == NULL) && made_room(placement->strict, flags))
         block = na_mixed_alloc(placement, size, align, flags);
-    na_reclaim_pass(region);
+    na_reclaim_pass(region, false);
     return born(counted(region, placement->strict, block));
 }
 
@@ -430,7 +429,7 @@ void *na_realloc(void *ptr, size_t size) {
         void *moved = na_large_realloc(span, size);
         if (moved == NULL && region->strict && errno == ENOMEM && (na_reclaim_relieve(region, 0) | made_room(true, 0)))
             moved = na_large_realloc(span, size); /* others are asked for below */
-        na_reclaim_pass(region);
+        na_reclaim_pass(region, false);
         (void)born(moved != NULL ? moved : ptr);
         if (moved != NULL || region->strict) return counted(region, region->strict, moved);
     } else if (stays(size, have)) {
@@ -536,6 +535,8 @@ size_t numalloc_purge(void) {
     }
     return bytes;
 }
+
+int numalloc_purger(void) { return na_init() ? na_purger_ask() : errno; }
 
 void numalloc_cleanup(void) {
     (void)numalloc_purge();

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "api/init.h"
-#include "api/placement.h"
 #include "heap/thread.h"
 #include "os/options.h"
 #include "os/topology.h"

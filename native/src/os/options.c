@@ -30,6 +30,7 @@ enum kind {
     HUGE_MODE,
     ERROR_MODE,
     GUARD_MODE,
+    PURGER_MODE,
     DESTINATION,
     COMMAND
 }; /* the type behind option.value */
@@ -53,8 +54,8 @@ static const struct option {
     {"HUGEPAGES", "hugepages", HUGE_MODE, "auto, never, 2M or 1G", "auto", &na_opt.huge},
     /* milliseconds after which the memory of free blocks goes back to the system */
     {"PURGE_DELAY", "purge_delay_ms", DURATION, "milliseconds, or never", "1000", &na_opt.purge_delay_ms},
-    /* a thread returns it while the program makes no calls */
-    {"PURGER", "purger", FLAG, "0 or 1", "1", &na_opt.purger},
+    /* a thread returns it while the program makes no calls; auto: if the program asks by numalloc_purger() */
+    {"PURGER", "purger", PURGER_MODE, "0, 1 or auto", "auto", &na_opt.purger},
     /* every request behaves as with the flag NUMALLOC_STRICT */
     {"STRICT", "strict", FLAG, "0 or 1", "0", &na_opt.strict},
     /* what an invalid free does */
@@ -117,6 +118,7 @@ static int choice(const char *text, const char *const *list) {
 static const char *const huge_names[] = {"auto", "never", "2M", "1G", NULL};
 static const char *const error_names[] = {"abort", "warn", NULL};
 static const char *const guard_names[] = {"0", "1", "2", NULL};
+static const char *const purger_names[] = {"0", "1", "auto", NULL};
 static const char *const flag_names[] = {"0", "1", NULL};
 
 /* The defaults are there already; who writes them all the same gets pages for it. */
@@ -172,6 +174,10 @@ static bool assign(const struct option *option, const char *text) {
     case GUARD_MODE:
         if ((index = choice(text, guard_names)) < 0) return false;
         *(enum na_guard_mode *)option->value = (enum na_guard_mode)index;
+        return true;
+    case PURGER_MODE:
+        if ((index = choice(text, purger_names)) < 0) return false;
+        *(enum na_purger_mode *)option->value = (enum na_purger_mode)index;
         return true;
     case DESTINATION: return assign_destination(option->value, text);
     case COMMAND: /* a / as in a path, so that "yes" or "1" is noticed */
@@ -276,6 +282,9 @@ static void value_as_json(const struct option *option, char *text, size_t capaci
         return;
     case ERROR_MODE:
         (void)snprintf(text, capacity, "\"%s\"", error_names[*(const enum na_error_mode *)option->value]);
+        return;
+    case PURGER_MODE:
+        (void)snprintf(text, capacity, "\"%s\"", purger_names[*(const enum na_purger_mode *)option->value]);
         return;
     case GUARD_MODE: (void)snprintf(text, capacity, "%d", (int)*(const enum na_guard_mode *)option->value); return;
     case DESTINATION:

@@ -18,6 +18,11 @@ enum na_huge_mode {
 };
 enum na_error_mode { NA_ON_ERROR_ABORT, NA_ON_ERROR_WARN };
 
+enum na_purger_mode {
+    NA_PURGER_NEVER, /* no thread of ours, whoever asks */
+    NA_PURGER_EVER,  /* whenever memory rests */
+    NA_PURGER_AUTO   /* after numalloc_purger() */
+};
 enum na_guard_mode { NA_GUARD_OFF, NA_GUARD_CANARY, NA_GUARD_PAGES };
 
 #define NA_PURGE_NEVER INT64_MAX
@@ -32,7 +37,7 @@ typedef struct na_options {
     uint64_t node_limit;         /* NUMALLOC_NODE_LIMIT: most bytes committed per node, UINT64_MAX = none */
     enum na_huge_mode huge;      /* NUMALLOC_HUGEPAGES: auto|never|2M|1G */
     int64_t purge_delay_ms;      /* NUMALLOC_PURGE_DELAY: ms before free memory goes back; "never" */
-    bool purger;                 /* NUMALLOC_PURGER: a thread returns it while the program makes no calls */
+    enum na_purger_mode purger;  /* NUMALLOC_PURGER: a thread returns it while the program makes no calls */
     bool strict;                 /* NUMALLOC_STRICT: every request is strict */
     bool secure;                 /* NUMALLOC_SECURE: sealed free lists, random order */
     enum na_error_mode on_error; /* NUMALLOC_ON_ERROR: abort|warn */

@@ -10,6 +10,7 @@
 #pragma GCC visibility push(hidden)
 
 void na_purger_start(void);      /* unless it runs or is not wanted; no lock may be held */
+int na_purger_ask(void);         /* wanted from now on; 0 or ENOTSUP */
 void na_purger_fork_child(void); /* its thread is gone */
 
 #pragma GCC visibility pop

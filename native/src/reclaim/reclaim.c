@@ -4,10 +4,10 @@
  * without a thread (ended.c), in the span cache (kept.c, mixed.c), and in dirty spans (rest.c). It goes back
  *
  *   by age     what has rested for the purge delay, as calls pass by, or by the purger's thread;
- *   by volume  when more rests than is in use, and NA_REST_LEAST. Programs that free everything and take it again pay for
+ *   by volume  when a thread only frees, and more rests than NA_REST_LEAST and what is in use. Who takes it all again pays for
  *              that once for each new peak: only as much goes as the peak grew (`unproven`);
- *   for new    when memory is opened in one place while other memory rests: as much, from the other part, where it serves
- *              nobody. In the same part, where it may serve the next request, it is bounded (`early_bytes`);
+ *   for new    when memory is opened in one place while more than a share rests: what rests in the other part, where it
+ *              serves nobody. In the same part, where it may serve the next request, it is bounded (`early_bytes`);
  *   all        when a request would fail, or a cgroup limit is near.
  *
  * A pass takes spans out under the region's lock and gives them to the system without it.
@@ -18,7 +18,6 @@
 #include "heap/ended.h"
 #include "heap/heap.h"
 #include "heap/page.h"
-#include "heap/thread.h"
 #include "large/kept.h"
 #include "large/mixed.h"
 #include "space/region.h"
@@ -47,11 +46,11 @@ static uint64_t purge(na_region *region, na_rest_batch *batch) {
     return na_rest_put_back(region, batch);
 }
 
-/* About so many bytes of a part, or less if there is no more. */
-static uint64_t purge_part(na_region *region, unsigned part, enum na_rest_what what, uint64_t bytes) {
+/* About so many bytes of a part that rested for `age` ticks, or less if there is no more; UINT64_MAX: all. */
+static uint64_t purge_part(na_region *region, unsigned part, int age, uint64_t bytes) {
     uint64_t gone = 0;
     while (gone < bytes) {
-        na_rest_batch batch = {.what = what};
+        na_rest_batch batch = {.age = age, .all = bytes == UINT64_MAX};
         uint64_t left = bytes - gone;
         na_rest_take(region, part, left < BATCH ? left : BATCH, &batch);
         uint64_t some = purge(region, &batch);
@@ -71,7 +70,7 @@ static void by_age(na_region *region, uint64_t now) {
     if (budget < PASS_PER_MS) budget = PASS_PER_MS;
     if (budget > PASS_MOST && na_opt.purge_delay_ms != 0) budget = PASS_MOST;
     uint64_t gone = 0;
-    for (unsigned p = 2; p-- > 0 && gone < budget;) gone += purge_part(region, p, NA_REST_DUE, budget - gone);
+    for (unsigned p = 2; p-- > 0 && gone < budget;) gone += purge_part(region, p, NA_AGES, budget - gone);
     if (gone == 0) return;
     region->passed_at = now;
     /* What nobody wanted for so long: the next peak is a new one. */
@@ -80,7 +79,9 @@ static void by_age(na_region *region, uint64_t now) {
 }
 
 static void by_volume(na_region *region) {
-    uint64_t excess = least(na_rest_excess(region), region->unproven);
+    enum { IN_ROW = 3 }; /* a thread that freed one or two arrays may well take as many again */
+    if (na_self.thread == NULL || na_self.thread->frees_in_row < IN_ROW) return;
+    uint64_t excess = na_rest_excess(region);
     region->unproven -= excess;
     if (excess != 0 && region->warm_bytes != 0) {
         pthread_mutex_unlock(&region->lock);
@@ -88,7 +89,7 @@ static void by_volume(na_region *region) {
         pthread_mutex_lock(&region->lock);
         excess = least(na_rest_excess(region), excess);
     }
-    for (unsigned p = 2; p-- > 0 && excess != 0;) excess = above(excess, purge_part(region, p, NA_REST_ANY, excess));
+    for (unsigned p = 2; p-- > 0 && excess != 0;) excess = above(excess, purge_part(region, p, 0, excess));
 }
 
 /* What is used or dirty above the most that was ever used and a share of it, or `floor`. */
@@ -103,16 +104,16 @@ static void for_new(na_region *region) {
     region->part[0].fresh = region->part[1].fresh = region->fresh_growing = 0;
     if (region->dirty_bytes == 0) return;
     for (unsigned p = 0; p < 2; p++)
-        if (opened[p] != 0) {
-            uint64_t excess = least(excess_over(region, 8, 16 * MIB), opened[p]);
-            if (excess != 0) (void)purge_part(region, !p, NA_REST_ANY, excess);
+        if (opened[p] != 0) { /* what was freed in this tick may be wanted again at once */
+            uint64_t excess = excess_over(region, 8, 16 * MIB);
+            if (excess != 0) (void)purge_part(region, !p, 1, excess);
         }
     if (opened[1] != 0 && region->early_bytes > 0) {
         uint64_t excess = least(excess_over(region, 8, 16 * MIB), (uint64_t)region->early_bytes);
-        if (excess != 0) region->early_bytes -= (int64_t)purge_part(region, 1, NA_REST_ANY, excess);
+        if (excess != 0) region->early_bytes -= (int64_t)purge_part(region, 1, 0, excess);
     }
     /* Blocks that grow in place leave alone what is free elsewhere: for each of their bytes two go. */
-    if (growing != 0 && excess_over(region, 16, MIB) != 0) (void)purge_part(region, 0, NA_REST_ANY, 2 * growing);
+    if (growing != 0 && excess_over(region, 16, MIB) != 0) (void)purge_part(region, 0, 0, 2 * growing);
 }
 
 /* ---- limits of cgroups ----------------------------------------------------------------------------------- */
@@ -179,7 +180,7 @@ void na_reclaim_look(na_region *region, uint64_t now) {
 static void purge_all(na_region *region) {
     if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
     pthread_mutex_lock(&region->lock);
-    for (unsigned p = 0; p < 2; p++) (void)purge_part(region, p, NA_REST_ALL, UINT64_MAX);
+    for (unsigned p = 0; p < 2; p++) (void)purge_part(region, p, 0, UINT64_MAX);
     while (region->in_purge != 0) {
         pthread_mutex_unlock(&region->lock);
         os_nap();

@@ -6,6 +6,7 @@
 #ifndef NA_RECLAIM_H
 #define NA_RECLAIM_H
 
+#include "heap/thread.h"
 #include "os/options.h"
 #include "os/os.h"
 #include "types.h"
@@ -14,8 +15,10 @@
 
 void na_reclaim_look(na_region *region, uint64_t now);
 
-/* A call of the program passes by: gives back what is due, and what has to make up for newly opened memory. */
-static inline void na_reclaim_pass(na_region *region) {
+/* A call of the program passes by, which may have taken or freed spans: gives back what is due, and what has to make up for
+ * newly opened memory, or rests beyond measure. */
+static inline void na_reclaim_pass(na_region *region, bool freed) {
+    if (na_self.thread != NULL) na_self.thread->frees_in_row = freed ? na_self.thread->frees_in_row + 1 : 0;
     if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return; /* RDMA registrations may cover free memory */
     uint64_t now = os_now_ms();
     if (atomic_load_explicit(&region->restless, memory_order_relaxed) ||

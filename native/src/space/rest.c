@@ -104,8 +104,8 @@ bool na_rest_due(const na_region *region) {
 
 /* Memory leaves in units: a slice, or of the large part a whole huge page, since splitting one costs a neighbour the huge
  * page. What lies at the ends of a span and is less than that waits until a neighbour is freed. */
-static uint32_t unit_of(const na_span *span, enum na_rest_what what) {
-    return span->part == 1 && what != NA_REST_ALL && na_opt.huge != NA_HUGE_NEVER ? NA_HUGE_SLICES : 1;
+static uint32_t unit_of(const na_span *span, bool all) {
+    return span->part == 1 && !all && na_opt.huge != NA_HUGE_NEVER ? NA_HUGE_SLICES : 1;
 }
 
 enum { NO_AGE = -1 };
@@ -120,17 +120,15 @@ static int unit_age(const uint8_t *stamps, uint32_t slices, uint64_t tick) {
     return youngest;
 }
 
-static bool goes(int age, enum na_rest_what what) {
-    return age != NO_AGE && (what != NA_REST_DUE || age >= NA_AGES || na_opt.purge_delay_ms == 0);
-}
+static bool goes(int age, int least) { return age != NO_AGE && (age >= least || na_opt.purge_delay_ms == 0); }
 
 /* Calls visit(start, slices, context) for each run of units of a span that can go, until it gives false. */
-static void each_run(const na_span *span, enum na_rest_what what, uint64_t tick,
+static void each_run(const na_span *span, const na_rest_batch *batch,
                      bool (*visit)(uintptr_t start, uint32_t slices, void *context), void *context) {
-    uint32_t unit = unit_of(span, what);
+    uint32_t unit = unit_of(span, batch->all);
     uintptr_t step = (uintptr_t)unit << NA_SLICE_SHIFT, end = na_span_end(span) & ~(step - 1), from = 0;
     for (uintptr_t at = na_round_up(span->start, step); at < end; at += step) {
-        bool go = goes(unit_age(&na_dirty[na_slice_index(at)], unit, tick), what);
+        bool go = goes(unit_age(&na_dirty[na_slice_index(at)], unit, batch->tick), batch->age);
         if (go && from == 0) from = at;
         if (from == 0 || (go && at + step < end)) continue;
         uintptr_t to = go ? at + step : at;
@@ -155,20 +153,21 @@ static bool add_run(uintptr_t start, uint32_t slices, void *context) {
 }
 
 /* From the end: who takes a piece of a free span takes its start. */
-static void add_from_end(const na_span *span, enum na_rest_what what, struct stretch *stretch) {
-    uint32_t unit = unit_of(span, what);
+static void add_from_end(const na_span *span, const na_rest_batch *batch, struct stretch *stretch) {
+    uint32_t unit = unit_of(span, batch->all);
     uintptr_t step = (uintptr_t)unit << NA_SLICE_SHIFT, start = na_round_up(span->start, step);
-    stretch->start = stretch->end = na_span_end(span) & ~(step - 1);
-    while (stretch->start > start && stretch->start <= stretch->end && stretch->found < stretch->wanted) {
-        stretch->start -= step;
-        stretch->found += (uint64_t)na_dirty_count(stretch->start, unit) << NA_SLICE_SHIFT;
-        if (stretch->found == 0) stretch->end = stretch->start;
+    for (uintptr_t at = na_span_end(span) & ~(step - 1); at > start && stretch->found < stretch->wanted;) {
+        at -= step;
+        if (!goes(unit_age(&na_dirty[na_slice_index(at)], unit, batch->tick), batch->age)) continue;
+        if (stretch->found == 0) stretch->end = at + step;
+        stretch->start = at;
+        stretch->found += (uint64_t)na_dirty_count(at, unit) << NA_SLICE_SHIFT;
     }
 }
 
 /* Nothing in a span is due yet: it waits for its oldest unit, if one can ever go. */
 static void file_by_oldest(na_region *region, na_span *span) {
-    uint32_t unit = unit_of(span, NA_REST_DUE);
+    uint32_t unit = unit_of(span, false);
     uintptr_t step = (uintptr_t)unit << NA_SLICE_SHIFT, end = na_span_end(span) & ~(step - 1);
     int oldest = NO_AGE;
     for (uintptr_t at = na_round_up(span->start, step); at < end; at += step) {
@@ -201,8 +200,8 @@ void na_rest_end(na_region *region, na_span *span) {
 /* false: nothing of the span can go. */
 static bool take_from(na_region *region, na_span *span, uint64_t wanted, na_rest_batch *batch) {
     struct stretch stretch = {.wanted = wanted};
-    if (batch->what == NA_REST_DUE) each_run(span, batch->what, batch->tick, add_run, &stretch);
-    else add_from_end(span, batch->what, &stretch);
+    if (batch->age == NA_AGES) each_run(span, batch, add_run, &stretch);
+    else add_from_end(span, batch, &stretch);
     if (stretch.found == 0) return false;
     uint32_t slices = (uint32_t)((stretch.end - stretch.start) >> NA_SLICE_SHIFT);
     /* A reserve, which is short, leaves as a whole; so does a span that can't be cut for want of descriptors. */
@@ -220,7 +219,7 @@ void na_rest_take(na_region *region, unsigned part, uint64_t bytes, na_rest_batc
     int looks = LOOKS;
     batch->tick = region->tick;
     uint64_t upto = batch->bytes + bytes;
-    int lists = batch->what == NA_REST_DUE ? 1 : batch->what == NA_REST_ANY ? NA_AGES + 1 : NA_REST_LISTS;
+    int lists = batch->all ? NA_REST_LISTS : NA_AGES + 1 - batch->age;
     for (int i = 0; i < lists && batch->bytes < upto; i++) { /* the oldest first */
         uint64_t index = i == 0 ? NA_DUE : i == NA_EDGES ? NA_EDGES : (region->tick + (uint64_t)i) % NA_AGES;
         na_link *list = &region->part[part].rest[index];
@@ -231,7 +230,7 @@ void na_rest_take(na_region *region, unsigned part, uint64_t bytes, na_rest_batc
                 next = list->next; /* what is left of it is in the list anew */
             } else {
                 looks--;
-                if (batch->what == NA_REST_DUE) file_by_oldest(region, span);
+                if (batch->age == NA_AGES) file_by_oldest(region, span);
             }
         }
     }
@@ -252,7 +251,7 @@ static bool purge_run(uintptr_t start, uint32_t slices, void *context) {
 void na_rest_purge(na_rest_batch *batch) {
     for (na_span *span = batch->first; span != NULL; span = span->next) {
         bool failed = false;
-        each_run(span, batch->what, batch->tick, purge_run, &failed);
+        each_run(span, batch, purge_run, &failed);
         span->capacity = failed;
     }
 }
@@ -268,7 +267,7 @@ uint64_t na_rest_put_back(na_region *region, na_rest_batch *batch) {
     for (na_span *span = batch->first, *next; span != NULL; span = next) {
         next = span->next;
         if (span->capacity != 0) span->freed_at = region->tick; /* memory that is locked: later, perhaps */
-        else each_run(span, batch->what, batch->tick, clear_run, &gone);
+        else each_run(span, batch, clear_run, &gone);
         list_leave(&span->rest);
         na_span_put_back(region, span);
     }

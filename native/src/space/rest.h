@@ -26,23 +26,19 @@ static inline void na_rest_wake(na_region *region) {
         atomic_store_explicit(&region->restless, true, memory_order_relaxed);
 }
 
-/* Bytes that rest beyond that. Cached mixed spans count as used, and rest. */
+/* Bytes that rest beyond that, but no more than the peak grew. Cached mixed spans count as used, and rest. */
 static inline uint64_t na_rest_excess(const na_region *region) {
     uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
     uint64_t may = used - region->warm_bytes + NA_REST_LEAST, rests = region->dirty_bytes + region->warm_bytes;
-    return rests > may ? rests - may : 0;
+    uint64_t excess = rests > may ? rests - may : 0;
+    return excess < region->unproven ? excess : region->unproven;
 }
-
-enum na_rest_what {
-    NA_REST_DUE, /* slices that rested long enough; in the large part whole huge pages of them */
-    NA_REST_ANY, /* the oldest spans first; in the large part whole huge pages */
-    NA_REST_ALL  /* every dirty slice */
-};
 
 /* Spans that were taken out of the region to be purged. */
 typedef struct na_rest_batch {
+    int age;  /* ticks for which slices must have rested: NA_AGES, those that are due; 0: any, the oldest spans first */
+    bool all; /* every dirty slice; else in the large part whole huge pages only */
     na_span *first;
-    enum na_rest_what what;
     uint64_t tick;
     uint64_t bytes; /* to be purged, about */
 } na_rest_batch;

@@ -456,7 +456,7 @@ static void release_range(na_region *region, uintptr_t start, uint32_t slices, u
     map_fill(start, slices, NULL);
     /* Only trimming can lack a descriptor; na_span_trim makes sure of one. */
     (void)give_back(region, start, slices, tick, reuse);
-    if (na_rest_due(region) || (region->unproven != 0 && na_rest_excess(region) != 0)) na_rest_wake(region);
+    if (na_rest_due(region) || na_rest_excess(region) != 0) na_rest_wake(region);
 }
 
 static void free_locked(na_region *region, na_span *span, uint64_t rested_since, bool reads_zero) {

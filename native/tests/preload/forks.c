@@ -8,7 +8,9 @@
 #include "early.h"
 #include "served.h"
 
+#include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <spawn.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -177,7 +179,29 @@ static void handlers_that_allocate(void) {
     CHECK_EQUAL(late_forks[1], 50);
 }
 
+/* A user namespace is for processes of one thread. */
+static int unshares(size_t bytes) {
+    pid_t child = fork();
+    if (child == 0) {
+        for (int i = 0; i < 4; i++) {
+            void *block = malloc(bytes);
+            if (block == NULL) _exit(2);
+            memset(block, 1, bytes);
+            free(block);
+        }
+        _exit(unshare(CLONE_NEWUSER) == 0 ? 0 : errno == EINVAL ? 1 : 77); /* EINVAL: there are several */
+    }
+    return status_of(child);
+}
+static void no_thread_is_in_the_way(void) {
+    int status = unshares(100000);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) SKIP("unshare(CLONE_NEWUSER)");
+    CHECK_EQUAL(status, 0);
+    CHECK_EQUAL(unshares(8 << 20), 0);
+}
+
 static const check_case cases[] = {
+    {"no_thread_is_in_the_way", no_thread_is_in_the_way},
     {"threads_and_forks", threads_and_forks},
     {"forks_of_forks", forks_of_forks},
     {"vforks", vforks},

@@ -52,6 +52,9 @@ foreach(program calls forks thread_end)
   set_tests_properties(preload_${program}_secure PROPERTIES
     ENVIRONMENT "LD_PRELOAD=$<TARGET_FILE:numalloc_preload>;NUMALLOC_SECURE=1")
 endforeach()
+set_tests_properties(preload_thread_end PROPERTIES # what starts the purger is to be seen
+  ENVIRONMENT "LD_PRELOAD=$<TARGET_FILE:numalloc_preload>;NUMALLOC_PURGER=1")
+set_tests_properties(preload_forks PROPERTIES SKIP_RETURN_CODE 77)
 set_tests_properties(preload_start PROPERTIES
   ENVIRONMENT "LD_PRELOAD=$<TARGET_FILE:numalloc_preload>;NUMALLOC_RESERVE=1G")
 # Timers at 1 kHz, forks among busy threads: alone, so that they meet what they are to meet.
