@@ -3,6 +3,7 @@
 
 import dataclasses
 import errno
+from shutil import which
 
 import pytest
 from made_up import GIB, Machine
@@ -193,7 +194,7 @@ def test_openmp_threads_count_as_well(machine):
 
 @pytest.mark.parametrize("text", ["\u00b2", "0", "many", "9" * 5000])
 def test_numbers_of_threads_that_are_none(machine, text):
-    assert found(job(machine, HALVES, environ={"OMP_NUM_THREADS": text})) == {}
+    assert set(found(job(machine, HALVES, environ={"OMP_NUM_THREADS": text}))) == {"openmp-value"}
 
 
 def test_hardware_threads(tmp_path):
@@ -237,7 +238,47 @@ def test_binding_by_openmp_in_ranks_that_share_cpus(machine):
     assert finding.ranks == (0, 1, 2, 3)
     for environ in ({"OMP_PROC_BIND": "false", "OMP_PLACES": "cores"}, {"KMP_AFFINITY": "none"}):
         assert found(job(machine, bindings, pools=2, environ=environ)) == {}
-    assert found(job(machine, HALVES, environ={"OMP_PROC_BIND": "close"})) == {}
+    assert set(found(job(machine, HALVES, environ={"OMP_PROC_BIND": "close"}))) == {"openmp-binds"}
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "good"),
+    [
+        ("OMP_NUM_THREADS", ["abc", "0", "4,", "-1", "2 3"], ["4", "4,2", " 8 "]),
+        (
+            "OMP_PLACES",
+            ["junk", "cores()", "{0", "cores,threads"],
+            ["cores", "threads(4)", "SOCKETS", "{0:4}", "{0},{1}"],
+        ),
+        (
+            "OMP_PROC_BIND",
+            ["junk", "close,", "spread;close"],
+            ["true", "FALSE", "close", "spread,close", "master"],
+        ),
+        ("GOMP_CPU_AFFINITY", ["all", "0-x"], ["0-3", "0 2 1-3:2"]),
+        ("OPENBLAS_NUM_THREADS", ["abc", "1.5", "0"], ["1"]),
+        ("MKL_NUM_THREADS", ["auto"], ["4"]),
+        ("OMP_STACKSIZE", ["big", "64X"], ["64M", "1g", "2048"]),
+        ("OMP_WAIT_POLICY", ["spin"], ["active", "PASSIVE"]),
+    ],
+)
+def test_values_that_no_runtime_can_read(machine, name, bad, good):
+    for text in bad:
+        finding = found(job(machine, environ={name: text}, launcher="none"))["openmp-value"]
+        assert name in finding.what
+        assert text.strip() in finding.evidence[0]
+    for text in good:
+        assert "openmp-value" not in found(job(machine, environ={name: text}, launcher="none"))
+
+
+def test_binding_by_openmp_befalls_what_is_loaded_late(machine):
+    told = {"OMP_PROC_BIND": "close"}
+    assert found(job(machine, environ=told, launcher="none"))["openmp-binds"].severity == "note"
+    narrowed = found(job(machine, ["3"], environ=told, launcher="none"))["openmp-binds"]
+    assert narrowed.severity == "warning"
+    assert "OMP_PROC_BIND=close, CPUs 3" in narrowed.evidence[0]
+    for environ in ({}, {"OMP_PROC_BIND": "false"}, {"OMP_PLACES": "cores"}):
+        assert "openmp-binds" not in found(job(machine, environ=environ, launcher="none"))
 
 
 @pytest.mark.parametrize(
@@ -552,3 +593,67 @@ def test_evidence_of_many_ranks_is_cut(tmp_path):
 
 def test_checks_of_bindings_have_names_of_their_own():
     assert len({check.__name__ for check in BINDING}) == len(BINDING)
+
+
+# ---- variables of ours -------------------------------------------------------------------------------------
+
+
+def test_variables_of_ours(machine, tmp_path):
+    wrong = {
+        "HPCALLOC_TIMEOUT": ["abc", "-1", "nan"],
+        "HPCALLOC_REPORT": ["x.pdf", f"{tmp_path}/nowhere/x.json"],
+    }
+    for name, texts in wrong.items():
+        for text in texts:
+            finding = found(job(machine, launcher="none", environ={name: text}))["variable-wrong"]
+            assert finding.severity == "error"
+            assert f"{name}={text}" in finding.evidence[0]
+    unknown = found(job(machine, launcher="none", environ={"HPCALLOC_TIMOUT": "3"}))["variable-unknown"]
+    assert "HPCALLOC_TIMOUT" in unknown.what
+    right = {"HPCALLOC_TIMEOUT": "0", "HPCALLOC_REPORT": f"{tmp_path}/x.json", "HPCALLOC_RUN": "none"}
+    assert found(job(machine, launcher="none", environ=right)) == {}
+
+
+def test_what_the_allocator_says_of_its_variables(machine, monkeypatch):
+    monkeypatch.setattr(facts.shutil, "which", which)
+    bad = {"NUMALLOC_SECURE": "yes", "NUMALLOC_SECUR": "1", "NUMALLOC_LEAKS": "/nowhere/x"}
+    finding = found(job(machine, launcher="none", environ=bad))["allocator-option"]
+    said = "\n".join(finding.evidence)
+    assert "NUMALLOC_SECURE=yes can't be used" in said
+    assert "unknown environment variable NUMALLOC_SECUR" in said
+    assert len(finding.evidence) == 2
+    right = {"NUMALLOC_SECURE": "1", "NUMALLOC_STATS": "1"}
+    assert "allocator-option" not in found(job(machine, launcher="none", environ=right))
+
+
+def test_two_launchers_are_named(machine):
+    launch = Launch("torchrun", 0, 1, None, 0, 1, ("slurm (local rank 0 of 2)",))
+    host = job(machine, launcher="none")
+    checks = found(dataclasses.replace(host, ranks=(dataclasses.replace(host.ranks[0], launch=launch),)))
+    assert "slurm (local rank 0 of 2)" in checks["two-launchers"].evidence[0]
+
+
+# ---- memory that is not where or what it seems --------------------------------------------------------------
+
+
+def test_huge_pages_that_a_parent_has_forbidden(machine):
+    for state, named in (("0", True), ("1", False)):
+        host = job(machine, launcher="none")
+        status = machine.root / "proc/self/status"
+        status.write_text(f"{status.read_text()}THP_enabled:\t{state}\n")
+        rank = gather_rank({}, machine.root)
+        (mine,) = host.ranks
+        host = dataclasses.replace(host, ranks=(dataclasses.replace(mine, thp_off=rank.thp_off),))
+        assert ("thp-off" in found(host)) == named
+
+
+@pytest.mark.parametrize("on", ["true", "1", "false", "0"])
+def test_nodes_without_cpus_and_demotion_to_them(machine, on):
+    machine.write("sys/kernel/mm/numa/demotion_enabled", on)
+    assert found(job(machine, launcher="none")) == {}  # there is no slower node
+    machine.write("sys/devices/system/node/online", "0-2")
+    machine.write("sys/devices/system/node/node2/cpulist", "")
+    machine.write("sys/devices/system/node/node2/meminfo", "Node 2 MemTotal:  1048576 kB\n")
+    checks = found(job(machine, launcher="none"))
+    assert checks["memory-only-nodes"].severity == "note"
+    assert ("demotion" in checks) == (on in ("true", "1"))

@@ -7,6 +7,7 @@
 import json
 import pathlib
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -135,6 +136,18 @@ def test_oversubscribed_threads_say_so():
     share = shares("2x.xml", 2, threads=20)[0]
     assert share.threads == 20
     assert "oversubscribed" in " ".join(share.reasons)
+
+
+@pytest.mark.parametrize(
+    ("quota", "ranks", "threads"),
+    [(1.0, 1, 1), (1.5, 1, 1), (2.0, 1, 2), (8.0, 2, 4), (0.5, 2, 1), (64.0, 1, 16)],
+)
+def test_threads_fit_the_time_that_the_cgroup_grants(quota, ranks, threads):
+    topology = replace(source("2x.xml"), cpu_quota=quota)
+    for share in make_plan(topology, ranks).ranks:
+        assert share.threads == threads
+        assert ("grants" in " ".join(share.reasons)) == (quota < 16)
+    assert make_plan(topology, ranks, threads=7).ranks[0].threads == 7
 
 
 def test_omp_environment():

@@ -77,6 +77,31 @@ def test_cgroup_cpuset_of_an_ancestor(tmp_path):
     assert [c.pus for c in t.usable_cores] == [(1,), (2,)]
 
 
+@pytest.mark.parametrize(
+    ("group", "files", "quota"),
+    [
+        (
+            "0::/job/step",
+            {"sys/fs/cgroup/job/cpu.max": "150000 100000", "sys/fs/cgroup/job/step/cpu.max": "max 100000"},
+            1.5,
+        ),
+        ("0::/", {"sys/fs/cgroup/cpu.max": "100000 100000"}, 1.0),
+        (
+            "3:cpu,cpuacct:/job",
+            {
+                "sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_quota_us": "50000",
+                "sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_period_us": "100000",
+            },
+            0.5,
+        ),
+        ("0::/job", {}, None),
+    ],
+)
+def test_cpu_quota(tmp_path, group, files, quota):
+    tree(tmp_path, {"sys/devices/system/cpu/online": "0-2\n", "proc/self/cgroup": f"{group}\n", **files})
+    assert Topology.from_machine(tmp_path).cpu_quota == quota
+
+
 def test_no_node_directory_is_one_node(tmp_path):
     tree(tmp_path, {"sys/devices/system/cpu/online": "0-2\n"})
     t = Topology.from_machine(tmp_path)

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from ..discover.launcher import global_rank
+from ..discover.variables import report_unknown
 from ..exceptions import HpcallocError, message
 from .lazy import LazyGroup
 
@@ -33,6 +35,8 @@ class Verbs(LazyGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb; what hpcalloc refuses is one line and exit code 2."""
+        if global_rank(os.environ)[0] == 0:
+            report_unknown(os.environ)
         try:
             try:
                 return super().invoke(ctx)

@@ -7,7 +7,15 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["HugePool", "huge_pools", "read_number", "read_text", "transparent_huge_pages"]
+__all__ = [
+    "HugePool",
+    "cgroups",
+    "cpu_quota",
+    "huge_pools",
+    "read_number",
+    "read_text",
+    "transparent_huge_pages",
+]
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -51,3 +59,36 @@ def huge_pools(nodes: Iterable[int], root: str | os.PathLike[str] = "/") -> tupl
             if total is not None and free is not None:
                 pools.append(HugePool(node, size, total, free))
     return tuple(pools)
+
+
+def cgroups(controller: str, root: str | os.PathLike[str] = "/") -> list[tuple[int, str]]:
+    """Directories of the process' cgroups for a controller, innermost first, each with its version."""
+    base = os.fspath(root)
+    found: list[tuple[int, str]] = []
+    for line in read_text(os.path.join(base, "proc/self/cgroup")).splitlines():
+        _, controllers, group = line.split(":", 2)
+        top = os.path.join(base, "sys/fs/cgroup")
+        if controllers == "":
+            mounts = [(2, top), (2, os.path.join(top, "unified"))]
+        elif controller in controllers.split(","):
+            mounts = [(1, os.path.join(top, name)) for name in dict.fromkeys((controller, controllers))]
+        else:
+            continue
+        parts = [part for part in group.split("/") if part]
+        for version, mount in mounts:
+            found += [(version, os.path.join(mount, *parts[:depth])) for depth in range(len(parts), -1, -1)]
+    return found
+
+
+def cpu_quota(root: str | os.PathLike[str] = "/") -> float | None:
+    """CPUs' worth of time that the cgroups around the process grant; None if any number."""
+    quotas = []
+    for version, directory in cgroups("cpu", root):
+        if version == 2:
+            quota, _, period = read_text(os.path.join(directory, "cpu.max")).partition(" ")
+        else:
+            quota = read_text(os.path.join(directory, "cpu.cfs_quota_us"))
+            period = read_text(os.path.join(directory, "cpu.cfs_period_us"))
+        if quota.strip().isdigit() and period.strip().isdigit() and int(period) > 0:
+            quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..exceptions import TopologyError, message
-from .proc import read_text
+from .proc import cgroups, cpu_quota, read_text
 
 if TYPE_CHECKING:
     import xml.etree.ElementTree as ET
@@ -111,6 +111,8 @@ class Topology:
         ((from, to), SLIT distance) pairs; 10 is local.
     source : str
         Where it was read from.
+    cpu_quota : float or None
+        CPUs' worth of time that the cgroup grants; None: any number.
     """
 
     nodes: tuple[Node, ...]
@@ -119,6 +121,7 @@ class Topology:
     allowed_nodes: frozenset[int]
     distances: tuple[tuple[tuple[int, int], int], ...] = ()
     source: str = "synthetic"
+    cpu_quota: float | None = None
     _distance: dict[tuple[int, int], int] = field(default_factory=dict, compare=False, repr=False, hash=False)
 
     def __post_init__(self) -> None:
@@ -232,6 +235,7 @@ class Topology:
             allowed_nodes=frozenset(allowed_nodes & set(with_memory)) or frozenset(with_memory),
             distances=tuple(distances),
             source="this machine" if str(root) == "/" else str(root),
+            cpu_quota=cpu_quota(base),
         )
 
     # ---- hwloc XML ------------------------------------------------------------------------------------
@@ -283,21 +287,11 @@ class Topology:
 
 
 def _cgroup_cpus(base: str) -> tuple[int, ...]:
-    """PUs of the process' cpuset cgroup (version 2, then 1); empty if unknown."""
-    for line in read_text(os.path.join(base, "proc/self/cgroup")).splitlines():
-        _, controllers, group = line.split(":", 2)
-        if controllers == "":
-            mounts = [os.path.join(base, name) for name in ("sys/fs/cgroup", "sys/fs/cgroup/unified")]
-            name = "cpuset.cpus.effective"
-        elif "cpuset" in controllers.split(","):
-            mounts, name = [os.path.join(base, "sys/fs/cgroup/cpuset")], "cpuset.effective_cpus"
-        else:
-            continue
-        for mount in mounts:
-            path = [part for part in group.split("/") if part]
-            for depth in range(len(path), -1, -1):  # the nearest ancestor that has the file decides
-                if cpus := parse_ids(read_text(os.path.join(mount, *path[:depth], name))):
-                    return cpus
+    """PUs of the process' cpuset cgroup; empty if unknown. The nearest one that has the file decides."""
+    for version, directory in cgroups("cpuset", base):
+        name = "cpuset.cpus.effective" if version == 2 else "cpuset.effective_cpus"
+        if cpus := parse_ids(read_text(os.path.join(directory, name))):
+            return cpus
     return ()
 
 

@@ -13,6 +13,7 @@ import pathlib
 import re
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,15 @@ from typing import Any
 
 from .. import _native
 from ..discover.launcher import Launch, detect_launcher
-from ..discover.proc import HugePool, huge_pools, read_number, read_text, transparent_huge_pages
+from ..discover.proc import (
+    HugePool,
+    cgroups,
+    cpu_quota,
+    huge_pools,
+    read_number,
+    read_text,
+    transparent_huge_pages,
+)
 from ..discover.topology import Topology, parse_ids
 
 __all__ = [
@@ -35,7 +44,7 @@ __all__ = [
 
 _VARIABLES = (
     "OMP_", "KMP_", "GOMP_", "OPENBLAS_", "GOTO_", "MKL_", "BLIS_", "FLEXIBLAS", "SLURM", "SRUN_", "LD_PRELOAD",
-    "HWLOC_", "NUMALLOC_", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID", "COBALT_JOBID",
+    "HWLOC_", "NUMALLOC_", "HPCALLOC_", "NUMEXPR_", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID", "COBALT_JOBID",
 )  # fmt: skip
 _LIBRARIES = re.compile(
     r"lib(mpi(_cray|_intel)?|mpich|hwloc|numalloc_preload|jemalloc|tcmalloc\w*|mimalloc\w*|tbbmalloc\w*|snmalloc\w*"
@@ -81,6 +90,10 @@ class RankFacts:
         Answers of mbind and move_pages; 0 is yes.
     seccomp : int
         2: system calls are filtered.
+    thp_off : bool
+        Transparent huge pages are switched off for the process (PR_SET_THP_DISABLE).
+    refused : tuple of str
+        What the allocator says of its variables that it does not know or can't use.
     environment : mapping
         Variables that bear on placement.
     libraries, before : tuple of str
@@ -116,6 +129,8 @@ class RankFacts:
     bind_errno: int = 0
     query_errno: int = 0
     seccomp: int = 0
+    thp_off: bool = False
+    refused: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     pools: tuple[Pool, ...] = ()
     libraries: tuple[str, ...] = ()
@@ -144,6 +159,8 @@ class HostFacts:
         Of /dev/shm; None where nothing is mounted there.
     fabric : tuple of str
         RDMA devices.
+    demotion : bool
+        Under pressure the kernel moves pages to slower nodes.
     """
 
     name: str
@@ -157,6 +174,7 @@ class HostFacts:
     shm_bytes: int | None = None
     shm_free: int | None = None
     fabric: tuple[str, ...] = ()
+    demotion: bool = False
 
 
 # ---- the host -----------------------------------------------------------------------------------------
@@ -183,6 +201,7 @@ def gather_host(
         hugepages=huge_pools((node.id for node in topology.nodes), base),
         shm_bytes=shm.f_blocks * shm.f_frsize if shm is not None else None,
         shm_free=shm.f_bavail * shm.f_frsize if shm is not None else None,
+        demotion=read_text(base / "sys/kernel/mm/numa/demotion_enabled").strip() in ("1", "true"),
         fabric=tuple(sorted(p.name for p in fabric.iterdir())) if fabric.is_dir() else (),
     )
 
@@ -243,10 +262,12 @@ def gather_rank(
         memory_policy=_memory_policy(base),
         limits=_limits(base),
         memory=_memory_group(base),
-        cpu_quota=_cpu_quota(base),
+        cpu_quota=cpu_quota(base),
         bind_errno=_native.can_bind(),
         query_errno=_native.can_query(),
         seccomp=int(status.get("Seccomp", "0")),
+        thp_off=status.get("THP_enabled") == "0",
+        refused=_refused(environ),
         environment={k: v for k, v in sorted(environ.items()) if k.startswith(_VARIABLES)},
         pools=_pools(),
         libraries=loaded_libraries(base),
@@ -261,6 +282,35 @@ def gather_rank(
         own_mpirun=str(own) if own.exists() else "",
         hwloc_binding=_hwloc_binding(),
         ancestors=_ancestors(base),
+    )
+
+
+def _refused(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Start a small program under the allocator and return what it says of its variables.
+
+    Values that name a file or a command are left out: it would write there.
+    """
+    mine = {n: v for n, v in environ.items() if n.startswith("NUMALLOC_") and not set("/.") & set(v)}
+    folder = next((f for f in _native.__path__ if os.path.exists(f"{f}/libnumalloc_preload.so")), None)
+    program = shutil.which("true", path=os.defpath)
+    if not mine or folder is None or program is None:
+        return ()
+    try:
+        done = subprocess.run(
+            [program],
+            env={**mine, "LD_PRELOAD": f"{folder}/libnumalloc_preload.so"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    lines = done.stderr.splitlines()
+    return tuple(
+        x for x in lines if re.match("numalloc: (unknown environment variable |NUMALLOC_[A-Z_]+=)", x)
     )
 
 
@@ -327,28 +377,9 @@ def _ancestors(base: pathlib.Path) -> tuple[str, ...]:
 # ---- cgroups --------------------------------------------------------------------------------------------
 
 
-def _groups(base: pathlib.Path, controller: str) -> list[tuple[int, pathlib.Path]]:
-    """Directories of the process' cgroups for a controller, innermost first, each with its version."""
-    found: list[tuple[int, pathlib.Path]] = []
-    for line in read_text(base / "proc/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", 2)
-        if controllers == "":
-            mounts = [(2, base / "sys/fs/cgroup"), (2, base / "sys/fs/cgroup/unified")]
-        elif controller in controllers.split(","):
-            mounts = [(1, base / "sys/fs/cgroup" / name) for name in dict.fromkeys((controller, controllers))]
-        else:
-            continue
-        for version, mount in mounts:
-            directory = mount / group.lstrip("/")
-            while directory == mount or mount in directory.parents:
-                found.append((version, directory))
-                directory = directory.parent
-    return found
-
-
 def _memory_group(base: pathlib.Path) -> MemoryGroup | None:
     least: MemoryGroup | None = None
-    for version, directory in _groups(base, "memory"):
+    for version, directory in ((v, pathlib.Path(d)) for v, d in cgroups("memory", base)):
         names = ("memory.max", "memory.current") if version == 2 else (
             "memory.limit_in_bytes", "memory.usage_in_bytes",
         )  # fmt: skip
@@ -370,21 +401,6 @@ def _memory_group(base: pathlib.Path) -> MemoryGroup | None:
         if least is None or group.limit - group.used < least.limit - least.used:
             least = group
     return least
-
-
-def _cpu_quota(base: pathlib.Path) -> float | None:
-    quotas = []
-    for version, directory in _groups(base, "cpu"):
-        if version == 2:
-            quota, _, period = read_text(directory / "cpu.max").partition(" ")
-        else:
-            quota, period = (
-                read_text(directory / "cpu.cfs_quota_us"),
-                read_text(directory / "cpu.cfs_period_us"),
-            )
-        if quota.strip().isdigit() and period.strip().isdigit() and int(period) > 0:
-            quotas.append(int(quota) / int(period))
-    return min(quotas, default=None)
 
 
 # ---- files ----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ..bind.affinity import openmp_binding
 from ..discover.topology import format_ids
 from .facts import RankFacts
 from .finding import Finding
@@ -16,7 +17,78 @@ __all__ = ["CHECKS"]
 
 _BINDING_VARIABLES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 _PLACE = re.compile(r"(!?)\{([^{}]*)\}(?::(\d{1,9}))?(?::(-?\d{1,9}))?(,|$)")
+_COUNT = r"0*[1-9][0-9]{0,8}"
+_ABSTRACT = r"(threads|cores|ll_caches|numa_domains|sockets)\s*(\(\s*[1-9][0-9]*\s*\))?"
+_ONE = ("a number from 1", _COUNT)
+_SWITCH = ("true or false", "true|false|1|0|yes|no|on|off")
+_TAKES = {  # name -> what it takes, in words and as a pattern
+    "OMP_NUM_THREADS": ("numbers from 1, separated by commas", rf"{_COUNT}(\s*,\s*{_COUNT})*"),
+    "OMP_THREAD_LIMIT": _ONE,
+    "OMP_MAX_ACTIVE_LEVELS": ("a number", "[0-9]{1,9}"),
+    "OMP_STACKSIZE": ("a size such as 64M", r"[0-9]{1,15}\s*[bkmg]?"),
+    "OMP_DYNAMIC": _SWITCH,
+    "OMP_WAIT_POLICY": ("active or passive", "active|passive"),
+    "OMP_PROC_BIND": (
+        "true, false, or a list of primary, close, spread",
+        r"true|false|((master|primary|close|spread)(\s*,\s*(?!$)|$))+",
+    ),
+    "OMP_PLACES": (
+        "threads, cores, sockets, numa_domains, ll_caches, or a list such as {0:4},{4:4}",
+        _ABSTRACT,
+    ),
+    "GOMP_CPU_AFFINITY": ("CPUs such as 0-3 8", "(?!)"),
+    "OPENBLAS_NUM_THREADS": _ONE,
+    "GOTO_NUM_THREADS": _ONE,
+    "MKL_NUM_THREADS": _ONE,
+    "BLIS_NUM_THREADS": _ONE,
+    "NUMEXPR_NUM_THREADS": _ONE,
+}
 _COUNT_MAX = 4096  # of places or CPUs that one term may stand for
+
+
+def values(host: Host) -> Iterator[Finding]:
+    """Variables of OpenMP and BLAS that hold what no runtime can read."""
+    for rank in host.ranks:
+        for name, (takes, pattern) in _TAKES.items():
+            text = rank.environment.get(name, "").strip()
+            if not text or re.fullmatch(pattern, text, re.IGNORECASE):
+                continue
+            if (name == "OMP_PLACES" and _places(text)) or (name == "GOMP_CPU_AFFINITY" and _gomp(text)):
+                continue
+            yield host.finding(
+                "openmp-value",
+                "warning",
+                f"{name} can't be read",
+                seen=[f"rank {rank.rank}: {name}={text[:80]}; it takes {takes}"],
+                effect="the runtime ignores it, and takes a default",
+                mend=(f"unset {name}", f"export {name}=VALUE, with {takes}"),
+                ranks=(rank,),
+            )
+
+
+def late(host: Host) -> Iterator[Finding]:
+    """Binding by OpenMP, which befalls all that a program makes after it has loaded the runtime."""
+    for rank in host.ranks:
+        name = openmp_binding(rank.environment)
+        if name is None:
+            continue
+        cores = len(host.cores(rank.cpus))
+        # Nothing but the variable tells a mask that a parent's runtime left from one that somebody asked for.
+        narrowed = cores == 1 and rank.launch.launcher == "none" and len(host.cores(host.available)) > 1
+        if cores < 2 and not narrowed:
+            continue
+        yield host.finding(
+            "openmp-binds",
+            "warning" if narrowed else "note",
+            "the process has one core, as a parent's OpenMP runtime leaves it"
+            if narrowed
+            else "OpenMP binds the thread that loads its runtime to one place",
+            seen=[f"rank {rank.rank}: {name}={rank.environment[name]}, CPUs {format_ids(rank.cpus)}"],
+            effect="in Python, R and the like all threads and processes made after that (import sklearn) share this "
+            "place; hpcalloc.init gives the CPUs back",
+            mend=("export OMP_PROC_BIND=false, unless all threads of the program are OpenMP's",),
+            ranks=(rank,),
+        )
 
 
 def outside(host: Host) -> Iterator[Finding]:
@@ -73,13 +145,10 @@ def _disjoint(ranks: tuple[RankFacts, ...]) -> bool:
 
 
 def _binds(rank: RankFacts) -> bool:
-    """Whether OpenMP is told to bind its threads."""
+    """Whether OpenMP is told to bind its threads; some runtimes do for OMP_PLACES alone."""
     env = rank.environment
-    if env.get("OMP_PROC_BIND", "").strip().lower() == "false":
-        return False
-    if env.get("KMP_AFFINITY", "").lower() in ("none", "disabled"):
-        return False
-    return any(env.get(name) for name in _BINDING_VARIABLES)
+    places = env.get("OMP_PLACES") and env.get("OMP_PROC_BIND", "").strip().lower() != "false"
+    return bool(openmp_binding(env) or places)
 
 
 def _named_cpus(rank: RankFacts) -> Iterator[tuple[str, frozenset[int]]]:
@@ -150,4 +219,4 @@ def _gomp(text: str) -> frozenset[int] | None:
     return frozenset(cpus)
 
 
-CHECKS = (outside, piles_up)
+CHECKS = (values, outside, piles_up, late)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from ..discover.variables import unknown_variables, wrong_variables
 from .facts import RankFacts
 from .finding import Finding
 from .host import Host
@@ -125,6 +126,56 @@ def two_mpis(host: Host) -> Iterator[Finding]:
                 seen=[f"on the PATH: {rank.mpirun}", f"in the environment: {rank.own_mpirun}"],
                 effect="ranks that it starts may not find each other",
                 mend=(f"export PATH={os.path.dirname(rank.own_mpirun)}:$PATH",),
+            )
+
+
+def variables(host: Host) -> Iterator[Finding]:
+    """Variables of ours that are misspelt, or hold what can't be used."""
+    for rank in host.ranks:
+        for name in unknown_variables(rank.environment):
+            yield host.finding(
+                "variable-unknown",
+                "warning",
+                f"hpcalloc knows no variable {name}",
+                seen=[f"{name}={rank.environment[name]}"],
+                effect="it is ignored: what it was meant to do is not done",
+                mend=("docs/options.md has the known ones", f"unset {name}"),
+                ranks=(rank,),
+            )
+        for name, takes in wrong_variables(rank.environment):
+            yield host.finding(
+                "variable-wrong",
+                "error",
+                f"{name} can't be used",
+                seen=[f"{name}={rank.environment[name]}; it takes {takes}"],
+                effect="hpcalloc.init and hpcalloc run raise an error",
+                mend=(f"export {name}=VALUE, with {takes}", f"unset {name}"),
+                ranks=(rank,),
+            )
+        for text in rank.refused:
+            yield host.finding(
+                "allocator-option",
+                "warning",
+                "the allocator ignores one of its variables",
+                seen=[text],
+                effect="what it was meant to turn on is off, or a default takes its place",
+                mend=("docs/options.md has the known ones and what they take",),
+                ranks=(rank,),
+            )
+
+
+def two_launchers(host: Host) -> Iterator[Finding]:
+    """A launcher inside another: variables of both are there."""
+    for rank in host.ranks:
+        if rank.launch.others:
+            yield host.finding(
+                "two-launchers",
+                "note",
+                "variables of several launchers are there and contradict each other",
+                seen=[f"rank {rank.rank}: {rank.launch.note}"],
+                effect="programs that look at the outer launcher's take each rank for the same one",
+                mend=("env -u VARIABLE mpirun ..., for the outer launcher's variables",),
+                ranks=(rank,),
             )
 
 
@@ -258,4 +309,4 @@ def _stale(host: Host, rank: RankFacts) -> Iterator[Finding]:
         )
 
 
-CHECKS = (mpi_apart, mpi_blind, mpi_missing, two_mpis, hwloc, preloads, slurm)
+CHECKS = (mpi_apart, mpi_blind, mpi_missing, two_mpis, variables, two_launchers, hwloc, preloads, slurm)

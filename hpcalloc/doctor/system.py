@@ -160,6 +160,50 @@ def transparent_huge_pages(host: Host) -> Iterator[Finding]:
     )
 
 
+def huge_pages_off(host: Host) -> Iterator[Finding]:
+    """Transparent huge pages that a parent has forbidden."""
+    for rank in host.ranks:
+        if rank.thp_off:
+            yield host.finding(
+                "thp-off",
+                "warning",
+                "transparent huge pages are switched off for the process, whatever the kernel's setting is",
+                seen=[f"rank {rank.rank}: THP_enabled: 0 in /proc/self/status"],
+                effect="large arrays have 4 KiB pages: slow first touch, many TLB misses",
+                mend=(
+                    f"start it from another shell; one of {', '.join(rank.ancestors[:4]) or 'its parents'} has called "
+                    "prctl(PR_SET_THP_DISABLE), and children inherit that",
+                    "systemd: MemoryTHP=inherit",
+                ),
+                ranks=(rank,),
+            )
+
+
+def slow_nodes(host: Host) -> Iterator[Finding]:
+    """Nodes without CPUs, and pages that the kernel moves there."""
+    bare = [node for node in host.facts.topology.nodes if not node.cpus and node.memory_bytes]
+    if not bare:
+        return
+    ids = format_ids(node.id for node in bare)
+    if host.facts.demotion:
+        yield host.finding(
+            "demotion",
+            "warning",
+            "under pressure the kernel moves pages to nodes without CPUs, those of strict arrays too",
+            seen=["/sys/kernel/mm/numa/demotion_enabled: on", f"nodes without CPUs: {ids}"],
+            effect="memory that was placed is elsewhere later, and slower; strict=True does not hold",
+            mend=("echo false | sudo tee /sys/kernel/mm/numa/demotion_enabled",),
+        )
+    yield host.finding(
+        "memory-only-nodes",
+        "note",
+        "there are nodes with memory and no CPUs (CXL, HBM, a GPU's)",
+        seen=[f"node {node.id}: {size_text(node.memory_bytes)}" for node in bare[:8]],
+        effect="their memory has another speed; it is used by name, and where the other nodes are full",
+        mend=("numactl --membind=NODES PROGRAM, with the nodes that have CPUs, keeps memory off them",),
+    )
+
+
 def explicit_huge_pages(host: Host) -> Iterator[Finding]:
     """Pools of explicit huge pages per node, against what is asked for and against each other."""
     wanted = {"2M": 2048, "1G": 1 << 20}.get(host.ranks[0].environment.get("NUMALLOC_HUGEPAGES", ""))
@@ -305,6 +349,8 @@ CHECKS = (
     numa_balancing,
     zone_reclaim,
     transparent_huge_pages,
+    huge_pages_off,
+    slow_nodes,
     explicit_huge_pages,
     limits,
     overcommit,

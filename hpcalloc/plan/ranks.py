@@ -173,9 +173,9 @@ def make_plan(
         why: list[str] = ["bind='off'"]
     else:
         shares, why = _decide(topology, cores, core_of, given, bindings, bind, smt)
-    return Plan(
-        topology, local_ranks, tuple(_finish(s, core_of, threads, smt, policy) for s in shares), tuple(why)
-    )
+    time = topology.cpu_quota / local_ranks if topology.cpu_quota is not None else None
+    ranks = tuple(_finish(s, core_of, threads, smt, policy, time) for s in shares)
+    return Plan(topology, local_ranks, ranks, tuple(why))
 
 
 def _check(topology: Topology, ranks: int, threads: Any, bind: str, policy: str, bindings: Any) -> None:
@@ -422,10 +422,17 @@ def _split(cores: list[Core], ranks: int, smt: bool) -> list[tuple[tuple[int, ..
 # ---- threads and memory ---------------------------------------------------------------------------------------
 
 
-def _finish(share: RankPlan, core_of: dict[int, Core], threads: Any, smt: bool, policy: str) -> RankPlan:
+def _finish(
+    share: RankPlan, core_of: dict[int, Core], threads: Any, smt: bool, policy: str, time: float | None
+) -> RankPlan:
+    """Fill in threads and memory; `time` is the CPUs' worth of time that the cgroup grants the rank."""
     reasons = list(share.reasons)
     cores = len({core_of[cpu].pus for cpu in share.cpus})
     chosen = (len(share.cpus) if smt else cores) if threads == "auto" else int(threads)
+    if time is not None and time < chosen:
+        reasons.append(f"the cgroup grants {time:g} CPUs' worth of time")
+        if threads == "auto":  # more would all be stopped for the rest of each period
+            chosen = max(int(time), 1)
     if chosen > len(share.cpus):
         reasons.append(f"{chosen} threads on {len(share.cpus)} CPUs: oversubscribed")
     memory = "interleave" if policy == "interleave" or len(share.nodes) > 1 else "local"
