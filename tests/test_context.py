@@ -504,3 +504,13 @@ def test_creation_methods_are_short_too():
     for name in ("zeros", "ones", "array", "asarray"):
         with pytest.raises(hpcalloc.ContextClosedError, match=name):
             getattr(ctx, name)(3)
+
+
+@pytest.mark.parametrize(
+    "words", [["-c", "import hpcalloc; hpcalloc.init()"], ["-m", "hpcalloc", "topology"]]
+)
+def test_unknown_variables_are_named_once(words):
+    environ = {**os.environ, "HPCALLOC_TIMOUT": "3", "HPCALLOC_TIMEOUT": "3"}
+    done = subprocess.run([sys.executable, *words], env=environ, capture_output=True, text=True, check=True)
+    (line,) = [line for line in done.stderr.splitlines() if "unknown" in line]
+    assert "HPCALLOC_TIMOUT is ignored" in line

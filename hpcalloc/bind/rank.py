@@ -19,6 +19,7 @@ from .. import _native
 from .._native.errors import error_for, name_of
 from ..discover.launcher import Launch
 from ..discover.topology import Topology
+from ..discover.variables import report_unknown
 from ..exceptions import BindingError, PlanError, message
 from ..plan.ranks import LauncherBinding, Plan, RankPlan, make_plan
 from ..policy import Policy, as_policy
@@ -189,6 +190,8 @@ def prepare(
         local_rank, local_size = node_comm.Get_rank(), node_comm.Get_size()
         plan = _plan_together(node_comm, options, bindings)
         share = plan.ranks[local_rank]
+    if rank == 0 and not launch.rank and "HPCALLOC_RUN" not in os.environ:  # `hpcalloc run` has done it
+        report_unknown(os.environ)
     policy = _effective_policy(options.policy, share)
     files = _report_files(rank, size) if os.environ.get("HPCALLOC_REPORT") else None
     _check_capabilities(options, notes)
@@ -268,7 +271,11 @@ def _alone(
         # Whoever bound this process, its peers have been given the same.
         return *share, [own._replace(launcher="none", explicit=None)] * share[1]
     rank, size = launch.local_rank, launch.local_size
-    if rank is None or size is None or not 0 <= rank < size or size == 1:
+    if launch.launcher != "none" and (rank is None or size is None):
+        notes.append(
+            f"no communicator, and {launch.launcher} does not tell the ranks of this host: planned as if alone"
+        )
+    if rank is None or size is None or size == 1:
         return 0, 1, [own]
     if own.explicit is False or own.cpus >= topology.allowed_cpus:
         notes.append(f"no communicator: local rank {rank} of {size} is what {launch.launcher} says")
