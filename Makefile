@@ -51,7 +51,7 @@ $(VENV)/created:
 
 # Editable: Python files are used where they are, C changes reinstall.
 $(VENV)/installed: $(VENV)/created pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(BRIDGE_SOURCES) $(PACKAGES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[mpi,test$(if $(CI),$(comma)numba)]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation -C build-dir='build/{wheel_tag}' -e '.[mpi,test$(if $(CI),$(comma)numba)]'
 	@$(BIN)/python -m compileall -q hpcalloc  # as pip does with what it copies
 	@touch $@
 
@@ -158,7 +158,7 @@ test-floors: .venv-oldest/installed .venv-newest/installed ## Python tests with 
 	[ -d .venv-$* ] || $(floor-python) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet 'scikit-build-core>=0.10' 'numpy>=1.26' 'cffi>=1.16' cmake ninja \
 	  'pytest>=8' 'pytest-mpi>=0.6' 'pytest-timeout>=2.3' 'hypothesis>=6' $(versions)
-	.venv-$*/bin/python -m pip install --quiet --no-build-isolation -e . $(versions)
+	.venv-$*/bin/python -m pip install --quiet --no-build-isolation -C build-dir='build/{wheel_tag}' -e . $(versions)
 	@touch $@
 
 $(VENV)/recipes: $(VENV)/installed
