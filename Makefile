@@ -133,7 +133,8 @@ test-long: native build/fuzz/built $(VENV)/installed ## full forms of the C test
 	@$(call long,faults,build/native/bin/test_faults --full)
 	@$(call long,secure,NUMALLOC_SECURE=1 build/native/bin/stress --threads 4 --operations 100000000)
 	@$(call long,secure-faults,NUMALLOC_SECURE=1 build/native/bin/test_faults)
-	@$(call long,secure-forks,LD_PRELOAD=$(abspath build/native/libnumalloc_preload.so) NUMALLOC_SECURE=1 build/native/bin/preload_forks)
+	@$(call long,forks,FORKS=2000 LD_PRELOAD=$(abspath build/native/libnumalloc_preload.so) build/native/bin/preload_forks)
+	@$(call long,secure-forks,LD_PRELOAD=$(abspath build/native/libnumalloc_preload.so) NUMALLOC_SECURE=1 FORKS=1000 build/native/bin/preload_forks)
 	@$(call long,programs,$(MAKE) --no-print-directory test-preload-long)
 	@$(call long,python,$(BIN)/python -m pytest -q -m 'slow and not mpi and not recipes' $(PYTEST_OPTIONS))
 

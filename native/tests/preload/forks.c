@@ -15,7 +15,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum { THREADS = 4, FORKS = 500, SHARED = 256 };
+enum { THREADS = 4, SHARED = 256 };
 extern char **environ;
 
 static _Atomic(int) stop;
@@ -66,9 +66,12 @@ static int status_of(pid_t child) {
 }
 
 static void threads_and_forks(void) {
+    const char *asked = getenv("FORKS");
+    int forks = asked != NULL ? atoi(asked) : 120;
+    CHECK(forks > 0);
     start();
     char *mine = malloc(100);
-    for (int i = 0; i < FORKS; i++) {
+    for (int i = 0; i < forks; i++) {
         pid_t child = fork();
         CHECK(child >= 0);
         if (child == 0) {
