@@ -87,12 +87,18 @@ DTYPE_CLASSES = [getattr(np.dtypes, n) for n in dir(np.dtypes) if n.endswith("DT
 
 @pytest.mark.parametrize("kind", DTYPE_CLASSES, ids=lambda kind: kind.__name__)
 def test_classes_of_dtypes(kind):
-    """As NumPy, whatever it makes of a class: parametric ones have a default or are refused."""
+    """As NumPy 2, whatever it makes of a class: parametric ones have a default or are refused."""
+    asked = kind
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":  # takes most classes for object
+        try:
+            asked = kind()
+        except TypeError:
+            return
     calls = [(n, (3,)) for n in ("empty", "zeros", "ones")] + [("full", (3, 1)), ("array", ([1, 0],))]
     calls += [(f"{n}_like", (np.ones(2),)) for n in ("empty", "zeros")]
     for name, arguments in calls:
         try:
-            theirs = getattr(np, name)(*arguments, dtype=kind)
+            theirs = getattr(np, name)(*arguments, dtype=asked)
         except (TypeError, ValueError) as error:
             with pytest.raises(type(error)):
                 getattr(hpcalloc, name)(*arguments, dtype=kind)
@@ -108,7 +114,9 @@ def test_classes_of_dtypes(kind):
 
 def test_ndmax():
     assert hpcalloc.array([[1, 2], [3, 4]], ndmax=0).shape == (2, 2)
-    if "ndmax" not in inspect.signature(np.array).parameters:
+    try:
+        np.array([1], ndmax=1)
+    except TypeError:  # before NumPy 2.4
         with pytest.raises(TypeError, match="ndmax"):
             hpcalloc.array([[1, 2], [3, 4]], ndmax=1)
         return
