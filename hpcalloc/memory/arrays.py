@@ -149,8 +149,9 @@ def as_dtype(dtype: Any, prototype: Array | None = None) -> Any:
     """Return what stands for a dtype in C; a class of them (``numpy.dtypes.Float64DType``) is what NumPy makes of it."""
     if not (isinstance(dtype, type) and issubclass(dtype, np.dtype)):
         return dtype
+    kind: Callable[[], Any] = dtype
     try:
-        return dtype()
+        return kind()
     except TypeError:  # needs a length or a unit, which the prototype may have
         return (
             np.empty(0, dtype).dtype if prototype is None else np.empty_like(prototype, dtype, shape=0).dtype

@@ -44,20 +44,26 @@ dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; } li { over
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .25rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--faint); vertical-align: bottom; } td { white-space: nowrap; }
-.l { text-align: left; } td.fold { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; max-width: 22rem; }
+.l { text-align: left; } td.fold { white-space: normal; overflow-wrap: anywhere; min-width: 3.5rem; max-width: 22rem; }
+td.fold:last-child { min-width: 11rem; }
 .bar { display: inline-block; width: 7rem; height: .8rem; background: var(--line); vertical-align: middle; }
 .bar i { display: inline-block; height: 100%; vertical-align: top; }
 .good { background: var(--good); } .some { background: var(--some); } .bad { background: var(--bad); }
 .none { background: var(--none); }
 .absent { background: repeating-linear-gradient(45deg, var(--bad) 0 2px, var(--back) 2px 4px); }
 .key { color: var(--faint); } .key i { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 .9rem;
-  vertical-align: -.05rem; } .key i:first-child { margin-left: 0; }
+  vertical-align: -.05rem; }
 .strip { display: grid; grid-template-columns: minmax(4rem, max-content) 1fr; gap: .25rem .8rem; align-items: start; }
 .strip b { font-weight: 400; color: var(--faint); overflow-wrap: anywhere; }
 .cells { display: flex; flex-wrap: wrap; gap: 2px; padding: .25rem 0; } .cells i { width: 11px; height: 11px; }
 summary { cursor: pointer; color: var(--faint); }
 @media (max-width: 40rem) { body { margin: 1rem auto; font-size: 14px; } dl { grid-template-columns: 1fr; gap: 0; }
-  dd { margin-bottom: .4rem; } .strip { grid-template-columns: 1fr; gap: 0; } th, td { padding: .2rem .35rem; } }
+  dd { margin-bottom: .4rem; } .strip { grid-template-columns: 1fr; gap: 0; } th, td { padding: .2rem .35rem; }
+  .cards, .cards tbody { display: block; } .cards tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1rem;
+    border-bottom: 1px solid var(--line); padding: .3rem 0; }
+  .cards tr:first-child { display: none; } .cards td { display: flex; justify-content: space-between; gap: .6rem; border: 0;
+    padding: .1rem 0; min-width: 0 !important; text-align: right; } .cards td.fold:last-child { grid-column: 1 / 3; }
+  .cards td::before { content: attr(data-name); color: var(--faint); flex: none; } }
 """
 
 
@@ -77,7 +83,8 @@ def page(records: Sequence[Record], absent: Sequence[Absent], summary: Mapping[s
     if size > 1:
         parts += ["<h2>All ranks</h2>", _strip(records, absent, size)]
     if listed:
-        parts += [f"<h2>{escape(title_of(listed, size))}</h2>", _bindings(listed), _memory(listed)]
+        parts += [f"<h2>{escape(title_of(listed, size))}</h2>", _bindings(listed)]
+        parts += ["<h2>Their memory</h2>", _memory(listed)]
     if len(records) > 1:
         parts += ["<h2>Over all ranks</h2>", _spread(summary["spread"])]
     reasons = groups({r.rank: r.reasons for r in listed})
@@ -138,9 +145,9 @@ def _strip(records: Sequence[Record], absent: Sequence[Absent], size: int) -> st
             f"<b>{escape(host)}</b><div class='cells' role='img' aria-label='{plural(len(cells), 'rank')}, "
             f"{sum(cell[1] == 1 for cell in cells)} all local'>{''.join(shown)}</div>"
         )
-    per = f"{each} ranks" if each > 1 else "a rank"
+    per = f"a cell for {each} ranks" if each > 1 else "a cell for each rank"
     key = (
-        f"<p class='key'>{per} each; array pages in memory on the rank's nodes:<i class=good></i>all<i class=some></i>90 % "
+        f"<p class='key'>{per}; its array pages on its nodes:<i class=good></i>all<i class=some></i>90 % "
         "and more<i class=bad></i>less<i class=none></i>none or unknown<i class=absent></i>no report</p>"
     )
     return f"{key}<div class='strip'>{''.join(lines)}</div>"
@@ -149,16 +156,18 @@ def _strip(records: Sequence[Record], absent: Sequence[Absent], size: int) -> st
 # ---- tables -----------------------------------------------------------------------------------------------
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int]) -> str:
-    """A table; columns `left` are text that may be broken. Cells are HTML."""
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        marks = {True: " class='l fold'" if tag == "td" else " class=l", False: ""}
-        return (
-            f"<tr>{''.join(f'<{tag}{marks[i in left]}>{cell}</{tag}>' for i, cell in enumerate(cells))}</tr>"
-        )
-
-    return f"<div class='wide'><table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table></div>"
+def _table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int], cards: bool = False
+) -> str:
+    """A table; columns `left` are text that may be broken. Cells are HTML. With `cards`, a row is one on a phone."""
+    classes = [" class='l fold'" if i in left else "" for i in range(len(head))]
+    names = [f" data-name='{name}'" if cards else "" for name in head]
+    top = "".join(f"<th{' class=l' if i in left else ''}>{name}</th>" for i, name in enumerate(head))
+    body = "".join(
+        f"<tr>{''.join(f'<td{c}{n}>{cell}</td>' for c, n, cell in zip(classes, names, cells, strict=True))}</tr>"
+        for cells in rows
+    )
+    return f"<div class='wide'><table{' class=cards' if cards else ''}><tr>{top}</tr>{body}</table></div>"
 
 
 def _bindings(listed: Sequence[Record]) -> str:
@@ -173,7 +182,7 @@ def _bindings(listed: Sequence[Record]) -> str:
         )
         for r in listed
     ]
-    return _table(("rank", "host", "CPUs", "nodes", "threads", "binding"), rows, (1, 2, 3, 5))
+    return _table(("rank", "host", "CPUs", "nodes", "threads", "binding"), rows, (1, 2, 3, 5), cards=True)
 
 
 def _memory(listed: Sequence[Record]) -> str:
@@ -187,7 +196,9 @@ def _memory(listed: Sequence[Record]) -> str:
         )
         for r in listed
     ]
-    return key + _table(("rank", *MEMORY_COLUMNS, "pages", "by node"), rows, (len(MEMORY_COLUMNS) + 2,))
+    return key + _table(
+        ("rank", *MEMORY_COLUMNS, "pages", "by node"), rows, (len(MEMORY_COLUMNS) + 2,), cards=True
+    )
 
 
 def _bar(record: Record) -> str:

@@ -189,7 +189,7 @@ def text(
     )
     size, listed = summary["ranks"], worst(records)
     items: list[RenderableType] = [_pairs(facts(records, absent, size, time))]
-    items += [Text(""), Text(verdict(summary))]
+    items += [Text(""), Text(verdict(summary)), Text("")]
     if listed:
         items += tables(listed, size)
     if len(records) > 1:
