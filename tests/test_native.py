@@ -30,7 +30,9 @@ MIB = 1 << 20
 def declarations(text):
     """Functions by name, struct fields and enum values, all without white space."""
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
-    text = re.sub(r"__attribute__\(\(.*?\)\)|\bNUMALLOC_(API|MALLOC)\b", "", text)
+    text = re.sub(r"static inline ([^;{}]*?)\s*\{[^}]*\}", r"\1;", text)
+    attributes = r"\bNUMALLOC_(API|MALLOC|USED|SIZES?\(.*?\)|ALIGN\(.*?\))"
+    text = re.sub(rf"__attribute__\(\(.*?\)\)|{attributes}", "", text)
     functions = {
         match[2]: re.sub(r"\s+", "", match[1] + match[3])
         for match in re.finditer(r"^\s*([\w ]+?[ *]+)(numalloc\w*)\s*(\([^;{}]*\));", text, flags=re.M)

@@ -41,8 +41,8 @@
 #pragma weak numalloc_stats_json
 #pragma weak numalloc_large_blocks
 #pragma weak numalloc_before_large_free
-#pragma weak numalloc_page_nodes
-#pragma weak numalloc_block_info
+#pragma weak numalloc_page_nodes_sized
+#pragma weak numalloc_block_info_sized
 
 enum { INTERVAL_MS = 10, SHARE = 100, PATH = 4096 };
 

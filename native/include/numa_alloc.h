@@ -15,20 +15,56 @@
  * them it fails with ENOMEM. The two are never swapped silently.
  *
  * Threads. Every function may be called from any thread at any time, before main() and in a child of
- * fork() included; none may be called from a signal handler. A block may be freed by any thread.
+ * fork() included; none may be called from a signal handler. A block may be freed by any thread. The blocks of a thread
+ * that ends stay valid; what was free in its heaps serves later threads of the same node.
  *
- * Errors. Allocating functions return NULL and set errno (ENOMEM: no memory or size over PTRDIFF_MAX;
- * EINVAL: bad alignment, flag or policy; ENODEV: no such node, or one this process may not use; EPERM, ENOSYS: a
- * strict request where placement can't be set or asked for, see numalloc_can_bind).
- * Functions that return int return 0 or an errno value and leave errno alone, unless they say otherwise.
- * Freeing a foreign pointer, or a block twice, writes one line that names call, address and remedy to
- * standard error and aborts; with NUMALLOC_ON_ERROR=warn it writes the line and ignores the call.
+ * Blocks. A block is aligned to 16 bytes, or as numalloc_aligned() was told. Only the pointer that an allocation returned
+ * may be freed or resized. A freed block is cached: its memory serves the next blocks of its home at once, and goes back to
+ * the system after NUMALLOC_PURGE_DELAY, or with numalloc_purge(). All usable bytes (numalloc_usable_size) may be written,
+ * but compilers warn, and checks that they build in (_FORTIFY_SOURCE=3) end the program, past the bytes asked for.
+ *
+ * Errors, one convention. Functions that return a pointer return NULL and set errno; functions that return int return 0 or
+ * an errno value and leave errno alone, unless they say that they return something else.
+ *   EINVAL   a pointer that may not be NULL, a range around the end of the address space, a bad alignment, flag or policy
+ *   ENOMEM   no memory; more than the machine has; a limit of the process, its cgroup or NUMALLOC_NODE_LIMIT
+ *   ENODEV   no such node, or one that this process may not use, or (strict) that was taken from it since
+ *   EPERM, ENOSYS   a strict request, or a question, where placement can't be set or asked for; see numalloc_can_bind
+ * Freeing a foreign pointer, a block twice, or a pointer into a block writes one line that names call, address and remedy
+ * to standard error and aborts; with NUMALLOC_ON_ERROR=warn it writes the line and ignores the call. A pointer into a small
+ * block of the calling thread's own node is noticed under NUMALLOC_GUARD and NUMALLOC_SECURE, and by numalloc_verify();
+ * without them what follows is undefined, as with free().
+ *
+ * Versions. Structures may get more fields at their end. The header passes the size that the program was compiled with to
+ * functions named ..._sized; other languages call these. Fields that a library does not know must be zero in a request, and
+ * are zero in an answer. numalloc_nodemask_t and numalloc_range_t never change. While the first number of the version is 0,
+ * libraries whose second number differs are not compatible, by SONAME, by symbol version and for CMake.
  *
  * Environment. NUMALLOC_RESERVE, NUMALLOC_NODE_LIMIT, NUMALLOC_HUGEPAGES, NUMALLOC_PURGE_DELAY, NUMALLOC_PURGER,
- * NUMALLOC_STRICT, NUMALLOC_SECURE, NUMALLOC_ON_ERROR, NUMALLOC_VERBOSE, NUMALLOC_STATS, NUMALLOC_LEAKS,
- * NUMALLOC_PROFILE,
- * NUMALLOC_PROFILE_RATE, NUMALLOC_GUARD, NUMALLOC_QUARANTINE, NUMALLOC_WATCH_LIMIT; see docs/options.md. A value
- * that can't be parsed is reported once on standard error and the default is used.
+ * NUMALLOC_STRICT, NUMALLOC_ON_ERROR, NUMALLOC_VERBOSE, NUMALLOC_STATS, NUMALLOC_LEAKS, NUMALLOC_PROFILE,
+ * NUMALLOC_PROFILE_RATE, NUMALLOC_AUDIT, NUMALLOC_AUDIT_THEN, NUMALLOC_GUARD, NUMALLOC_SECURE, NUMALLOC_QUARANTINE,
+ * NUMALLOC_WATCH_LIMIT; see docs/options.md. A value that can't be parsed is reported once on standard error and the
+ * default is used. Privileged programs (setuid and the like) read none.
+ *
+ * Example. An array on the last node, in memory that is there or refused:
+ *
+ *     #include <numa_alloc.h>
+ *     #include <stdio.h>
+ *     #include <string.h>
+ *
+ *     int main(void) {
+ *         int ids[NUMALLOC_MAX_NODES], nodes = numalloc_node_ids(ids, NUMALLOC_MAX_NODES);
+ *         numalloc_request_t request = {
+ *             .size = 1 << 20, .policy = NUMALLOC_ONNODE, .node = ids[nodes - 1], .flags = NUMALLOC_STRICT};
+ *         char *array = numalloc_request(&request);
+ *         if (array == NULL) {
+ *             perror("numalloc_request");
+ *             return 1;
+ *         }
+ *         memset(array, 1, request.size);
+ *         printf("on node %d of %d\n", numalloc_node_of(array), nodes);
+ *         numalloc_free(array);
+ *         return 0;
+ *     }
  */
 #ifndef NUMA_ALLOC_H
 #define NUMA_ALLOC_H
@@ -41,13 +77,23 @@ extern "C" {
 #endif
 
 #define NUMALLOC_VERSION "0.1.0"
+#define NUMALLOC_VERSION_NUMBER 100 /* 10000 * major + 100 * minor + patch */
 
 #if defined(__GNUC__) || defined(__clang__)
 #define NUMALLOC_API __attribute__((visibility("default")))
-#define NUMALLOC_MALLOC __attribute__((malloc, warn_unused_result))
+#define NUMALLOC_USED __attribute__((warn_unused_result))
+#define NUMALLOC_MALLOC __attribute__((malloc)) NUMALLOC_USED
+/* The parameters that give the bytes of the block (their product), and its alignment. */
+#define NUMALLOC_SIZE(number) __attribute__((alloc_size(number)))
+#define NUMALLOC_SIZES(one, two) __attribute__((alloc_size(one, two)))
+#define NUMALLOC_ALIGN(number) __attribute__((alloc_align(number)))
 #else
 #define NUMALLOC_API
+#define NUMALLOC_USED
 #define NUMALLOC_MALLOC
+#define NUMALLOC_SIZE(number)
+#define NUMALLOC_SIZES(one, two)
+#define NUMALLOC_ALIGN(number)
 #endif
 
 enum {
@@ -58,9 +104,12 @@ enum {
 };
 
 /* A set of node ids; bit i of word i/64 is node i. Ids may have gaps. */
-typedef struct numalloc_nodemask {
+typedef struct numalloc_nodemask_t {
     uint64_t word[NUMALLOC_MAX_NODES / 64];
 } numalloc_nodemask_t;
+
+/* The version of the library that the program runs with, as NUMALLOC_VERSION_NUMBER. */
+NUMALLOC_API int numalloc_version(void);
 
 /* ---- life cycle ---------------------------------------------------------------------------------- */
 
@@ -76,31 +125,33 @@ NUMALLOC_API void numalloc_cleanup(void);
 /* ---- allocation ---------------------------------------------------------------------------------- */
 
 /* At least `size` bytes, aligned to 16, on the node of the calling thread. size 0 gives a unique block. */
-NUMALLOC_API NUMALLOC_MALLOC void *numalloc(size_t size);
+NUMALLOC_API NUMALLOC_MALLOC NUMALLOC_SIZE(1) void *numalloc(size_t size);
 
 /* `count` elements of `size` bytes, all zero. An overflowing product is ENOMEM. */
-NUMALLOC_API NUMALLOC_MALLOC void *numalloc_calloc(size_t count, size_t size);
+NUMALLOC_API NUMALLOC_MALLOC NUMALLOC_SIZES(1, 2) void *numalloc_calloc(size_t count, size_t size);
 
 /* Resizes, in place where possible; the block keeps its home even when another thread resizes it.
- * NULL ptr allocates; size 0 frees and returns NULL. On failure the old block is untouched. */
-NUMALLOC_API __attribute__((warn_unused_result)) void *numalloc_realloc(void *ptr, size_t size);
+ * NULL ptr allocates; size 0 frees and returns NULL. On failure the old block is untouched. The block is aligned to 16 bytes
+ * afterwards: a larger alignment is kept only where it stays in place, which is not said. */
+NUMALLOC_API NUMALLOC_USED NUMALLOC_SIZE(2) void *numalloc_realloc(void *ptr, size_t size);
 
 /* `align` is a power of two up to 1 GiB. */
-NUMALLOC_API NUMALLOC_MALLOC void *numalloc_aligned(size_t align, size_t size);
+NUMALLOC_API NUMALLOC_MALLOC NUMALLOC_ALIGN(1) NUMALLOC_SIZE(2) void *numalloc_aligned(size_t align, size_t size);
 
 /* Frees; NULL is ignored. errno is preserved. */
 NUMALLOC_API void numalloc_free(void *ptr);
 
 /* On a given node, preferred. */
-NUMALLOC_API NUMALLOC_MALLOC void *numalloc_onnode(size_t size, int node);
+NUMALLOC_API NUMALLOC_MALLOC NUMALLOC_SIZE(1) void *numalloc_onnode(size_t size, int node);
 
-/* Pages dealt round-robin over the nodes of the mask (NULL: all allowed nodes). Blocks below a page are
- * dealt whole, one node after another. */
-NUMALLOC_API NUMALLOC_MALLOC void *numalloc_interleaved(size_t size, const numalloc_nodemask_t *nodes);
+/* Pages dealt round-robin over the nodes of the mask (NULL: all allowed nodes): the nodes' shares differ by a page at most.
+ * From 8 huge pages (of 2 MiB) a node on, huge pages are dealt, and the shares differ by one of these. Blocks below a page
+ * are dealt whole, one node after another. */
+NUMALLOC_API NUMALLOC_MALLOC NUMALLOC_SIZE(1) void *numalloc_interleaved(size_t size, const numalloc_nodemask_t *nodes);
 
 /* Split into equal contiguous parts, one per node of the mask in ascending order (NULL: all allowed
  * nodes); boundaries are rounded to pages. */
-NUMALLOC_API NUMALLOC_MALLOC void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes);
+NUMALLOC_API NUMALLOC_MALLOC NUMALLOC_SIZE(1) void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes);
 
 enum numalloc_policy {
     NUMALLOC_LOCAL = 0,      /* the calling thread's node */
@@ -116,7 +167,7 @@ enum numalloc_flag {
 };
 
 /* The general form of all the calls above. Zero-initialise it and set what matters. */
-typedef struct numalloc_request {
+typedef struct numalloc_request_t {
     size_t size;                      /* bytes */
     size_t align;                     /* 0 (16 bytes) or a power of two up to 1 GiB */
     int policy;                       /* enum numalloc_policy */
@@ -126,7 +177,10 @@ typedef struct numalloc_request {
     size_t stripe;                    /* BLOCKED: the split repeats every `stripe` bytes; 0: once */
 } numalloc_request_t;
 
-NUMALLOC_API NUMALLOC_MALLOC void *numalloc_request(const numalloc_request_t *request);
+NUMALLOC_API NUMALLOC_MALLOC void *numalloc_request_sized(const numalloc_request_t *request, size_t bytes);
+static inline NUMALLOC_MALLOC void *numalloc_request(const numalloc_request_t *request) {
+    return numalloc_request_sized(request, sizeof *request);
+}
 
 /* ---- queries about blocks ------------------------------------------------------------------------ */
 
@@ -137,7 +191,7 @@ NUMALLOC_API size_t numalloc_usable_size(const void *ptr);
  * point anywhere into a block. */
 NUMALLOC_API int numalloc_node_of(const void *ptr);
 
-typedef struct numalloc_block_info {
+typedef struct numalloc_block_info_t {
     void *start;      /* first byte of the block */
     size_t size;      /* usable bytes */
     int size_class;   /* index of the size class, -1 for a large block */
@@ -148,9 +202,12 @@ typedef struct numalloc_block_info {
 } numalloc_block_info_t;
 
 /* `ptr` may point anywhere into a live block. EFAULT: foreign or free. */
-NUMALLOC_API int numalloc_block_info(const void *ptr, numalloc_block_info_t *info);
+NUMALLOC_API int numalloc_block_info_sized(const void *ptr, numalloc_block_info_t *info, size_t bytes);
+static inline int numalloc_block_info(const void *ptr, numalloc_block_info_t *info) {
+    return numalloc_block_info_sized(ptr, info, sizeof *info);
+}
 
-typedef struct numalloc_page_counts {
+typedef struct numalloc_page_counts_t {
     size_t page_size;                   /* bytes per counted page (base pages) */
     size_t pages;                       /* pages that [ptr, ptr+len) touches */
     size_t untouched;                   /* not yet backed by memory */
@@ -160,7 +217,10 @@ typedef struct numalloc_page_counts {
 
 /* Asks the kernel where the pages of any mapped range are (not only our blocks). EPERM or ENOSYS where
  * that is not allowed, as in many containers. len 0 counts nothing. */
-NUMALLOC_API int numalloc_page_nodes(const void *ptr, size_t len, numalloc_page_counts_t *counts);
+NUMALLOC_API int numalloc_page_nodes_sized(const void *ptr, size_t len, numalloc_page_counts_t *counts, size_t bytes);
+static inline int numalloc_page_nodes(const void *ptr, size_t len, numalloc_page_counts_t *counts) {
+    return numalloc_page_nodes_sized(ptr, len, counts, sizeof *counts);
+}
 
 /* ---- placement of existing memory ---------------------------------------------------------------- */
 
@@ -174,6 +234,18 @@ NUMALLOC_API int numalloc_prefault(void *ptr, size_t len);
  * free memory that the allocator keeps included; UINT64_MAX where nothing is known. */
 NUMALLOC_API uint64_t numalloc_room(void);
 
+/* What bounds the memory of this process now, each in bytes that are left; UINT64_MAX: no bound, or unknown. */
+typedef struct numalloc_limits_t {
+    uint64_t machine;       /* memory and swap that can be given, but for a reserve of 1/64 of the memory */
+    uint64_t cgroup;        /* of the process' memory cgroup and those above it */
+    uint64_t data;          /* RLIMIT_DATA: of memory that may be written, touched or not */
+    uint64_t address_space; /* RLIMIT_AS: of addresses, used or not */
+    uint64_t block;         /* the largest block there can be: vm.overcommit_memory=0, or the reserved addresses */
+} numalloc_limits_t;
+
+NUMALLOC_API int numalloc_limits_sized(numalloc_limits_t *limits, size_t bytes);
+static inline int numalloc_limits(numalloc_limits_t *limits) { return numalloc_limits_sized(limits, sizeof *limits); }
+
 /* Sets where pages of [ptr, ptr+len) that are not there yet will come from, whoever touches them first: preferably
  * `nodes` if that is one, else dealt over them. For mappings of others that the caller owns, shared ones included;
  * both ends on pages, EINVAL otherwise and for the allocator's own memory, whose homes are fixed. ENODEV no node, or
@@ -182,7 +254,7 @@ NUMALLOC_API int numalloc_bind_range(void *ptr, size_t len, const numalloc_nodem
 
 enum { NUMALLOC_ERRNO_MAX = 134 }; /* errno values of page moves are below this */
 
-typedef struct numalloc_migration {
+typedef struct numalloc_migration_t {
     size_t page_size;                   /* bytes per counted page (base pages) */
     size_t pages;                       /* pages that [ptr, ptr+len) touches */
     size_t untouched;                   /* not backed by memory: nothing to move */
@@ -196,8 +268,12 @@ typedef struct numalloc_migration {
  * them in units of `granule` bytes (0: a page; a transparent huge page moves whole). A block's home for later reuse
  * and for pages not touched yet stays what it was. EINVAL no range, or a granule that is not a multiple of the page
  * size; ENODEV no node, or one that may not be used; EPERM not allowed here, nothing was moved then. */
-NUMALLOC_API int numalloc_migrate_pages(void *ptr, size_t len, const numalloc_nodemask_t *nodes, size_t granule,
-                                        numalloc_migration_t *result);
+NUMALLOC_API int numalloc_migrate_pages_sized(void *ptr, size_t len, const numalloc_nodemask_t *nodes, size_t granule,
+                                              numalloc_migration_t *result, size_t bytes);
+static inline int numalloc_migrate_pages(void *ptr, size_t len, const numalloc_nodemask_t *nodes, size_t granule,
+                                         numalloc_migration_t *result) {
+    return numalloc_migrate_pages_sized(ptr, len, nodes, granule, result, sizeof *result);
+}
 
 /* The same for one node; *unmoved (may be NULL) gets the pages that would not go. */
 NUMALLOC_API int numalloc_migrate(void *ptr, size_t len, int node, size_t *unmoved);
@@ -212,7 +288,7 @@ NUMALLOC_API int numalloc_purger(void);
 
 /* ---- machine ------------------------------------------------------------------------------------- */
 
-typedef struct numalloc_node_info {
+typedef struct numalloc_node_info_t {
     int node;             /* id */
     int cpus;             /* logical CPUs (PUs) of the node that are online; 0: memory-only */
     int allowed;          /* 1: this process may allocate here (Mems_allowed) */
@@ -221,8 +297,11 @@ typedef struct numalloc_node_info {
 } numalloc_node_info_t;
 
 NUMALLOC_API int numalloc_node_count(void);                 /* allowed nodes with memory, at least 1 */
-NUMALLOC_API int numalloc_node_ids(int *ids, int capacity); /* fills ascending ids, returns the count */
-NUMALLOC_API int numalloc_node_info(int node, numalloc_node_info_t *info);
+NUMALLOC_API int numalloc_node_ids(int *ids, int capacity); /* fills ascending ids (NULL: none), returns the count */
+NUMALLOC_API int numalloc_node_info_sized(int node, numalloc_node_info_t *info, size_t bytes);
+static inline int numalloc_node_info(int node, numalloc_node_info_t *info) {
+    return numalloc_node_info_sized(node, info, sizeof *info);
+}
 NUMALLOC_API int numalloc_distance(int from, int to); /* SLIT, 10 = local; -1 unknown node */
 NUMALLOC_API int numalloc_current_node(void);         /* node of the CPU the caller runs on */
 
@@ -249,7 +328,7 @@ NUMALLOC_API int numalloc_can_query(void);
 
 /* ---- statistics ---------------------------------------------------------------------------------- */
 
-typedef struct numalloc_stats {
+typedef struct numalloc_stats_t {
     uint64_t allocated_bytes; /* in live blocks, usable size; approximate while other threads run */
     uint64_t peak_bytes;      /* highest committed_bytes so far */
     uint64_t committed_bytes; /* address space of the node opened for use and not returned */
@@ -272,7 +351,10 @@ typedef struct numalloc_stats {
 } numalloc_stats_t;
 
 /* Of one node; node -1 sums all nodes. ENODEV. */
-NUMALLOC_API int numalloc_stats(int node, numalloc_stats_t *stats);
+NUMALLOC_API int numalloc_stats_sized(int node, numalloc_stats_t *stats, size_t bytes);
+static inline int numalloc_stats(int node, numalloc_stats_t *stats) {
+    return numalloc_stats_sized(node, stats, sizeof *stats);
+}
 
 /* All statistics, options in force and topology as one JSON object. Returns the length without the NUL;
  * writes at most capacity bytes with NUL (truncated when the return value >= capacity), like snprintf. */
@@ -284,7 +366,7 @@ NUMALLOC_API int numalloc_verify(void);
 
 /* ---- for reports ---------------------------------------------------------------------------------------- */
 
-typedef struct numalloc_range {
+typedef struct numalloc_range_t {
     void *start;
     size_t size; /* bytes */
 } numalloc_range_t;
@@ -299,7 +381,7 @@ NUMALLOC_API void numalloc_before_large_free(void (*look)(void));
 
 /* ---- modes that see every block (docs/options.md) -------------------------------------------------- */
 
-typedef struct numalloc_leak_totals {
+typedef struct numalloc_leak_totals_t {
     uint64_t blocks, bytes;                 /* live, sizes as asked for */
     uint64_t startup_blocks, startup_bytes; /* live, of the dynamic linker and libraries' constructors; not above */
     uint64_t unrecorded;                    /* times there was no memory for a record: the rest is incomplete */
@@ -310,7 +392,10 @@ typedef struct numalloc_leak_totals {
  * as JSON if it ends in .json; "stderr"; NULL: no list. `totals` may be NULL.
  * ENOTSUP NUMALLOC_LEAKS is off; EINVAL the path is empty or too long; ENOMEM; else what opening or writing gave.
  * The totals are set only where 0 is returned. */
-NUMALLOC_API int numalloc_leak_report(const char *path, numalloc_leak_totals_t *totals);
+NUMALLOC_API int numalloc_leak_report_sized(const char *path, numalloc_leak_totals_t *totals, size_t bytes);
+static inline int numalloc_leak_report(const char *path, numalloc_leak_totals_t *totals) {
+    return numalloc_leak_report_sized(path, totals, sizeof *totals);
+}
 
 /* Writes the sampled heap profile, live and cumulative, as NUMALLOC_PROFILE does at exit and numalloc_cleanup().
  * `path` as above, NULL: the one of NUMALLOC_PROFILE. In pprof's text format; if it ends in .collapsed, one line per

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * numa_alloc_inline.h: numalloc() and numalloc_free() with their small paths compiled into the caller. Include it in
- * place of numa_alloc.h; the two names are then macros for numalloc_inlined() and numalloc_free_inlined(), which do the
- * same. `&numalloc` is still the function. For programs that link libnumalloc, shared or static, in C or C++, by GCC or
- * Clang for Linux.
+ * place of numa_alloc.h. The names stay those of functions: `&numalloc` and members of that name are as without. Where the
+ * compiler does not inline a call, it is a call. For programs that link libnumalloc, shared or static, in C or C++, by GCC
+ * or Clang for Linux.
  *
  * A header of its own, because it shows how the library works inside: numa_alloc.h alone is free of that.
  *
@@ -67,14 +67,19 @@ __extension__ extern NUMALLOC_API __thread numalloc_inline_thread_t numalloc_inl
  * variable that the linker moves to the program. */
 
 /* Size class of 1..NUMALLOC_INLINE_BLOCK_MAX bytes: 16-byte steps up to 128, then four a doubling. */
-static inline unsigned numalloc_inline_class(size_t size) {
+extern unsigned numalloc_inline_class(size_t size);
+extern inline __attribute__((gnu_inline, always_inline)) unsigned numalloc_inline_class(size_t size) {
     unsigned top;
     if (size <= 128) return (unsigned)((size - 1) >> 4);
     top = 63u - (unsigned)__builtin_clzl(size - 1);
     return 8u + (top - 7u) * 4u + (unsigned)(((size - 1) >> (top - 2)) & 3u);
 }
 
-static inline void *numalloc_inlined(size_t size) {
+/* The library's functions, by names that are never inline. */
+extern NUMALLOC_API NUMALLOC_MALLOC NUMALLOC_SIZE(1) void *numalloc_called(size_t size) __asm__("numalloc");
+extern NUMALLOC_API void numalloc_free_called(void *ptr) __asm__("numalloc_free");
+
+extern inline __attribute__((gnu_inline)) void *numalloc(size_t size) {
     if (size - 1 < (size_t)NUMALLOC_INLINE_BLOCK_MAX &&
         __builtin_expect(
             numalloc_inline_self.layout == NUMALLOC_INLINE_LAYOUT &&
@@ -90,10 +95,10 @@ static inline void *numalloc_inlined(size_t size) {
             return block;
         }
     }
-    return (numalloc)(size);
+    return numalloc_called(size);
 }
 
-static inline void numalloc_free_inlined(void *ptr) {
+extern inline __attribute__((gnu_inline)) void numalloc_free(void *ptr) {
     if (__builtin_expect(numalloc_inline_self.layout == NUMALLOC_INLINE_LAYOUT, 1)) {
         uintptr_t offset = (uintptr_t)ptr - numalloc_inline_self.base;
         const numalloc_inline_span_t *span = offset < numalloc_inline_self.reserved
@@ -117,11 +122,8 @@ static inline void numalloc_free_inlined(void *ptr) {
             }
         }
     }
-    (numalloc_free)(ptr);
+    numalloc_free_called(ptr);
 }
-
-#define numalloc(size) numalloc_inlined(size)
-#define numalloc_free(ptr) numalloc_free_inlined(ptr)
 
 #ifdef __cplusplus
 }

@@ -211,6 +211,8 @@ WRAP(uint64_t, address_space_left, (void)) {
     return counted(MACHINE_address_space_left) != 0 ? 0 : __real_os_address_space_left();
 }
 
+WRAP(uint64_t, data_left, (void)) { return counted(MACHINE_data_left) != 0 ? 0 : __real_os_data_left(); }
+
 WRAP(uint64_t, cgroup_room, (void)) {
     uint64_t room = counted(MACHINE_cgroup_room) != 0 ? 0 : __real_os_cgroup_room();
     return room < machine_room ? room : machine_room;

@@ -32,6 +32,7 @@ enum { MISPLACED = 1000, BAD = 1001 };
     X(purge, EINVAL, ENOMEM)                                                                                           \
     X(map, ENOMEM)                                                                                                     \
     X(address_space_left, BAD)                                                                                         \
+    X(data_left, BAD)                                                                                                  \
     X(bind, EPERM, ENOSYS, EINVAL, ENOMEM)                                                                             \
     X(query_pages, EPERM, ENOSYS, ENOMEM, MISPLACED)                                                                   \
     X(move_pages, EPERM, ENOSYS, ENOMEM, MISPLACED)                                                                    \

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -354,7 +355,7 @@ static void memory_of_others(void) {
         CHECK_EQUAL(numalloc_bind_range(p, 0, &first), 0);
         CHECK_EQUAL(numalloc_bind_range(p + 1, page, &first), EINVAL);
         CHECK_EQUAL(numalloc_bind_range(p, page + 1, &first), EINVAL);
-        CHECK_EQUAL(numalloc_bind_range(p, page, NULL), ENODEV);
+        CHECK_EQUAL(numalloc_bind_range(p, page, NULL), EINVAL);
         CHECK_EQUAL(numalloc_bind_range(p, page, &none), ENODEV);
         CHECK_EQUAL(numalloc_bind_range(p, page, &absent), ENODEV);
 
@@ -373,7 +374,7 @@ static void memory_of_others(void) {
         CHECK_EQUAL(moved.moved + moved.untouched, 0);
         CHECK_EQUAL(numalloc_migrate_pages(p, bytes, &first, page + 1, &moved), EINVAL);
         CHECK_EQUAL(numalloc_migrate_pages(p, bytes, &absent, 0, &moved), ENODEV);
-        CHECK_EQUAL(numalloc_migrate_pages(p, bytes, NULL, 0, &moved), ENODEV);
+        CHECK_EQUAL(numalloc_migrate_pages(p, bytes, NULL, 0, &moved), EINVAL);
         CHECK_EQUAL(numalloc_migrate_pages(NULL, bytes, &first, 0, &moved), EINVAL);
         CHECK_EQUAL(numalloc_migrate_pages(p, 0, &first, 0, &moved), 0);
         CHECK_EQUAL(munmap(p, bytes), 0);
@@ -480,7 +481,77 @@ static void every_size_has_every_alignment(void) {
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
+/* As a program would that was compiled with a newer or an older header, and by pointers that may not be NULL. */
+static void structures_of_other_versions(void) {
+    struct {
+        numalloc_stats_t known;
+        uint64_t newer[4];
+    } stats;
+    memset(&stats, 0xff, sizeof stats);
+    CHECK_EQUAL(numalloc_stats_sized(-1, &stats.known, sizeof stats), 0);
+    for (int i = 0; i < 4; i++) CHECK_EQUAL(stats.newer[i], 0);
+    CHECK(stats.known.committed_bytes != UINT64_MAX);
+    CHECK_EQUAL(numalloc_stats_sized(-1, &stats.known, sizeof stats.known - 1), EINVAL);
+    struct {
+        numalloc_request_t known;
+        int newer;
+    } request = {.known.size = 100};
+    void *block = numalloc_request_sized(&request.known, sizeof request);
+    CHECK(block != NULL);
+    numalloc_free(block);
+    request.newer = 1; /* asks for something that this library does not know */
+    CHECK(numalloc_request_sized(&request.known, sizeof request) == NULL);
+    CHECK_EQUAL(errno, EINVAL);
+    CHECK(numalloc_request_sized(&request.known, 8) == NULL);
+    CHECK_EQUAL(numalloc_version(), NUMALLOC_VERSION_NUMBER);
+    int major, minor, patch;
+    CHECK_EQUAL(sscanf(NUMALLOC_VERSION, "%d.%d.%d", &major, &minor, &patch), 3);
+    CHECK_EQUAL(NUMALLOC_VERSION_NUMBER, 10000 * major + 100 * minor + patch);
+}
+
+static void null_pointers_are_einval(void) {
+    static char page[4096];
+    numalloc_nodemask_t nodes;
+    int mode;
+    CHECK(numalloc_request(NULL) == NULL);
+    CHECK_EQUAL(errno, EINVAL);
+    CHECK_EQUAL(numalloc_block_info(page, NULL), EINVAL);
+    CHECK_EQUAL(numalloc_page_nodes(page, 1, NULL), EINVAL);
+    CHECK_EQUAL(numalloc_migrate_pages(page, 1, NULL, 0, &(numalloc_migration_t){0}), EINVAL);
+    CHECK_EQUAL(numalloc_migrate_pages(page, 1, &(numalloc_nodemask_t){{1}}, 0, NULL), EINVAL);
+    CHECK_EQUAL(numalloc_migrate_pages(NULL, 1, &(numalloc_nodemask_t){{1}}, 0, &(numalloc_migration_t){0}), EINVAL);
+    CHECK_EQUAL(numalloc_prefault(NULL, 1), EINVAL);
+    CHECK_EQUAL(numalloc_bind_range(NULL, 4096, &(numalloc_nodemask_t){{1}}), EINVAL);
+    CHECK_EQUAL(numalloc_node_info(0, NULL), EINVAL);
+    CHECK_EQUAL(numalloc_stats(-1, NULL), EINVAL);
+    CHECK_EQUAL(numalloc_limits(NULL), EINVAL);
+    CHECK_EQUAL(numalloc_memory_policy_now(NULL, &nodes), EINVAL);
+    CHECK_EQUAL(numalloc_memory_policy_now(&mode, NULL), EINVAL);
+    /* These may be. */
+    CHECK_EQUAL(numalloc_node_ids(NULL, 8), numalloc_node_count());
+    CHECK(numalloc_stats_json(NULL, 8) > 0);
+    CHECK_EQUAL(numalloc_usable_size(NULL), 0);
+    CHECK_EQUAL(numalloc_migrate(page, 0, 0, NULL), 0);
+}
+
+static void limits_are_told(void) {
+    numalloc_limits_t limits;
+    CHECK_EQUAL(numalloc_limits(&limits), 0);
+    CHECK(limits.machine > 0 && limits.block >= (size_t)1 << 25);
+    struct rlimit before, data;
+    CHECK_EQUAL(getrlimit(RLIMIT_DATA, &before), 0);
+    data = before;
+    data.rlim_cur = (rlim_t)64 << 30;
+    if (setrlimit(RLIMIT_DATA, &data) != 0) SKIP("a limit on data");
+    CHECK_EQUAL(numalloc_limits(&limits), 0);
+    CHECK(limits.data < (uint64_t)64 << 30);
+    CHECK_EQUAL(setrlimit(RLIMIT_DATA, &before), 0);
+}
+
 static const check_case cases[] = {
+    {"structures_of_other_versions", structures_of_other_versions},
+    {"null_pointers_are_einval", null_pointers_are_einval},
+    {"limits_are_told", limits_are_told},
     {"arrays_do_not_meet_in_one_set", arrays_do_not_meet_in_one_set},
     {"every_size_has_every_alignment", every_size_has_every_alignment},
     {"sizes_from_zero_to_megabytes", sizes_from_zero_to_megabytes},

@@ -36,6 +36,10 @@ void __wrap_numalloc_free(void *ptr) {
 }
 #endif
 
+/* The functions, which the compiler can't know. */
+static void *(*volatile called)(size_t) = numalloc;
+static void (*volatile free_called)(void *) = numalloc_free;
+
 enum { PAIRS = 100000, SLOTS = 512 };
 static int failures;
 
@@ -79,10 +83,10 @@ static void contents(void) {
             size_t at;
             for (at = 0; at < size[k]; at += 61) wrong += slot[k][at] != (unsigned char)(k + (int)size[k]);
             if (i % 3 != 0) numalloc_free(slot[k]);
-            else (numalloc_free)(slot[k]);
+            else free_called(slot[k]);
         }
         size[k] = some_size(&state);
-        slot[k] = bytes_of(i % 5 != 0 ? numalloc(size[k]) : i % 2 ? (numalloc)(size[k]) : numalloc_calloc(1, size[k]));
+        slot[k] = bytes_of(i % 5 != 0 ? numalloc(size[k]) : i % 2 ? called(size[k]) : numalloc_calloc(1, size[k]));
         if (slot[k] == NULL || (size_t)slot[k] % 16 != 0 || numalloc_usable_size(slot[k]) < size[k]) {
             wrong++;
             break;
@@ -103,7 +107,7 @@ static void classes(void) {
     int wrong = 0;
     for (size = 0; size <= 70000; size += size < 3000 ? 1 : 61) {
         numalloc_block_info_t info;
-        void *p = numalloc(size), *q = numalloc(size), *r = (numalloc)(size);
+        void *p = numalloc(size), *q = numalloc(size), *r = called(size);
         size_t usable = numalloc_usable_size(r);
         wrong += numalloc_usable_size(q) != usable || numalloc_block_info(p, &info) != 0 || info.start != p;
         numalloc_free(p);
@@ -157,13 +161,24 @@ static void nodes(void) {
     check("blocks are on the node where the thread is", wrong == 0);
 }
 
+/* A member of another library that has the same name. */
+static struct {
+    size_t (*numalloc)(size_t);
+    void (*numalloc_free)(void *);
+} others;
+static size_t twice(size_t value) { return 2 * value; }
+
 static void odd_calls(void) {
+    volatile size_t most = (size_t)-1;
     void *(*function)(size_t) = &numalloc;
     void *p = function(10);
     check("the name without parentheses is the function", p != NULL);
-    numalloc_free(p);
+    others.numalloc = twice;
+    others.numalloc_free = numalloc_free;
+    check("a member of that name is the member", others.numalloc(3) == 6);
+    others.numalloc_free(p);
     numalloc_free(NULL);
-    check("sizes out of reach are NULL", numalloc((size_t)-1) == NULL && numalloc((size_t)-16) == NULL);
+    check("sizes out of reach are NULL", numalloc(most) == NULL && numalloc(most - 15) == NULL);
 }
 
 static void *hidden(void *p) {

@@ -209,7 +209,30 @@ static void json_is_cut_like_snprintf(void) {
     }
 }
 
+/* The list of the public header is whole, and names no other. */
+static void header_names_every_option(void) {
+    static char header[1 << 16];
+    FILE *file = fopen(NA_HEADER, "r");
+    CHECK(file != NULL);
+    header[fread(header, 1, sizeof header - 1, file)] = '\0';
+    fclose(file);
+    char *list = strstr(header, "* Environment. "), *end = list != NULL ? strchr(list, ';') : NULL;
+    CHECK(end != NULL);
+    *end = '\0';
+    int listed = 0, known = 0;
+    for (char *at = list; (at = strstr(at, "NUMALLOC_")) != NULL; at++) listed++;
+    for (; full_name(known) != NULL; known++) {
+        const char *at = list;
+        size_t length = strlen(full_name(known));
+        while ((at = strstr(at, full_name(known))) != NULL && strchr(", ;\n", at[length]) == NULL) at++;
+        if (at == NULL) printf("numa_alloc.h does not name %s\n", full_name(known));
+        CHECK(at != NULL);
+    }
+    CHECK_EQUAL(listed, known);
+}
+
 static const check_case cases[] = {
+    {"header_names_every_option", header_names_every_option},
     {"good_values", good_values},
     {"garbage_gives_a_message_and_the_default", garbage_gives_a_message_and_the_default},
     {"words_are_not_file_names", words_are_not_file_names},

@@ -7,6 +7,7 @@
  */
 #include "api/api.h"
 #include "api/init.h"
+#include "api/sized.h"
 #include "heap/ended.h"
 #include "heap/fast.h"
 #include "heap/heap.h"
@@ -350,8 +351,7 @@ static void *request_spread(const numalloc_request_t *request, size_t align, boo
 }
 
 void *na_request(const numalloc_request_t *request) {
-    if (request == NULL || (request->flags & ~(unsigned)NA_FLAGS) != 0 ||
-        (request->align != 0 && !align_valid(request->align))) {
+    if ((request->flags & ~(unsigned)NA_FLAGS) != 0 || (request->align != 0 && !align_valid(request->align))) {
         errno = EINVAL;
         return NULL;
     }
@@ -372,9 +372,13 @@ void *na_request(const numalloc_request_t *request) {
     return NULL;
 }
 
-void *numalloc_request(const numalloc_request_t *request) {
+void *numalloc_request_sized(const numalloc_request_t *request, size_t bytes) {
+    if (!na_question(request, bytes, sizeof *request)) {
+        errno = EINVAL;
+        return NULL;
+    }
     if (!na_init()) return NULL;
-    return NA_UNLIKELY(na_hooked) && request != NULL ? na_modes.alloc(request) : na_request(request);
+    return NA_UNLIKELY(na_hooked) ? na_modes.alloc(request) : na_request(request);
 }
 
 void *numalloc_onnode(size_t size, int node) {
@@ -474,8 +478,8 @@ static uintptr_t start_of(const na_span *span, const void *ptr) {
 
 uintptr_t na_block_start(const void *ptr) { return start_of(na_span_at(ptr), ptr); }
 
-int numalloc_block_info(const void *ptr, numalloc_block_info_t *info) {
-    if (info == NULL) return EINVAL;
+int numalloc_block_info_sized(const void *ptr, numalloc_block_info_t *info, size_t bytes) {
+    if (!na_answer(info, bytes, sizeof *info)) return EINVAL;
     const na_span *span = na_span_at(ptr);
     uintptr_t start = start_of(span, ptr);
     if (start == 0) return EFAULT;
@@ -502,6 +506,8 @@ int numalloc_node_of(const void *ptr) {
 }
 
 /* ---- life cycle ------------------------------------------------------------------------------------------ */
+
+int numalloc_version(void) { return NUMALLOC_VERSION_NUMBER; }
 
 int numalloc_init(size_t bytes_per_node) {
     static _Atomic(size_t) given; /* bytes + 1; 0: not called yet */
@@ -549,12 +555,12 @@ int numalloc_node_count(void) { return na_init() ? na_topo.node_count : 1; }
 
 int numalloc_node_ids(int *ids, int capacity) {
     if (!na_init()) return 0;
-    for (int i = 0; i < na_topo.node_count && i < capacity; i++) ids[i] = na_topo.node_id[i];
+    for (int i = 0; ids != NULL && i < na_topo.node_count && i < capacity; i++) ids[i] = na_topo.node_id[i];
     return na_topo.node_count;
 }
 
-int numalloc_node_info(int node, numalloc_node_info_t *info) {
-    if (info == NULL) return EINVAL;
+int numalloc_node_info_sized(int node, numalloc_node_info_t *info, size_t bytes) {
+    if (!na_answer(info, bytes, sizeof *info)) return EINVAL;
     return na_init() ? na_topology_node_info(node, info) : errno;
 }
 

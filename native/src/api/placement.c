@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "api/init.h"
+#include "api/sized.h"
 #include "heap/thread.h"
 #include "os/options.h"
 #include "os/topology.h"
@@ -34,9 +35,9 @@ static void count_pages(uintptr_t start, const int *status, size_t count, void *
     }
 }
 
-int numalloc_page_nodes(const void *ptr, size_t len, numalloc_page_counts_t *counts) {
-    if (counts == NULL) return EINVAL;
-    *counts = (numalloc_page_counts_t){.page_size = os_page_size()};
+int numalloc_page_nodes_sized(const void *ptr, size_t len, numalloc_page_counts_t *counts, size_t bytes) {
+    if (!na_answer(counts, bytes, sizeof *counts)) return EINVAL;
+    counts->page_size = os_page_size();
     if (len == 0) return 0;
     if (!is_range(ptr, len)) return EINVAL;
     int error = os_can_query();
@@ -53,6 +54,17 @@ uint64_t numalloc_room(void) {
     numalloc_stats_t kept;
     uint64_t cached = numalloc_stats(-1, &kept) == 0 && na_opt.purge_delay_ms != NA_PURGE_NEVER ? kept.cached_bytes : 0;
     return cached > UINT64_MAX - room ? UINT64_MAX : room + cached;
+}
+
+int numalloc_limits_sized(numalloc_limits_t *limits, size_t bytes) {
+    if (!na_answer(limits, bytes, sizeof *limits)) return EINVAL;
+    if (!na_init()) return errno;
+    limits->machine = na_topology_available_bytes();
+    limits->cgroup = os_cgroup_room();
+    limits->data = os_data_left();
+    limits->address_space = os_address_space_left();
+    limits->block = na_size_max;
+    return 0;
 }
 
 static bool within_one_block(const void *ptr, size_t len) {
@@ -88,7 +100,8 @@ int numalloc_prefault(void *ptr, size_t len) {
 
 /* 0, or why pages can't be sent to the nodes of a set. */
 static int check_nodes(const na_nodeset *nodes) {
-    if (nodes == NULL || nodeset_count(nodes) == 0) return ENODEV;
+    if (nodes == NULL) return EINVAL;
+    if (nodeset_count(nodes) == 0) return ENODEV;
     for (int node = nodeset_next(nodes, 0); node >= 0; node = nodeset_next(nodes, node + 1))
         if (!nodeset_has(&na_topo.allowed, node)) return ENODEV;
     return 0;
@@ -138,11 +151,11 @@ static int move_range(uintptr_t start, uintptr_t end, int node, numalloc_migrati
     return error;
 }
 
-int numalloc_migrate_pages(void *ptr, size_t len, const numalloc_nodemask_t *nodes, size_t granule,
-                           numalloc_migration_t *result) {
+int numalloc_migrate_pages_sized(void *ptr, size_t len, const numalloc_nodemask_t *nodes, size_t granule,
+                                 numalloc_migration_t *result, size_t bytes) {
     size_t page = os_page_size();
-    if (result == NULL) return EINVAL;
-    *result = (numalloc_migration_t){.page_size = page};
+    if (!na_answer(result, bytes, sizeof *result)) return EINVAL;
+    result->page_size = page;
     if (!na_init()) return errno;
     int error = check_nodes(nodes);
     if (error != 0 || len == 0) return error;

@@ -5,6 +5,7 @@
  * Threads: each region under its lock. Counts of pages that other threads work on at the moment are read as
  * they stand, hence approximate.
  */
+#include "api/sized.h"
 #include "api/init.h"
 #include "api/stats.h"
 #include "heap/page.h"
@@ -125,10 +126,9 @@ size_t numalloc_large_blocks(numalloc_range_t *ranges, size_t capacity, uint64_t
     return count;
 }
 
-int numalloc_stats(int node, numalloc_stats_t *stats) {
-    if (stats == NULL) return EINVAL;
+int numalloc_stats_sized(int node, numalloc_stats_t *stats, size_t bytes) {
+    if (!na_answer(stats, bytes, sizeof *stats)) return EINVAL;
     if (!na_init()) return errno;
-    memset(stats, 0, sizeof *stats);
     if (node == -1) {
         for (int i = 0; i < na_region_count; i++) add_region(&na_regions[i], stats);
         return 0;
@@ -140,11 +140,11 @@ int numalloc_stats(int node, numalloc_stats_t *stats) {
 }
 
 /* The same by another name, which the dynamic linker does not look at. */
-extern __typeof__(numalloc_stats) own_stats __attribute__((alias("numalloc_stats"), visibility("hidden")));
+extern __typeof__(numalloc_stats_sized) own_stats __attribute__((alias("numalloc_stats_sized"), visibility("hidden")));
 
 bool na_serves(void) {
-    int (*volatile public)(int, numalloc_stats_t *) = numalloc_stats;
-    int (*volatile own)(int, numalloc_stats_t *) = own_stats;
+    int (*volatile public)(int, numalloc_stats_t *, size_t) = numalloc_stats_sized;
+    int (*volatile own)(int, numalloc_stats_t *, size_t) = own_stats;
     return public == own;
 }
 

@@ -11,8 +11,6 @@
  *
  * Threads: its own.
  */
-#undef numalloc
-#undef numalloc_free
 
 #include "heap/inline.h"
 #include "heap/thread.h"

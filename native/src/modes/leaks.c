@@ -168,7 +168,8 @@ static void put_json(na_out *out, const report *from) {
 
 /* ---- when ------------------------------------------------------------------------------------------------ */
 
-int numalloc_leak_report(const char *path, numalloc_leak_totals_t *totals) {
+int numalloc_leak_report_sized(const char *path, numalloc_leak_totals_t *totals, size_t bytes) {
+    if (totals != NULL && bytes < sizeof *totals) return EINVAL;
     if (!na_init()) return errno;
     if (!na_hooked || na_opt.leaks[0] == '\0') return ENOTSUP;
     report now = {.groups = NULL};

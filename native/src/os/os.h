@@ -63,6 +63,7 @@ int os_map(size_t bytes, void **address);
 
 /* How many bytes of address space may still be mapped under RLIMIT_AS; UINT64_MAX if unlimited. */
 uint64_t os_address_space_left(void);
+uint64_t os_data_left(void); /* likewise, of memory that may be written, under RLIMIT_DATA */
 
 /* ---- placement ------------------------------------------------------------------------------------ */
 

@@ -49,15 +49,17 @@ size_t os_page_size(void) {
     return size;
 }
 
-/* A number at the start of a small file. */
-static int read_number(const char *path, uint64_t *value) {
+/* The number behind so many others on the first line of a small file. */
+static int read_number(const char *path, int skip, uint64_t *value) {
     char text[256]; /* statm is one long line */
     size_t length;
     int error = os_read_file(path, text, sizeof text, &length);
     if (error != 0) return error;
-    if (text[0] < '0' || text[0] > '9') return EINVAL;
+    const char *c = text;
+    for (; skip > 0 && (c = strchr(c, ' ')) != NULL; skip--) c++;
+    if (c == NULL || *c < '0' || *c > '9') return EINVAL;
     *value = 0;
-    for (const char *c = text; *c >= '0' && *c <= '9'; c++) *value = *value * 10 + (uint64_t)(*c - '0');
+    for (; *c >= '0' && *c <= '9'; c++) *value = *value * 10 + (uint64_t)(*c - '0');
     return 0;
 }
 
@@ -110,14 +112,19 @@ int os_map_fresh(void *address, size_t bytes) {
     return map(address, bytes, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_NORESERVE, &address);
 }
 
-uint64_t os_address_space_left(void) {
+/* /proc/self/statm tells what is used, in pages: the whole program first, its data sixth. */
+static uint64_t left_of(int resource, int column) {
     struct rlimit limit;
-    if (OS_RESULT(getrlimit(RLIMIT_AS, &limit)) != 0 || limit.rlim_cur == RLIM_INFINITY) return UINT64_MAX;
-    uint64_t pages = 0; /* /proc/self/statm: total program size first, in pages */
-    if (read_number("/proc/self/statm", &pages) != 0) return limit.rlim_cur;
+    if (OS_RESULT(getrlimit((__rlimit_resource_t)resource, &limit)) != 0 || limit.rlim_cur == RLIM_INFINITY)
+        return UINT64_MAX;
+    uint64_t pages = 0;
+    if (read_number("/proc/self/statm", column - 1, &pages) != 0) return limit.rlim_cur;
     uint64_t used = pages * os_page_size();
     return used < limit.rlim_cur ? limit.rlim_cur - used : 0;
 }
+
+uint64_t os_address_space_left(void) { return left_of(RLIMIT_AS, 1); }
+uint64_t os_data_left(void) { return left_of(RLIMIT_DATA, 6); }
 
 int os_remap(void *from, size_t bytes, void *to) {
     int saved = errno;

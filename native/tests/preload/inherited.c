@@ -13,7 +13,7 @@
 
 #pragma weak numalloc_node_ids
 #pragma weak numalloc_onnode
-#pragma weak numalloc_page_nodes
+#pragma weak numalloc_page_nodes_sized
 #pragma weak numalloc_bind_thread
 
 static int wanted[64], count, each;

@@ -13,7 +13,7 @@
 
 #pragma weak numalloc_node_count
 #pragma weak numalloc_node_of
-#pragma weak numalloc_stats
+#pragma weak numalloc_stats_sized
 #pragma weak numalloc_stats_json
 #pragma weak numalloc_verify
 
