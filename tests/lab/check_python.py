@@ -16,6 +16,9 @@ import numpy as np
 
 import hpcalloc
 from hpcalloc._native import lib, node_ids
+from hpcalloc.discover.running import read_process
+from hpcalloc.discover.topology import Topology
+from hpcalloc.doctor.running import examine
 
 
 def touch_elsewhere(array, node):
@@ -183,6 +186,42 @@ def numpys_own(nodes):
     ) == {nodes[-1]}
 
 
+def seen_from_outside(nodes):
+    """Look at this process as `hpcalloc ps` does: the same bytes as numa_maps has, and the remote ones are found."""
+    far = nodes[-1]
+    before = read_process(os.getpid()).memory
+    array = hpcalloc.empty(80 << 17, policy=hpcalloc.on_node(far))
+    array[...] = 1
+    with on_cpus(nodes[0]):
+        process = read_process(os.getpid())
+        findings = examine([process], Topology.from_machine(), "here")
+    assert process.memory.data[far] - before.data.get(far, 0) >= 79 << 20, (before, process.memory)
+    assert {f.check for f in findings} >= {"remote-memory"}, findings
+    counted = {}
+    for line in pathlib.Path("/proc/self/numa_maps").read_text().splitlines():
+        fields = dict(word.split("=") for word in line.split()[2:] if "=" in word)
+        for name, pages in fields.items():
+            if name[0] == "N":
+                size = int(pages) * int(fields["kernelpagesize_kB"]) * 1024
+                counted[int(name[1:])] = counted.get(int(name[1:]), 0) + size
+    memory = process.memory
+    for node, size in counted.items():
+        told = memory.private.get(node, 0) + memory.shared.get(node, 0) + memory.files.get(node, 0)
+        assert abs(told - size) <= 4 << 20, (node, told, size)  # the findings themselves take some
+    assert array[0] == 1
+
+
+@contextlib.contextmanager
+def on_cpus(node):
+    """Be on the CPUs of a node."""
+    before = os.sched_getaffinity(0)
+    assert lib.numalloc_bind_thread(node) == 0
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def main() -> int:
     """Exit 1 at the first array that is not where it belongs."""
     nodes = node_ids()
@@ -210,6 +249,7 @@ def main() -> int:
     inside = hpcalloc.placement(c[1024:-1024])  # the first page is touched by malloc
     assert nodes[0] not in inside.pages_per_node, inside
     numpys_own(nodes)
+    seen_from_outside(nodes)
     blocked_for_threads(nodes)
     with without_balancing():
         prefaulted(nodes)

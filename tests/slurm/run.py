@@ -26,7 +26,8 @@ from dataclasses import dataclass, field
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import cluster
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 SCRIPTS = ROOT / "jobscripts"
 MULTIARCH = sysconfig.get_config_var("MULTIARCH") or f"{platform.machine()}-linux-gnu"
 PMIX = pathlib.Path(f"/usr/lib/{MULTIARCH}/pmix2/lib/libpmix.so")  # what Debian's plugin loads
@@ -170,6 +171,19 @@ def jobs(cores: int, scratch: pathlib.Path) -> list[Job]:
         Job(numa, everything[1:3], (*REPORT, LOCAL, heat2d(2))),
         Job(core, everything[1:3], (*REPORT, LOCAL, heat2d(2 * cores))),
         Job(mpirun, (everything[0], everything[3]), (*REPORT, LOCAL, heat2d(cores))),
+        # Looked at while it runs, on both hosts; and placements compared in turns.
+        Job(
+            str(HERE / "job_ps.sh"),
+            both[:1],
+            (r"^HOST +RANK +PID ", r"^\S+ +0 +\d+ python .* 8\d\.\d MiB +100 % ", r"^\S+ +1 +\d+ python "),
+            ("--nodes=2", "--ntasks=2"),
+        ),
+        Job(
+            str(HERE / "job_compare.sh"),
+            both[:1],
+            (r"^as-launched +2 +8 +1 ", r"^pinned +2 +8 +2 .* slower"),
+            ("--ntasks=2",),
+        ),
         # What must fail does: geometry that no node has, a launcher that isn't one, a program that exits 2.
         Job(
             "job_hybrid_numa.sh",
