@@ -1,38 +1,42 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """``hpcalloc.init``: one rank's place on its host, from the communicator to the arrays, and back on close.
 
-The story in order: find the ranks of this host, gather how each was started, plan and pin (`rank_setup`), agree
-that all ranks succeeded, and make the plan's placement the policy of arrays made from now on.
+The story in order: meet the ranks, gather how each of this host was started, plan and pin (`bind.rank`), agree that
+all ranks succeeded, and make the plan's placement the policy of arrays made from now on.
 
 Contexts of a process form a stack; there is one pinning, so a second ``init`` while a context is open must
 ask for the same and shares it. The last one to close puts everything back, in whatever order they are
-closed.
+closed. No lock is held while a rank waits for others.
 """
 
 from __future__ import annotations
 
+import atexit
 import functools
 import inspect
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, SupportsIndex
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, SupportsIndex, TypeVar
 
 import numpy.typing as npt
 
-from ._native import lib
-from .bind import agreement
+from ._native import _handler, lib
+from .bind import agreement, rank
 from .bind.affinity import ThreadPool, undo_openmp
-from .bind.rank import Options, Setup, Word, check_options, check_same, neighbours, prepare
+from .bind.agreement import Ranks
+from .bind.rank import InitOptions, RankRequest, RankState
 from .discover.launcher import this_launch
 from .discover.topology import Topology, format_ids
-from .exceptions import ContextClosedError, PlanError, message
+from .exceptions import BindingError, ContextClosedError, PlanError, message
 from .memory import arrays
 from .memory.placement import Placement, placement
-from .plan.ranks import LauncherBinding, Plan, RankPlan
+from .plan.ranks import LauncherBinding, Plan
 from .policy import Policy
 
 if TYPE_CHECKING:
+    from mpi4py import MPI
+
     from .memory.numpy_allocator import NumpyAllocator
     from .report.report import Report
     from .shared.array import SharedArray
@@ -40,49 +44,67 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "current", "init"]
 
-_lock = threading.RLock()  # guards the two below and every open and close
+_lock = threading.Lock()  # guards what follows; never held over a wait
 _open: list[Context] = []  # innermost last
+_state: RankState | None = None  # what they share
+_busy: int | None = None  # thread that makes a state, or takes one back
+_free = threading.Condition(_lock)  # _busy is None again
 _unbound = Policy("local")  # without a context
+
+
+def _after_fork() -> None:
+    global _lock, _free, _busy, _state
+    _lock = threading.Lock()  # its holder may be a thread that the child does not have
+    _free = threading.Condition(_lock)
+    if _busy not in (None, threading.get_ident()):
+        _busy = None
+        _state = _open[-1]._state if _open else None
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Tell the ranks that wait for this one, or will."""
+    if _state is not None:
+        _state.leave()
 
 
 # ---- init ---------------------------------------------------------------------------------------------
 
 
 def init(
-    comm: Any = None,
+    comm: MPI.Intracomm | None = None,
     *,
     bind: Literal["auto", "force", "off"] = "auto",
     policy: Policy | str = "local",
-    hugepages: Literal["auto", "never", "2M", "1G"] = "auto",
     strict: bool = False,
     threads: int | Literal["auto"] = "auto",
     share: tuple[int, int] | None = None,
 ) -> Context:
     """Pin this rank where the plan says and give its arrays that placement.
 
-    Collective over `comm`. An error on one rank is raised on all of them.
+    With `comm` it is collective over `comm`, and an error on one rank is raised on all of them. Without, it never is:
+    it is for this process alone.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm, optional
-        The ranks to plan for. By default ``MPI.COMM_WORLD`` if mpi4py is imported and MPI is up (in a worker of
-        mpi4py.futures: its pool); otherwise, and in a forked child, this process alone, at the local rank that its
-        launcher's environment tells.
+        The ranks to plan for. None: this process alone, at the local rank that its launcher's environment tells. In
+        an MPI program of several ranks None is refused, unless `share` is given or this is a forked child.
     bind : {"auto", "force", "off"}
         auto: honour a binding that somebody asked for, replace none and unasked defaults; force: replace any,
         within the cgroup's CPUs; off: change no affinity and no thread pool.
     policy : Policy or {"local", "interleave", "blocked"}
         Placement of arrays made without one. local: on the rank's node, interleaved over them where it has
         several. interleave and blocked without nodes: over the rank's nodes.
-    hugepages : {"auto", "never", "2M", "1G"}
-        auto: whatever NUMALLOC_HUGEPAGES says, which the allocator reads when it is loaded; anything else
-        must be what is in force, and is refused otherwise.
     strict : bool
         Arrays are on their nodes before they are returned, or OutOfMemoryError is raised; and it is an error
         where the process may not place memory at all, or not be pinned.
     threads : int or "auto"
-        Size of BLAS and OpenMP pools that are loaded already. auto: one per core of the rank, unless a
-        variable such as OMP_NUM_THREADS is set.
+        Threads that each rank is planned for: the size of BLAS and OpenMP pools that are loaded already. auto: one per
+        core of the rank, unless a variable such as OMP_NUM_THREADS is set.
     share : (int, int), optional
         ``(i, n)``: this is process i of n on the host that no MPI launcher started, such as workers of Dask or
         multiprocessing. They get what n ranks would, inside the CPUs that this process has.
@@ -96,59 +118,32 @@ def init(
     Raises
     ------
     PlanError
-        Arguments that contradict those of other ranks of the host, or of a context that is open; what
-        `make_plan` refuses.
+        Arguments that contradict those of other ranks of the host, or of a context that is open; another thread is
+        in ``init(comm)``; several MPI ranks and no `comm`; what `make_plan` refuses.
     BindingError
         The kernel refuses the affinity; with ``strict`` also where memory can't be placed.
     NodeError
         `policy` names a node that this process may not use.
     TypeError, ValueError, HpcallocError
-        A bad argument or communicator, or MPI is not up.
+        A bad argument or communicator; MPI is not up; a rank did not come within HPCALLOC_TIMEOUT seconds.
     """
-    comm = _resolve(comm, share)
-    agreement.meet("init", comm)
-    with _lock:
-        options: Options | None = None
-        error: Exception | None = None
-        try:
-            asked = check_options(bind, policy, hugepages, strict, threads, share)
-            if _open:
-                _check_nested(asked, comm)
-            options = asked
-        except Exception as bad:
-            error = bad
-        launch = this_launch()
-        affinity, taken = undo_openmp(leave=bind == "off" or bool(_open))
-        own = Word(LauncherBinding(affinity, launch.launcher, launch.explicit), options, bool(_open))
-        node_comm, words, missed = neighbours(comm, own, launch.local_size)
-        setup: Setup | None = None
-        nested = bool(_open)
-        try:
-            # Where another rank's arguments are bad, its error will be everybody's.
-            if options is not None and all(word.options for word in words):
-                check_same(words)
-                setup = (
-                    _open[-1]._setup
-                    if nested
-                    else prepare(options, comm, node_comm, launch, words, missed, taken)
-                )
-                arrays.handler_of(setup.policy)  # NodeError now, not at the first array
-                lib.numalloc_purger()  # a solver computes for long without a call; 0 or ENOTSUP
-        except Exception as bad:
-            error = bad
-        try:
-            agreement.agree(comm, error)
-        except BaseException:
-            if setup is not None and not nested and setup.binding is not None:
-                setup.binding.restore()
-            agreement.free(node_comm)
-            raise
-        assert setup is not None
-        if nested:
-            agreement.free(node_comm)
-        elif comm is not None:
-            setup.numa_comm = node_comm.Split(setup.share.nodes[0], setup.local_rank)
-        return Context(setup)
+    if comm is not None:
+        agreement.check_comm("init", comm)
+    elif share is None and agreement.world_size() > 1:
+        raise PlanError(
+            message(
+                "init",
+                f"no communicator in an MPI program of {agreement.world_size()} ranks",
+                "comm= or share=",
+                "hpcalloc.init(MPI.COMM_WORLD), on all ranks; or share=(i, n) for this process alone",
+            )
+        )
+    opening = _Opening(comm)
+    try:
+        return opening.run(bind, policy, strict, threads, share)
+    except BaseException:
+        _handler.insist(opening.undo)  # whatever interrupts it
+        raise
 
 
 def current() -> Context | None:
@@ -157,30 +152,152 @@ def current() -> Context | None:
         return _open[-1] if _open else None
 
 
-def _resolve(comm: Any, share: Any) -> Any:
-    """Return the communicator to use; none where `share` takes its place."""
-    if share is None:
-        return agreement.resolve("init", comm)
-    if comm is not None:
-        raise PlanError(
-            message("init", "share= and comm=", "one of them", "leave share out: the communicator tells it")
-        )
-    return None
+class _Opening:
+    """One call of `init`: what it has done so far, so that it can be undone wherever it is interrupted."""
+
+    def __init__(self, comm: MPI.Intracomm | None) -> None:
+        self.comm = comm
+        self.ranks: Ranks | None = None  # that may wait for this one
+        self.state: RankState | None = None
+        self.context: Context | None = None
+
+    def run(self, bind: Any, policy: Any, strict: Any, threads: Any, share: Any) -> Context:
+        theirs = Ranks(self.comm)
+        error: Exception | None = None
+        options: InitOptions | None = None
+        try:
+            if share is not None and self.comm is not None:
+                remedy = "leave share out: the communicator tells it"
+                raise PlanError(message("init", "share= and comm=", "one of them", remedy))
+            options = rank.check_options(bind, policy, strict, threads, share)
+            self.enter(options)
+        except Exception as bad:
+            error = bad
+        theirs.meet("init", error)
+        assert options is not None
+        launch = this_launch()
+        ranks = self.ranks = theirs.duplicate("init")
+        host, missed = rank.host_of(ranks, launch.local_size)
+        affinity, taken = undo_openmp(leave=bind == "off" or self.state is not None)
+        binding = LauncherBinding(affinity, launch.launcher, launch.explicit)
+        requests = host.allgather("init", RankRequest(binding, options, self.state is not None))
+        try:
+            rank.check_same(requests)
+            if self.state is None:
+                self.state = rank.prepare(options, self.comm, ranks, host, missed, launch, requests, taken)
+                if os.environ.get("HPCALLOC_REPORT"):
+                    from .report import files  # not needed by most
+
+                    files.attach(self.state)
+                rank.bind(self.state)
+            arrays.handler_of(self.state.policy)  # NodeError now, not at the first array
+            lib.numalloc_purger()  # a solver computes for long without a call; 0 or ENOTSUP
+        except Exception as bad:
+            error = bad
+        try:
+            ranks.meet("init", error)
+        except Exception:
+            self.ranks = None
+            if not ranks.broken:  # all ranks raise, and have no use for these
+                agreement.free(host.comm, ranks.comm)
+            raise
+        state = self.state
+        assert state is not None
+        if state.ranks is ranks:
+            state.make_communicators()
+        else:
+            agreement.free(host.comm, ranks.comm)
+        self.context = Context(state)
+        self.complete(self.context)
+        return self.context
+
+    def enter(self, options: InitOptions) -> None:
+        """Become a user of the state that is open, or the one that makes it.
+
+        Ranks that wait for each other must not wait for a thread as well: two threads with two communicators could do
+        so crosswise. So only a process alone waits for another thread.
+        """
+        global _busy
+        with _lock:
+            while _busy not in (None, threading.get_ident()) and self.comm is None:
+                _free.wait()
+            if _busy is not None:
+                raise PlanError(
+                    message(
+                        "init",
+                        "another thread of this process opens or closes a context",
+                        "one pinning per process at a time",
+                        "open the context in one thread, and use it in all: hpcalloc.current()",
+                    )
+                )
+            if _state is None:
+                _busy = threading.get_ident()
+                return
+            _check_nested(_state, options, self.comm)
+            _state.users.add(self)
+            self.state = _state
+
+    def complete(self, context: Context) -> None:
+        global _busy, _state
+        state = context._state
+        with _lock:
+            state.users.add(context)
+            state.users.discard(self)
+            _open.append(context)
+            arrays.set_current_policy(state.policy)
+            rank.set_current(state)
+            if _state is not state:
+                _state, _busy = state, None
+                _free.notify_all()
+
+    def undo(self) -> None:
+        """Put back what was changed, alone: the other ranks may be anywhere. It can be repeated."""
+        if self.ranks is not None:
+            self.ranks.leave()
+        if self.state is not None and self.context is None and not self.state.users - {self}:
+            self.state.on_close.clear()  # there was no context
+        if self.context is not None and self.context in _open:
+            self.context._exit(KeyboardInterrupt)
+        elif self.context is None or not self.context._closed:
+            _release(self.state, self)
 
 
-def _check_nested(options: Options, comm: Any) -> None:
-    setup = _open[-1]._setup
-    outer = None if setup.left_behind else setup.comm
+def _release(state: RankState | None, user: _Opening | Context) -> bool:
+    """Take a user from its state, and take the state back if that was the last. Return so. It can be repeated."""
+    global _busy, _state
+    with _lock:
+        if user in _open:
+            _open.remove(user)
+            arrays.set_current_policy(_open[-1].policy if _open else _unbound)
+            rank.set_current(_open[-1]._state if _open else None)
+        if state is not None:
+            state.users.discard(user)
+            if state.users:
+                return False
+            _busy = threading.get_ident()
+    try:
+        if state is not None:
+            state.restore()
+    finally:
+        with _lock:
+            if _busy == threading.get_ident() and (state is None or state.closed):
+                _busy = _state = None
+                _free.notify_all()
+    return True
+
+
+def _check_nested(state: RankState, options: InitOptions, comm: MPI.Intracomm | None) -> None:
+    outer = None if state.left_behind else state.ranks.comm
     same_comm = (comm is None) == (outer is None)
-    if same_comm and comm is not None:
-        mpi: Any = agreement.mpi()
-        same_comm = mpi.Comm.Compare(comm, outer) in (mpi.IDENT, mpi.CONGRUENT)
-    if options != setup.options or not same_comm:
-        asked = str(options) if options != setup.options else "another communicator"
+    if comm is not None and outer is not None:
+        module = agreement.mpi()
+        same_comm = module.Comm.Compare(comm, outer) in (module.IDENT, module.CONGRUENT)
+    if options != state.options or not same_comm:
+        asked = str(options) if options != state.options else "another communicator"
         raise PlanError(
             message(
                 "init",
-                f"{asked} while a context is open with {setup.options}",
+                f"{asked} while a context is open with {state.options}",
                 "one pinning per process at a time",
                 "close the open context first, or use it: hpcalloc.current()",
             )
@@ -190,6 +307,7 @@ def _check_nested(options: Options, comm: Any) -> None:
 # ---- Context ------------------------------------------------------------------------------------------
 
 P = ParamSpec("P")
+C = TypeVar("C")
 
 
 def _method(make: Callable[P, arrays.Array]) -> Callable[Concatenate[Context, P], arrays.Array]:
@@ -210,7 +328,7 @@ def _method(make: Callable[P, arrays.Array]) -> Callable[Concatenate[Context, P]
     return arrays.shortcut(method, closed="_closed")
 
 
-class Context:
+class Context(_handler.Scope):
     """A rank's place on its host, made by `init`; a context manager.
 
     Attributes
@@ -239,79 +357,75 @@ class Context:
     closed : bool
     """
 
-    def __init__(self, setup: Setup) -> None:
-        """Open a context; call `init` instead."""
-        self._setup = setup
+    def __init__(self, state: RankState) -> None:
+        """Make a context; call `init` instead."""
+        self._state = state
         self._closed = False
+        self._last = False  # of those that shared the state, once closed
         self._allocators: list[NumpyAllocator] = []  # installed through this context
-        self.plan: Plan = setup.plan
-        self._share: RankPlan = setup.share
-        arrays.set_current_policy(setup.policy)
-        setup.users += 1
-        _open.append(self)
+        self.plan: Plan = state.plan
 
     # ---- what is --------------------------------------------------------------------------------------
 
     @property
     def rank(self) -> int:
         """Rank in the communicator."""
-        return self._setup.rank
+        return self._state.rank
 
     @property
     def size(self) -> int:
         """Ranks of the communicator."""
-        return self._setup.size
+        return self._state.size
 
     @property
     def local_rank(self) -> int:
         """Rank among those of this host."""
-        return self._setup.local_rank
+        return self._state.local_rank
 
     @property
     def local_size(self) -> int:
         """Ranks of this host."""
-        return self._setup.local_size
+        return self._state.local_size
 
     @property
     def nodes(self) -> tuple[int, ...]:
         """NUMA nodes that are home to this rank's memory."""
-        return self._share.nodes
+        return self._state.nodes
 
     @property
     def cpus(self) -> tuple[int, ...]:
         """CPUs this rank may run on, one of each core before siblings."""
-        return self._share.cpus
+        return self._state.cpus
 
     @property
     def threads(self) -> int:
         """Planned threads per rank."""
-        return self._share.threads
+        return self._state.threads
 
     @property
     def action(self) -> str:
         """What was done about the affinity: "bind", "widen", "honour" or "none"."""
-        bound = self._setup.binding is not None or self._share.action == "none"
-        return self._share.action if bound else "failed"
+        return self._state.action
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why the rank is where it is."""
-        return (*self.plan.reasons, *self._share.reasons)
+        return self._state.reasons
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What could not be done as usual on this machine."""
-        return self._setup.notes
+        return tuple(self._state.notes)
 
     @property
     def pools(self) -> tuple[ThreadPool, ...]:
         """BLAS and OpenMP pools that were resized, or kept for a variable that is set."""
-        return self._setup.binding.pools if self._setup.binding is not None else ()
+        return self._state.pools
 
     @property
     def policy(self) -> Policy:
         """Placement of arrays made without one."""
-        return self._setup.policy
+        return self._state.policy
 
     @property
     def topology(self) -> Topology:
@@ -321,7 +435,7 @@ class Context:
     @property
     def launcher(self) -> str:
         """What started the process."""
-        return self._setup.launch.launcher
+        return self._state.launcher
 
     @property
     def closed(self) -> bool:
@@ -329,23 +443,23 @@ class Context:
         return self._closed
 
     @property
-    def comm(self) -> Any:
+    def comm(self) -> MPI.Intracomm | None:
         """The communicator that was given, None in serial and in a forked child."""
-        return self._of_mpi("comm", self._setup.comm)
+        return self._of_mpi("comm", self._state.comm)
 
     @property
-    def node_comm(self) -> Any:
+    def node_comm(self) -> MPI.Comm | None:
         """The ranks of this host, in the order of the communicator; None in serial and in a forked child."""
-        return self._of_mpi("node_comm", self._setup.node_comm)
+        return self._of_mpi("node_comm", self._state.node_comm)
 
     @property
-    def numa_comm(self) -> Any:
+    def numa_comm(self) -> MPI.Comm | None:
         """The ranks of this host whose first node is this rank's; None in serial and in a forked child."""
-        return self._of_mpi("numa_comm", self._setup.numa_comm)
+        return self._of_mpi("numa_comm", self._state.numa_comm)
 
-    def _of_mpi(self, name: str, comm: Any) -> Any:
+    def _of_mpi(self, name: str, comm: C | None) -> C | None:
         self._checked(name)
-        return None if self._setup.left_behind else comm
+        return None if self._state.left_behind else comm
 
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""
@@ -386,8 +500,8 @@ class Context:
     zeros_like = _method(arrays.zeros_like)
     ones_like = _method(arrays.ones_like)
     full_like = _method(arrays.full_like)
-    array = _method(arrays.array)
     asarray = _method(arrays.asarray)
+    array = _method(arrays.array)
 
     def shared_empty(
         self,
@@ -442,7 +556,7 @@ class Context:
         """
         from .shared.array import create
 
-        return create(self._checked("shared_empty"), "shared_empty", shape, dtype, axis, halo, split)
+        return create(self._checked("shared_empty")._state, "shared_empty", shape, dtype, axis, halo, split)
 
     def shared_zeros(
         self,
@@ -456,7 +570,7 @@ class Context:
         """As `shared_empty`, and zero: shared memory is when it is new, so that it costs no more."""
         from .shared.array import create
 
-        return create(self._checked("shared_zeros"), "shared_zeros", shape, dtype, axis, halo, split)
+        return create(self._checked("shared_zeros")._state, "shared_zeros", shape, dtype, axis, halo, split)
 
     def placement(self, a: npt.NDArray[Any]) -> Placement:
         """Ask the kernel where an array's pages are; `local_fraction` counts those on this rank's nodes."""
@@ -503,62 +617,57 @@ class Context:
         """
         from .report.report import gather  # not needed by most
 
-        return gather(self._checked("report"))
+        return gather(self._checked("report")._state)
 
     def close(self) -> None:
         """Put affinity and thread pools back, and free communicators made by `init` and shared arrays' windows.
 
-        Collective where there is a communicator; idempotent. Arrays stay as they are.
+        Collective where there is a communicator; idempotent. Arrays stay as they are. If another rank has left its
+        context by an exception, windows and communicators stay until MPI_Finalize.
 
         Raises
         ------
         BindingError
             The former affinity is refused, for instance because the cpuset has shrunk.
         HpcallocError
-            MPI is not to be called from this thread; the context stays open.
+            MPI is not to be called from this thread: the context stays open. Not all ranks come within
+            HPCALLOC_TIMEOUT seconds: it is closed.
         """
-        self._close(free=True)
+        self._close(True)
 
-    def _close(self, free: bool) -> None:
-        with _lock:
-            if self._closed:
-                return
-            if free and self._setup.comm is not None and not self._setup.left_behind and agreement.is_up():
-                agreement.check_thread("Context.close")
-            self._closed = True
-            for allocator in reversed(self._allocators):
-                allocator._close()
-            _open.remove(self)
-            arrays.set_current_policy(_open[-1].policy if _open else _unbound)
-            setup = self._setup
-            setup.users -= 1
-            if setup.users:
-                return
-            self._leave_record()
-            try:
-                if setup.binding is not None:
-                    setup.binding.restore()
-            finally:
-                windows, setup.windows = setup.windows, []
-                node_comm, numa_comm = setup.node_comm, setup.numa_comm
-                setup.node_comm = setup.numa_comm = None
-                if free and not setup.left_behind:
-                    for window in windows:
-                        window.free()
-                    agreement.free(numa_comm, node_comm)
+    def _enter(self) -> None:
+        self._checked("__enter__")
 
-    def _leave_record(self) -> None:
-        """Write this rank's part of the report that HPCALLOC_REPORT asks for."""
-        setup = self._setup
-        if setup.files is None or setup.pid != os.getpid():
-            return
-        from .report.files import finish
-
-        finish(self, setup.files)
-
-    def __enter__(self) -> Context:
-        return self._checked("__enter__")
-
-    def __exit__(self, kind: object, *_: object) -> None:
+    def _exit(self, kind: object) -> None:
         # When an exception unwinds this rank, the others may not be on their way to a collective call.
-        self._close(free=kind is None)
+        self._close(kind is None)
+
+    def _close(self, together: bool) -> None:
+        state = self._state
+        if self._closed:
+            return
+        with_others = state.comm is not None and not state.left_behind and agreement.is_up()
+        if together and with_others:
+            agreement.check_thread("Context.close")
+        refused: BindingError | None = None
+        try:
+            _handler.insist(self._release)  # also where a signal's handler raises in the middle of it
+        except BindingError as error:
+            refused = error
+        except BaseException:
+            together = False
+            raise
+        finally:
+            if self._last and with_others and not together:
+                state.leave()
+        if self._last and together:
+            state.free()
+        if refused is not None:
+            raise refused
+
+    def _release(self) -> None:
+        while self._allocators:
+            self._allocators[-1]._close()
+            self._allocators.pop()
+        self._last = _release(self._state, self)
+        self._closed = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What hpcalloc raises. Every message names the call, the value, the limit and the remedy."""
+"""What hpcalloc raises. Every message names the call, the value and the limit, and a remedy where there is one."""
 
 from __future__ import annotations
 
@@ -53,6 +53,6 @@ class OutOfMemoryError(HpcallocError, MemoryError):
     """The memory can't be had where it was asked for."""
 
 
-def message(call: str, value: str, limit: str, remedy: str) -> str:
-    """Text of an exception: what was called, with what, what bounds it, what to do."""
-    return f"{call}: {value}; limit: {limit}; remedy: {remedy}"
+def message(call: str, value: str, limit: str, remedy: str = "") -> str:
+    """Text of an exception: what was called, with what, what bounds it, and what to do where that says more."""
+    return f"{call}: {value}; limit: {limit}" + (f"; remedy: {remedy}" if remedy else "")

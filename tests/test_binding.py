@@ -112,7 +112,7 @@ def test_threads_that_start_meanwhile():
 
 def test_same_mask_moves_nothing():
     record = binding.apply(ALL)
-    assert record.moved == ()
+    assert record.moved == []
     record.restore()
 
 

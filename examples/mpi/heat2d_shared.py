@@ -80,7 +80,7 @@ def solve(chosen: argparse.Namespace, track: solver.Track) -> solver.Result:
         for step in track(range(chosen.steps)):
             swap_rows(line, below, above, u)
             if ctx:
-                shared[step % 2].fence()  # rows that neighbours read are written
+                shared[step % 2].barrier()  # rows that neighbours read are written
             sweep(u, new)
             u, new = new, u
         comm.Barrier()

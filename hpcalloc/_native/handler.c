@@ -27,6 +27,7 @@
 
 #include "numa_alloc.h"
 #include "registry.h"
+#include "scope.h"
 
 #if NPY_ABI_VERSION < 0x02000000 /* NumPy 1 has no accessor */
 #define PyDataType_ELSIZE(dtype) ((dtype)->elsize)
@@ -854,6 +855,7 @@ static PyMethodDef methods[] = {
     {"set_current", set_current, METH_O, set_current_doc},
     {"last_failure", last_failure, METH_NOARGS, last_failure_doc},
     {"live_blocks", live_blocks, METH_NOARGS, live_blocks_doc},
+    {"insist", scope_insist, METH_O, "insist(function, /)\n--\n\nCall it until it returns; then raise what it raised first."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -881,7 +883,8 @@ static int execute(PyObject *module) {
     method_spec.name = "hpcalloc._native._handler.shortcut_method";
     method_spec.flags |= Py_TPFLAGS_METHOD_DESCRIPTOR; /* called without being bound first */
     state->method_type = PyType_FromModuleAndSpec(module, &method_spec, NULL);
-    if (state->kept == NULL || state->shortcut_type == NULL || state->method_type == NULL) return -1;
+    if (state->kept == NULL || state->shortcut_type == NULL || state->method_type == NULL || scope_add(module) != 0)
+        return -1;
     if (PyModule_AddIntConstant(module, "LOCAL", NUMALLOC_LOCAL) != 0 ||
         PyModule_AddIntConstant(module, "ON_NODE", NUMALLOC_ONNODE) != 0 ||
         PyModule_AddIntConstant(module, "INTERLEAVE", NUMALLOC_INTERLEAVE) != 0 ||

@@ -12,10 +12,10 @@ import os
 import platform
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import _native
-from ..bind import agreement
+from ..bind.agreement import Ranks
 from ..context import Context, init
 from ..exceptions import HpcallocError, message
 from ..memory.placement import placement
@@ -25,7 +25,12 @@ from .bandwidth import DROPPED, ONE_NODE, Options, choose_stores, describe
 from .kernels import BYTES_PER_ELEMENT, COUNTING, KERNELS, Arrays, Team
 from .sizes import array_bytes, check_room
 
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
 __all__ = ["measure", "steps"]
+
+CALL = "bench bandwidth"
 
 
 def remote_node(context: Context) -> int | None:
@@ -44,7 +49,9 @@ def steps(options: Options) -> int:
     return 4 * options.repeats
 
 
-def measure(comm: Any, options: Options, advance: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def measure(
+    comm: MPI.Intracomm, options: Options, advance: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Measure on all ranks of `comm` at once; collective.
 
     Returns
@@ -61,6 +68,7 @@ def measure(comm: Any, options: Options, advance: Callable[[str], None] = lambda
     """
     launched = tuple(sorted(os.sched_getaffinity(0)))
     with init(comm) as context:
+        ranks = context._state.ranks
         error: Exception | None = None
         sets: dict[str, tuple[Arrays, Team, tuple[int, ...]]] = {}
         stores: dict[str, Any] = {}
@@ -72,10 +80,10 @@ def measure(comm: Any, options: Options, advance: Callable[[str], None] = lambda
             policies = _policies(context)
         except Exception as bad:
             error = bad
-        agreement.agree(comm, error)
-        nbytes = max(comm.allgather(nbytes))  # hosts may differ
+        ranks.meet(CALL, error)
+        nbytes = max(ranks.allgather(CALL, nbytes))  # hosts may differ
         # Those that all ranks have: on another host there may be one node.
-        common = set(policies).intersection(*comm.allgather(list(policies)))
+        common = set(policies).intersection(*ranks.allgather(CALL, list(policies)))
         policies = {name: policy for name, policy in policies.items() if name in common}
         try:
             sets = _make(context, policies, nbytes // 8, launched)
@@ -83,18 +91,18 @@ def measure(comm: Any, options: Options, advance: Callable[[str], None] = lambda
             stores = choose_stores(options, own, {"rank": team})["rank"]
         except Exception as bad:
             error = bad
-        agreement.agree(comm, error)
+        ranks.meet(CALL, error)
         # A rank whose neighbours write differently would measure something else.
         for choice in stores.values():
-            votes = comm.allgather(choice["use"])
+            votes = ranks.allgather(CALL, choice["use"])
             choice["use"] = max(sorted(set(votes)), key=votes.count)
-        figures = _run(comm, options, sets, stores, advance)
+        figures = _run(comm, ranks, options, sets, stores, advance)
         try:
             mine = _account(context, sets, figures, nbytes)
         except Exception as bad:
             error = bad
-        agreement.agree(comm, error)
-        everyone = comm.gather(mine, root=0)
+        ranks.meet(CALL, error)
+        everyone = ranks.gather(CALL, mine) or []
         remarks = _remarks(options, context, sets)
         facts = machine.facts(context.cpus)
         del sets
@@ -168,7 +176,8 @@ def _make(
 
 
 def _run(
-    comm: Any,
+    comm: MPI.Intracomm,
+    ranks: Ranks,
     options: Options,
     sets: dict[str, tuple[Arrays, Team, tuple[int, ...]]],
     stores: dict[str, Any],
@@ -206,7 +215,7 @@ def _run(
                     error = bad
                 out[name, kernel] = (seconds, right and verified)
             advance(f"{name} memory")
-    agreement.agree(comm, error)
+    ranks.meet(CALL, error)
     return out
 
 

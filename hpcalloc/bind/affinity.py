@@ -19,7 +19,7 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -52,17 +52,46 @@ class ThreadPool(NamedTuple):
 
 @dataclass(eq=False)
 class Binding:
-    """What `apply` did, to be undone by `restore`."""
+    """A change of affinity and thread pools: made by `apply`, taken back by `restore`.
 
-    before: frozenset[int]  # CPUs of the main thread
+    What is changed is noted here before it is changed, so that an interrupted `apply` can be taken back, and an
+    interrupted `restore` repeated.
+    """
+
     after: frozenset[int]
-    moved: tuple[int, ...] = ()  # thread ids
+    before: frozenset[int] = field(default_factory=lambda: frozenset(os.sched_getaffinity(os.getpid())))
+    moved: list[int] = field(default_factory=list)  # thread ids
     left_alone: int = 0  # threads with a mask of their own
-    pools: tuple[ThreadPool, ...] = ()
-    _bystanders: frozenset[tuple[int, str]] = field(default=frozenset(), repr=False)
-    _undo_pools: Callable[[], None] | None = field(default=None, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _pools: list[ThreadPool] = field(default_factory=list, repr=False)
+    _resized: list[tuple[Any, int]] = field(
+        default_factory=list, repr=False
+    )  # libraries with their former sizes
+    _bystanders: frozenset[tuple[int, str]] | None = field(
+        default=None, repr=False
+    )  # None: nothing is moved yet
     _restored: bool = False
+
+    @property
+    def pools(self) -> tuple[ThreadPool, ...]:
+        """Pools that were resized, or kept for a variable that is set."""
+        return tuple(self._pools)
+
+    def apply(self, *, threads: int | None = None, explicit_threads: bool = False) -> None:
+        """Pin the threads of the process and size its pools; see `apply`. An error leaves nothing changed."""
+        before, wanted = self.before, self.after
+        if wanted != before:
+            bystanders = frozenset((tid, _birth(tid)) for tid in _threads() if _mask(tid) == wanted)
+            self._bystanders = bystanders
+            try:
+                _move_threads("apply", before, wanted, bystanders, self.moved)
+            except BindingError:
+                with contextlib.suppress(BindingError):  # what is raised already says more
+                    _move_threads("apply", wanted, before, bystanders, [])
+                raise
+            self.left_alone = sum(_mask(tid) not in (wanted, None) for tid in _threads())
+        # A pool that nobody sized has as many threads as there were CPUs when it was loaded.
+        if threads is not None and (explicit_threads or threads != len(before)):
+            _size_pools(threads, explicit_threads, self._pools, self._resized)
 
     def restore(self) -> None:
         """Give every thread that still has the new mask the old one, and the pools their size. Idempotent.
@@ -74,14 +103,17 @@ class Binding:
         BindingError
             The kernel refuses the old mask, for instance because the cpuset has shrunk.
         """
-        with self._lock:
-            if self._restored:
-                return
+        if self._restored:
+            return
+        for library, size in self._resized:
+            library.set_num_threads(size)
+        try:
+            if self._bystanders is not None:
+                _move_threads("restore", self.after, self.before, self._bystanders, [])
+        except BindingError:
             self._restored = True
-            if self._undo_pools is not None:
-                self._undo_pools()
-            if self.before != self.after:
-                _move_threads("restore", self.after, self.before, self._bystanders)
+            raise
+        self._restored = True
 
 
 def apply(cpus: Iterable[int], *, threads: int | None = None, explicit_threads: bool = False) -> Binding:
@@ -108,21 +140,8 @@ def apply(cpus: Iterable[int], *, threads: int | None = None, explicit_threads: 
     wanted = frozenset(cpus)
     if not wanted:
         raise error_for(errno.EINVAL, "apply", "no CPU", "at least one", "name a CPU", kind=BindingError)
-    before = frozenset(os.sched_getaffinity(os.getpid()))
-    binding = Binding(before, wanted)
-    if wanted != before:
-        threads_now = _threads()
-        binding._bystanders = frozenset((tid, _birth(tid)) for tid in threads_now if _mask(tid) == wanted)
-        try:
-            binding.moved = _move_threads("apply", before, wanted, binding._bystanders)
-        except BindingError:
-            with contextlib.suppress(BindingError):  # what is raised already says more
-                _move_threads("apply", wanted, before, binding._bystanders)
-            raise
-        binding.left_alone = sum(_mask(tid) not in (wanted, None) for tid in _threads())
-    # A pool that nobody sized has as many threads as there were CPUs when it was loaded.
-    if threads is not None and (explicit_threads or threads != len(before)):
-        binding.pools, binding._undo_pools = _size_pools(threads, explicit_threads)
+    binding = Binding(wanted)
+    binding.apply(threads=threads, explicit_threads=explicit_threads)
     return binding
 
 
@@ -158,7 +177,7 @@ def undo_openmp(leave: bool) -> tuple[frozenset[int], str]:
     if leave:
         return mine, f"{told} (export OMP_PROC_BIND=false prevents it)"
     try:
-        _move_threads("init", mine, wide, frozenset())
+        _move_threads("init", mine, wide, frozenset(), [])
     except BindingError as error:
         return mine, f"{told}; {error}"
     return wide, f"{told}: given back"
@@ -226,10 +245,13 @@ def _birth(tid: int) -> str:
 
 
 def _move_threads(
-    call: str, old: frozenset[int], new: frozenset[int], bystanders: frozenset[tuple[int, str]]
-) -> tuple[int, ...]:
-    """Give the mask `new` to all threads that have `old`."""
-    moved: list[int] = []
+    call: str,
+    old: frozenset[int],
+    new: frozenset[int],
+    bystanders: frozenset[tuple[int, str]],
+    moved: list[int],
+) -> None:
+    """Give the mask `new` to all threads that have `old`, and note them in `moved`."""
     spared = dict(bystanders)
     for _ in range(_PASSES):
         found = False
@@ -249,7 +271,7 @@ def _move_threads(
             found = True
             moved.append(tid)
         if not found:
-            return tuple(moved)
+            return
     raise error_for(
         errno.EAGAIN,
         call,
@@ -280,15 +302,15 @@ def _refused(call: str, tid: int, cpus: frozenset[int], code: int) -> Exception:
 # ---- pools ------------------------------------------------------------------------------------------
 
 
-def _size_pools(threads: int, explicit: bool) -> tuple[tuple[ThreadPool, ...], Callable[[], None] | None]:
-    """Resize the pools that are loaded; what was done and how to undo it."""
+def _size_pools(
+    threads: int, explicit: bool, pools: list[ThreadPool], resized: list[tuple[Any, int]]
+) -> None:
+    """Resize the pools that are loaded; note in `resized` how to undo it, in `pools` what is to be told."""
     had = "KMP_DUPLICATE_LIB_OK" in os.environ
     import threadpoolctl  # not with this module: it is slow, and sets that variable, which children would inherit
 
     if not had:
         os.environ.pop("KMP_DUPLICATE_LIB_OK", None)
-    pools: list[ThreadPool] = []
-    changed: list[tuple[Any, int]] = []
     for library in threadpoolctl.ThreadpoolController().lib_controllers:
         before = library.num_threads
         name = str(library.internal_api)
@@ -298,15 +320,9 @@ def _size_pools(threads: int, explicit: bool) -> tuple[tuple[ThreadPool, ...], C
         if asked and not explicit:
             pools.append(ThreadPool(name, before, before, asked))
             continue
+        resized.append((library, before))
         library.set_num_threads(threads)
-        changed.append((library, before))
         pools.append(ThreadPool(name, before, library.num_threads))
-
-    def undo() -> None:
-        for library, size in changed:
-            library.set_num_threads(size)
-
-    return tuple(pools), undo if changed else None
 
 
 # ---- what is -----------------------------------------------------------------------------------------

@@ -1,38 +1,63 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Communicators: which one to use, and errors that every rank of it raises when one does.
+"""Every collective call: ranks meet, agree on one outcome, and say which rank did not come.
 
-mpi4py is never imported here: where it is not imported yet, there is no communicator to use. A forked child of a
-process in which MPI is up has MPI's memory and none of its connections: it has no communicator either.
+A collective call of hpcalloc begins with `Ranks.meet`, a non-blocking reduction that each rank waits for by polling,
+no longer than HPCALLOC_TIMEOUT seconds and without a lock. It tells all ranks whether one has an error, is in another
+call, or has left. All that follows waits in the same way. A blocking call of MPI (a split, a window) is made only
+after two meetings in a row: a rank that gave up in the first is not in the second, so nobody passes that one.
+
+mpi4py is never imported here: where it is not imported yet, there is no communicator. A forked child of a process in
+which MPI is up has MPI's memory and none of its connections: it has no communicator either.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import pickle
 import sys
 import time
-from typing import Any
+import zlib
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from .. import exceptions
 from ..exceptions import HpcallocError, message
 
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
 __all__ = [
-    "agree",
+    "Ranks",
+    "check_comm",
     "check_thread",
     "check_usable",
     "free",
     "is_up",
-    "meet",
     "mpi",
-    "resolve",
+    "quiet",
+    "seconds_to_wait",
     "split_by_host",
+    "world_size",
 ]
+
+T = TypeVar("T")
 
 TIMEOUT = "HPCALLOC_TIMEOUT"
 _SECONDS = 600.0  # of it when it is not set
 _SPIN = 2e-4  # seconds of polling before the first sleep
+_HERE, _ANSWER = 32761, 32762  # tags of the roll call; MPI has at least 32767
+_PATIENCE = 1.0  # seconds of waiting after which a rank tells rank 0 that it is here
+_NAMED = 16  # ranks that a message names
 
 _forked = False  # from a process in which MPI was up
+_unfinished: list[
+    object
+] = []  # requests that nobody waits for any more, with their buffers, which MPI may still use
+
+
+# ---- MPI as it is ---------------------------------------------------------------------------------------
 
 
 def mpi() -> Any:
@@ -41,86 +66,420 @@ def mpi() -> Any:
 
 
 def is_up() -> bool:
-    """Whether MPI is initialised and not finalised."""
+    """Whether MPI can be called by this process: initialised, not finalised, not a forked child."""
     module = mpi()
-    return module is not None and module.Is_initialized() and not module.Is_finalized()
+    return not _forked and module is not None and module.Is_initialized() and not module.Is_finalized()
+
+
+def world_size() -> int:
+    """Ranks of this MPI job; 1 where MPI is not up."""
+    return int(mpi().COMM_WORLD.Get_size()) if is_up() else 1
 
 
 def _after_fork() -> None:
     global _forked
-    _forked = _forked or is_up()
+    _forked = is_up() or _forked
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _default() -> Any:
-    """Return the ranks that run the same program.
-
-    In a worker of mpi4py.futures that is its pool: COMM_WORLD has the master as well, who would never join.
-    """
-    futures: Any = sys.modules.get("mpi4py.futures")
-    if futures is not None:
-        try:
-            return futures.get_comm_workers()
-        except RuntimeError:  # no worker
-            pass
-    return mpi().COMM_WORLD
-
-
-def resolve(call: str, comm: Any) -> Any:
-    """Return the communicator to use, None for none.
-
-    Parameters
-    ----------
-    call : str
-        For messages.
-    comm : mpi4py.MPI.Intracomm or None
-        None: ``MPI.COMM_WORLD`` if mpi4py is imported and MPI is up, in a worker of mpi4py.futures its pool; else,
-        and in a forked child, none.
+def check_comm(call: str, comm: MPI.Comm) -> None:
+    """Check that a communicator can be used here.
 
     Raises
     ------
     HpcallocError
-        MPI is not initialised, or finalised, or not to be called from this thread.
+        MPI is not initialised, or finalised, or not to be called from this thread or process.
     TypeError, ValueError
         Not an mpi4py communicator; an intercommunicator or ``COMM_NULL``.
     """
     module = mpi()
-    if comm is None:
-        if _forked or not is_up():
-            return None
-        comm = _default()
-        check_usable(call, comm)
-        return comm
     if module is None or not isinstance(comm, module.Comm):
-        raise TypeError(
-            message(
-                call,
-                f"comm= a {type(comm).__name__}",
-                "an mpi4py communicator or None",
-                "pass MPI.COMM_WORLD",
-            )
-        )
-    check_usable(call, comm)
+        limit = "an mpi4py communicator or None"
+        raise TypeError(message(call, f"comm= a {type(comm).__name__}", limit, "pass MPI.COMM_WORLD"))
+    check_usable(call)
     if comm == module.COMM_NULL:
-        raise ValueError(message(call, "comm is COMM_NULL", "an intracommunicator", "leave this rank out"))
-    if comm.Is_inter():
         raise ValueError(
+            message(call, "comm is COMM_NULL", "an intracommunicator", "make no such call on this rank")
+        )
+    if comm.Is_inter():
+        limit, remedy = "an intracommunicator", "pass comm.Merge(), or the local group"
+        raise ValueError(message(call, "comm is an intercommunicator", limit, remedy))
+
+
+def check_usable(call: str) -> None:
+    """Raise HpcallocError unless MPI may be called now, by this process and thread."""
+    module = mpi()
+    if _forked:
+        limit = "the process that called MPI_Init"
+        remedy = "leave comm out, or start the process with multiprocessing's spawn"
+        raise HpcallocError(message(call, "a communicator in a forked child", limit, remedy))
+    if module is None or not module.Is_initialized() or module.Is_finalized():
+        finalised = module is not None and module.Is_finalized()
+        state = "finalised" if finalised else "not initialised"
+        remedy = "call it earlier" if finalised else "call MPI.Init() first"
+        raise HpcallocError(message(call, f"MPI is {state}", "between MPI.Init and MPI.Finalize", remedy))
+    check_thread(call)
+
+
+def check_thread(call: str) -> None:
+    """Raise HpcallocError unless this thread may call MPI, which must be up."""
+    module = mpi()
+    level = module.Query_thread()
+    if level < module.THREAD_SERIALIZED and not module.Is_thread_main():
+        name = "MPI_THREAD_SINGLE" if level == module.THREAD_SINGLE else "MPI_THREAD_FUNNELED"
+        remedy = "call it there, or set mpi4py.rc.thread_level = 'multiple' before MPI is imported"
+        raise HpcallocError(
             message(
                 call,
-                "comm is an intercommunicator",
-                "an intracommunicator",
-                "pass comm.Merge(), or the local group",
+                f"called from a thread that is not MPI's main one, under {name}",
+                "the main thread",
+                remedy,
             )
         )
+
+
+def seconds_to_wait(call: str) -> float:
+    """Return the time limit of collective calls; HpcallocError if HPCALLOC_TIMEOUT is not one."""
+    text = os.environ.get(TIMEOUT, "")
+    if not text:
+        return _SECONDS
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise HpcallocError(message(call, f"{TIMEOUT}={text!r}", "seconds; 0: no limit"))
+    return seconds or math.inf
+
+
+def free(*comms: MPI.Comm | None) -> None:
+    """Free communicators, on which all ranks must have met; nothing after MPI_Finalize."""
+    if is_up():
+        for comm in comms:
+            if comm is not None and comm != mpi().COMM_NULL:
+                comm.Free()
+
+
+# ---- ranks that meet --------------------------------------------------------------------------------------
+
+
+class Ranks:
+    """The ranks of a communicator, and every way in which they wait for each other; a process alone without one.
+
+    Attributes
+    ----------
+    comm : mpi4py.MPI.Intracomm or None
+    rank, size : int
+    broken : str
+        Why no further meeting is possible: a rank did not come, or left; "" as long as all is well.
+    left : bool
+        That a rank has left is the reason.
+    """
+
+    def __init__(self, comm: MPI.Comm | None) -> None:
+        self.comm = comm
+        self.rank: int = comm.Get_rank() if comm is not None else 0
+        self.size: int = comm.Get_size() if comm is not None else 1
+        self.broken = ""
+        self.left = False
+        self._pid = os.getpid()
+        self._mine = np.zeros(5, np.int64)
+        self._all = np.zeros(5, np.int64)
+        self._seconds: float | None = None  # in place of HPCALLOC_TIMEOUT
+        self._number = 0  # of waits, to tell the messages of one roll call from those of another
+        self._announced = 0  # messages of roll calls that this rank sent
+        self._owed = 0  # such messages on the communicator that this one was made of
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is nobody to wait for: one rank, or a forked child."""
+        return self.comm is None or self.size == 1 or self._pid != os.getpid()
+
+    def meet(self, call: str, error: Exception | None = None) -> None:
+        """Wait until all ranks are in this call, and raise on all of them if one has an error; collective.
+
+        Raises
+        ------
+        Exception
+            The rank's own error, or that of the lowest rank that has one, of the same class and with its rank in the
+            message.
+        HpcallocError
+            MPI may not be called here. Not all ranks have come within HPCALLOC_TIMEOUT seconds, one has left its
+            context by an exception, or is in another call.
+        """
+        if self.comm is not None and self._pid == os.getpid():
+            self._check(call)
+        if self.alone:
+            if error is not None:
+                raise error
+            return
+        self._post(call, error is not None, False)
+        failed, left, key, negative, _ = self._all.tolist()
+        if left < self.size:
+            self.left = True
+            self.broken = f"rank {left} of {self.size} has left its context or ended"
+            raise error or HpcallocError(message(call, self.broken, "all ranks in the same call"))
+        if key != -negative:
+            self.broken = self._different(call)
+            raise HpcallocError(message(call, self.broken, "the same calls in the same order on all ranks"))
+        if failed == self.size:
+            return
+        told = (type(error).__name__, str(error), getattr(error, "errno", None)) if error else None
+        name, text, code = self._bcast(call, told, failed)
+        raise error or _as_here(name, f"on rank {failed} of {self.size}: {text}", code)
+
+    def settle(self, call: str) -> None:
+        """Meet twice, before a call of MPI that has no time limit."""
+        self.meet(call)
+        self.meet(call)
+
+    def leave(self) -> None:
+        """Tell the others, which may be in any collective call or on their way to one, that this rank comes no more."""
+        if self.alone or self.broken or not is_up():
+            return
+        self.broken = f"rank {self.rank} of {self.size} has left its context"
+        try:
+            check_thread("leave")
+            self._post("leave", False, True)
+        except Exception:  # the others have the time limit
+            return
+
+    def allgather(self, call: str, value: T) -> list[T]:
+        """Return what each rank says; collective, after a meeting."""
+        if self.alone:
+            return [value]
+        self._check(call)
+        assert self.comm is not None
+        data = np.frombuffer(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), np.uint8)
+        sizes = np.empty(self.size, np.int64)
+        self._wait(call, self.comm.Iallgather(np.array([data.size]), sizes), sizes)
+        everything = np.empty(int(sizes.sum()), np.uint8)
+        self._wait(call, self.comm.Iallgatherv(data, [everything, sizes]), data, everything)
+        return _split(everything, sizes)
+
+    def gather(self, call: str, value: T) -> list[T] | None:
+        """Return what each rank says on rank 0, None elsewhere; collective. It begins with a meeting."""
+        self.meet(call)
+        if self.alone:
+            return [value]
+        assert self.comm is not None
+        data = np.frombuffer(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), np.uint8)
+        sizes = np.zeros(self.size, np.int64)
+        self._wait(call, self.comm.Igather(np.array([data.size]), sizes, root=0), sizes)
+        everything = np.empty(int(sizes.sum()), np.uint8)
+        target = [everything, sizes] if self.rank == 0 else None
+        self._wait(call, self.comm.Igatherv(data, target, root=0), data, everything)
+        return _split(everything, sizes) if self.rank == 0 else None
+
+    def bcast(self, call: str, value: T | None) -> T:
+        """Return what rank 0 says; collective, after a meeting."""
+        result: T = value if self.alone else self._bcast(call, value, 0)  # type: ignore[assignment]
+        return result
+
+    def duplicate(self, call: str) -> Ranks:
+        """Return the same ranks with a communicator of their own; collective, after a meeting."""
+        if self.comm is None:
+            return self
+        if self.alone:
+            return Ranks(quiet(self.comm.Dup()))
+        comm, request = self.comm.Idup()
+        self._wait(call, request, comm)
+        made = Ranks(quiet(comm))
+        made._owed = self._announced
+        made.meet(call)
+        if made._all[4]:  # a roll call was held on the caller's communicator: leave nothing of it there
+            counts = made.gather(call, self._announced)
+            made._owed = 0
+            word = np.empty(1, np.int64)
+            for _ in range(sum(counts or ())):
+                self.comm.Recv(word, source=mpi().ANY_SOURCE, tag=_HERE)
+        return made
+
+    # ---- how it is done ---------------------------------------------------------------------------------
+
+    def _check(self, call: str) -> None:
+        check_usable(call)
+        if self.broken:
+            raise HpcallocError(message(call, self.broken, "all ranks in the same call"))
+
+    def _post(self, call: str, failing: bool, leaving: bool) -> None:
+        """Reduce what each rank has to say; wait for it unless this rank is leaving."""
+        assert self.comm is not None
+        key = zlib.crc32(call.encode())
+        nobody = self.size
+        self._mine[:] = (
+            self.rank if failing else nobody,
+            self.rank if leaving else nobody,
+            key,
+            -key,
+            -self._owed,
+        )
+        request = self.comm.Iallreduce(self._mine, self._all, op=mpi().MIN)
+        if leaving:
+            _unfinished.append((request, self._mine, self._all, self.comm))
+        else:
+            self._wait(call, request, self._mine, self._all)
+
+    def _bcast(self, call: str, value: Any, root: int) -> Any:
+        self._check(call)
+        assert self.comm is not None
+        data = np.empty(0, np.uint8)
+        if self.rank == root:
+            data = np.frombuffer(bytearray(pickle.dumps(value, pickle.HIGHEST_PROTOCOL)), np.uint8)
+        size = np.array([data.size], np.int64)
+        self._wait(call, self.comm.Ibcast(size, root=root), size)
+        if self.rank != root:
+            data = np.empty(int(size[0]), np.uint8)
+        self._wait(call, self.comm.Ibcast(data, root=root), data)
+        return value if self.rank == root else pickle.loads(data.tobytes())
+
+    def _different(self, call: str) -> str:
+        """Say who is in which call, if the others are there: an answer may be to a meeting that they have given up."""
+        self._seconds = min(_PATIENCE, seconds_to_wait(call))
+        try:
+            calls = self.allgather(call, call)
+        except HpcallocError:
+            return f"rank {self.rank} of {self.size} is in {call}, another rank is not, or has given up"
+        finally:
+            self._seconds = None
+        other = next((rank for rank, theirs in enumerate(calls) if theirs != call), self.rank)
+        return f"rank {self.rank} is in {call}, rank {other} in {calls[other]}"
+
+    def _wait(self, call: str, request: MPI.Request, *buffers: object) -> None:
+        """Poll a request until it is done, HPCALLOC_TIMEOUT seconds at most."""
+        assert self.comm is not None
+        self._number += 1
+        if request.Test():
+            return
+        done = False
+        try:
+            seconds = seconds_to_wait(call) if self._seconds is None else self._seconds
+            patience = min(_PATIENCE, seconds / 4)
+            start, pause, roll = time.monotonic(), 1e-5, None
+            while not request.Test():
+                waited = time.monotonic() - start
+                if waited < _SPIN:
+                    os.sched_yield()
+                    continue
+                if waited > patience:
+                    roll = roll or _RollCall(self)
+                    missing = roll.missing(waited > seconds, waited > seconds + patience)
+                    if missing:
+                        raise HpcallocError(self._too_late(call, waited, seconds, missing))
+                time.sleep(pause)
+                pause = min(1.5 * pause, 1e-3)
+            done = True
+        finally:
+            if not done:
+                self.broken = self.broken or f"an earlier call on rank {self.rank} of {self.size} gave up"
+                _unfinished.append((request, buffers, self.comm))
+
+    def _too_late(self, call: str, waited: float, seconds: float, missing: tuple[int, ...]) -> str:
+        ranks = ", ".join(map(str, missing[:_NAMED])) + (", ..." if len(missing) > _NAMED else "")
+        who = f"rank {ranks} has" if len(missing) == 1 else f"ranks {ranks} have"
+        self.broken = f"{who} not come to {call}"
+        return message(
+            call,
+            f"rank {self.rank} of {self.size} waited {waited:.0f} s and {who} not come",
+            f"{TIMEOUT}={seconds:g} s",
+            "see what the missing rank says: it has ended, or failed, or may not call MPI where it is; "
+            f"if it is only late, export {TIMEOUT}=SECONDS (0: no limit)",
+        )
+
+
+class _RollCall:
+    """Who is here, asked only when a wait is long: ranks tell rank 0, and rank 0 answers who is missing.
+
+    A rank says once that it is here, and once more when its time is up; the second time rank 0 answers. Before it
+    gives up itself, rank 0 answers all.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        assert ranks.comm is not None
+        self._ranks, self._comm = ranks, ranks.comm
+        self._present = {0: 1}
+        self._asked = False
+        if ranks.rank != 0:
+            self._send(0, _HERE, np.array([ranks._number], np.int64))
+            ranks._announced += 1
+
+    def missing(self, late: bool, over: bool) -> tuple[int, ...]:
+        """Ranks that are known not to have come, when this one is to give up; none as long as it shall wait."""
+        return self._at_the_root(over) if self._ranks.rank == 0 else self._elsewhere(late, over)
+
+    def _at_the_root(self, over: bool) -> tuple[int, ...]:
+        word, status = np.empty(1, np.int64), mpi().Status()
+        while self._comm.Iprobe(source=mpi().ANY_SOURCE, tag=_HERE, status=status):
+            source = status.Get_source()
+            self._comm.Recv(word, source=source, tag=_HERE)
+            if word[0] == self._ranks._number:
+                self._present[source] = self._present.get(source, 0) + 1
+                if self._present[source] == 2:
+                    self._answer(source)
+        if not over:
+            return ()
+        for source in self._present:
+            if source != 0:
+                self._answer(source)
+        return self._absent()
+
+    def _absent(self) -> tuple[int, ...]:
+        return tuple(rank for rank in range(self._ranks.size) if rank not in self._present)
+
+    def _answer(self, to: int) -> None:
+        words = np.full(2 + _NAMED, -1, np.int64)
+        absent = self._absent()
+        words[0], words[1] = self._ranks._number, len(absent)
+        words[2 : 2 + len(absent[:_NAMED])] = absent[:_NAMED]
+        self._send(to, _ANSWER, words)
+
+    def _elsewhere(self, late: bool, over: bool) -> tuple[int, ...]:
+        words = np.empty(2 + _NAMED, np.int64)
+        while self._comm.Iprobe(source=0, tag=_ANSWER):
+            self._comm.Recv(words, source=0, tag=_ANSWER)
+            if words[0] == self._ranks._number and words[1] > 0:
+                named = words[2 : 2 + min(int(words[1]), _NAMED)].tolist()
+                return (*named, *([-1] if words[1] > _NAMED else []))
+        if late and not self._asked:
+            self._asked = True
+            self._send(0, _HERE, np.array([self._ranks._number], np.int64))
+            self._ranks._announced += 1
+        return (0,) if over else ()  # rank 0 does not answer: it is not here
+
+    def _send(self, to: int, tag: int, words: Any) -> None:
+        _unfinished.append((self._comm.Isend(words, to, tag), words))
+
+
+def _split(everything: Any, sizes: Any) -> list[Any]:
+    ends = np.cumsum(sizes).tolist()
+    data = everything.tobytes()
+    return [pickle.loads(data[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def quiet(comm: MPI.Comm) -> MPI.Comm:
+    """Let an error on a communicator be an exception, not the end of the process, whatever its parent says."""
+    comm.Set_errhandler(mpi().ERRORS_RETURN)
     return comm
 
 
-def split_by_host(comm: Any, told: int | None) -> tuple[Any, bool]:
-    """Split a communicator by host, ranks in their order; collective.
+def _as_here(name: str, text: str, code: int | None) -> Exception:
+    known: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError}
+    known |= {n: getattr(exceptions, n) for n in exceptions.__all__ if n.endswith("Error")}
+    kind = known.get(name)
+    if kind is None:
+        return HpcallocError(f"{text} ({name})")
+    return kind(code, text) if issubclass(kind, OSError) and code is not None else kind(text)
 
-    MPI's word is ``MPI_COMM_TYPE_SHARED``. A library that does not understand its launcher (Open MPI's wheel under
+
+# ---- ranks of a host --------------------------------------------------------------------------------------
+
+
+def split_by_host(comm: MPI.Comm, told: int | None) -> tuple[MPI.Comm, bool]:
+    """Split a communicator by host, ranks in their order; collective, after a meeting.
+
+    MPI's answer is ``MPI_COMM_TYPE_SHARED``. A library that does not understand its launcher (Open MPI's wheel under
     Slurm's pmix plugin) has every rank alone there, and ranks that think so would all plan for the whole host. Where
     the launcher started more of them here, the kernel's own identity decides.
 
@@ -138,7 +497,7 @@ def split_by_host(comm: Any, told: int | None) -> tuple[Any, bool]:
         Whether MPI misses some of them: it has no shared memory between them then.
     """
     rank, size = comm.Get_rank(), comm.Get_size()
-    node: Any = comm.Split_type(mpi().COMM_TYPE_SHARED, rank)
+    node: MPI.Comm = comm.Split_type(mpi().COMM_TYPE_SHARED, rank)
     seen = node.Get_size()
     if not comm.allreduce(int(seen < min(told or 1, size)), op=mpi().MAX):
         return node, False
@@ -161,138 +520,3 @@ def _host_key() -> int:
 
         identity = int.from_bytes(hashlib.sha256(os.uname().nodename.encode()).digest(), "big")
     return identity & (1 << 62) - 1
-
-
-def check_usable(call: str, comm: Any) -> None:
-    """Raise HpcallocError unless MPI may be called now, by this thread; nothing is checked without a `comm`."""
-    module = mpi()
-    if comm is None or module is None:
-        return
-    if _forked:
-        raise HpcallocError(
-            message(
-                call,
-                "a communicator in a forked child",
-                "the process that called MPI_Init",
-                "leave comm out, or start the process with multiprocessing's spawn",
-            )
-        )
-    if not module.Is_initialized() or module.Is_finalized():
-        finalised = module.Is_finalized()
-        raise HpcallocError(
-            message(
-                call,
-                f"MPI is {'finalised' if finalised else 'not initialised'}",
-                "between MPI.Init and MPI.Finalize",
-                "call it earlier" if finalised else "call MPI.Init() first",
-            )
-        )
-    check_thread(call)
-
-
-def check_thread(call: str) -> None:
-    """Raise HpcallocError unless this thread may call MPI, which must be up."""
-    module: Any = mpi()
-    level = module.Query_thread()
-    if level < module.THREAD_SERIALIZED and not module.Is_thread_main():
-        name = "MPI_THREAD_SINGLE" if level == module.THREAD_SINGLE else "MPI_THREAD_FUNNELED"
-        raise HpcallocError(
-            message(
-                call,
-                f"called from a thread that is not MPI's main one, under {name}",
-                "the main thread",
-                "call it there, or set mpi4py.rc.thread_level = 'multiple' before MPI is imported",
-            )
-        )
-
-
-def meet(call: str, comm: Any) -> None:
-    """Wait until all ranks of `comm` are in this call, but not for ever; collective.
-
-    A rank may never come: it has died or left, or may not call MPI where it is, and so can't tell the others.
-
-    Raises
-    ------
-    HpcallocError
-        MPI may not be called here. Or not all have come within HPCALLOC_TIMEOUT seconds (600; 0: no limit): no
-        collective call on `comm` can follow, as this rank's part in the meeting can't be taken back.
-    """
-    check_usable(call, comm)
-    if comm is None or comm.Get_size() == 1:
-        return
-    seconds = _timeout(call)
-    arrived = comm.Ibarrier()
-    start, pause = time.monotonic(), 1e-5
-    while not arrived.Test():
-        waited = time.monotonic() - start
-        if waited > seconds:
-            raise HpcallocError(
-                message(
-                    call,
-                    f"rank {comm.Get_rank()} of {comm.Get_size()} waited {waited:.0f} s and not all the others came",
-                    f"{TIMEOUT}={seconds:g} s",
-                    "see what the others say: one has ended, or failed, or calls from a thread that may not; "
-                    f"if they are only late, export {TIMEOUT}=SECONDS (0: no limit)",
-                )
-            )
-        if waited < _SPIN:
-            os.sched_yield()
-        else:
-            time.sleep(pause)
-            pause = min(1.5 * pause, 1e-3)
-
-
-def _timeout(call: str) -> float:
-    text = os.environ.get(TIMEOUT, "")
-    if not text:
-        return _SECONDS
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not seconds >= 0:
-        raise HpcallocError(message(call, f"{TIMEOUT}={text!r}", "seconds, 0 or more", "correct or unset it"))
-    return seconds or math.inf
-
-
-def agree(comm: Any, error: Exception | None) -> None:
-    """Raise on every rank of `comm` if any rank has an error; collective. One reduction when there is none.
-
-    Raises
-    ------
-    Exception
-        The rank's own error, or that of the lowest rank that has one, of the same class and with its rank
-        in the message.
-    """
-    if comm is None or comm.Get_size() == 1:
-        if error is not None:
-            raise error
-        return
-    rank, size = comm.Get_rank(), comm.Get_size()
-    failed = comm.allreduce(size if error is None else rank, op=mpi().MIN)
-    if failed == size:
-        return
-    word = (type(error).__name__, str(error), getattr(error, "errno", None)) if rank == failed else None
-    name, text, code = comm.bcast(word, root=failed)
-    if error is not None:
-        raise error
-    raise _as_here(name, f"on rank {failed} of {size}: {text}", code)
-
-
-def _as_here(name: str, text: str, code: int | None) -> Exception:
-    known: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError}
-    known |= {n: getattr(exceptions, n) for n in exceptions.__all__ if n.endswith("Error")}
-    kind = known.get(name)
-    if kind is None:
-        return HpcallocError(f"{text} ({name})")
-    return kind(code, text) if issubclass(kind, OSError) and code is not None else kind(text)
-
-
-def free(*comms: Any) -> None:
-    """Free communicators, unless MPI is finalised already."""
-    module = mpi()
-    if module is None or module.Is_finalized():
-        return
-    for comm in comms:
-        if comm is not None and comm != module.COMM_NULL:
-            comm.Free()

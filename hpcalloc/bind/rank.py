@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One rank's setup on its host: what the ranks of a host ask for and agree on, and discover, plan and bind from it.
+"""One rank on its host: what the ranks of a host ask for and agree on, and plan and bind from it.
 
-Every rank gathers how each rank of its host was started, all have the same plan, and each pins itself. What comes
-out is a `Setup`, which the contexts of the process (`hpcalloc.context`) share and give back.
+Every rank says how it was started (`RankRequest`), all have the same plan, and each pins itself. What comes out is a
+`RankState`: the contexts of a process (`hpcalloc.context`) share it, reports and shared arrays are made of it, and
+`release` takes it back.
 """
 
 from __future__ import annotations
@@ -11,79 +12,95 @@ import errno
 import operator
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .. import _native
 from .._native.errors import error_for, name_of
 from ..discover.launcher import Launch
 from ..discover.topology import Topology
 from ..discover.variables import report_unknown
-from ..exceptions import BindingError, PlanError, message
+from ..exceptions import BindingError, HpcallocError, PlanError, message
 from ..plan.ranks import LauncherBinding, Plan, RankPlan, make_plan
 from ..policy import Policy, as_policy
-from . import agreement
-from .affinity import Binding, apply, inherited_memory_policy
+from .affinity import Binding, ThreadPool, inherited_memory_policy
+from .agreement import Ranks, free, is_up, quiet, split_by_host
 
 if TYPE_CHECKING:
-    from ..report.files import ReportFiles
+    from mpi4py import MPI
 
-__all__ = ["Options", "Setup", "Word", "check_options", "check_same", "neighbours", "prepare"]
-
-HUGEPAGES = ("auto", "never", "2M", "1G")
+__all__ = [
+    "InitOptions",
+    "RankRequest",
+    "RankState",
+    "check_options",
+    "check_same",
+    "current_nodes",
+    "prepare",
+    "set_current",
+]
 
 
 # ---- what ranks tell each other -----------------------------------------------------------------------
 
 
-class Options(NamedTuple):
-    """The arguments of init, as given."""
+class InitOptions(NamedTuple):
+    """The arguments of init, checked."""
 
     bind: str
     policy: Policy
-    hugepages: str
     strict: bool
     threads: int | str
     share: tuple[int, int] | None
 
     def __str__(self) -> str:
-        return (
-            f"bind={self.bind!r}, policy={self.policy}, hugepages={self.hugepages!r}, strict={self.strict}, "
-            f"threads={self.threads!r}" + (f", share={self.share}" if self.share else "")
+        return f"bind={self.bind!r}, policy={self.policy}, strict={self.strict}, threads={self.threads!r}" + (
+            f", share={self.share}" if self.share else ""
         )
 
 
-class Word(NamedTuple):
-    """What a rank tells the others of its host."""
+class RankRequest(NamedTuple):
+    """How a rank of this host was started and what it asks for."""
 
     binding: LauncherBinding
-    options: Options | None  # None: it has an error to raise
+    options: InitOptions
     nested: bool  # a context is open already
 
 
-@dataclass(eq=False, repr=False)
-class Setup:
-    """What nested contexts share."""
+class Window(Protocol):
+    """What a `RankState` has to know of a shared array's window."""
 
-    options: Options
-    comm: Any
+    number: int
+
+    def free(self) -> None: ...  # collective over the host, after two meetings
+    def abandon(self) -> None: ...  # the others don't come
+
+
+@dataclass(eq=False, repr=False)
+class RankState:
+    """What a rank was given, shared by the contexts that are open."""
+
+    options: InitOptions
+    comm: MPI.Intracomm | None  # the caller's; None in serial
+    ranks: Ranks  # the same ranks, by a communicator of our own
+    host: Ranks  # those of this host, likewise
     launch: Launch
-    rank: int
-    size: int
     local_rank: int
     local_size: int
     plan: Plan
     share: RankPlan
     policy: Policy
-    files: ReportFiles | None  # where this rank's part of a report goes
-    binding: Binding | None
-    notes: tuple[str, ...]
+    notes: list[str]
     mpi_misses: bool = False  # MPI does not see all ranks of this host
-    node_comm: Any = None
-    numa_comm: Any = None
-    windows: list[Any] = field(default_factory=list)  # of shared arrays, in the order they were made
-    users: int = 0
+    binding: Binding | None = None
+    node_comm: MPI.Comm | None = None
+    numa_comm: MPI.Comm | None = None
+    windows: list[Window] = field(default_factory=list)  # of shared arrays, in the order they were made
+    windows_made: int = 0
+    on_close: list[Callable[[RankState], None]] = field(default_factory=list)  # before the affinity goes back
+    users: set[object] = field(default_factory=set)  # contexts that are open, and calls that are making one
+    closed: bool = False
     pid: int = field(default_factory=os.getpid)
 
     @property
@@ -91,11 +108,118 @@ class Setup:
         """Whether this is a forked child: it has the context, but no MPI."""
         return self.pid != os.getpid()
 
+    @property
+    def rank(self) -> int:
+        """Rank in the communicator."""
+        return self.ranks.rank
+
+    @property
+    def size(self) -> int:
+        """Ranks of the communicator."""
+        return self.ranks.size
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """NUMA nodes that are home to this rank's memory."""
+        return self.share.nodes
+
+    @property
+    def cpus(self) -> tuple[int, ...]:
+        """CPUs this rank may run on, one of each core before siblings."""
+        return self.share.cpus
+
+    @property
+    def threads(self) -> int:
+        """Planned threads per rank."""
+        return self.share.threads
+
+    @property
+    def launcher(self) -> str:
+        """What started the process."""
+        return self.launch.launcher
+
+    @property
+    def topology(self) -> Topology:
+        """The machine."""
+        return self.plan.topology
+
+    @property
+    def action(self) -> str:
+        """What was done about the affinity: "bind", "widen", "honour", "none", or "failed"."""
+        bound = self.binding is not None or self.share.action == "none"
+        return self.share.action if bound else "failed"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the rank is where it is."""
+        return (*self.plan.reasons, *self.share.reasons)
+
+    @property
+    def pools(self) -> tuple[ThreadPool, ...]:
+        """BLAS and OpenMP pools that were resized, or kept for a variable that is set."""
+        return self.binding.pools if self.binding is not None else ()
+
+    def make_communicators(self) -> None:
+        """Make those that the user has; collective, after all ranks have agreed."""
+        if self.comm is not None and self.host.comm is not None:
+            self.node_comm = self.host.comm.Dup()
+            self.numa_comm = self.host.comm.Split(self.nodes[0], self.local_rank)
+
+    def restore(self) -> None:
+        """Run the hooks and put the affinity back; local. Where it is interrupted it can be repeated."""
+        if self.closed:
+            return
+        while self.on_close and not self.left_behind:
+            try:
+                self.on_close[-1](self)
+            except Exception as error:
+                sys.stderr.write(f"hpcalloc: close: {error}\n")
+            self.on_close.pop()
+        try:
+            if self.binding is not None:
+                self.binding.restore()
+        except BindingError:
+            self.closed = True  # the kernel will not say anything else
+            raise
+        self.closed = True
+
+    def leave(self) -> None:
+        """Tell the others that this rank comes to no collective call any more, and wait for nobody."""
+        if not self.left_behind:
+            self.host.leave()
+            self.ranks.leave()
+
+    def free(self) -> None:
+        """Free windows and communicators; collective. Without the other ranks they stay until MPI_Finalize."""
+        if self.comm is None or self.left_behind or not is_up():
+            return
+        windows, self.windows = self.windows, []
+        node_comm, numa_comm = self.node_comm, self.numa_comm
+        self.node_comm = self.numa_comm = None
+        # Where a rank has not the windows that others have, or can't free them, all leave theirs.
+        error: HpcallocError | None = None
+        try:
+            try:
+                self.host.meet(f"Context.close with arrays {[window.number for window in windows]}")
+            except HpcallocError as bad:
+                error = bad
+            self.ranks.meet("Context.close", error)
+            self.ranks.meet("Context.close")
+        except BaseException:
+            for window in windows:
+                window.abandon()
+            if not self.ranks.left:
+                raise
+            return
+        for window in windows:
+            window.free()
+        free(numa_comm, node_comm, self.host.comm, self.ranks.comm)
+
 
 # ---- what is asked for ----------------------------------------------------------------------------------
 
 
-def check_options(bind: Any, policy: Any, hugepages: Any, strict: Any, threads: Any, share: Any) -> Options:
+def check_options(bind: Any, policy: Any, strict: Any, threads: Any, share: Any) -> InitOptions:
     """Check the arguments that no one else will."""
     if share is not None:
         try:
@@ -103,149 +227,103 @@ def check_options(bind: Any, policy: Any, hugepages: Any, strict: Any, threads: 
         except (TypeError, ValueError):
             index, count = -1, 0
         if not 0 <= index < count:
-            raise PlanError(
-                message(
-                    "init",
-                    f"share={share!r}",
-                    "(i, n) with 0 <= i < n",
-                    "pass the worker's index and their number",
-                )
-            )
+            remedy = "pass the worker's index and their number"
+            raise PlanError(message("init", f"share={share!r}", "(i, n) with 0 <= i < n", remedy))
         share = (index, count)
     if not isinstance(strict, bool):
-        raise TypeError(message("init", f"strict={strict!r}", "True or False", "pass one of these"))
-    if hugepages not in HUGEPAGES:
-        raise ValueError(message("init", f"hugepages={hugepages!r}", ", ".join(HUGEPAGES), "choose one"))
+        raise TypeError(message("init", f"strict={strict!r}", "True or False"))
     wanted = as_policy("init", policy)
     if strict:
         wanted = replace(wanted, strict=True)
-    if hugepages != "auto":
-        in_force = _native.stats_dict()["options"]["hugepages"]
-        if in_force != hugepages:
-            raise PlanError(
-                message(
-                    "init",
-                    f"hugepages={hugepages!r}",
-                    f"{in_force!r}, which is in force since the allocator was loaded",
-                    f"export NUMALLOC_HUGEPAGES={hugepages} before Python starts",
-                )
-            )
-    return Options(bind, wanted, hugepages, strict, threads, share)
+    return InitOptions(bind, wanted, strict, threads, share)
 
 
-def check_same(words: Sequence[Word]) -> None:
+def check_same(requests: Sequence[RankRequest]) -> None:
     """Check that the ranks of this host asked for the same."""
-    for i, word in enumerate(words):
-        if word.options != words[0].options or word.nested != words[0].nested:
-            differs = str(word.options) if word.options != words[0].options else "a context open already"
+    first = requests[0]
+    for i, request in enumerate(requests):
+        if request.options != first.options or request.nested != first.nested:
+            differs = str(request.options) if request.options != first.options else "a context open already"
             raise PlanError(
                 message(
                     "init",
-                    f"local rank {i} has {differs}, local rank 0 has {words[0].options}",
+                    f"local rank {i} has {differs}, local rank 0 has {first.options}",
                     "the same on all ranks of a host",
                     "pass the same arguments everywhere, and open and close contexts on all ranks",
                 )
             )
 
 
-def neighbours(comm: Any, own: Word, told: int | None) -> tuple[Any, list[Word], bool]:
-    """Return a communicator of this host's ranks (None in serial), what each says, and if MPI misses some of them."""
-    if comm is None:
-        return None, [own], False
-    node_comm, missed = agreement.split_by_host(comm, told)
-    return node_comm, node_comm.allgather(own), missed
-
-
-# ---- discover, plan, bind -------------------------------------------------------------------------------
+# ---- discover, plan -----------------------------------------------------------------------------------------
 
 
 def prepare(
-    options: Options,
-    comm: Any,
-    node_comm: Any,
-    launch: Launch,
-    words: Sequence[Word],
+    options: InitOptions,
+    comm: MPI.Intracomm | None,
+    ranks: Ranks,
+    host: Ranks,
     missed: bool,
+    launch: Launch,
+    requests: Sequence[RankRequest],
     taken: str,
-) -> Setup:
-    """Plan and pin; nothing is left behind by an error.
+) -> RankState:
+    """Plan for the ranks of this host; nothing is changed.
 
-    `missed`: MPI does not see all ranks of this host. `taken`: what `undo_openmp` has to say.
+    `missed`: MPI does not see all of them. `taken`: what `undo_openmp` has to say.
     """
-    bindings = [word.binding for word in words]
+    bindings = [request.binding for request in requests]
     notes: list[str] = [*filter(None, (taken, launch.note))]
     if missed:
         notes.append(
-            f"MPI does not know that {len(words)} ranks share this host, which {launch.launcher} and the kernel say: "
-            "no shared memory between them (hpcalloc doctor has a remedy)"
+            f"MPI does not know that {len(requests)} ranks share this host, which {launch.launcher} and the kernel "
+            "say: no shared memory between them (hpcalloc doctor has a remedy)"
         )
     if comm is None:
-        rank, size = 0, 1
         topology = Topology.from_machine()
         local_rank, local_size, bindings = _alone(options.share, bindings[0], topology, launch, notes)
         plan = _make_plan(topology, options, bindings)
         share = plan.ranks[local_rank if len(bindings) > 1 else 0]
     else:
-        rank, size = comm.Get_rank(), comm.Get_size()
-        local_rank, local_size = node_comm.Get_rank(), node_comm.Get_size()
-        plan = _plan_together(node_comm, options, bindings)
+        local_rank, local_size = host.rank, host.size
+        plan = _plan_together(host, options, bindings)
         share = plan.ranks[local_rank]
-    if rank == 0 and not launch.rank and "HPCALLOC_RUN" not in os.environ:  # `hpcalloc run` has done it
+    if ranks.rank == 0 and not launch.rank and "HPCALLOC_RUN" not in os.environ:  # `hpcalloc run` has done it
         report_unknown(os.environ)
     policy = _effective_policy(options.policy, share)
-    files = _report_files(rank, size) if os.environ.get("HPCALLOC_REPORT") else None
     _check_capabilities(options, notes)
-    binding = _bind(share, options, notes)
-    return Setup(
-        options=options,
-        comm=comm,
-        node_comm=node_comm,
-        launch=launch,
-        rank=rank,
-        size=size,
-        local_rank=local_rank,
-        local_size=local_size,
-        plan=plan,
-        share=share,
-        policy=policy,
-        files=files,
-        binding=binding,
-        notes=tuple(notes),
-        mpi_misses=missed,
+    return RankState(
+        options, comm, ranks, host, launch, local_rank, local_size, plan, share, policy, notes, missed
     )
 
 
-def _report_files(rank: int, size: int) -> ReportFiles | None:
-    """Return where the report at exit goes, and see to it that this process is counted then."""
-    from ..discover.launcher import launcher_process
-    from ..report.files import files_of, watch
-
-    files = files_of(os.environ, launcher_process(), rank, size)
-    if files is not None:
-        watch(files)
-    return files
+def host_of(ranks: Ranks, told: int | None) -> tuple[Ranks, bool]:
+    """Return the ranks of this host, and whether MPI misses some of them; collective, after a meeting."""
+    if ranks.comm is None:
+        return ranks, False
+    comm, missed = split_by_host(ranks.comm, told)
+    return Ranks(quiet(comm)), missed
 
 
-def _plan_together(node_comm: Any, options: Options, bindings: Sequence[LauncherBinding]) -> Plan:
+def _plan_together(host: Ranks, options: InitOptions, bindings: Sequence[LauncherBinding]) -> Plan:
     """Plan on local rank 0 for all: one rank reads the machine, and all have the same plan or the same error."""
-    word: Plan | Exception | None = None
-    if node_comm.Get_rank() == 0:
+    answer: Plan | Exception | None = None
+    if host.rank == 0:
         try:
             topology = Topology.from_machine()
             # Where a launcher gives each rank a cpuset of its own, the host's ranks may use all of these.
             theirs = frozenset().union(*(binding.cpus for binding in bindings))
             topology = replace(topology, allowed_cpus=topology.allowed_cpus | theirs)
-            word = _make_plan(topology, options, bindings)
+            answer = _make_plan(topology, options, bindings)
         except Exception as error:
-            word = error
-    word = node_comm.bcast(word, root=0)
-    if isinstance(word, Plan):
-        return word
-    assert word is not None
-    raise word
+            answer = error
+    agreed: object = host.bcast("init", answer)
+    if isinstance(agreed, Exception):
+        raise agreed
+    assert isinstance(agreed, Plan)
+    return agreed
 
 
-def _make_plan(topology: Topology, options: Options, bindings: Sequence[LauncherBinding]) -> Plan:
+def _make_plan(topology: Topology, options: InitOptions, bindings: Sequence[LauncherBinding]) -> Plan:
     return make_plan(
         topology,
         len(bindings),
@@ -296,7 +374,7 @@ def _effective_policy(asked: Policy, share: RankPlan) -> Policy:
     return asked
 
 
-def _check_capabilities(options: Options, notes: list[str]) -> None:
+def _check_capabilities(options: InitOptions, notes: list[str]) -> None:
     code = _native.can_bind()
     if code != 0:
         if options.strict:
@@ -314,22 +392,43 @@ def _check_capabilities(options: Options, notes: list[str]) -> None:
         notes.append(f"the process has the memory policy {inherited}: kept; hpcalloc's arrays have their own")
 
 
-def _bind(share: RankPlan, options: Options, notes: list[str]) -> Binding | None:
-    """Pin, unless the plan says to leave it; None if nothing was pinned."""
+# ---- bind -----------------------------------------------------------------------------------------------
+
+
+def bind(state: RankState) -> None:
+    """Pin this rank, unless the plan says to leave it. What is changed is in `state` before it is changed."""
+    share, options = state.share, state.options
     if share.action == "none":
-        return None
-    binding: Binding | None = None
+        return
+    state.binding = Binding(frozenset(share.cpus))
     try:
-        binding = apply(share.cpus, threads=share.threads, explicit_threads=options.threads != "auto")
+        state.binding.apply(threads=share.threads, explicit_threads=options.threads != "auto")
     except BindingError as error:
         if options.strict or options.bind == "force" or error.errno not in (errno.EPERM, errno.ENOSYS):
             raise
-        notes.append(f"not pinned: {error}")
+        state.binding = None
+        state.notes.append(f"not pinned: {error}")
     numba: Any = sys.modules.get("numba")
     pool = numba.config.NUMBA_NUM_THREADS if numba is not None else share.threads
     if pool != share.threads:
-        notes.append(
+        state.notes.append(
             f"numba was imported before and keeps {pool} threads, planned are "
             f"{share.threads}: import it after hpcalloc.init, or export NUMBA_NUM_THREADS={share.threads}"
         )
-    return binding
+
+
+# ---- the process ----------------------------------------------------------------------------------------
+
+_current: RankState | None = None
+
+
+def set_current(state: RankState | None) -> None:
+    """Make a state that of the contexts which are open now; None without any."""
+    global _current
+    _current = state
+
+
+def current_nodes() -> tuple[int, ...]:
+    """Home nodes of the context that is open; without one the node that the calling thread is on."""
+    state = _current
+    return state.nodes if state is not None else (_native.current_node(),)

@@ -24,10 +24,11 @@ import numpy.typing as npt
 from .. import _native
 from .._native import _handler
 from .._native.errors import error_for
+from ..bind.rank import current_nodes
 from ..exceptions import NodeError, OutOfMemoryError, PlacementError, message
 from ..policy import Policy, as_policy
 from . import arrays
-from .placement import Placement, bounds, context_nodes, placement
+from .placement import Placement, bounds, placement
 
 __all__ = ["Migration", "Prefault", "cut", "migrate", "prefault"]
 
@@ -223,7 +224,7 @@ def _homes(a: Array, start: int, length: int) -> Iterable[Piece]:
     """Tell which part of an array belongs on which nodes."""
     info = _native.block_info(start) if length else None
     if info is None:
-        return [(start, length, context_nodes())]
+        return [(start, length, current_nodes())]
     if info.node >= 0:
         return [(start, length, (info.node,))]
     owner: Any = a

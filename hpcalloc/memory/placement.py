@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,9 +13,10 @@ import numpy.typing as npt
 from .. import _native
 from .._native import _handler
 from .._native.errors import name_of
+from ..bind.rank import current_nodes
 from ..policy import node_ids
 
-__all__ = ["Placement", "ProcessMemory", "bounds", "context_nodes", "placement", "process_memory"]
+__all__ = ["Placement", "ProcessMemory", "bounds", "placement", "process_memory"]
 
 _POLICIES = {
     _handler.LOCAL: "local",
@@ -161,7 +161,7 @@ def placement(a: npt.NDArray[Any], *, local_nodes: Iterable[int] | None = None) 
     start, stop = bounds(a)
     info = _native.block_info(start) if stop > start else None
     home = _home(a, info) if info is not None else ()
-    local = node_ids("placement", local_nodes) if local_nodes is not None else home or context_nodes()
+    local = node_ids("placement", local_nodes) if local_nodes is not None else home or current_nodes()
     return range_placement(start, stop - start, local, home, info)
 
 
@@ -225,13 +225,6 @@ def _home(a: npt.NDArray[Any], info: _native.BlockInfo) -> tuple[int, ...]:
     handler = _handler.handler_of(owner) if isinstance(owner, np.ndarray) else None
     nodes = _handler.describe(handler)[2] if handler is not None else None
     return tuple(nodes) if nodes is not None else _native.node_ids()
-
-
-def context_nodes() -> tuple[int, ...]:
-    """Nodes of the innermost open context; without one the node that the calling thread is on."""
-    context: Any = sys.modules.get("hpcalloc.context")  # it imports this module; never opened, nothing to ask
-    current = context.current() if context is not None else None
-    return current.nodes if current is not None else (_native.current_node(),)
 
 
 # ---- the process --------------------------------------------------------------------------------------

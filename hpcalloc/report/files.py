@@ -38,7 +38,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .._native.errors import name_of
-from ..discover.launcher import Ancestor, detect_launcher, global_rank
+from ..discover.launcher import Ancestor, detect_launcher, global_rank, launcher_process
 from ..discover.topology import Topology, format_ids
 from ..exceptions import HpcallocError, message
 from ..memory.placement import Placement, ProcessMemory
@@ -60,20 +60,20 @@ from .record import (
 from .report import ENDINGS, Report, make_report
 
 if TYPE_CHECKING:
-    from ..context import Context
+    from ..bind.rank import RankState
 
 __all__ = [
     "DIRECTORY",
     "INSIDE",
     "VARIABLE",
     "ReportFiles",
+    "attach",
     "clear",
     "files_of",
     "finish",
     "merge",
     "merge_into",
     "start_record",
-    "watch",
 ]
 
 VARIABLE = "HPCALLOC_REPORT"
@@ -310,35 +310,44 @@ def _job(environ: Mapping[str, str], ancestor: Ancestor | None, size: int) -> st
 # ---- in a process that uses hpcalloc ----------------------------------------------------------------------
 
 
-def finish(context: Context, files: ReportFiles) -> None:
-    """Write the record of a context that closes; what goes wrong is said and does not matter to the program."""
+def finish(state: RankState, files: ReportFiles) -> None:
+    """Write the record of a rank whose last context closes; what goes wrong is said and does not matter to the program."""
     try:
-        files.write("context", record_or_absent(context))
+        files.write("context", record_or_absent(state))
     except Exception as error:  # the other ranks are in the collective calls of `close` already
         sys.stderr.write(f"hpcalloc: {VARIABLE}: {error}\n")
 
 
-_watched: set[tuple[str, int]] = set()
+_watched: dict[tuple[str, int], RankState] = {}  # the last state, by directory and process
 
 
-def watch(files: ReportFiles) -> None:
-    """Count the process when it ends, once."""
-    if (files.directory, os.getpid()) not in _watched:
+def attach(state: RankState) -> None:
+    """Write this rank's record when its last context closes, and count the process when it ends, once.
+
+    Raises
+    ------
+    HpcallocError
+        As of `files_of`, and what the directory refuses.
+    """
+    files = files_of(os.environ, launcher_process(), state.rank, state.size)
+    if files is None:
+        return
+    key = files.directory, os.getpid()
+    if key not in _watched:
         if os.environ.get(DIRECTORY) != files.directory:  # else `hpcalloc run` has begun
             files.begin()
-        _watched.add((files.directory, os.getpid()))
         atexit.register(_leave, files, os.getpid())
+    _watched[key] = state
+    state.on_close.append(lambda closing: finish(closing, files))
 
 
 def _leave(files: ReportFiles, pid: int) -> None:
     """Count this process as done, unless libnumalloc_audit will."""
     if pid != os.getpid():  # a child that was forked
         return
-    from ..context import current
-
-    context = current()
-    if context is not None and not context.closed:
-        finish(context, files)
+    state = _watched[files.directory, pid]
+    if state.users:  # a context is open
+        finish(state, files)
     if os.environ.get(PYTHON) and os.environ.get(DIRECTORY) == files.directory:
         return
     try:

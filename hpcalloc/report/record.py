@@ -29,7 +29,7 @@ from ..shared.mapping import own_ranges
 from .reader import plain_text
 
 if TYPE_CHECKING:
-    from ..context import Context
+    from ..bind.rank import RankState
 
 __all__ = [
     "Absent",
@@ -194,44 +194,44 @@ def _plain(value: Any) -> Any:
 # ---- of this process ------------------------------------------------------------------------------------
 
 
-def record_or_absent(context: Context) -> Record | Absent:
+def record_or_absent(state: RankState) -> Record | Absent:
     """Say what this rank knows of itself; where that fails, why: it does not keep the others waiting."""
     try:
-        return record_of(context)
+        return record_of(state)
     except Exception as error:
         return Absent(
-            context.rank, plain_text(f"{type(error).__name__}: {error}"), context.local_rank, host_name()
+            state.rank, plain_text(f"{type(error).__name__}: {error}"), state.local_rank, host_name()
         )
 
 
-def record_of(context: Context) -> Record:
+def record_of(state: RankState) -> Record:
     """Say what this rank knows of itself."""
     allocator = _native.stats_dict()
     total = allocator["total"]
-    arrays, count, missed = arrays_placement(context.nodes)
+    arrays, count, missed = arrays_placement(state.nodes)
     return Record(
-        rank=context.rank,
+        rank=state.rank,
         host=host_name(),
         arrays=arrays_of(arrays, count, missed, len(_shared_blocks()), _huge_fraction()),
         memory=memory_of(process_memory()),
-        local_rank=context.local_rank,
-        local_size=context.local_size,
+        local_rank=state.local_rank,
+        local_size=state.local_size,
         pid=os.getpid(),
         cpus=format_ids(os.sched_getaffinity(os.getpid())),
-        planned_cpus=format_ids(context.cpus),
-        nodes=tuple(context.nodes),
-        threads=context.threads,
-        launcher=context.launcher,
+        planned_cpus=format_ids(state.cpus),
+        nodes=tuple(state.nodes),
+        threads=state.threads,
+        launcher=state.launcher,
         job=job_of(os.environ),
         command=command_text(sys.orig_argv),
-        machine=machine_of(context.topology),
-        action=context.action,
-        reasons=tuple(context.reasons),
-        notes=tuple(context.notes),
+        machine=machine_of(state.topology),
+        action=state.action,
+        reasons=tuple(state.reasons),
+        notes=tuple(state.notes),
         pools=tuple(
-            Pool(pool.library, pool.before, pool.after, pool.kept_for or None) for pool in context.pools
+            Pool(pool.library, pool.before, pool.after, pool.kept_for or None) for pool in state.pools
         ),
-        policy=str(context.policy),
+        policy=str(state.policy),
         memory_policy=inherited_memory_policy() or None,
         fallbacks=total["fallbacks"],
         strict_failures=total["strict_failures"],

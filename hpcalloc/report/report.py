@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..bind import agreement
 from . import text
 from .record import Absent, Record, record_or_absent
 from .summary import LIST_ALL, summary_of
 
 if TYPE_CHECKING:
-    from ..context import Context
+    from ..bind.rank import RankState
 
 __all__ = ["ENDINGS", "Report", "gather", "make_report"]
 
@@ -145,15 +144,13 @@ def _without_statistics(record: Record, size: int) -> Record:
     return record if size <= LIST_ALL or record.allocator is None else replace(record, allocator=None)
 
 
-def gather(context: Context) -> Report:
+def gather(state: RankState) -> Report:
     """Make the report of a context; collective over its communicator.
 
     A rank that can't say something says why in its record; it does not keep the others waiting.
     """
-    entry = record_or_absent(context)
+    entry = record_or_absent(state)
     if isinstance(entry, Record):
-        entry = _without_statistics(entry, context.size)
-    comm = context.comm
-    agreement.meet("Context.report", comm)
-    entries = comm.gather(entry, root=0) if comm is not None else [entry]
-    return make_report(entries if entries is not None else [entry], context.size)
+        entry = _without_statistics(entry, state.size)
+    entries = state.ranks.gather("Context.report", entry)
+    return make_report(entries if entries is not None else [entry], state.size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A shared array as it is asked for: its arguments checked, compared over the ranks, and held against what there is."""
+"""A shared array as it is asked for: its arguments are checked, compared over the ranks, and held against what there is."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from .._text import size_text
 from ..exceptions import OutOfMemoryError, message
 from .layout import Blocks, Split
 
-__all__ = ["Request", "Word", "cgroup", "check", "check_room", "check_same", "shm", "size_text"]
+__all__ = ["Arguments", "ArrayRequest", "cgroup", "check", "check_room", "check_same", "shm"]
 
 _SHM = "/dev/shm"  # where both MPI libraries put windows
 _OMPI_DIRECTORY = "OMPI_MCA_osc_sm_backing_directory"  # Open MPI's way to name another place
 
 
 @dataclass(frozen=True)
-class Request:
+class Arguments:
     """The arguments, checked."""
 
     shape: tuple[int, ...]
@@ -51,30 +52,26 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Word:
-    """What a rank tells the others of its host."""
+class ArrayRequest:
+    """What a rank asks for and has room for."""
 
-    request: Request | None  # None: the rank has an error to raise
+    arguments: Arguments | None  # None: the rank has an error to raise
     cgroup: str  # ranks with the same one share its limit
     room: int  # bytes that can be faulted in
 
 
 def check(
     call: str, shape: Any, dtype: Any, axis: SupportsIndex, halo: SupportsIndex, split: Split
-) -> Request:
+) -> Arguments:
     """Check the arguments that one rank can check; TypeError, ValueError."""
     try:
         sizes = (operator.index(shape),) if hasattr(shape, "__index__") else tuple(map(operator.index, shape))
     except TypeError:
-        raise TypeError(
-            message(call, f"shape={shape!r}", "an integer or a sequence of integers", "pass one of these")
-        ) from None
+        raise TypeError(message(call, f"shape={shape!r}", "an integer or a sequence of integers")) from None
     try:
         kind = np.dtype(dtype)
     except TypeError as bad:
-        raise TypeError(
-            message(call, f"dtype={dtype!r}: {bad}", "what numpy.dtype takes", "pass one")
-        ) from None
+        raise TypeError(message(call, f"dtype={dtype!r}: {bad}", "what numpy.dtype takes")) from None
     if kind.hasobject or kind.itemsize == 0:
         raise TypeError(
             message(
@@ -85,14 +82,10 @@ def check(
             )
         )
     if not sizes or min(sizes) < 0:
-        raise ValueError(
-            message(
-                call, f"shape={shape!r}", "at least one axis, no negative length", "check how it is computed"
-            )
-        )
+        raise ValueError(message(call, f"shape={shape!r}", "at least one axis, no negative length"))
     for name, value in (("axis", axis), ("halo", halo)):
         if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(message(call, f"{name}={value!r}", "an integer", "pass one"))
+            raise TypeError(message(call, f"{name}={value!r}", "an integer"))
     axis, halo = operator.index(axis), operator.index(halo)
     if not -len(sizes) <= axis < len(sizes):
         raise ValueError(
@@ -100,17 +93,14 @@ def check(
                 call,
                 f"axis={axis} for shape={sizes}",
                 f"from {-len(sizes)} to {len(sizes) - 1}",
-                "name one of these",
             )
         )
     if halo < 0:
-        raise ValueError(message(call, f"halo={halo}", "0 or more rows", "pass 0 for none"))
+        raise ValueError(message(call, f"halo={halo}", "0 or more rows"))
     counts = split if isinstance(split, str) else _counts(call, split)
-    request = Request(sizes, kind, axis % len(sizes), halo, counts)
+    request = Arguments(sizes, kind, axis % len(sizes), halo, counts)
     if request.row_bytes * (sizes[request.axis] + 2 * halo) >= 2**62:
-        raise ValueError(
-            message(call, str(request), "less than 2**62 bytes", "check how the shape is computed")
-        )
+        raise ValueError(message(call, str(request), "less than 2**62 bytes"))
     return request
 
 
@@ -118,31 +108,27 @@ def _counts(call: str, split: Any) -> tuple[int, ...]:
     try:
         return tuple(map(operator.index, split))
     except TypeError:
-        raise TypeError(
-            message(
-                call, f"split={split!r}", "'auto', 'even', 'page' or row counts", "pass a list of integers"
-            )
-        ) from None
+        raise TypeError(message(call, f"split={split!r}", "'auto', 'even', 'page' or row counts")) from None
 
 
-def check_same(call: str, words: Sequence[Word]) -> None:
+def check_same(call: str, requests: Sequence[ArrayRequest]) -> None:
     """Check that all ranks ask for the same; the same error on all of them."""
-    first = words[0].request
-    for i, word in enumerate(words):
-        if word.request != first:
+    first = requests[0].arguments
+    for i, request in enumerate(requests):
+        if request.arguments != first:
             raise ValueError(
                 message(
                     call,
-                    f"{word.request} on local rank {i}, {first} on local rank 0",
+                    f"{request.arguments} on local rank {i}, {first} on local rank 0",
                     "the same on all ranks of a host",
                     "compute the arguments from what all ranks know",
                 )
             )
 
 
-def check_room(call: str, words: Sequence[Word], blocks: Blocks) -> None:
+def check_room(call: str, requests: Sequence[ArrayRequest], blocks: Blocks) -> None:
     """Raise where the memory is known not to be there, before anything is made."""
-    total = blocks.nbytes + (blocks.ranks + 2) * blocks.page
+    total = blocks.nbytes + (blocks.ranks + 3) * blocks.page
     what = f"{size_text(total)} over {blocks.ranks} ranks"
     instead = "use an array per rank (ctx.zeros), which needs no shared memory"
     directory, free, whole = shm()
@@ -174,14 +160,14 @@ def check_room(call: str, words: Sequence[Word], blocks: Blocks) -> None:
                     "raise ulimit -v",
                 )
             )
-    for i, word in enumerate(words):
-        together = sum(blocks.own_pages(j)[1] for j, w in enumerate(words) if w.cgroup == word.cgroup)
-        if together > word.room:
+    for i, request in enumerate(requests):
+        together = sum(blocks.own_pages(j)[1] for j, r in enumerate(requests) if r.cgroup == request.cgroup)
+        if together > request.room:
             raise OutOfMemoryError(
                 message(
                     call,
                     f"{size_text(together)} for local rank {i} and the ranks in its cgroup",
-                    f"{size_text(word.room)} that the cgroup and the machine can still give",
+                    f"{size_text(request.room)} that the cgroup and the machine can still give",
                     "ask for less, or for more memory per task",
                 )
             )
@@ -195,11 +181,6 @@ def shm() -> tuple[str, int, int]:
     except OSError:
         return directory, 2**63, 2**63
     return directory, disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-
-
-def size_text(count: int) -> str:
-    """Write bytes as GiB or MiB."""
-    return f"{count / 2**30:.3g} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
 
 
 def cgroup() -> str:

@@ -6,7 +6,7 @@ a policy, faults them in and, in a strict context, checks where they are. All of
 so that a rank that can't take part makes all ranks raise and none wait.
 
 Synchronisation is MPI's for the unified memory model: the window stays in a passive-target epoch
-(``MPI_Win_lock_all``), `SharedArray.sync` is ``MPI_Win_sync``, `SharedArray.fence` is the same with a barrier.
+(``MPI_Win_lock_all``), `SharedArray.sync` is ``MPI_Win_sync``, `SharedArray.barrier` is the same with a barrier.
 """
 
 from __future__ import annotations
@@ -19,25 +19,28 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _native
+from .._native import _handler
 from .._native.errors import error_for
+from .._text import size_text
 from ..bind import agreement
-from ..exceptions import ContextClosedError, HpcallocError, OutOfMemoryError, PlacementError, message
+from ..bind.rank import RankState
+from ..exceptions import ContextClosedError, HpcallocError, OutOfMemoryError, message
 from ..memory import arrays
 from ..memory.paging import cut
 from ..memory.placement import Placement, placement, range_placement
-from .arguments import Request, Word, cgroup, check, check_room, check_same, shm, size_text
+from .arguments import Arguments, ArrayRequest, cgroup, check, check_room, check_same, shm
 from .layout import Blocks, Split, make_blocks
 from .mapping import SharedMapping
 from .window import Window
 
 if TYPE_CHECKING:
-    from ..context import Context
+    from mpi4py import MPI
 
 __all__ = ["SharedArray", "create"]
 
@@ -51,7 +54,7 @@ _FREE, _NOT_SWAPPED = 0, -1  # in a lock's word, else the rank that has it plus 
 
 
 def create(
-    context: Context,
+    state: RankState,
     call: str,
     shape: Any,
     dtype: npt.DTypeLike,
@@ -60,140 +63,127 @@ def create(
     split: Split,
 ) -> SharedArray:
     """Make a shared array for `Context.shared_empty` and `Context.shared_zeros`."""
-    comm, node_comm = context.comm, context.node_comm
-    agreement.meet(call, comm)
-    request: Request | None = None
+    ranks, host = state.ranks, state.host
+    ranks.meet(call)
+    state.windows_made += 1
+    number = state.windows_made
+    arguments: Arguments | None = None
     error: Exception | None = None
     try:
-        request = check(call, shape, dtype, axis, halo, split)
+        arguments = check(call, shape, dtype, axis, halo, split)
     except Exception as bad:
         error = bad
-    words = [Word(request, cgroup(), _native.room())]
-    if node_comm is not None:
-        words = node_comm.allgather(words[0])
+    requests = host.allgather(call, ArrayRequest(arguments, cgroup(), _native.room()))
     blocks: Blocks | None = None
     try:
         # Where another rank's arguments are bad, its error will be everybody's.
-        if request is not None and all(word.request for word in words):
-            check_same(call, words)
+        if arguments is not None and all(request.arguments for request in requests):
+            check_same(call, requests)
             blocks = make_blocks(
                 call,
-                request.shape[request.axis],
-                request.row_bytes,
-                len(words),
-                request.halo,
-                request.split,
+                arguments.shape[arguments.axis],
+                arguments.row_bytes,
+                len(requests),
+                arguments.halo,
+                arguments.split,
                 _native.page_size(),
             )
-            if len(words) > 1:
-                _check_shareable(context, call)
-                check_room(call, words, blocks)
+            if len(requests) > 1:
+                _check_shareable(state, call)
+                check_room(call, requests, blocks)
     except Exception as bad:
         error = bad
-    agreement.agree(comm, error)
-    assert request is not None
+    ranks.meet(call, error)
+    assert arguments is not None
     assert blocks is not None
     # Hosts with one rank take the same steps, as all agree on each.
     locks = -(-blocks.nbytes // _SLOT) * _SLOT  # where the words of the locks are
     end = locks + _SLOT * blocks.ranks
-    window = _make_window(context, blocks, end)
+    window = _make_window(state, call, number, blocks, end)
     mapping: SharedMapping | None = None
     stored: Array | None = None
     try:
         if window is None:
-            stored = _alone(context, call, request)
+            stored = _alone(state, call, arguments)
         else:
-            mapping = _map(call, window, blocks, end)
-            _place(context, call, mapping, blocks)
+            window.locate(call, blocks)
+            mapping = _map(call, window, end)
+            _place(state, call, mapping, blocks)
     except Exception as bad:
         error = bad
     try:
-        agreement.agree(comm, error)
+        ranks.meet(call, error)
     except Exception:
         if mapping is not None:
             mapping.discard()  # the exception's frames would keep the memory
         if window is not None:
-            window.free()
+            window.abandon() if ranks.broken else window.free()
         raise
     if window is not None:
         assert mapping is not None
-        stored = mapping.array(request.stored, request.dtype)
-        context._setup.windows.append(window)
+        stored = mapping.array(arguments.stored, arguments.dtype)
+        state.windows.append(window)
     assert stored is not None
-    return SharedArray(context, request, blocks, stored, window)
+    return SharedArray(state, arguments, blocks, stored, window)
 
 
-def _check_shareable(context: Context, call: str) -> None:
-    if context._setup.mpi_misses:
+def _check_shareable(state: RankState, call: str) -> None:
+    if state.mpi_misses:
         raise HpcallocError(
             message(
                 call,
-                f"{context.local_size} ranks of this host that MPI takes for ranks of several",
+                f"{state.local_size} ranks of this host that MPI takes for ranks of several",
                 "shared memory between ranks that MPI_COMM_TYPE_SHARED puts together",
                 "start them with mpirun inside the allocation, or with an MPI library that fits srun's --mpi",
             )
         )
 
 
-def _make_window(context: Context, blocks: Blocks, end: int) -> Window | None:
+def _make_window(state: RankState, call: str, number: int, blocks: Blocks, end: int) -> Window | None:
     """Make the window of `end` bytes in all; None where the host has one rank."""
     window: Window | None = None
     error: Exception | None = None
     try:
-        if blocks.ranks > 1:
-            window = Window(context.node_comm, blocks, end - blocks.nbytes)
+        if state.host.comm is not None and blocks.ranks > 1:
+            window = Window(state.host.comm, number, blocks, end - blocks.nbytes)
     except Exception as bad:
         error = bad
     try:
-        agreement.agree(context.comm, error)
+        state.ranks.meet(call, error)
     except Exception:
         # Freeing is collective, so on a host where a rank has none the others keep theirs.
-        if blocks.ranks > 1:
-            missing = context.node_comm.allreduce(int(window is None))
+        if blocks.ranks > 1 and not state.ranks.broken:
+            all_have_one = all(state.host.allgather(call, window is not None))
             if window is not None:
-                window.abandon() if missing else window.free()
+                window.free() if all_have_one else window.abandon()
         raise
     return window
 
 
-def _alone(context: Context, call: str, request: Request) -> Array:
+def _alone(state: RankState, call: str, arguments: Arguments) -> Array:
     """One rank on the host: an array of its own will do."""
-    policy = replace(context.policy, axis=0, populate=True)
+    policy = replace(state.policy, axis=0, populate=True)
     try:
-        return arrays.zeros(request.stored, request.dtype, policy=policy)
+        return arrays.zeros(arguments.stored, arguments.dtype, policy=policy)
     except OutOfMemoryError as error:
         raise OutOfMemoryError(f"{call}: {error}") from None
 
 
-def _map(call: str, window: Window, blocks: Blocks, end: int) -> SharedMapping:
-    address = window.address()
-    for rank in range(blocks.ranks):
-        memory, _ = window.win.Shared_query(rank)
-        if memory.nbytes and memory.address != address + blocks.segments[rank]:
-            address = -1
-    if address % blocks.page:
-        raise PlacementError(
-            message(
-                call,
-                "MPI's window is not one run of memory from a page on",
-                "contiguous windows, as MPI makes them unless alloc_shared_noncontig is set",
-                "unset what sets it for all windows, or use another MPI library",
-            )
-        )
-    return SharedMapping(call, address, end)
+def _map(call: str, window: Window, end: int) -> SharedMapping:
+    return SharedMapping(call, window.origin, end)
 
 
-def _place(context: Context, call: str, mapping: SharedMapping, blocks: Blocks) -> None:
+def _place(state: RankState, call: str, mapping: SharedMapping, blocks: Blocks) -> None:
     """Give this rank's pages their policy, then memory."""
-    rank = context.local_rank
+    rank = state.local_rank
     offset, length = blocks.own_pages(rank)
     start = mapping.address + offset
     mapping.own = (start, length)
     behind = blocks.pages[-1] * blocks.page  # where the locks are, if they did not fit into the last page
     tail = mapping.nbytes - behind if rank == blocks.ranks - 1 else 0
-    home = context.policy
+    home = state.policy
     if home.kind == "local":
-        home = replace(home, kind="on_node", nodes=context.nodes[:1])
+        home = replace(home, kind="on_node", nodes=state.nodes[:1])
     what = f"{size_text(length)} of local rank {rank} on {home}"
     for at, size, nodes in cut(home, start, length, blocks.page):
         code = _native.bind_range(at, size, nodes) if _native.can_bind() == 0 else 0
@@ -207,29 +197,28 @@ def _place(context: Context, call: str, mapping: SharedMapping, blocks: Blocks) 
     if home.strict and length:
         where = range_placement(start, length, home.nodes)
         if where.local_fraction != 1.0:
+            limit = _native.describe_nodes(home.nodes)
             raise OutOfMemoryError(
-                message(
-                    call,
-                    f"{what}: {where}",
-                    _native.describe_nodes(home.nodes),
-                    "ask for less, or drop strict=True",
-                )
+                message(call, f"{what}: {where}", limit, "ask for less, or drop strict=True")
             )
 
 
 # ---- SharedArray --------------------------------------------------------------------------------------
 
 
-class SharedArray:
+class SharedArray(_handler.Scope, np.lib.mixins.NDArrayOperatorsMixin):
     """One array over the ranks of a host; made by `Context.shared_empty` and `Context.shared_zeros`.
 
     Views are ordinary arrays. They stay valid whatever is freed, closed or finalised: they keep the memory, which
-    goes back when the last view of the last rank is gone. `fence`, `sync`, `lock` and `win` end with `free` or with
+    goes back when the last view of the last rank is gone. `barrier`, `sync`, `lock` and `win` end with `free` or with
     the context.
 
+    To NumPy it is the array `whole`: ``np.sum(a)`` and ``a + 1`` read all of it. What would write through it
+    (``a += 1``, ``out=a``) is a TypeError, since every rank would do so: name `mine`, or rows of `whole`.
+
     Memory is ordered as MPI's unified model says: what a rank stores, others see for certain after both have called
-    `fence`; or after the one called `sync` and then told the other (a message, a `lock`), and that one called `sync`.
-    Between two fences a row may be written by one rank or read by many, not both.
+    `barrier`; or after the one called `sync` and then told the other (a message, a `lock`), and that one called `sync`.
+    Between two barriers a row may be written by one rank or read by many, not both.
 
     Attributes
     ----------
@@ -248,21 +237,28 @@ class SharedArray:
     own_pages, straddling : int
         Pages that are this rank's, and pages of the array in which blocks meet.
     win : mpi4py.MPI.Win or None
-        The window; None where the host has one rank. Rank r's memory in it is its block, in bytes (displacement
-        unit 1).
+        The window; None where the host has one rank. Rank r's block begins at displacement `win_offset` of rank r's
+        memory, in bytes.
+    win_offset : int
+        0 unless the MPI library's windows begin inside a page.
     closed : bool
     """
 
     def __init__(
-        self, context: Context, request: Request, blocks: Blocks, stored: Array, window: Window | None
+        self,
+        state: RankState,
+        arguments: Arguments,
+        blocks: Blocks,
+        stored: Array,
+        window: Window | None,
     ) -> None:
-        self._request = request
+        self._arguments = arguments
         self._blocks = blocks
         self._stored: Array | None = stored
         self._window = window
-        self._setup = context._setup
-        self.rank: int = context.local_rank if window is not None else 0
-        self.nodes: tuple[int, ...] = context.nodes
+        self._state = state
+        self.rank: int = state.local_rank if window is not None else 0
+        self.nodes: tuple[int, ...] = state.nodes
         self._held: dict[int, int] = {}  # lock -> thread of this process that has it
         self._mutex = threading.Lock()  # in place of a word in a window, where there is none
 
@@ -271,22 +267,22 @@ class SharedArray:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of `whole`."""
-        return self._request.shape
+        return self._arguments.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the elements."""
-        return self._request.dtype
+        return self._arguments.dtype
 
     @property
     def axis(self) -> int:
         """The axis that is split, 0 or more."""
-        return self._request.axis
+        return self._arguments.axis
 
     @property
     def halo(self) -> int:
         """Rows of the halo on each side."""
-        return self._request.halo
+        return self._arguments.halo
 
     @property
     def size(self) -> int:
@@ -331,7 +327,7 @@ class SharedArray:
     def __repr__(self) -> str:
         state = " freed" if self.closed else ""
         return (
-            f"<hpcalloc.SharedArray{state} {self._request}: rows {self.start} to {self.stop} are those of local "
+            f"<hpcalloc.SharedArray{state} {self._arguments}: rows {self.start} to {self.stop} are those of local "
             f"rank {self.rank} of {self.size}>"
         )
 
@@ -403,10 +399,15 @@ class SharedArray:
     # ---- synchronisation ------------------------------------------------------------------------------
 
     @property
-    def win(self) -> Any:
+    def win(self) -> MPI.Win | None:
         """The MPI window, None where the host has one rank."""
         window = self._usable("win")
         return window.win if window is not None else None
+
+    @property
+    def win_offset(self) -> int:
+        """Displacement of each rank's block in that rank's memory of `win`."""
+        return self._window.offset if self._window is not None else 0
 
     def sync(self) -> None:
         """Order this rank's loads and stores before and after it with those of others: ``MPI_Win_sync``.
@@ -424,16 +425,20 @@ class SharedArray:
         if window is not None:
             window.win.Sync()
 
-    def fence(self) -> None:
+    def barrier(self) -> None:
         """Wait for all ranks of the host, and see what they stored before; collective over the host.
 
-        ``MPI_Win_sync``, ``MPI_Barrier``, ``MPI_Win_sync``. It is not ``MPI_Win_fence``: the window stays in its
-        passive-target epoch. Errors as of `sync`.
+        ``MPI_Win_sync``, a barrier, ``MPI_Win_sync``. The window stays in its passive-target epoch.
+
+        Raises
+        ------
+        HpcallocError
+            A rank has left or did not come within HPCALLOC_TIMEOUT seconds. Others as of `sync`.
         """
-        window = self._usable("fence")
+        window = self._usable("barrier")
         if window is not None:
             window.win.Sync()
-            window.comm.Barrier()
+            self._state.host.meet(f"SharedArray.barrier of array {window.number}")
             window.win.Sync()
 
     @contextlib.contextmanager
@@ -520,7 +525,7 @@ class SharedArray:
         window.win.Sync()
 
     def _release(self, window: Window, target: int) -> None:
-        module: Any = agreement.mpi()
+        module = agreement.mpi()
         window.win.Sync()
         free, found = np.array([_FREE], np.int64), np.zeros(1, np.int64)
         last = self.size - 1
@@ -530,7 +535,7 @@ class SharedArray:
     def _lock_offset(self, target: int) -> int:
         """Byte of a lock's word in the last rank's memory, behind its block."""
         locks = -(-self._blocks.nbytes // _SLOT) * _SLOT
-        return locks + _SLOT * target - self._blocks.segments[-2]
+        return self.win_offset + locks + _SLOT * target - self._blocks.segments[-2]
 
     # ---- its end --------------------------------------------------------------------------------------
 
@@ -542,24 +547,60 @@ class SharedArray:
         Raises
         ------
         HpcallocError
-            MPI is not to be called from this thread.
+            MPI is not to be called from this thread: the array stays. A rank did not come within HPCALLOC_TIMEOUT
+            seconds, has left, or frees another array: the window stays until MPI_Finalize.
         """
-        if self._window is not None and self._window.usable():
+        window = self._window
+        if window is not None and window.usable():
             agreement.check_thread("SharedArray.free")
-        window, self._stored = self._window, None
-        if window is not None and not window.freed:
-            window.free()
-            if window in self._setup.windows:
-                self._setup.windows.remove(window)
+        self._stored = None
+        if window is None or not window.usable():
+            return
+        try:
+            self._state.host.settle(f"SharedArray.free of array {window.number}")
+        except BaseException:
+            window.abandon()
+            raise
+        window.free()
+        if window in self._state.windows:
+            self._state.windows.remove(window)
 
-    def __enter__(self) -> SharedArray:
+    def _enter(self) -> None:
         self._rows("__enter__", 0, 0)
-        return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def _exit(self, kind: object) -> None:
         # When an exception unwinds this rank, the others may not be on their way to a collective call.
         if kind is None:
             self.free()
+
+    # ---- as an array ----------------------------------------------------------------------------------
+
+    __hash__ = object.__hash__  # of the object, although == is of the elements
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if copy is None:
+            return np.asarray(self.whole, dtype)
+        return np.array(self.whole, dtype, copy=copy)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **keywords: Any) -> Any:
+        written = [*keywords.get("out", ()), *(inputs[:1] if method == "at" else ())]
+        if any(isinstance(array, SharedArray) for array in written):
+            raise self._ambiguous(f"numpy.{ufunc.__name__} into it")
+        read = [array.whole if isinstance(array, SharedArray) else array for array in inputs]
+        return getattr(ufunc, method)(*read, **keywords)
+
+    def __getitem__(self, key: object) -> NoReturn:
+        raise self._ambiguous("an index")
+
+    def __setitem__(self, key: object, value: object) -> NoReturn:
+        raise self._ambiguous("an index")
+
+    def __len__(self) -> NoReturn:
+        raise self._ambiguous("len()")
+
+    def _ambiguous(self, use: str) -> TypeError:
+        limit = "a.whole (all ranks' rows) and a.mine (this rank's) are NumPy arrays"
+        return TypeError(message("SharedArray", use, limit, "say which of the two is meant"))
 
     # ---- checks ---------------------------------------------------------------------------------------
 
@@ -567,16 +608,13 @@ class SharedArray:
         try:
             rank = operator.index(rank)
         except TypeError:
-            raise TypeError(
-                message(f"SharedArray.{call}", f"rank={rank!r}", "an integer", "pass a rank of this host")
-            ) from None
+            raise TypeError(message(f"SharedArray.{call}", f"rank={rank!r}", "an integer")) from None
         if not 0 <= rank < self.size:
             raise ValueError(
                 message(
                     f"SharedArray.{call}",
                     f"rank={rank}",
                     f"ranks of this host, 0 to {self.size - 1}",
-                    "name one of these",
                 )
             )
         return rank
@@ -600,7 +638,7 @@ class SharedArray:
             raise HpcallocError(
                 message(call, "a forked child", "the process that called MPI_Init", "use the views alone")
             )
-        agreement.check_usable(call, window.comm)
+        agreement.check_usable(call)
         return window
 
 

@@ -7,66 +7,84 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bind import agreement
+from ..exceptions import PlacementError, message
 from .layout import Blocks
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 __all__ = ["Window", "without_noise"]
 
 
 class Window:
-    """A shared window in a passive-target epoch, and a communicator of its own."""
+    """A shared window in a passive-target epoch, over the ranks of a host.
 
-    def __init__(self, node_comm: Any, blocks: Blocks, extra: int) -> None:
-        module: Any = agreement.mpi()
-        self.pid = os.getpid()
+    Attributes
+    ----------
+    number : int
+        Of the windows that these ranks have made.
+    win : mpi4py.MPI.Win
+    origin : int
+        Address of the first byte that is used in this process: on a page, while MPI's memory may begin inside of one.
+    offset : int
+        Bytes between where MPI's memory begins and `origin`.
+    freed : bool
+    """
+
+    def __init__(self, comm: MPI.Comm, number: int, blocks: Blocks, extra: int) -> None:
+        module = agreement.mpi()
+        self.number = number
         self.freed = False
-        self.win: Any = None
-        self.comm = node_comm.Dup()
-        info: Any = module.INFO_NULL
+        self.pid = os.getpid()
+        self.origin = self.offset = 0
+        rank = comm.Get_rank()
+        size = blocks.segments[rank + 1] - blocks.segments[rank]
+        if rank == blocks.ranks - 1:
+            size += extra + blocks.page  # one more than there is, to begin on a page
+        info = module.Info.Create()
         try:
-            # Whatever the communicator was told: an error here is an exception, not the end of the process.
-            self.comm.Set_errhandler(module.ERRORS_RETURN)
-            rank = self.comm.Get_rank()
-            size = blocks.segments[rank + 1] - blocks.segments[rank]
-            if rank == blocks.ranks - 1:
-                size += extra
-            info = module.Info.Create()
             info.Set("mpi_minimum_memory_alignment", str(blocks.page))
             with without_noise(module):
-                self.win = module.Win.Allocate_shared(size, 1, info, self.comm)
+                self.win: MPI.Win = module.Win.Allocate_shared(size, 1, info, comm)
             self.win.Lock_all(module.MODE_NOCHECK)
-        except BaseException:
-            self.abandon()
-            raise
         finally:
-            if info != module.INFO_NULL:
-                info.Free()
+            info.Free()
 
-    def address(self) -> int:
-        """Where the first rank's memory begins in this process."""
-        module: Any = agreement.mpi()
-        memory, _ = self.win.Shared_query(module.PROC_NULL)  # of the first rank that has any
-        return int(memory.address)
+    def locate(self, call: str, blocks: Blocks) -> None:
+        """Find where the memory is in this process; PlacementError unless it is one run."""
+        module = agreement.mpi()
+        first, _ = self.win.Shared_query(module.PROC_NULL)  # of the first rank that has any
+        begin = int(first.address)
+        for rank in range(blocks.ranks):
+            memory, _ = self.win.Shared_query(rank)
+            if memory.nbytes and memory.address != begin + blocks.segments[rank]:
+                raise PlacementError(
+                    message(
+                        call,
+                        f"MPI's window is not one run of memory: rank {rank}'s is {memory.address - begin} bytes "
+                        f"from the first, not {blocks.segments[rank]}",
+                        "contiguous windows, as MPI makes them unless alloc_shared_noncontig is set",
+                    )
+                )
+        self.offset = -begin % blocks.page
+        self.origin = begin + self.offset
 
     def usable(self) -> bool:
         """Whether MPI can still be called on it, by this process."""
-        module = agreement.mpi()
-        return not self.freed and self.pid == os.getpid() and module is not None and not module.Is_finalized()
+        return not self.freed and self.pid == os.getpid() and agreement.is_up()
 
     def free(self) -> None:
-        """Free it; collective. Does nothing twice, after MPI_Finalize or in a forked child."""
+        """Free it; collective, after two meetings. Does nothing twice, after MPI_Finalize or in a forked child."""
         if self.usable():
+            self.freed = True
             self.win.Unlock_all()
             self.win.Free()
-            self.comm.Free()
-        self.freed = True
 
     def abandon(self) -> None:
-        """Free what does not need the other ranks' windows, where a rank has none: the communicator."""
-        if self.usable():
-            self.comm.Free()
+        """Leave it to MPI_Finalize: the other ranks don't come to free it."""
         self.freed = True
 
 

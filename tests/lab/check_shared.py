@@ -58,7 +58,7 @@ def blocks(ctx, homes):
         # Whoever writes first: rank 0 everything, the others nothing.
         if ctx.rank == 0:
             a.whole_with_halo[...] = 1
-        a.fence()
+        a.barrier()
         for rank, found in enumerate(nodes_of_blocks(a, homes)):
             assert set(found) <= {homes[rank]}, (shape, rank, found)
         assert sum(ctx.node_comm.allgather(a.own_pages)) == -(-a.nbytes // 4096)
@@ -92,7 +92,7 @@ def moves(ctx, homes):
     """Another rank's pages can be moved with the capability, and are said to be refused without."""
     a = ctx.shared_zeros((2048, 512))
     a.mine[...] = ctx.rank
-    a.fence()
+    a.barrier()
     if ctx.rank == 0:
         block = a.block(3)
         read(block)
@@ -107,13 +107,13 @@ def moves(ctx, homes):
         assert os.waitpid(child, 0)[1] == 0
         result = hpcalloc.migrate(block, hpcalloc.on_node(homes[0], strict=True))
         assert (result.moved, result.unmoved) == (512, 0), result
-    a.fence()
+    a.barrier()
     if ctx.rank == 3:
         assert set(a.placement().pages_per_node) == {homes[0]}, a.placement()
         assert hpcalloc.migrate(a.mine, "local").moved == 512
         assert a.placement().local_fraction == 1.0
         assert (a.mine == 3).all()
-    a.fence()
+    a.barrier()
     a.free()
     say("blocks of shared arrays migrate, EACCES without CAP_SYS_NICE")
 

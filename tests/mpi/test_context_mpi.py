@@ -53,10 +53,18 @@ def test_ranks_and_communicators(world):
     assert os.sched_getaffinity(0) == ALL
 
 
-def test_world_is_the_default(world):
-    with hpcalloc.init() as ctx:
-        assert ctx.comm == world
-        assert ctx.size == world.Get_size()
+def test_without_a_communicator_nobody_waits(world):
+    """The call says whether it is collective: one rank alone is refused, or stands alone with share=."""
+    if world.Get_rank() == 0:
+        error = raised(hpcalloc.init)
+        if world.Get_size() > 1:
+            assert isinstance(error, hpcalloc.PlanError)
+            assert "hpcalloc.init(MPI.COMM_WORLD)" in str(error)
+        else:
+            assert error is None
+            hpcalloc.current().close()
+        with hpcalloc.init(share=(0, 2)) as ctx:
+            assert (ctx.comm, ctx.size) == (None, 1)
 
 
 def test_many_times(world):
@@ -102,7 +110,6 @@ def test_sub_communicators(world):
         ({"policy": "near"}, ValueError),
         ({"policy": hpcalloc.on_node(1023)}, hpcalloc.PlanError),
         ({"bind": "off"}, hpcalloc.PlanError),
-        ({"hugepages": "4K"}, ValueError),
         ({"threads": -1}, hpcalloc.PlanError),
     ],
 )
@@ -111,11 +118,20 @@ def test_one_rank_is_wrong(world, culprit, kwargs, kind):
     mine = kwargs if world.Get_rank() == culprit else {}
     error = raised(lambda: hpcalloc.init(world, **mine))
     assert isinstance(error, kind)
-    assert "remedy" in str(error)
+    assert "limit" in str(error)
     if world.Get_rank() != culprit and kind is not hpcalloc.PlanError:
         assert f"on rank {culprit} of {world.Get_size()}" in str(error)
     assert hpcalloc.current() is None
     hpcalloc.init(world).close()  # and all is well again
+
+
+def test_a_share_and_a_communicator(world):
+    """Also of one rank: the others are told."""
+    mine = {"share": (0, 2)} if world.Get_rank() == 0 else {}
+    error = raised(lambda: hpcalloc.init(world, **mine))
+    assert isinstance(error, hpcalloc.PlanError)
+    assert "share= and comm=" in str(error)
+    assert hpcalloc.current() is None
 
 
 @pytest.mark.mpi(min_size=2)
