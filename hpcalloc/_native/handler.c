@@ -855,7 +855,8 @@ static PyMethodDef methods[] = {
     {"set_current", set_current, METH_O, set_current_doc},
     {"last_failure", last_failure, METH_NOARGS, last_failure_doc},
     {"live_blocks", live_blocks, METH_NOARGS, live_blocks_doc},
-    {"insist", scope_insist, METH_O, "insist(function, /)\n--\n\nCall it until it returns; then raise what it raised first."},
+    {"insist", scope_insist, METH_O,
+     "insist(function, /)\n--\n\nCall it until it returns; then raise what it raised first."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -45,8 +45,7 @@ PyObject *scope_insist(PyObject *module, PyObject *function) {
 
 static PyObject *scope_exit(PyObject *self, PyObject *arguments) {
     PyObject *kind = Py_None;
-    if (!PyArg_ParseTuple(arguments, "|OOO:__exit__", &kind, &(PyObject *){NULL}, &(PyObject *){NULL}))
-        return NULL;
+    if (!PyArg_ParseTuple(arguments, "|OOO:__exit__", &kind, &(PyObject *){NULL}, &(PyObject *){NULL})) return NULL;
     PyObject *function = PyObject_GetAttrString(self, "_exit");
     if (function == NULL) return NULL;
     int failed = insist_on(function, kind);
