@@ -31,7 +31,7 @@ _Thread_local bool na_unhooked __attribute__((tls_model("initial-exec")));
 bool na_cut_short;
 pthread_mutex_t na_threads_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static bool has_key;
+static _Atomic(bool) has_key;
 static pthread_key_t exit_key;
 static na_thread *threads_live, *threads_unused;
 
@@ -41,6 +41,11 @@ void na_threads_init(void) {
     na_secret = (uintptr_t)os_random() | 1;
     na_many_nodes = na_topo.node_count > 1;
     has_key = has_key || pthread_key_create(&exit_key, thread_end) == 0;
+}
+
+/* Where the static library is in one that is closed, or at the program's end: threads that end later must not come here. */
+__attribute__((destructor)) static void unload(void) {
+    if (atomic_exchange_explicit(&has_key, false, memory_order_relaxed)) (void)pthread_key_delete(exit_key);
 }
 
 /* From the metadata of a region; NULL: there is no memory. */
@@ -81,7 +86,7 @@ na_thread *na_thread_get(void) {
         return NULL;
     }
     na_self.thread = thread; /* before setspecific, which may allocate */
-    if (has_key) (void)pthread_setspecific(exit_key, thread);
+    if (atomic_load_explicit(&has_key, memory_order_relaxed)) (void)pthread_setspecific(exit_key, thread);
     return thread;
 }
 
