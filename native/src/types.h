@@ -306,9 +306,10 @@ struct na_region {
     na_heap *all;
     na_placement *placement_unused;
     /* statistics */
-    _Atomic(uint64_t) used_bytes; /* of spans that are not free */
-    uint64_t dirty_bytes;         /* of dirty slices in free spans */
-    uint64_t warm_bytes;          /* of the warm list; they count as used */
+    _Atomic(uint64_t) used_bytes;  /* of spans that are not free */
+    _Atomic(uint64_t) dirty_bytes; /* of dirty slices in free spans */
+    _Atomic(uint64_t) mixed_bytes; /* region of NA_ONNODE: this node's share of mixed memory, warm spans included */
+    uint64_t warm_bytes;           /* of the warm list; they count as used */
     uint64_t peak_bytes, purged_bytes;
     /* What reclaim.c goes by */
     _Atomic(bool) restless;    /* memory is due, or was opened, or more rests than may: a pass is wanted */

@@ -131,6 +131,59 @@ static void huge_pages_are_dealt_fairly(void) {
     CHECK_EQUAL(code, 0);
 }
 
+/* ---- NUMALLOC_NODE_LIMIT ----------------------------------------------------------------------------------- */
+
+enum { LIMIT = 64 * MIB };
+
+static uint64_t committed(void) {
+    numalloc_stats_t stats;
+    CHECK_EQUAL(numalloc_stats(1, &stats), 0);
+    return stats.committed_bytes;
+}
+
+/* Strict memory and other memory of a node have regions of their own, and one limit. */
+static void all_regions_count(void) {
+    na_opt.node_limit = LIMIT;
+    for (int round = 0; round < 4; round++) {
+        void *block = request_of(NUMALLOC_ONNODE, round % 2 != 0 ? NUMALLOC_STRICT : 0, 40 * MIB);
+        CHECK(block != NULL && numalloc_node_of(block) == 1);
+        CHECK(committed() <= LIMIT);
+        numalloc_free(block);
+        CHECK(committed() <= LIMIT);
+    }
+    void *live = request_of(NUMALLOC_ONNODE, 0, 40 * MIB);
+    CHECK(live != NULL);
+    CHECK(request_of(NUMALLOC_ONNODE, NUMALLOC_STRICT, 40 * MIB) == NULL);
+    CHECK_EQUAL(errno, ENOMEM);
+    numalloc_free(live);
+}
+
+/* Each node has its share of interleaved and blocked memory, and of what rests of it. */
+static void mixed_memory_counts(void) {
+    na_opt.node_limit = LIMIT;
+    for (int policy = NUMALLOC_INTERLEAVE; policy <= NUMALLOC_BLOCKED; policy++) {
+        CHECK(request_of(policy, 0, 2 * LIMIT + 2 * MIB) == NULL);
+        CHECK_EQUAL(errno, ENOMEM);
+        void *mixed = request_of(policy, 0, 80 * MIB);
+        CHECK(mixed != NULL);
+        CHECK(request_of(NUMALLOC_ONNODE, NUMALLOC_STRICT, 40 * MIB) == NULL);
+        CHECK_EQUAL(errno, ENOMEM);
+        CHECK(request_of(policy, 0, 80 * MIB) == NULL);
+        numalloc_free(mixed);
+        void *block = request_of(NUMALLOC_ONNODE, NUMALLOC_STRICT, 40 * MIB); /* what rested went */
+        CHECK(block != NULL);
+        CHECK(request_of(policy, 0, 80 * MIB) == NULL);
+        numalloc_free(block);
+        numalloc_free(request_of(policy, 0, 80 * MIB));
+    }
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+static void node_limit(void) {
+    in_child(all_regions_count);
+    in_child(mixed_memory_counts);
+}
+
 /* ---- room -------------------------------------------------------------------------------------------------- */
 
 /* What does not fit as a whole is refused before its first page is faulted in. */
@@ -168,6 +221,7 @@ static const check_case cases[] = {
     {"removed_node", removed_node},
     {"full_node", full_node},
     {"huge_pages_are_dealt_fairly", huge_pages_are_dealt_fairly},
+    {"node_limit", node_limit},
     {"room_is_compared_first", room_is_compared_first},
 };
 CHECK_MAIN(cases)

@@ -103,6 +103,22 @@ static int populate(const na_placement *placement, const na_span *span, size_t b
     return each_piece(placement, span->start, bytes, populate_piece, placement->strict);
 }
 
+/* Each node of a placement has an equal share of its span against NUMALLOC_NODE_LIMIT. sign 1: false if that is too much
+ * for one of them, nothing is counted then. */
+static bool count_share(const na_placement *placement, uint32_t slices, int sign) {
+    if (na_opt.node_limit == UINT64_MAX) return true;
+    uint64_t share = ((uint64_t)slices << NA_SLICE_SHIFT) / (uint64_t)nodeset_count(&placement->nodes);
+    bool fits = true;
+    for (int node = nodeset_next(&placement->nodes, 0); node >= 0; node = nodeset_next(&placement->nodes, node + 1)) {
+        int index = na_topology_index_of(node);
+        (void)atomic_fetch_add_explicit(&na_regions[index].mixed_bytes, sign > 0 ? share : -share,
+                                        memory_order_relaxed);
+        fits = fits && (sign < 0 || na_node_held(index) <= na_opt.node_limit);
+    }
+    if (!fits) (void)count_share(placement, slices, -1);
+    return fits;
+}
+
 /* ---- warm spans -------------------------------------------------------------------------------------------- */
 
 static void warm_remove(na_region *region, na_span *span) {
@@ -141,6 +157,7 @@ static void dissolve_oldest(na_region *region) {
     pthread_mutex_unlock(&region->lock);
     bool purged = na_opt.purge_delay_ms != NA_PURGE_NEVER && os_purge((void *)span->start, na_span_bytes(span)) == 0;
     drop_policy(region, warm_placement(span), span);
+    (void)count_share(warm_placement(span), span->slices, -1);
     pthread_mutex_lock(&region->lock);
     na_rest_end(region, span);
     placement_delete(region, warm_placement(span));
@@ -211,8 +228,8 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
     }
     bool stale = warm; /* holds what the last user left */
     if (!warm) {
-        bool clean;
-        span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_WARM, &clean);
+        bool clean, counted = count_share(&placement, slices, 1);
+        if (counted) span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_WARM, &clean);
         if (span != NULL) {
             span->placement = kept;
             error = os_can_bind();
@@ -227,6 +244,7 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
              * purged (mlockall), but for strict requests, which look. */
             stale = !clean && os_purge((void *)span->start, na_span_bytes(span)) != 0;
         } else {
+            if (counted) (void)count_share(&placement, slices, -1);
             error = ENOMEM;
         }
     }
@@ -239,6 +257,7 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
     } else {
         if (span != NULL) {
             drop_policy(region, &placement, span);
+            (void)count_share(&placement, span->slices, -1);
             span->older = span->newer = NULL;
             na_span_free_locked(region, span, os_now_ms());
         }

@@ -306,14 +306,20 @@ static na_span *grow_top(na_region *region, na_part *part, uint32_t slices, uint
     return cut(region, span, start, slices) ? span : NULL;
 }
 
-/* Would `bytes` more exceed NUMALLOC_NODE_LIMIT? Free memory that is still committed counts. */
+/* Would `bytes` more on the region's node exceed NUMALLOC_NODE_LIMIT? Free memory that is still committed counts. */
 static bool over_limit(const na_region *region, uint64_t bytes) {
     if (na_opt.node_limit == UINT64_MAX || region->node_index < 0) return false;
-    const na_region *both[2] = {na_region_node(region->node_index, NA_ONNODE),
-                                na_region_node(region->node_index, NA_STRICT)};
-    uint64_t used = bytes + region->dirty_bytes;
-    for (int i = 0; i < 2; i++) used += atomic_load_explicit(&both[i]->used_bytes, memory_order_relaxed);
-    return used > na_opt.node_limit;
+    uint64_t held = na_node_held(region->node_index);
+    return bytes > na_opt.node_limit || held > na_opt.node_limit - bytes;
+}
+
+uint64_t na_node_held(int node_index) {
+    uint64_t bytes = atomic_load_explicit(&na_regions[node_index].mixed_bytes, memory_order_relaxed);
+    for (int i = node_index; i < na_region_count - 1; i += na_topo.node_count) {
+        bytes += atomic_load_explicit(&na_regions[i].used_bytes, memory_order_relaxed);
+        bytes += atomic_load_explicit(&na_regions[i].dirty_bytes, memory_order_relaxed);
+    }
+    return bytes;
 }
 
 static na_span *in_hole(na_region *region, na_part *part, uint32_t slices, uint32_t align) {

@@ -31,6 +31,9 @@ static inline bool na_is_due(uint64_t freed_at, uint64_t now) {
     return na_opt.purge_delay_ms != NA_PURGE_NEVER && now - freed_at >= (uint64_t)na_opt.purge_delay_ms;
 }
 
+/* Bytes of a node that count against NUMALLOC_NODE_LIMIT: of all its regions, and its share of mixed memory. */
+uint64_t na_node_held(int node_index);
+
 #pragma GCC visibility pop
 
 #endif
