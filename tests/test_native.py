@@ -456,3 +456,23 @@ def test_privileged_programs_read_no_options(tmp_path):
         file.chmod(0o4755)
     if subprocess.run([told, "-u"], capture_output=True, text=True, check=True).stdout.strip() == "65534":
         assert said() == ""  # elsewhere (nosuid, no_new_privs) it has no more rights than we
+
+
+def test_a_program_that_limits_its_address_space_goes_on() -> None:
+    program = """
+import resource, threading
+import hpcalloc
+kept = hpcalloc.ones(1000)
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+thread = threading.Thread(target=hpcalloc.ones, args=(100_000,))
+thread.start()
+thread.join()
+import decimal  # loads a library
+assert hpcalloc.ones(10_000_000).sum() == 10_000_000 and kept.sum() == 1000
+try:
+    hpcalloc.empty(1 << 30)
+except MemoryError:
+    print("ok")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("ok\n", 0), done.stderr

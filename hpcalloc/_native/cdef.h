@@ -97,6 +97,7 @@ int numalloc_migrate_pages(void *ptr, size_t len, const numalloc_nodemask_t *nod
 int numalloc_migrate(void *ptr, size_t len, int node, size_t *unmoved);
 size_t numalloc_purge(void);
 int numalloc_purger(void);
+void numalloc_release_address_space(void);
 
 typedef struct numalloc_node_info_t {
     int node;

@@ -24,6 +24,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "numa_alloc.h"
 #include "registry.h"
@@ -860,6 +861,19 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* Before the program limits its address space (resource.setrlimit): what is only reserved would count. */
+static int audit(const char *event, PyObject *args, void *unused) {
+    (void)unused;
+    if (strncmp(event, "resource.", 9) != 0) return 0;
+    int at = strcmp(event, "resource.setrlimit") == 0 ? 0 : strcmp(event, "resource.prlimit") == 0 ? 1 : -1;
+    if (at < 0 || !PyTuple_Check(args) || PyTuple_GET_SIZE(args) <= at + 1) return 0;
+    if (PyTuple_GET_ITEM(args, at + 1) == Py_None) return 0; /* prlimit asks only */
+    long resource = PyLong_AsLong(PyTuple_GET_ITEM(args, at));
+    if (resource == RLIMIT_AS) numalloc_release_address_space();
+    PyErr_Clear();
+    return 0;
+}
+
 static int execute(PyObject *module) {
     static int registry_ready; /* the import lock serialises this */
     module_state *state = PyModule_GetState(module);
@@ -871,6 +885,7 @@ static int execute(PyObject *module) {
             PyErr_SetFromErrno(PyExc_OSError);
             return -1;
         }
+        if (PySys_AddAuditHook(audit, NULL) != 0) return -1;
         registry_ready = 1;
     }
     PyObject *numpy = PyImport_ImportModule("numpy");

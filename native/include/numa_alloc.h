@@ -286,6 +286,11 @@ NUMALLOC_API size_t numalloc_purge(void);
  * forbids it. Without this call, or NUMALLOC_PURGER=1, the library never starts a thread. */
 NUMALLOC_API int numalloc_purger(void);
 
+/* Gives address space back that is only reserved and counts against RLIMIT_AS: for a program that is about to limit
+ * itself. libnumalloc_preload.so calls it in setrlimit() and prlimit(); a limit that was set in other ways is noticed when
+ * the allocator next opens memory. */
+NUMALLOC_API void numalloc_release_address_space(void);
+
 /* ---- machine ------------------------------------------------------------------------------------- */
 
 typedef struct numalloc_node_info_t {

@@ -30,6 +30,7 @@ enum { MISPLACED = 1000, BAD = 1001 };
     X(release, ENOMEM)                                                                                                 \
     X(commit, ENOMEM)                                                                                                  \
     X(purge, EINVAL, ENOMEM)                                                                                           \
+    X(map_at, ENOMEM, EEXIST)                                                                                          \
     X(map, ENOMEM)                                                                                                     \
     X(address_space_left, BAD)                                                                                         \
     X(data_left, BAD)                                                                                                  \

@@ -220,6 +220,8 @@ static void processes(void) {
     if (child == 0) {
         alarm(SECONDS);
         while (count > 200) release(count - 1);
+        numalloc_release_address_space();
+        numalloc_free(numalloc((size_t)90 << 20));
         for (int i = 0; i < 30; i++) keep(numalloc((size_t)i * 5000), (size_t)i * 5000, false);
         while (count > 0) release(count - 1);
         REQUIRE(numalloc_verify() != EINVAL);

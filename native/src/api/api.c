@@ -544,6 +544,10 @@ size_t numalloc_purge(void) {
 
 int numalloc_purger(void) { return na_init() ? na_purger_ask() : errno; }
 
+void numalloc_release_address_space(void) {
+    if (na_init()) (void)na_regions_let_go();
+}
+
 void numalloc_cleanup(void) {
     (void)numalloc_purge();
     if (na_hooked) na_modes.cleanup(true);

@@ -6,6 +6,7 @@
  */
 #include "api/fork.h"
 #include "api/init.h"
+#include "api/stats.h"
 #include "heap/hooks.h"
 #include "heap/secure.h"
 #include "heap/thread.h"
@@ -68,9 +69,11 @@ bool na_init(void) {
     return true;
 }
 
-/* Before main, while there is one thread: topology and options are then read at a known time. */
+/* Before main, while there is one thread: topology and options are then read at a known time. Not for a copy of the library
+ * whose public calls go to another one: nothing calls it. */
 __attribute__((constructor)) static void load(void) {
     int saved = errno;
-    if (na_init() && na_hooked) na_modes.start(); /* a failure shows at the first allocation, with errno */
+    if (na_serves() && na_init() && na_hooked)
+        na_modes.start(); /* a failure shows at the first allocation, with errno */
     errno = saved;
 }

@@ -58,6 +58,9 @@ int os_purge(void *address, size_t bytes);
 /* Takes all access from committed space, which keeps its contents; os_commit gives it back. */
 int os_forbid(void *address, size_t bytes);
 
+/* Fresh, zero, committed memory with no policy where nothing is mapped; EEXIST: something is. */
+int os_map_at(void *address, size_t bytes);
+
 /* Private zeroed memory outside any region, for tables. */
 int os_map(size_t bytes, void **address);
 
@@ -79,8 +82,6 @@ int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodese
 int os_set_policy(enum na_bind_mode mode, const na_nodeset *nodes);
 /* What it is now: the kernel's MPOL_* number with its flags, and its nodes. */
 int os_get_policy(int *mode, na_nodeset *nodes);
-/* Its name as in /proc/PID/numa_maps ("bind"); NULL: pages are where they are first touched, as nobody chose another. */
-const char *os_policy_name(int mode, const na_nodeset *nodes);
 
 /* Node of each of `count` pages, one per os_page_size() from `address`: node id, or a negative errno
  * (-ENOENT: untouched). */

@@ -112,6 +112,14 @@ int os_map_fresh(void *address, size_t bytes) {
     return map(address, bytes, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_NORESERVE, &address);
 }
 
+int os_map_at(void *address, size_t bytes) {
+    void *got = NULL;
+    int error = map(address, bytes, PROT_READ | PROT_WRITE, MAP_FIXED_NOREPLACE | MAP_NORESERVE, &got);
+    if (error != 0 || got == address) return error;
+    (void)os_release(got, bytes); /* before Linux 4.17 the address is a wish */
+    return EEXIST;
+}
+
 /* /proc/self/statm tells what is used, in pages: the whole program first, its data sixth. */
 static uint64_t left_of(int resource, int column) {
     struct rlimit limit;
@@ -154,17 +162,6 @@ int os_set_policy(enum na_bind_mode mode, const na_nodeset *nodes) {
 int os_get_policy(int *mode, na_nodeset *nodes) {
     return OS_RESULT(
         (int)syscall(SYS_get_mempolicy, mode, nodes->word, (unsigned long)NUMALLOC_MAX_NODES + 1, NULL, 0UL));
-}
-
-const char *os_policy_name(int mode, const na_nodeset *nodes) {
-    static const char *const names[] = {
-        NULL, "prefer", "bind", "interleave", NULL, "prefer (many)", "weighted interleave"};
-    enum { NAMES = sizeof names / sizeof names[0] };
-    unsigned number = (unsigned)mode & 0xff; /* flags are higher bits */
-    if (number < NAMES && names[number] == NULL) return NULL;
-    for (int w = 0; w < NUMALLOC_MAX_NODES / 64; w++)
-        if (nodes->word[w] != 0) return number < NAMES ? names[number] : "unknown";
-    return NULL; /* preferred without a node: local, for older kernels */
 }
 
 enum { QUERY_BATCH = 128 }; /* pages per system call; pointers and what the kernel says of them are on the stack */

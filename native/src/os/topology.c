@@ -235,6 +235,18 @@ int na_topology_cpu_now(void) {
     return now;
 }
 
+/* As in /proc/PID/numa_maps; NULL: pages are where they are first touched, as nobody chose another policy. */
+static const char *policy_name(int mode, const na_nodeset *nodes) {
+    static const char *const names[] = {
+        NULL, "prefer", "bind", "interleave", NULL, "prefer (many)", "weighted interleave"};
+    enum { NAMES = sizeof names / sizeof names[0] };
+    unsigned number = (unsigned)mode & 0xff; /* flags are higher bits */
+    if (number < NAMES && names[number] == NULL) return NULL;
+    for (int w = 0; w < NUMALLOC_MAX_NODES / 64; w++)
+        if (nodes->word[w] != 0) return number < NAMES ? names[number] : "unknown";
+    return NULL; /* preferred without a node: local, for older kernels */
+}
+
 void na_topology_init(const char *root) {
     append(root_path, root != NULL && strlen(root) < PATH ? root : "");
     if (tables_known) memset(na_topo.cpu, 0, sizeof na_topo.cpu);
@@ -261,7 +273,7 @@ void na_topology_init(const char *root) {
     /* On one node it means nothing. */
     int mode;
     if (na_topo.online_count > 1 && os_get_policy(&mode, &na_topo.policy_nodes) == 0)
-        na_topo.policy = os_policy_name(mode, &na_topo.policy_nodes);
+        na_topo.policy = policy_name(mode, &na_topo.policy_nodes);
 
     size_t page = os_page_size();
     size_t square = (size_t)na_topo.online_count * (size_t)na_topo.online_count;

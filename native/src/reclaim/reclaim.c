@@ -237,6 +237,7 @@ bool na_reclaim_relieve(na_region *region, int attempt) {
         (void)na_reclaim_region(each);
         any |= held(each) < before;
     }
+    if (os_address_space_left() == 0) any |= na_regions_let_go();
     errno = saved;
     return any;
 }

@@ -10,6 +10,7 @@
  * Threads: the region's lock is held.
  */
 #include "space/meta.h"
+#include "space/region.h"
 #include "types.h"
 
 #include <errno.h>
@@ -21,7 +22,7 @@ int na_descriptors_open(na_region *region, size_t spans) {
     uintptr_t upto = na_round_up(region->base + spans * sizeof(na_span), STEP);
     if (upto <= region->descriptors_end) return 0;
     if (upto > region->meta_opened) return ENOMEM;
-    int error = os_commit((void *)region->descriptors_end, upto - region->descriptors_end);
+    int error = na_region_commit(region, region->descriptors_end, upto);
     if (error == 0) region->descriptors_end = upto;
     return error;
 }
@@ -53,7 +54,7 @@ void *na_meta_alloc(na_region *region, size_t bytes) {
     uintptr_t start = region->meta_next - na_round_up(bytes, 64);
     if (start < region->meta_opened) {
         uintptr_t from = start & ~((uintptr_t)STEP - 1);
-        if (from < region->descriptors_end || os_commit((void *)from, region->meta_opened - from) != 0) return NULL;
+        if (from < region->descriptors_end || na_region_commit(region, from, region->meta_opened) != 0) return NULL;
         region->meta_opened = from;
     }
     region->meta_next = start;

@@ -6,7 +6,8 @@
  *                (before mixed, with an inherited memory policy: | node 0 local | node 1 local | ... |)
  *   region:      | metadata | small part -> | large part ->                           |
  *
- * Invariants. A region's policy is set once, over the whole region, before its first byte is opened. A part
+ * Invariants. A region's policy is set once, over the whole region, before its first byte is opened; under a limit of
+ * address space (RLIMIT_AS) that comes later, what is not open is given back, and then set for each piece. A part
  * is open from its start up to `opened` and tiled by spans up to `top`; both only grow. Map entries are
  * never unmapped, so that a stale pointer may be looked up safely.
  * Strict regions have the same kernel policy as the others (preferred): strictness is populate-and-verify,
@@ -32,6 +33,7 @@ na_span **na_map;
 uint8_t *na_dirty;
 na_region *na_regions;
 int na_region_count;
+static bool held; /* what is not open is reserved as well; changes once, with all locks of regions held */
 bool na_secure;
 _Atomic(uint64_t) *na_live;
 
@@ -143,6 +145,7 @@ int na_regions_reserve(void) {
     na_regions = regions;
     for (int i = 0; i < na_region_count; i++)
         region_lay_out(&na_regions[i], i, (na_span **)((char *)regions + bins_at) + (size_t)i * bins);
+    held = true;
     na_reserved = total; /* last: na_span_at sees nothing before */
     return 0;
 }
@@ -179,16 +182,45 @@ int na_region_restore(na_region *region, uintptr_t start, size_t bytes) {
     return error;
 }
 
+int na_region_commit(na_region *region, uintptr_t start, uintptr_t end) {
+    if (held) return os_commit((void *)start, end - start);
+    int error = os_map_at((void *)start, end - start);
+    if (error != 0) return ENOMEM; /* others may have come to be there */
+    error = na_region_restore(region, start, end - start);
+    if (error != 0) (void)os_release((void *)start, end - start);
+    return error;
+}
+
+static void let_go(uintptr_t start, uintptr_t end) {
+    if (start < end) (void)os_release((void *)start, end - start);
+}
+
+bool na_regions_let_go(void) {
+    for (int i = 0; i < na_region_count; i++) pthread_mutex_lock(&na_regions[i].lock);
+    bool any = held;
+    held = false;
+    for (int i = 0; any && i < na_region_count; i++) {
+        na_region *region = &na_regions[i];
+        let_go(region->descriptors_end, region->meta_opened);
+        for (int p = 0; p < 2; p++) {
+            region->part[p].opened = region->part[p].top; /* what lies behind was never used */
+            let_go(region->part[p].top, region->part[p].limit);
+        }
+    }
+    for (int i = na_region_count; i-- > 0;) pthread_mutex_unlock(&na_regions[i].lock);
+    return any;
+}
+
 int na_region_open(na_region *region) {
     if (atomic_load_explicit(&region->opened, memory_order_acquire)) return 0;
     pthread_mutex_lock(&region->lock);
     int error = 0;
     if (!atomic_load_explicit(&region->opened, memory_order_relaxed)) {
         size_t bytes = (size_t)1 << na_shift;
-        error = set_policy(region, region->base, bytes);
+        if (held) error = set_policy(region, region->base, bytes);
         if (error == 0) {
-            advise(region, region->part[0].start, region->part[0].limit - region->part[0].start);
-            advise(region, region->part[1].start, region->part[1].limit - region->part[1].start);
+            for (int p = 0; held && p < 2; p++)
+                advise(region, region->part[p].start, region->part[p].limit - region->part[p].start);
             /* The map's share of this region is read by all threads and written by this node's: keep it here. */
             uintptr_t share = (uintptr_t)&na_map[na_slice_index(region->base)];
             size_t share_bytes = (bytes >> NA_SLICE_SHIFT) * sizeof(na_span *);
@@ -226,7 +258,8 @@ static int open_to(na_part *part, uintptr_t end) {
     if (error == 0) error = table_open(na_map, 64, part->opened, end);
     if (error == 0) error = table_open(na_dirty, 8, part->opened, end);
     if (error == 0 && na_secure) error = table_open(na_live, NA_SLICE / NA_GRANULE, part->opened, end);
-    if (error == 0) error = os_commit((void *)part->opened, end - part->opened);
+    if (error == 0 && held && os_address_space_left() == 0) error = ENOMEM; /* see na_regions_let_go */
+    if (error == 0) error = na_region_commit(region, part->opened, end);
     if (error == 0) part->opened = end;
     return error;
 }
@@ -234,7 +267,9 @@ static int open_to(na_part *part, uintptr_t end) {
 int na_part_open(na_part *part, uintptr_t upto) {
     if (upto <= part->opened) return 0;
     if (upto > part->limit) return ENOMEM;
-    uintptr_t step = (upto + NA_OPEN_STEP - 1) & ~((uintptr_t)NA_OPEN_STEP - 1);
+    /* Under a limit of address space no more than is wanted, but for whole huge pages. */
+    uintptr_t align = held ? NA_OPEN_STEP : NA_HUGE_BYTES;
+    uintptr_t step = (upto + align - 1) & ~(align - 1);
     if (step > part->limit) step = part->limit;
     int error = open_to(part, step);
     if (error != 0 && step != upto) error = open_to(part, upto); /* the commit limit is near */

@@ -25,7 +25,11 @@ int na_region_open(na_region *region);                  /* sets the policy; idem
 int na_region_prepare(na_region *region, size_t bytes); /* commits address space ahead of use */
 int na_region_restore(na_region *region, uintptr_t start, size_t bytes); /* policy and advice again, after
                                                                            * the mapping was replaced */
+/* Gives all reserved address space that is not open back to the system: it counts against RLIMIT_AS. What is opened from
+ * then on is mapped when it is. Takes all locks of regions. false: that was done before. */
+bool na_regions_let_go(void);
 /* Below: with the region's lock held. */
+int na_region_commit(na_region *region, uintptr_t start, uintptr_t end); /* opens reserved space */
 int na_part_open(na_part *part, uintptr_t upto);
 
 static inline na_region *na_region_node(int node_index, enum na_use use) {

@@ -31,7 +31,7 @@ endfunction()
 
 preload_library(early early.c)
 preload_library(own_malloc own_malloc.c)
-foreach(program calls start forks thread_end signals foreign filtered)
+foreach(program calls start forks thread_end signals foreign filtered limits)
   preload_program(${program} ${program}.c)
   preload_test(${program} ${program})
 endforeach()
