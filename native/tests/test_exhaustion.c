@@ -111,7 +111,7 @@ static void address_space_body(void) {
     rlim_t before = limit.rlim_cur;
     limit.rlim_cur = 1; /* no new mapping at all; what was open may be used */
     CHECK_EQUAL(setrlimit(RLIMIT_AS, &limit), 0);
-    CHECK(fill(MIB, 0, 4096 * MIB) <= 128 * MIB);
+    CHECK(fill(MIB, 0, (size_t)4 << 30) <= 128 * MIB);
     try_everything();
     free_pieces();
     limit.rlim_cur = before;
