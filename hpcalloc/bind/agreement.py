@@ -4,7 +4,8 @@
 A collective call of hpcalloc begins with `Ranks.meet`, a non-blocking reduction that each rank waits for by polling,
 no longer than HPCALLOC_TIMEOUT seconds and without a lock. It tells all ranks whether one has an error, is in another
 call, or has left. All that follows waits in the same way. A blocking call of MPI (a split, a window) is made only
-after two meetings in a row: a rank that gave up in the first is not in the second, so nobody passes that one.
+after two meetings in a row (`Ranks.together`): a rank that gave up in the first is not in the second, so nobody passes
+that one; and a rank that has passed the first makes the call, also when a signal's handler raises in between.
 
 mpi4py is never imported here: where it is not imported yet, there is no communicator. A forked child of a process in
 which MPI is up has MPI's memory and none of its connections: it has no communicator either.
@@ -12,17 +13,20 @@ which MPI is up has MPI's memory and none of its connections: it has no communic
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import pickle
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from .. import exceptions
+from .._native import _handler
 from ..exceptions import HpcallocError, message
 
 if TYPE_CHECKING:
@@ -187,6 +191,7 @@ class Ranks:
         self._pid = os.getpid()
         self._mine = np.zeros(5, np.int64)
         self._all = np.zeros(5, np.int64)
+        self._posted: list[MPI.Request] = []  # the meeting that is under way
         self._seconds: float | None = None  # in place of HPCALLOC_TIMEOUT
         self._number = 0  # of waits, to tell the messages of one roll call from those of another
         self._announced = 0  # messages of roll calls that this rank sent
@@ -230,10 +235,37 @@ class Ranks:
         name, text, code = self._bcast(call, told, failed)
         raise error or _as_here(name, f"on rank {failed} of {self.size}: {text}", code)
 
-    def settle(self, call: str) -> None:
-        """Meet twice, before a call of MPI that has no time limit."""
+    def together(self, call: str, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function of MPI that waits for all ranks without a limit; collective.
+
+        `function` must be in C: no signal's handler runs between its return and the place where its result is kept.
+        """
+        if self.alone:
+            return function(*arguments)
+        made: list[T] = []
+        work = functools.partial(made.extend, map(function, *([argument] for argument in arguments)))
         self.meet(call)
-        self.meet(call)
+        self._posted.clear()
+        try:
+            self.meet(call)
+        except BaseException:
+            # All have passed the first meeting. If this rank is in the second, they will be in the call.
+            _handler.insist(functools.partial(self._keep_word, call, work))
+            raise
+        _handler.insist(work)
+        return made[0]
+
+    def _keep_word(self, call: str, work: Callable[[], object]) -> None:
+        if not self._posted or self.left:
+            return
+        end = time.monotonic() + seconds_to_wait(call)
+        while not self._posted[-1].Test():
+            if time.monotonic() > end:
+                return
+            time.sleep(1e-3)
+        failed, left, key, negative, _ = self._all.tolist()
+        if failed == left == self.size and key == -negative:
+            work()
 
     def leave(self) -> None:
         """Tell the others, which may be in any collective call or on their way to one, that this rank comes no more."""
@@ -307,6 +339,7 @@ class Ranks:
     def _post(self, call: str, failing: bool, leaving: bool) -> None:
         """Reduce what each rank has to say; wait for it unless this rank is leaving."""
         assert self.comm is not None
+        self._posted.clear()
         key = zlib.crc32(call.encode())
         nobody = self.size
         self._mine[:] = (
@@ -316,7 +349,9 @@ class Ranks:
             -key,
             -self._owed,
         )
-        request = self.comm.Iallreduce(self._mine, self._all, op=mpi().MIN)
+        # In C, so that no signal's handler comes between posting it and knowing so.
+        self._posted.extend(map(self.comm.Iallreduce, (self._mine,), (self._all,), (mpi().MIN,)))
+        request = self._posted.pop() if leaving else self._posted[-1]
         if leaving:
             _unfinished.append((request, self._mine, self._all, self.comm))
         else:
@@ -496,16 +531,17 @@ def split_by_host(comm: MPI.Comm, told: int | None) -> tuple[MPI.Comm, bool]:
     bool
         Whether MPI misses some of them: it has no shared memory between them then.
     """
-    rank, size = comm.Get_rank(), comm.Get_size()
-    node: MPI.Comm = comm.Split_type(mpi().COMM_TYPE_SHARED, rank)
+    ranks = Ranks(comm)
+    rank = ranks.rank
+    node: MPI.Comm = ranks.together("split", comm.Split_type, mpi().COMM_TYPE_SHARED, rank)
     seen = node.Get_size()
-    if not comm.allreduce(int(seen < min(told or 1, size)), op=mpi().MAX):
+    if not any(ranks.allgather("split", seen < min(told or 1, ranks.size))):
         return node, False
     node.Free()
     # A colour has 31 bits; of two in turn, two hosts of any cluster have one that differs.
     key = _host_key()
-    half = comm.Split(key >> 31 & 0x7FFFFFFF, rank)
-    node = half.Split(key & 0x7FFFFFFF, rank)
+    half = ranks.together("split", comm.Split, key >> 31 & 0x7FFFFFFF, rank)
+    node = Ranks(half).together("split", half.Split, key & 0x7FFFFFFF, rank)
     half.Free()
     return node, bool(node.Get_size() > seen)
 

@@ -73,7 +73,7 @@ class Window(Protocol):
 
     number: int
 
-    def free(self) -> None: ...  # collective over the host, after two meetings
+    def free(self) -> None: ...  # collective over the host
     def abandon(self) -> None: ...  # the others don't come
 
 
@@ -162,8 +162,9 @@ class RankState:
     def make_communicators(self) -> None:
         """Make those that the user has; collective, after all ranks have agreed."""
         if self.comm is not None and self.host.comm is not None:
-            self.node_comm = self.host.comm.Dup()
-            self.numa_comm = self.host.comm.Split(self.nodes[0], self.local_rank)
+            split = self.host.comm.Split
+            self.numa_comm = self.host.together("init", split, self.nodes[0], self.local_rank)
+            self.node_comm = self.host.duplicate("init").comm
 
     def restore(self) -> None:
         """Run the hooks and put the affinity back; local. Where it is interrupted it can be repeated."""
@@ -204,15 +205,14 @@ class RankState:
             except HpcallocError as bad:
                 error = bad
             self.ranks.meet("Context.close", error)
-            self.ranks.meet("Context.close")
+            for window in windows:
+                window.free()
         except BaseException:
             for window in windows:
                 window.abandon()
             if not self.ranks.left:
                 raise
             return
-        for window in windows:
-            window.free()
         free(numa_comm, node_comm, self.host.comm, self.ranks.comm)
 
 

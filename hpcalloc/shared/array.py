@@ -144,8 +144,8 @@ def _make_window(state: RankState, call: str, number: int, blocks: Blocks, end: 
     window: Window | None = None
     error: Exception | None = None
     try:
-        if state.host.comm is not None and blocks.ranks > 1:
-            window = Window(state.host.comm, number, blocks, end - blocks.nbytes)
+        if blocks.ranks > 1:
+            window = Window(call, state.host, number, blocks, end - blocks.nbytes)
     except Exception as bad:
         error = bad
     try:
@@ -556,11 +556,6 @@ class SharedArray(_handler.Scope, np.lib.mixins.NDArrayOperatorsMixin):
         self._stored = None
         if window is None or not window.usable():
             return
-        try:
-            self._state.host.settle(f"SharedArray.free of array {window.number}")
-        except BaseException:
-            window.abandon()
-            raise
         window.free()
         if window in self._state.windows:
             self._state.windows.remove(window)

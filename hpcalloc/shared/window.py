@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import operator
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..bind import agreement
+from ..bind.agreement import Ranks
 from ..exceptions import PlacementError, message
 from .layout import Blocks
 
@@ -34,13 +36,14 @@ class Window:
     freed : bool
     """
 
-    def __init__(self, comm: MPI.Comm, number: int, blocks: Blocks, extra: int) -> None:
+    def __init__(self, call: str, host: Ranks, number: int, blocks: Blocks, extra: int) -> None:
         module = agreement.mpi()
+        self._host = host
         self.number = number
         self.freed = False
         self.pid = os.getpid()
         self.origin = self.offset = 0
-        rank = comm.Get_rank()
+        rank = host.rank
         size = blocks.segments[rank + 1] - blocks.segments[rank]
         if rank == blocks.ranks - 1:
             size += extra + blocks.page  # one more than there is, to begin on a page
@@ -48,7 +51,8 @@ class Window:
         try:
             info.Set("mpi_minimum_memory_alignment", str(blocks.page))
             with without_noise(module):
-                self.win: MPI.Win = module.Win.Allocate_shared(size, 1, info, comm)
+                allocate = module.Win.Allocate_shared
+                self.win: MPI.Win = host.together(call, allocate, size, 1, info, host.comm)
             self.win.Lock_all(module.MODE_NOCHECK)
         finally:
             info.Free()
@@ -77,11 +81,12 @@ class Window:
         return not self.freed and self.pid == os.getpid() and agreement.is_up()
 
     def free(self) -> None:
-        """Free it; collective, after two meetings. Does nothing twice, after MPI_Finalize or in a forked child."""
+        """Free it; collective. Does nothing twice, after MPI_Finalize or in a forked child."""
         if self.usable():
             self.freed = True
             self.win.Unlock_all()
-            self.win.Free()
+            call = f"SharedArray.free of array {self.number}"
+            self._host.together(call, operator.methodcaller("Free"), self.win)
 
     def abandon(self) -> None:
         """Leave it to MPI_Finalize: the other ranks don't come to free it."""
