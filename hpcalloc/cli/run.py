@@ -22,7 +22,7 @@ from .._native.errors import error_for, name_of
 from ..bind.affinity import inherited_memory_policy
 from ..discover.launcher import Ancestor, detect_launcher, launcher_process
 from ..discover.program import Program, look_at
-from ..discover.topology import Topology, format_ids
+from ..discover.topology import Topology, format_ids, ids_text
 from ..exceptions import BindingError, HpcallocError, message
 from ..plan.process import MemoryPolicy, Situation, Steps, Wishes, decide, join_preload, parse_policy
 from ..report.files import INSIDE, VARIABLE, ReportFiles, files_of, start_record
@@ -53,7 +53,11 @@ NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as shells
     default=None,
     help="Serve malloc by this allocator (LD_PRELOAD); by default wherever that works and ulimit -v is unlimited.",
 )
-@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print what would be done, a line for each rank, and do nothing; --json tells all.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, required=True, metavar="PROGRAM [ARGUMENTS]...")
 def command(
@@ -288,12 +292,19 @@ def _is_binary(path: str) -> bool:
 
 
 def text(steps: Steps, words: Sequence[str]) -> str:
-    """Write what would be done, for people to read."""
+    """Write what would be done, for people to read: a line for one of several ranks, in full for one alone."""
     import shlex
 
     who = (
         "alone" if steps.local_rank is None else f"local rank {steps.local_rank} of {steps.local_size or '?'}"
     )
+    if steps.local_rank is not None and steps.local_size != 1:
+        pinned = f"pinned to CPUs {ids_text(steps.pin)}" if steps.pin else "not pinned"
+        return (
+            f"{who}: nodes {ids_text(steps.share.nodes)}, {pinned}, {steps.share.threads} thread(s), "
+            f"memory policy {steps.memory if steps.memory is not None else 'as it is'}, "
+            f"preload {'yes' if steps.preload else 'no'}"
+        )
     lines = [
         f"{who} (launcher: {steps.launcher})",
         f"  nodes {format_ids(steps.share.nodes)}, {steps.share.threads} thread(s)",
