@@ -10,6 +10,8 @@ from made_up import GIB, Machine
 
 from hpcalloc import _native
 from hpcalloc.discover.launcher import Launch
+from hpcalloc.discover.neighbours import Neighbour
+from hpcalloc.discover.topology import parse_ids
 from hpcalloc.doctor import diagnose, facts, gather_host, gather_rank, is_healthy
 from hpcalloc.doctor.binding import CHECKS as BINDING
 from hpcalloc.doctor.facts import Pool
@@ -28,6 +30,7 @@ def _nothing_of_this_process(monkeypatch):
     monkeypatch.setattr(_native, "can_bind", lambda: 0)
     monkeypatch.setattr(_native, "can_query", lambda: 0)
     monkeypatch.setattr(facts, "_pools", lambda: ())
+    monkeypatch.setattr(facts, "_neighbours", lambda cpus: ())
     monkeypatch.setattr(facts, "_installed", lambda name: False)
     monkeypatch.setattr(facts.shutil, "which", lambda name, path: None)
     monkeypatch.setattr(facts, "_hwloc_binding", lambda: "")
@@ -657,3 +660,19 @@ def test_nodes_without_cpus_and_demotion_to_them(machine, on):
     checks = found(job(machine, launcher="none"))
     assert checks["memory-only-nodes"].severity == "note"
     assert ("demotion" in checks) == (on in ("true", "1"))
+
+
+# ---- other jobs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cpus", "planned", "named"),
+    [("0-1", False, True), ("4-7", False, False), ("0-7", False, False), ("0-7", True, True)],
+)
+def test_other_jobs_on_the_same_cpus(machine, cpus, planned, named):
+    host = job(machine, ["0-3"], environ={"SLURM_CPUS_ON_NODE": "4"}, launcher="slurm")
+    other = Neighbour(77, "solver", frozenset(parse_ids(cpus)), planned)
+    host = dataclasses.replace(host, ranks=(dataclasses.replace(host.ranks[0], neighbours=(other,)),))
+    checks = found(host)
+    assert ("another-job" in checks) == named
+    assert not named or "process 77 (solver)" in checks["another-job"].evidence[0]

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from launching import mpirun_words
+from launching import mpirun_words, without_other_jobs
 
 import hpcalloc
 from hpcalloc import _native
@@ -45,7 +45,7 @@ def clean():
 
 def start(*words, report=None, environ=(), **rest):
     told = {"HPCALLOC_REPORT": str(report)} if report is not None else {}
-    return subprocess.run(
+    done = subprocess.run(
         [*map(str, words)],
         capture_output=True,
         text=True,
@@ -54,6 +54,7 @@ def start(*words, report=None, environ=(), **rest):
         env={**clean(), **told, **dict(environ)},
         **rest,
     )
+    return without_other_jobs(done)
 
 
 def verb(*words, **rest):

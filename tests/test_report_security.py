@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from launching import without_other_jobs
 from test_report_files import clean
 
 from hpcalloc.exceptions import HpcallocError
@@ -22,7 +23,7 @@ PLANTED = "open({!r}, 'w').write('planted code ran')\n"
 
 def run(*words, cwd, report):
     """`hpcalloc run` as a user's command: its own directory is on no path."""
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-I", "-m", "hpcalloc", "run", *words],
         capture_output=True,
         text=True,
@@ -31,6 +32,7 @@ def run(*words, cwd, report):
         cwd=cwd,
         env={**clean(), "HPCALLOC_REPORT": str(report)},
     )
+    return without_other_jobs(done)
 
 
 @pytest.fixture

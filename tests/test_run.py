@@ -535,6 +535,41 @@ def test_under_mpirun():
     assert run("sh", "-c", "exit 3", launch=launch).returncode == 3
 
 
+@pytest.fixture
+def running(request):
+    """A program that another job runs here."""
+    command = [sys.executable, "-m", "hpcalloc", "run", "sh", "-c", "echo up; exec sleep 60"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**clean(), **request.param})
+    process.stdout.readline()
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+RANK = {"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
+
+
+@pytest.mark.parametrize("running", [{}], indirect=True)
+def test_another_job_on_the_same_cpus_is_named(running):
+    for environ in ({}, RANK):  # alone, and as a rank
+        done = run("true", environ=environ)
+        assert done.returncode == 0
+        assert f"process {running} (sleep 60) on CPUs" in done.stderr
+    assert (
+        "another job" not in run("true", environ={**RANK, "OMPI_COMM_WORLD_LOCAL_RANK": "1"}).stderr
+    )  # rank 0 says it
+
+
+@pytest.mark.parametrize("running", [RANK], indirect=True)
+def test_the_ranks_of_a_job_are_no_other_job(running):
+    for words in (
+        ["true"],
+        [sys.executable, "-m", "hpcalloc", "run", "true"],
+    ):  # a job inside it is none either
+        done = run(*words, environ=RANK)
+        assert f"process {running} " not in done.stderr
+
+
 def split(text):
     """JSON objects written one after the other."""
     decoder, found, at = json.JSONDecoder(), [], 0

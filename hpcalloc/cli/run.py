@@ -20,7 +20,8 @@ import click
 from .. import _native
 from .._native.errors import error_for, name_of
 from ..bind.affinity import inherited_memory_policy
-from ..discover.launcher import Ancestor, detect_launcher, launcher_process
+from ..discover.launcher import Ancestor, Launch, launch_and_process
+from ..discover.neighbours import on_same_cpus, other_jobs
 from ..discover.program import Program, look_at
 from ..discover.topology import Topology, format_ids, ids_text
 from ..exceptions import BindingError, HpcallocError, message
@@ -79,12 +80,12 @@ def command(
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run")
     words, found = resolve(program, os.environ.get("PATH", os.defpath))
-    ancestor = launcher_process()
+    launch, ancestor = launch_and_process()
     obstacle = found.obstacle
     files = files_of({name: v for name, v in os.environ.items() if name not in INSIDE}, ancestor)
     wishes = Wishes(bind, threads, smt, parse_policy(policy, strict), preload)  # type: ignore[arg-type]
     topology = Topology.from_machine()
-    steps = decide(topology, _look(obstacle, ancestor), wishes)
+    steps = decide(topology, _look(obstacle, launch, ancestor), wishes)
     if dry_run:
         out = json.dumps({**steps.to_dict(), "program": words}, indent=2) if as_json else text(steps, words)
         click.echo(out)
@@ -97,6 +98,7 @@ def command(
         files = None
     _pin(steps, wishes)
     notes = _place(steps.memory, required=wishes.policy.strict or wishes.policy.kind != "local")
+    notes += _crowded(steps, topology, ancestor)
     environment = {**original_environment(), **steps.environment}
     if files is not None:
         audits = preload is not False and not obstacle
@@ -157,11 +159,10 @@ def _library(name: str) -> Path:
     )
 
 
-def _look(obstacle: str, ancestor: Ancestor | None) -> Situation:
-    environ = dict(os.environ)
+def _look(obstacle: str, launch: Launch, ancestor: Ancestor | None) -> Situation:
     return Situation(
-        environ,
-        detect_launcher(environ, ancestor.command if ancestor is not None else ()),
+        dict(os.environ),
+        launch,
         frozenset(os.sched_getaffinity(0)),
         ancestor.cpus if ancestor is not None else None,
         inherited_memory_policy(),
@@ -234,6 +235,26 @@ def _place(memory: MemoryPolicy | None, required: bool) -> list[str]:
         )
     note = f"memory is where it is first touched: set_mempolicy: {name_of(code)}"
     click.echo(f"hpcalloc run: {note}", err=True)
+    return [note]
+
+
+def _crowded(steps: Steps, topology: Topology, ancestor: Ancestor | None) -> list[str]:
+    """Name processes of other jobs on this rank's CPUs."""
+    cpus = frozenset(steps.share.cpus)
+    launcher_pid = ancestor.pid if ancestor is not None else None
+    others = on_same_cpus(other_jobs(cpus, launcher_pid), cpus, topology.allowed_cpus)
+    if not others:
+        return []
+    free = topology.allowed_cpus - frozenset().union(*(other.cpus for other in others))
+    named = "; ".join(f"{o.pid} ({o.command}) on CPUs {format_ids(o.cpus)}" for o in others[:3])
+    note = message(
+        "run",
+        f"CPUs {format_ids(cpus)} are another job's as well: process {named}",
+        "one job on a CPU",
+        f"start this one by taskset -c {format_ids(free)}" if free else "wait until it has ended",
+    )
+    if not steps.local_rank:
+        click.echo(f"hpcalloc {note}", err=True)
     return [note]
 
 

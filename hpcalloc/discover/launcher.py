@@ -19,7 +19,9 @@ __all__ = [
     "Ancestor",
     "Launch",
     "Launcher",
+    "ancestors",
     "detect_launcher",
+    "environment_of",
     "expects_mpi",
     "find_launcher_process",
     "global_rank",
@@ -27,6 +29,7 @@ __all__ = [
     "launcher_of",
     "launcher_process",
     "parent_command",
+    "rank_name",
     "this_launch",
 ]
 
@@ -278,6 +281,12 @@ def _inherited(row: Launcher, environ: Mapping[str, str], parents: Sequence[Mapp
     return count
 
 
+def rank_name(environ: Mapping[str, str]) -> str | None:
+    """Name of the variable by which a launcher tells a rank; None without one."""
+    row = launcher_of(detect_launcher(environ).launcher)
+    return _rank_name(row, environ) if row is not None else None
+
+
 def _rank_name(row: Launcher, environ: Mapping[str, str]) -> str:
     return next(name for name in (*row.local_rank, *row.rank) if _number(environ, (name,)) is not None)
 
@@ -345,7 +354,7 @@ class Ancestor(NamedTuple):
     cpus: frozenset[int] | None
 
 
-def _environment(pid: int) -> dict[str, str] | None:
+def environment_of(pid: int) -> dict[str, str] | None:
     """Return the environment that a process was started with; None if it can't be read."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
@@ -356,12 +365,12 @@ def _environment(pid: int) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs}
 
 
-def _parents(pid: int) -> Iterator[tuple[int, dict[str, str] | None]]:
+def ancestors(pid: int) -> Iterator[tuple[int, dict[str, str] | None]]:
     """Yield a process and those above it, the nearest first, with their environments; an unreadable one is the last."""
     for _ in range(64):
         if pid <= 1:
             return
-        environ = _environment(pid)
+        environ = environment_of(pid)
         yield pid, environ
         if environ is None:
             return
@@ -389,7 +398,7 @@ def find_launcher_process(pid: int, variable: str, value: str) -> Ancestor | Non
     variable, value : str
         The rank's own variable, as the launcher set it.
     """
-    return _first_without(_parents(pid), variable, value)
+    return _first_without(ancestors(pid), variable, value)
 
 
 def _first_without(
@@ -412,11 +421,11 @@ def launch_and_process(environ: Mapping[str, str] = os.environ) -> tuple[Launch,
     if row is None:
         return launch, None
     if len({told[1:3] for _, told in _candidates(environ)}) > 1:
-        readable = [inside for _, inside in _parents(os.getppid()) if inside is not None]
+        readable = [inside for _, inside in ancestors(os.getppid()) if inside is not None]
         launch = detect_launcher(environ, None, readable)
         row = launcher_of(launch.launcher) or row
     name = _rank_name(row, environ)
-    ancestor = _first_without(_parents(os.getppid()), name, environ[name])
+    ancestor = _first_without(ancestors(os.getppid()), name, environ[name])
     explicit = _explicit(row, environ, ancestor.command if ancestor is not None else None)
     return launch._replace(explicit=explicit), ancestor
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from ..discover.neighbours import on_same_cpus
 from ..discover.topology import format_ids
 from .facts import RankFacts
 from .finding import Finding
@@ -273,6 +274,24 @@ def _threads_text(host: Host, rank: RankFacts) -> str:
     return f"rank {rank.rank}: {pools or 'no pool is loaded'}; {variables or 'no variable sets their number'}"
 
 
+def other_job(host: Host) -> Iterator[Finding]:
+    """Processes of other jobs that are bound to the same CPUs."""
+    for rank in host.ranks:
+        for other in on_same_cpus(rank.neighbours, rank.cpus, host.facts.topology.allowed_cpus):
+            yield host.finding(
+                "another-job",
+                "warning",
+                "another job is bound to CPUs of this one",
+                seen=[
+                    f"process {other.pid} ({other.command}): CPUs {format_ids(other.cpus)}",
+                    f"rank {rank.rank}: CPUs {format_ids(rank.cpus)}",
+                ],
+                effect="the two take turns on these CPUs, while others may be idle",
+                mend=("taskset -c LIST mpirun ..., with CPUs that are free", "wait until it has ended"),
+                ranks=(rank,),
+            )
+
+
 def memory_elsewhere(host: Host) -> Iterator[Finding]:
     """Memory that may not be, or by policy is not, on the nodes of a rank's CPUs."""
     with_memory = {node.id for node in host.facts.topology.nodes if node.memory_bytes}
@@ -326,6 +345,7 @@ CHECKS = (
     unbound,
     idle_nodes,
     threads_per_core,
+    other_job,
     memory_elsewhere,
     idle_cores,
 )

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import _native
-from ..discover.launcher import Launch, detect_launcher
+from ..discover.launcher import Launch, detect_launcher, launcher_process
+from ..discover.neighbours import Neighbour, other_jobs
 from ..discover.proc import (
     HugePool,
     cgroups,
@@ -90,6 +91,8 @@ class RankFacts:
         Answers of mbind and move_pages; 0 is yes.
     seccomp : int
         2: system calls are filtered.
+    neighbours : tuple of Neighbour
+        Processes of other jobs that may run on its CPUs.
     thp_off : bool
         Transparent huge pages are switched off for the process (PR_SET_THP_DISABLE).
     refused : tuple of str
@@ -129,6 +132,7 @@ class RankFacts:
     bind_errno: int = 0
     query_errno: int = 0
     seccomp: int = 0
+    neighbours: tuple[Neighbour, ...] = ()
     thp_off: bool = False
     refused: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -252,12 +256,13 @@ def gather_rank(
         rank = comm.Get_rank() if mpi_size > 1 or rank is None else rank
     own = pathlib.Path(sys.prefix) / "bin" / "mpirun"
     path = environ.get("PATH", os.defpath)
+    cpus = frozenset(parse_ids(status.get("Cpus_allowed_list", "")))
     return RankFacts(
         rank=rank or 0,
         size=max(mpi_size or 1, size or 1),
         host=_hostname(base),
         launch=launch,
-        cpus=frozenset(parse_ids(status.get("Cpus_allowed_list", ""))),
+        cpus=cpus,
         mems=frozenset(parse_ids(status.get("Mems_allowed_list", ""))),
         memory_policy=_memory_policy(base),
         limits=_limits(base),
@@ -266,6 +271,7 @@ def gather_rank(
         bind_errno=_native.can_bind(),
         query_errno=_native.can_query(),
         seccomp=int(status.get("Seccomp", "0")),
+        neighbours=_neighbours(cpus),
         thp_off=status.get("THP_enabled") == "0",
         refused=_refused(environ),
         environment={k: v for k, v in sorted(environ.items()) if k.startswith(_VARIABLES)},
@@ -283,6 +289,11 @@ def gather_rank(
         hwloc_binding=_hwloc_binding(),
         ancestors=_ancestors(base),
     )
+
+
+def _neighbours(cpus: frozenset[int]) -> tuple[Neighbour, ...]:
+    ancestor = launcher_process()
+    return other_jobs(cpus, ancestor.pid if ancestor is not None else None)
 
 
 def _refused(environ: Mapping[str, str]) -> tuple[str, ...]:
