@@ -17,6 +17,7 @@ from launching import mpirun_path, mpirun_version
 import hpcalloc
 from hpcalloc.cli.run import resolve
 from hpcalloc.discover.launcher import Launch, detect_launcher, find_launcher_process, global_rank
+from hpcalloc.discover.neighbours import on_same_cpus, other_jobs
 from hpcalloc.discover.topology import Topology, parse_ids
 from hpcalloc.plan.process import Situation, Wishes, decide, join_preload, parse_policy
 from hpcalloc.policy import interleave, local, on_node
@@ -549,25 +550,26 @@ def running(request):
 RANK = {"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
 
 
+def others():
+    """Processes of other jobs on this host, those of other tests among them."""
+    every = os.sched_getaffinity(0)
+    return {job.pid: job for job in on_same_cpus(other_jobs(frozenset(every), os.getpid()), every, every)}
+
+
 @pytest.mark.parametrize("running", [{}], indirect=True)
 def test_another_job_on_the_same_cpus_is_named(running):
+    assert (others()[running].command, others()[running].planned) == ("sleep 60", True)
     for environ in ({}, RANK):  # alone, and as a rank
         done = run("true", environ=environ)
         assert done.returncode == 0
-        assert f"process {running} (sleep 60) on CPUs" in done.stderr
-    assert (
-        "another job" not in run("true", environ={**RANK, "OMPI_COMM_WORLD_LOCAL_RANK": "1"}).stderr
-    )  # rank 0 says it
+        assert re.search(r"CPUs \S+ are another job's as well: process \d+ \(.*limit:.*remedy:", done.stderr)
+    second = {**RANK, "OMPI_COMM_WORLD_LOCAL_RANK": "1"}  # local rank 0 says it
+    assert "another job" not in run("true", environ=second).stderr
 
 
 @pytest.mark.parametrize("running", [RANK], indirect=True)
 def test_the_ranks_of_a_job_are_no_other_job(running):
-    for words in (
-        ["true"],
-        [sys.executable, "-m", "hpcalloc", "run", "true"],
-    ):  # a job inside it is none either
-        done = run(*words, environ=RANK)
-        assert f"process {running} " not in done.stderr
+    assert running not in others()
 
 
 def split(text):

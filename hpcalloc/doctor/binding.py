@@ -280,7 +280,7 @@ def other_job(host: Host) -> Iterator[Finding]:
         for other in on_same_cpus(rank.neighbours, rank.cpus, host.facts.topology.allowed_cpus):
             yield host.finding(
                 "another-job",
-                "warning",
+                "note",
                 "another job is bound to CPUs of this one",
                 seen=[
                     f"process {other.pid} ({other.command}): CPUs {format_ids(other.cpus)}",
