@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -137,9 +138,17 @@ def test_other_ranks_do_not_look_at_the_directory(tmp_path, monkeypatch):
     assert "--threads" in result.output
 
 
-@pytest.mark.parametrize(
-    "arguments", [("topology",), ("plan", "-n", "2", "--json"), ("bench", "alloc", "--list")]
-)
+PRINTING = [
+    ("topology",),
+    ("plan", "-n", "2", "--json"),
+    ("bench", "alloc", "--list"),
+    ("--help",),
+    ("--version",),
+]
+PRINTING += [("doctor", "--no-mpi"), ("doctor", "--no-mpi", "--json"), ("report", "--help")]
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_disk_is_one_line(arguments, unbuffered):
     with open("/dev/full", "w") as full:
@@ -152,14 +161,108 @@ def test_a_full_disk_is_one_line(arguments, unbuffered):
             timeout=60,
             check=False,
         )
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(r"Error: [\w-]+: standard output: No space left on device\n", done.stderr)
+
+
+@pytest.mark.parametrize("arguments", [("topology",), ("doctor", "--no-mpi"), ("--help",)], ids=" ".join)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_standard_output_is_said(arguments, unbuffered):
+    command = f"exec '{sys.executable}' -m hpcalloc {' '.join(arguments)} >&-"
+    environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    words = ["sh", "-c", command]
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, timeout=60, check=False, env=environ)
     assert done.returncode == 2
-    assert re.fullmatch(r"Error: \w+: No space left on device; limit: .*; remedy: .*\n", done.stderr)
+    assert re.fullmatch(r"Error: [\w-]+: standard output: Bad file descriptor\n", done.stderr)
 
 
-def test_no_output_at_all_is_no_error():
-    command = f"exec '{sys.executable}' -m hpcalloc topology >&-"
-    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize(
+    "arguments", [("topology", "--json"), ("doctor", "--no-mpi"), ("--help",)], ids=" ".join
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_is_no_finding(arguments, unbuffered):
+    """The exit code is that of a program which SIGPIPE ends, not the doctor's 1."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcalloc", *arguments],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_what_needs_no_output_needs_none(tmp_path):
+    """A file is written, and a program is started with its outputs closed as they were."""
+    for words, expected in (
+        (f"report --no-mpi --output {tmp_path}/r.txt >&- 2>&-", 0),
+        ("run /bin/sh -c 'exec 3>&1' >&-", 2),
+        ("run /bin/sh -c 'exit 7' >&- 2>&-", 7),
+    ):
+        done = subprocess.run(
+            ["sh", "-c", f"exec '{sys.executable}' -m hpcalloc {words}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == expected, (words, done.stderr)
+    assert (tmp_path / "r.txt").exists()
+
+
+def test_an_interrupt_is_no_finding(monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hpcalloc.cli.doctor.examine_job", interrupt)
+    assert run("doctor").exit_code == 128 + signal.SIGINT
+
+
+def on_a_terminal(*words, **environ):
+    """What a verb writes to a terminal."""
+    import pty
+
+    first, second = pty.openpty()
+    names = ("NO_COLOR", "FORCE_COLOR", "OMPI_", "PMI", "SLURM_", "TERM")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(names)}
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcalloc", *words],
+        stdout=second,
+        stderr=second,
+        stdin=subprocess.DEVNULL,
+        env={**clean, "TERM": "xterm", **environ},
+        timeout=60,
+        check=False,
+    )
+    os.close(second)
+    written = b""
+    while True:
+        try:
+            part = os.read(first, 1 << 16)
+        except OSError:  # all is read
+            break
+        written += part
+    os.close(first)
+    assert done.returncode == 0, written
+    assert b"local rank" in written
+    return written
+
+
+def test_escape_codes_are_for_those_who_look():
+    launched = {
+        f"OMPI_COMM_WORLD_{n}": v
+        for n, v in (("LOCAL_RANK", "0"), ("LOCAL_SIZE", "1"), ("RANK", "0"), ("SIZE", "1"))
+    }
+    assert b"\x1b" in on_a_terminal("plan", "-n", "2")
+    assert b"\x1b" not in on_a_terminal("plan", "-n", "2", **launched)
+    assert b"\x1b" in on_a_terminal("plan", "-n", "2", FORCE_COLOR="1", **launched)
+    assert b"\x1b" not in on_a_terminal("plan", "-n", "2", NO_COLOR="1", FORCE_COLOR="1")
+    assert b"\x1b" not in on_a_terminal("plan", "-n", "2", TERM="dumb")
 
 
 def test_a_refused_benchmark_is_one_line():

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._text import percent
+from ..discover.terminal import console, is_looked_at
 
 if TYPE_CHECKING:
     from ..report.report import Report
@@ -217,11 +218,10 @@ class _progress:  # noqa: N801  # used as a function
 
     def __init__(self, comm: Any) -> None:
         self._bar: Any = None
-        if comm.Get_rank() == 0 and sys.stderr.isatty():
-            from rich.console import Console
+        if comm.Get_rank() == 0 and is_looked_at(sys.stderr):
             from rich.progress import Progress
 
-            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar = Progress(console=console(stderr=True), transient=True)
 
     def __enter__(self) -> Track:
         if self._bar is None:

@@ -7,12 +7,14 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from ..discover.terminal import console
+
 __all__ = ["plain_console", "print_table"]
 
 
 def plain_console() -> Console:
-    """Standard output, where text is printed as it is: no markup, no colours by guess, no broken lines."""
-    return Console(highlight=False, markup=False, soft_wrap=True)
+    """Standard output, where no line is broken."""
+    return console(soft_wrap=True)
 
 
 def print_table(console: Console, table: Table, *, wrap: bool = False) -> None:

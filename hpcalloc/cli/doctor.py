@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ..discover.terminal import is_of_output
 from ..doctor import Finding, Host, diagnose, is_healthy
 from ..doctor.finding import SEVERITIES
 from ..doctor.job import FAILED, examine_job
@@ -58,10 +59,10 @@ def command(as_json: bool, quiet: bool, mpi: bool | None, timeout: float) -> Non
 
     try:
         code = examine_job(mpi, timeout, report)
-    except HpcallocError:  # one line and exit code 2
-        raise
-    except Exception:  # Python's own exit code means something else here
-        traceback.print_exc()
+    except Exception as error:
+        if isinstance(error, HpcallocError) or (isinstance(error, OSError) and is_of_output(error)):
+            raise  # one line and exit code 2
+        traceback.print_exc()  # Python's own exit code means something else here
         code = FAILED
     sys.exit(code)
 

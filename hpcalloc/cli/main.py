@@ -6,14 +6,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
+from click.exceptions import Exit
 
 from ..discover.launcher import global_rank
+from ..discover.terminal import is_of_output
 from ..discover.variables import report_unknown
-from ..exceptions import HpcallocError, message
+from ..exceptions import HpcallocError
 from .lazy import LazyGroup
 
 # verb -> what the list says about it; the module is hpcalloc.cli.<verb>, the command in it is called `command`
@@ -30,34 +34,53 @@ VERBS = {
 }
 
 
+BROKEN_PIPE, INTERRUPTED = 128 + signal.SIGPIPE, 128 + signal.SIGINT  # as shells tell of these signals
+
+
 class Verbs(LazyGroup):
     """The verbs of hpcalloc."""
 
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Run hpcalloc; what is written to a closed standard output is an error, not nothing."""
+        if sys.stdout is None:
+            sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: SIM115  # takes the free descriptor 1
+        if sys.stderr is None:
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        return super().main(*args, **more)
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """Read the words; some, as --help, are answered here."""
+        with _told("hpcalloc"):
+            return super().make_context(*args, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a verb; what hpcalloc refuses is one line and exit code 2."""
+        """Run a verb."""
         if global_rank(os.environ)[0] == 0:
             report_unknown(os.environ)
+        with _told(ctx.invoked_subcommand or (ctx.args or ["hpcalloc"])[0]):
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _told(verb: str) -> Iterator[None]:
+    """Make one line and exit code 2 of what is refused and of output that can't be written, and no other verb's code."""
+    try:
         try:
-            try:
-                return super().invoke(ctx)
-            finally:
-                if sys.stdout is not None:  # as it is where the descriptor is closed
-                    sys.stdout.flush()  # here and not at exit, when nobody can say what is wrong
-        except HpcallocError as error:
-            raise _Refused(str(error)) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            with contextlib.suppress(OSError, ValueError):  # what is still to be written can't be
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise _Refused(
-                message(
-                    ctx.invoked_subcommand or "hpcalloc",
-                    f"{error.strerror}",
-                    "room for the output",
-                    "make some",
-                )
-            ) from error
+            yield
+        finally:
+            sys.stdout.flush()  # here and not at exit, when nobody can say what is wrong
+    except HpcallocError as error:
+        raise _Refused(str(error)) from error
+    except KeyboardInterrupt:
+        raise Exit(INTERRUPTED) from None
+    except OSError as error:
+        if not is_of_output(error):
+            raise
+        with contextlib.suppress(OSError, ValueError):  # what is still to be written can't be
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:  # whoever reads has had enough
+            raise Exit(BROKEN_PIPE) from None
+        raise _Refused(f"{verb}: standard output: {error.strerror}") from error
 
 
 class _Refused(click.ClickException):

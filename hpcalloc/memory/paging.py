@@ -25,6 +25,7 @@ from .. import _native
 from .._native import _handler
 from .._native.errors import error_for
 from ..bind.rank import current_nodes
+from ..discover.terminal import console, is_looked_at
 from ..exceptions import NodeError, OutOfMemoryError, PlacementError, message
 from ..policy import Policy, as_policy
 from . import arrays
@@ -186,7 +187,7 @@ def prefault(a: Array, threads: int | None = None, *, progress: bool | None = No
     count = min(threads or len(cpus), max(1, -(-length // _HUGE)))
     work = _Work(_chunks(_homes(a, start, length), max(_HUGE, min(_CHUNK, length // count))))
     if progress is None:
-        progress = length >= _BAR_FROM and sys.stderr is not None and sys.stderr.isatty()
+        progress = length >= _BAR_FROM and is_looked_at(sys.stderr)
     began = time.perf_counter()
     with _bar(length, shown=progress) as advance:
         work.run(count, cpus, advance)
@@ -340,11 +341,10 @@ def _bar(length: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
     if not shown:
         yield lambda _: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = TextColumn("prefault"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=console(stderr=True)) as bar:
         task = bar.add_task("prefault", total=length)
         yield lambda done: bar.advance(task, done)
 

@@ -310,12 +310,17 @@ def _job(environ: Mapping[str, str], ancestor: Ancestor | None, size: int) -> st
 # ---- in a process that uses hpcalloc ----------------------------------------------------------------------
 
 
+def _say(error: Exception) -> None:
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # standard error is closed
+        sys.stderr.write(f"hpcalloc: {VARIABLE}: {error}\n")
+
+
 def finish(state: RankState, files: ReportFiles) -> None:
     """Write the record of a rank whose last context closes; what goes wrong is said and does not matter to the program."""
     try:
         files.write("context", record_or_absent(state))
     except Exception as error:  # the other ranks are in the collective calls of `close` already
-        sys.stderr.write(f"hpcalloc: {VARIABLE}: {error}\n")
+        _say(error)
 
 
 _watched: dict[tuple[str, int], RankState] = {}  # the last state, by directory and process
@@ -356,7 +361,7 @@ def _leave(files: ReportFiles, pid: int) -> None:
         if files._name("context") in names:
             files.arrive()
     except (OSError, HpcallocError) as error:
-        sys.stderr.write(f"hpcalloc: {VARIABLE}: {error}\n")
+        _say(error)
 
 
 # ---- merging -----------------------------------------------------------------------------------------------

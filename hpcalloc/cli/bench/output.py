@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +21,7 @@ from rich.progress import (
 )
 
 from ...discover.launcher import global_rank
+from ...discover.terminal import console
 from ...exceptions import HpcallocError, message
 
 __all__ = [
@@ -90,15 +90,15 @@ def progress_bar(
     total: int, *, done: int = 0, quiet: bool = False, clock: type[ProgressColumn] = TimeRemainingColumn
 ) -> Iterator[Callable[[str], None]]:
     """A bar on standard error, if that is a terminal, that vanishes at the end; what it gives goes one step on, with a text."""
-    console = Console(stderr=True)
+    here = console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         clock(),
-        console=console,
+        console=here,
         transient=True,
-        disable=quiet or not console.is_terminal,  # else it leaves an empty line
+        disable=quiet or not here.is_terminal,  # else it leaves an empty line
     ) as progress:
         task = progress.add_task("", total=total, completed=done)
         yield lambda text: progress.update(task, advance=1, description=text)
