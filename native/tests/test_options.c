@@ -76,12 +76,6 @@ static void good_values(void) {
     CHECK(strcmp(na_opt.profile, "/tmp/a b") == 0);
     with("NUMALLOC_PROFILE_RATE", "64K");
     CHECK_EQUAL(na_opt.profile_rate, 65536);
-    with("NUMALLOC_AUDIT", "./audit.%p.json");
-    CHECK(strcmp(na_opt.audit, "./audit.%p.json") == 0);
-    with("NUMALLOC_AUDIT_THEN", "/bin/echo 'done'");
-    CHECK(strcmp(na_opt.audit_then, "/bin/echo 'done'") == 0);
-    with("NUMALLOC_AUDIT_THEN", "off");
-    CHECK(na_opt.audit_then[0] == '\0');
     with("NUMALLOC_GUARD", "2");
     CHECK_EQUAL(na_opt.guard, NA_GUARD_PAGES);
     with("NUMALLOC_QUARANTINE", "0");
@@ -105,7 +99,6 @@ static void garbage_gives_a_message_and_the_default(void) {
             CHECK(na_opt.purge_delay_ms == 1000 && !na_opt.strict && na_opt.on_error == NA_ON_ERROR_ABORT);
             CHECK(na_opt.verbose == 0 && !na_opt.stats_at_exit);
             CHECK(na_opt.leaks[0] == '\0' && na_opt.profile[0] == '\0' && na_opt.profile_rate == 512 << 10);
-            CHECK(na_opt.audit[0] == '\0' && na_opt.audit_then[0] == '\0');
             CHECK(na_opt.guard == NA_GUARD_OFF && na_opt.quarantine == 16 << 20 && na_opt.watch_limit == 1 << 30);
         }
 }
@@ -197,7 +190,7 @@ static void json_is_cut_like_snprintf(void) {
         "\"auto\", "
         "\"strict\": false, \"on_error\": \"abort\", \"verbose\": 0, \"stats\": false, \"leaks\": null, \"profile\": "
         "null, "
-        "\"profile_rate\": 524288, \"audit\": null, \"audit_then\": null, \"guard\": 0, \"secure\": false, "
+        "\"profile_rate\": 524288, \"guard\": 0, \"secure\": false, "
         "\"quarantine\": 16777216, \"watch_limit\": 1073741824";
     char json[sizeof whole + 8];
     for (size_t capacity = 0; capacity <= sizeof whole; capacity++) {

@@ -20,7 +20,6 @@
 #include "large/kept.h"
 #include "large/large.h"
 #include "large/mixed.h"
-#include "modes/audit.h"
 #include "os/options.h"
 #include "os/topology.h"
 #include "reclaim/purger.h"
@@ -99,7 +98,6 @@ static void free_block(na_span *span, void *ptr, const char *call) {
     }
     if (span->kind == NA_LARGE) {
         bool peak = na_span_bytes(span) >= NA_PEAK_BYTES;
-        if (NA_UNLIKELY(na_opt.audit[0] != '\0')) na_audit_look(); /* while it is still there */
         void (*look)(void) = atomic_load_explicit(&before_large_free, memory_order_relaxed);
         if (NA_UNLIKELY(look != NULL)) look();
         na_region *region = &na_regions[span->region];

@@ -17,7 +17,6 @@
 #include "heap/hooks.h"
 #include "heap/secure.h"
 #include "heap/thread.h"
-#include "modes/audit.h"
 #include "reclaim/purger.h"
 #include "space/region.h"
 #include "space/rest.h"
@@ -42,7 +41,6 @@ static void child(void) {
     for (int i = 0; i < na_region_count; i++) pthread_mutex_init(&na_regions[i].lock, NULL);
     pthread_mutex_init(&na_threads_lock, NULL);
     na_purger_fork_child();
-    na_audit_fork_child();
     na_populate_fork_child();
     for (na_thread *thread = na_threads_first(), *next; thread != NULL; thread = next) {
         next = thread->next;

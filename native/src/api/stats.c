@@ -7,7 +7,6 @@
  */
 #include "api/sized.h"
 #include "api/init.h"
-#include "api/stats.h"
 #include "heap/page.h"
 #include "heap/remote.h"
 #include "heap/secure.h"
@@ -137,15 +136,6 @@ int numalloc_stats_sized(int node, numalloc_stats_t *stats, size_t bytes) {
     for (int i = 0; i < na_region_count; i++)
         if (na_regions[i].node == node) add_region(&na_regions[i], stats);
     return 0;
-}
-
-/* The same by another name, which the dynamic linker does not look at. */
-extern __typeof__(numalloc_stats_sized) own_stats __attribute__((alias("numalloc_stats_sized"), visibility("hidden")));
-
-bool na_serves(void) {
-    int (*volatile public)(int, numalloc_stats_t *, size_t) = numalloc_stats_sized;
-    int (*volatile own)(int, numalloc_stats_t *, size_t) = own_stats;
-    return public == own;
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------------- */

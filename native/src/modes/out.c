@@ -76,8 +76,6 @@ void na_out_put(na_out *out, const char *format, ...) {
     }
 }
 
-void na_out_text(na_out *out, const char *text) { put_bytes(out, text, strlen(text)); }
-
 void na_out_string(na_out *out, const char *text) {
     put_bytes(out, "\"", 1);
     for (; *text != '\0'; text++) {

@@ -19,7 +19,6 @@ typedef struct na_out {
 /* Opens `name` with %p replaced by the process id (%% is %); NA_STANDARD_ERROR is standard error. 0 or errno. */
 int na_out_open(na_out *out, const char *name);
 void na_out_put(na_out *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void na_out_text(na_out *out, const char *text);   /* as it is */
 void na_out_string(na_out *out, const char *text); /* escaped for JSON, with its quotes */
 void na_out_copy(na_out *out, const char *path);   /* a whole file */
 int na_out_close(na_out *out);                     /* 0 or the first error */

@@ -15,8 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static na_path leaks, profile, audit, audit_then;
-na_options na_opt = {.leaks = leaks, .profile = profile, .audit = audit, .audit_then = audit_then};
+static na_path leaks, profile;
+na_options na_opt = {.leaks = leaks, .profile = profile};
 
 extern char **environ;
 
@@ -31,8 +31,7 @@ enum kind {
     ERROR_MODE,
     GUARD_MODE,
     PURGER_MODE,
-    DESTINATION,
-    COMMAND
+    DESTINATION
 }; /* the type behind option.value */
 
 #define WHERE "off, 0, stderr, 1 (the same), or a file name with a / or . in it"
@@ -70,11 +69,6 @@ static const struct option {
     {"PROFILE", "profile", DESTINATION, WHERE, "off", profile},
     /* mean bytes allocated between two samples of the heap profile; 1: every block */
     {"PROFILE_RATE", "profile_rate", POSITIVE, "a size such as 512K, at least 1", "512K", &na_opt.profile_rate},
-    /* where the pages of large blocks and of the process were, written at exit */
-    {"AUDIT", "audit", DESTINATION, WHERE, "off", audit},
-    /* run by the shell when the audit is written, with neither LD_PRELOAD nor NUMALLOC_* in its environment */
-    {"AUDIT_THEN", "audit_then", COMMAND, "off, or a command with a / in it of less than 1024 bytes", "off",
-     audit_then},
     /* 1: canaries, patterns, quarantine; 2: also pages without access behind blocks */
     {"GUARD", "guard", GUARD_MODE, "0, 1 or 2", "0", &na_opt.guard},
     /* sealed free lists, random order, certain detection of double and invalid frees */
@@ -180,11 +174,6 @@ static bool assign(const struct option *option, const char *text) {
         *(enum na_purger_mode *)option->value = (enum na_purger_mode)index;
         return true;
     case DESTINATION: return assign_destination(option->value, text);
-    case COMMAND: /* a / as in a path, so that "yes" or "1" is noticed */
-        if (strcmp(text, "off") == 0) text = "";
-        else if (strchr(text, '/') == NULL || strlen(text) >= NA_PATH_MAX) return false;
-        set_text(option->value, text);
-        return true;
     }
     return false;
 }
@@ -288,7 +277,6 @@ static void value_as_json(const struct option *option, char *text, size_t capaci
         return;
     case GUARD_MODE: (void)snprintf(text, capacity, "%d", (int)*(const enum na_guard_mode *)option->value); return;
     case DESTINATION:
-    case COMMAND:
         if (*(const char *)option->value == '\0') break;
         path_as_json(option->value, text, capacity);
         return;

@@ -46,8 +46,6 @@ typedef struct na_options {
     char *leaks;                 /* NUMALLOC_LEAKS: where live blocks are listed at exit */
     char *profile;               /* NUMALLOC_PROFILE: where the heap profile goes at exit */
     size_t profile_rate;         /* NUMALLOC_PROFILE_RATE: mean bytes between samples, at least 1 */
-    char *audit;                 /* NUMALLOC_AUDIT: where page placement is written at exit */
-    char *audit_then;            /* NUMALLOC_AUDIT_THEN: shell command run after that, "" none */
     enum na_guard_mode guard;    /* NUMALLOC_GUARD: 0|1|2 */
     size_t quarantine;           /* NUMALLOC_QUARANTINE: most bytes of freed blocks that guard mode keeps back */
     size_t watch_limit;          /* NUMALLOC_WATCH_LIMIT: most bytes for records of blocks and stacks */

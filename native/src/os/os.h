@@ -179,10 +179,6 @@ int os_file_write(int file, const char *text, size_t length);
 int os_file_read(int file, char *buffer, size_t capacity, size_t *length);
 int os_file_close(int file);
 
-/* Runs a command by the shell and waits for its end; LD_PRELOAD and NUMALLOC_* are not in its environment. Allocates
- * only in libc. Its exit code is not looked at. */
-int os_shell(const char *command);
-
 /* Writes one line to standard error in one write(2); no malloc. printf formats. */
 void os_message(const char *format, ...) __attribute__((format(printf, 1, 2)));
 _Noreturn void os_abort(void);

@@ -16,7 +16,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -26,11 +25,8 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-extern char **environ;
 
 /* glibc 2.35 and later registers a restartable-sequence area for each thread and says where it is. Weak, and
  * without <sys/rseq.h>, so that a build against an older libc uses them where it runs, and the reverse. */
@@ -213,26 +209,6 @@ int os_file_read(int file, char *buffer, size_t capacity, size_t *length) {
 }
 
 int os_file_close(int file) { return file == STDERR_FILENO ? 0 : OS_RESULT((int)syscall(SYS_close, file)); }
-
-int os_shell(const char *command) {
-    size_t count = 0, kept = 0;
-    while (environ[count] != NULL) count++;
-    size_t bytes = (count + 1) * sizeof(char *);
-    bytes = (bytes + os_page_size() - 1) & ~(os_page_size() - 1);
-    void *space;
-    int error = os_map(bytes, &space);
-    if (error != 0) return error;
-    char **environment = space, *words[] = {(char[]){"sh"}, (char[]){"-c"}, (char *)(uintptr_t)command, NULL};
-    for (size_t i = 0; i < count; i++)
-        if (strncmp(environ[i], "LD_PRELOAD=", 11) != 0 && strncmp(environ[i], "NUMALLOC_", 9) != 0)
-            environment[kept++] = environ[i];
-    pid_t child;
-    error = posix_spawn(&child, "/bin/sh", NULL, NULL, words, environment);
-    while (error == 0 && waitpid(child, NULL, 0) < 0)
-        if (errno != EINTR) error = errno;
-    (void)os_release(space, bytes);
-    return error == ECHILD ? 0 : error; /* SIGCHLD is ignored: it is not kept for us */
-}
 
 void os_message(const char *format, ...) {
     char few[1024];
