@@ -70,8 +70,6 @@ enum {
     NA_CACHE_BLOCKS = 128,          /* freed blocks a heap keeps at most of one class */
     NA_CACHE_BYTES = 65536,         /* bytes of them at most, but always NA_CACHE_LEAST blocks */
     NA_CACHE_LEAST = 16,
-    NA_LENT_ABOVE = 1024,    /* bytes: a longer block that will be written in whole may be of one of the next */
-    NA_LENT_CLASSES = 3,     /* so many classes, before new memory is used */
     NA_IDLE_SLICES = 64,     /* of idle pages a heap keeps at most */
     NA_PEAK_BYTES = 1 << 20, /* freed blocks from this size are worth a thread that returns them */
     NA_WARM_SLOTS = 16,      /* freed mixed spans kept with policy and pages */

@@ -177,9 +177,7 @@ static void *alloc_in(na_region *region, size_t size, size_t align, unsigned fla
     }
     na_heap *heap = na_heap_of(region);
     if (heap == NULL) return NULL;
-    /* A longer class may not have the alignment, but for that of a line: those above NA_LENT_ABOVE are whole lines long. */
-    bool whole = (flags & NUMALLOC_ZERO) != 0 && align <= NA_LINE;
-    void *block = na_heap_alloc(heap, aligned_to_class(align, padded), whole);
+    void *block = na_heap_alloc(heap, aligned_to_class(align, padded));
     after_change(heap, false);
     if (block == NULL) return NULL;
     if ((flags & NUMALLOC_POPULATE) != 0) {
@@ -291,11 +289,6 @@ void *numalloc_aligned(size_t align, size_t size) {
     return alloc_here(size, align, 0);
 }
 
-/* Has a zeroed block to come from the slow path, which looks into longer classes? Of a size up to NA_BLOCK_MAX. */
-static bool may_be_lent(size_t size) {
-    return size > NA_LENT_ABOVE && na_self.heap->cache[size_to_class(size)].top == NULL;
-}
-
 void *numalloc_calloc(size_t count, size_t size) {
     size_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes)) {
@@ -303,7 +296,7 @@ void *numalloc_calloc(size_t count, size_t size) {
         return NULL;
     }
     /* A block of a mode may be anything but virgin; before the first use nobody knows yet. */
-    if (NA_LIKELY(bytes <= NA_BLOCK_MAX && na_self.heap != &na_empty_heap && !may_be_lent(bytes))) {
+    if (NA_LIKELY(bytes <= NA_BLOCK_MAX && na_self.heap != &na_empty_heap)) {
         void *block = na_alloc_any(bytes);
         if (block == NULL) return NULL;
         zero_block(block, bytes < sizeof(na_block) ? sizeof(na_block) : bytes, na_self.heap);
@@ -404,11 +397,8 @@ static void *alloc_like(const na_span *span, size_t size) {
     return mixed_alloc(&placement, size, 0, 0);
 }
 
-/* Not much shorter than its block. One that was lent may be coloured, and twice as long as what was asked for but for
- * that. */
-static bool stays(size_t size, size_t have) {
-    return size <= have && size >= (have > NA_LENT_ABOVE ? have - NA_COLOUR : have) / 2;
-}
+/* Not much shorter than its block. */
+static bool stays(size_t size, size_t have) { return size <= have && size >= have / 2; }
 
 void *na_realloc(void *ptr, size_t size) {
     na_span *span = na_span_at(ptr);

@@ -254,28 +254,12 @@ static na_span *page_with_room(na_heap *heap, unsigned class_index) {
     return page;
 }
 
-/* Who writes to the whole block is served best by memory that is there, if only in a block that is somewhat too long: the
- * classes' peaks come at different times, and new pages take longer to fault in than to clear. NULL: there is none. */
-static void *borrow(na_heap *heap, unsigned class_index) {
-    for (unsigned c = class_index + 1; c <= class_index + NA_LENT_CLASSES && c < NA_SIZES; c++) {
-        na_cache *cache = &heap->cache[c];
-        na_span *page = cache->top == NULL ? page_at_hand(heap, c) : NULL;
-        if (page != NULL && page->free != 0) na_cache_fill(cache, page);
-        if (cache->top != NULL) return na_cache_pop(cache);
-    }
-    return NULL;
-}
-
-void *na_heap_alloc(na_heap *heap, unsigned class_index, bool whole) {
+void *na_heap_alloc(na_heap *heap, unsigned class_index) {
     na_cache *cache = &heap->cache[class_index];
     if (cache->top != NULL) return na_cache_pop(cache);
     na_heap_enter(heap);
     na_heap_collect(heap);
     void *block = NULL;
-    if (whole && class_index < NA_SIZES && class_to_size(class_index) > NA_LENT_ABOVE && !na_secure) {
-        const na_span *page = page_at_hand(heap, class_index);
-        if (page == NULL || page->free == 0) block = borrow(heap, class_index);
-    }
     for (na_span *page; block == NULL && (page = page_with_room(heap, class_index)) != NULL;) {
         if (NA_UNLIKELY(na_secure)) {
             block = na_secure_take(page); /* NULL: its list was damaged, another page has to do */
