@@ -299,7 +299,6 @@ struct na_region {
     uint32_t warm_count;
     /* Changed under the lock; looked at without, to skip it. */
     _Atomic(na_heap *) resting, resting_oldest, abandoned, spare;
-    na_heap *spare_next;          /* whose late remote frees are sent on next; NULL: the first */
     _Atomic(uint64_t) kept_since; /* ms, not after the first kept block was freed; NA_NO_TIME: there is none */
     na_heap *all;
     na_placement *placement_unused;

@@ -25,13 +25,11 @@
 
 static const char *const breakage_name[BREAKAGES] = {"none",
                                                      "clear-queued-early",
-                                                     "route-to-old-heap",
                                                      "queue-always",
                                                      "push-without-compare",
                                                      "count-waiting-as-free",
                                                      "adopt-without-lock",
-                                                     "forget-spare-heaps",
-                                                     "shed-before-reclaim",
+                                                     "forget-moved-pages",
                                                      "read-link-late"};
 enum breakage broken;
 const bounds *now;

@@ -16,13 +16,11 @@ enum { SLOTS = PAGES }; /* a slot per page: collisions only make batches shorter
 enum breakage {
     SOUND,
     CLEAR_QUEUED_EARLY,    /* the mark goes before the page is out of the list */
-    ROUTE_TO_OLD_HEAP,     /* a page that moved on is put back where it was found */
     QUEUE_ALWAYS,          /* each push queues the page */
     PUSH_WITHOUT_COMPARE,  /* a load and a store in place of the compare-and-swap */
     COUNT_WAITING_AS_FREE, /* a page whose blocks all wait in its remote list is released */
     ADOPT_WITHOUT_LOCK,    /* abandoned heaps are taken without the region's lock */
-    FORGET_SPARE_HEAPS,    /* late frees in the list of a heap whose pages were taken over stay there */
-    SHED_BEFORE_RECLAIM,   /* a purge looks at its own pages before those of others come to it */
+    FORGET_MOVED_PAGES,    /* a thread that queues a page does not look whether it has moved meanwhile */
     READ_LINK_LATE,        /* the link to the next pending page is read after the page was taken in */
     BREAKAGES
 };
@@ -67,6 +65,8 @@ enum where {
     ROUTE_LOAD,
     ROUTE_LINK,
     ROUTE_SWAP,
+    ROUTE_CHECK,
+    ROUTE_TAKE,
     FLUSH_NEXT,
     EMPTY_LOAD,
     EMPTY_TAKE,
@@ -83,7 +83,6 @@ enum where {
     OVER_LOCK,
     OVER_POP,
     OVER_STORE,
-    OVER_SPARES,
     OVER_MOVE,
     OVER_SPARE,
     OVER_UNLOCK,
@@ -100,7 +99,6 @@ enum where {
     PURGE_FLUSHED,
     PURGE_LOCK,
     PURGE_LIST,
-    PURGE_SPARES,
     PURGE_UNLOCK,
     PURGE_HEAPS,
     PURGE_SHED,
@@ -117,7 +115,7 @@ typedef struct thread {
     word push_old;
     uint8_t pushing;  /* the chain is in no other place yet */
     uint8_t queueing; /* page that this thread has to put into a pending list, or NONE */
-    uint8_t route_heap, route_first, route_return;
+    uint8_t route_heap, route_page, route_first, route_return;
     uint8_t flush_return, flush_at;
     uint8_t empty_heap, empty_mine, empty_page, empty_next, empty_return;
     uint8_t release_page, release_return;

@@ -307,7 +307,8 @@ void step(state *s, int t) {
     }
     case PUSH_HEAP:
         self->route_heap = reach(s, self->push_page)->heap;
-        self->route_return = self->push_return;
+        self->route_return = self->empty_return = self->push_return;
+        self->empty_mine = NONE;
         self->at = ROUTE_LOAD;
         break;
 
@@ -327,10 +328,23 @@ void step(state *s, int t) {
             self->at = ROUTE_LINK;
             break;
         }
-        s->heaps[self->route_heap].pending = self->queueing;
+        s->heaps[self->route_heap].pending = self->route_page = self->queueing;
         self->queueing = NONE;
-        self->at = self->route_return;
+        self->at = broken == FORGET_MOVED_PAGES ? self->route_return : ROUTE_CHECK;
         break;
+    case ROUTE_CHECK: /* the page may be released by now, which is no harm */
+        self->at = s->pages[self->route_page].heap == self->route_heap ? self->route_return : ROUTE_TAKE;
+        break;
+    case ROUTE_TAKE: { /* what is taken back comes before what is in hand */
+        uint8_t more = s->heaps[self->route_heap].pending, last = more;
+        s->heaps[self->route_heap].pending = NONE;
+        self->at = more == NONE ? self->route_return : EMPTY_PAGE;
+        if (more == NONE) break;
+        while (reach(s, last)->pending_next != NONE) last = s->pages[last].pending_next;
+        s->pages[last].pending_next = self->empty_next;
+        self->empty_next = more;
+        break;
+    }
 
     /* na_remote_flush */
     case FLUSH_NEXT:
@@ -372,7 +386,7 @@ void step(state *s, int t) {
         }
         self->queueing = self->empty_page;
         if (broken != READ_LINK_LATE) self->empty_page = NONE;
-        self->route_heap = broken == ROUTE_TO_OLD_HEAP ? self->empty_heap : owner;
+        self->route_heap = owner;
         self->route_return = EMPTY_PAGE;
         self->at = ROUTE_LOAD;
         break;
@@ -412,7 +426,7 @@ void step(state *s, int t) {
     /* na_ended_take */
     case OVER_LOOK:
         self->over_result = 0;
-        self->at = first_in(s, ABANDONED) == NONE && first_in(s, SPARE) == NONE ? ALLOC_TOOK_OVER : OVER_LOCK;
+        self->at = first_in(s, ABANDONED) == NONE ? ALLOC_TOOK_OVER : OVER_LOCK;
         break;
     case OVER_LOCK:
         if (broken != ADOPT_WITHOUT_LOCK) take_lock(s, t);
@@ -421,22 +435,13 @@ void step(state *s, int t) {
     case OVER_POP:
         self->over_other = first_in(s, ABANDONED);
         self->over_at = 0;
-        self->at = self->over_other == NONE ? OVER_SPARES : OVER_STORE;
+        self->at = self->over_other == NONE ? OVER_UNLOCK : OVER_STORE;
         break;
     case OVER_STORE:
         must(s->heaps[self->over_other].place == ABANDONED, "a heap is taken by two threads");
         s->heaps[self->over_other].place = IN_HAND;
         self->over_result = 1;
-        self->at = OVER_SPARES;
-        break;
-    case OVER_SPARES: /* those of spare heaps, one after the other */
-        while (self->over_at < HEAPS && s->heaps[self->over_at].place != SPARE) self->over_at++;
-        if (self->over_at < HEAPS && broken != FORGET_SPARE_HEAPS) {
-            start_empty(self, self->over_at++, NONE, OVER_SPARES);
-            break;
-        }
-        self->over_at = 0;
-        self->at = self->over_result ? OVER_MOVE : OVER_UNLOCK;
+        self->at = OVER_MOVE;
         break;
     case OVER_MOVE: /* a page of the other heap at a time */
         while (self->over_at < PAGES &&
@@ -447,12 +452,12 @@ void step(state *s, int t) {
         break;
     case OVER_SPARE:
         s->heaps[self->over_other].place = SPARE;
-        if (broken == FORGET_SPARE_HEAPS) self->at = OVER_UNLOCK;
-        else start_empty(self, self->over_other, NONE, OVER_UNLOCK);
+        self->at = OVER_UNLOCK;
         break;
     case OVER_UNLOCK:
         drop_lock(s, t);
         self->at = OVER_COLLECT;
+        if (self->over_result) start_empty(self, self->over_other, NONE, OVER_COLLECT);
         break;
     case OVER_COLLECT: start_empty(self, self->heap, self->heap, OVER_END); break;
     case OVER_END: self->at = ALLOC_TOOK_OVER; break;
@@ -511,15 +516,14 @@ void step(state *s, int t) {
     case END_RETIRED: self->at = OPERATION_DONE; break;
 
     /* numalloc_purge */
-    case PURGE_FLUSHED: self->at = broken == SHED_BEFORE_RECLAIM ? PURGE_SHED : PURGE_LOCK; break;
+    case PURGE_FLUSHED: self->at = PURGE_LOCK; break;
     case PURGE_SHED: {
-        uint8_t then = broken == SHED_BEFORE_RECLAIM ? PURGE_LOCK : PURGE_END;
         if (self->heap == NONE) {
-            self->at = then;
+            self->at = PURGE_END;
             break;
         }
         self->shed_heap = self->heap;
-        self->shed_return = then;
+        self->shed_return = PURGE_END;
         start_empty(self, self->heap, self->heap, SHED_COLLECTED);
         break;
     }
@@ -535,14 +539,7 @@ void step(state *s, int t) {
                 self->list |= (uint8_t)bit(h);
                 s->heaps[h].place = IN_HAND;
             }
-        self->over_at = 0;
-        self->at = PURGE_SPARES;
-        break;
-    case PURGE_SPARES:
-        while (self->over_at < HEAPS && s->heaps[self->over_at].place != SPARE) self->over_at++;
-        if (self->over_at < HEAPS && broken != FORGET_SPARE_HEAPS)
-            start_empty(self, self->over_at++, NONE, PURGE_SPARES);
-        else self->at = PURGE_UNLOCK;
+        self->at = PURGE_UNLOCK;
         break;
     case PURGE_UNLOCK:
         drop_lock(s, t);
@@ -550,7 +547,7 @@ void step(state *s, int t) {
         break;
     case PURGE_HEAPS:
         if (self->list == 0) {
-            self->at = broken == SHED_BEFORE_RECLAIM ? PURGE_END : PURGE_SHED;
+            self->at = PURGE_SHED;
             break;
         }
         self->retire_heap = (uint8_t)__builtin_ctz(self->list);

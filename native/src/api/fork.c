@@ -12,12 +12,13 @@
  * waits until the copy is complete, so no later write of it is seen without the earlier ones.
  */
 #include "api/fork.h"
-#include "space/populate.h"
 #include "heap/ended.h"
 #include "heap/hooks.h"
+#include "heap/remote.h"
 #include "heap/secure.h"
 #include "heap/thread.h"
 #include "reclaim/purger.h"
+#include "space/populate.h"
 #include "space/region.h"
 #include "space/rest.h"
 #include "types.h"
@@ -55,6 +56,7 @@ static void child(void) {
     for (int i = 0; i < na_region_count; i++)
         for (na_heap *heap = na_regions[i].all; heap != NULL; heap = heap->all_next) {
             na_thread *owner = atomic_load_explicit(&heap->thread, memory_order_relaxed);
+            if (heap->pages == 0) na_remote_send(atomic_exchange(&heap->pending, NULL)); /* a push was cut short */
             if (heap->in_hand || (owner != NULL && owner != na_self.thread)) na_ended_orphan(heap);
         }
 }

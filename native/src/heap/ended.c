@@ -7,8 +7,8 @@
  * is free, as do all when memory runs short.
  *
  * Invariants. A heap without a thread is in exactly one of a region's lists, but for those that are in hand, as what is
- * free in them goes back. The resting ones are ordered by their end. A spare heap has no pages; its pending list may get
- * late remote frees, which are sent on.
+ * free in them goes back. The resting ones are ordered by their end. A spare heap has no pages. A page that gets
+ * into its pending list late is sent on by the thread that queued it, see remote.c.
  *
  * Threads: the lists under the region's lock. A page with used blocks may be freed to by any thread right now, which only
  * touches its remote word and this heap's pending list: both stay valid without an owner.
@@ -16,6 +16,7 @@
 #include "heap/ended.h"
 #include "heap/heap.h"
 #include "heap/page.h"
+#include "heap/remote.h"
 #include "heap/thread.h"
 #include "large/kept.h"
 #include "os/options.h"
@@ -35,26 +36,6 @@ static na_heap *pop(_Atomic(na_heap *) *list) {
     na_heap *heap = *list;
     if (heap != NULL) *list = heap->next;
     return heap;
-}
-
-static na_heap *pop_spare(na_region *region) {
-    na_heap *heap = pop(&region->spare);
-    if (heap != NULL && heap == region->spare_next) region->spare_next = heap->next;
-    return heap;
-}
-
-/* Sends on what was freed late to spare heaps. A process that had a thousand threads has as many: the next few of them,
- * by turns. */
-static void spare_send_on(na_region *region) {
-    enum { LOOKS = 16 };
-    na_heap *heap = region->spare_next;
-    for (int i = 0; i < LOOKS && (heap != NULL || i == 0); i++) {
-        if (heap == NULL) heap = region->spare;
-        if (heap == NULL) break;
-        na_pending_empty(heap, NULL);
-        heap = heap->next;
-    }
-    region->spare_next = heap;
 }
 
 static void rest(na_heap *heap) {
@@ -123,7 +104,7 @@ na_heap *na_ended_adopt(na_region *region) {
     } else if ((heap = pop(&region->abandoned)) != NULL) {
         region->abandoned_count--;
     } else {
-        heap = pop_spare(region);
+        heap = pop(&region->spare);
     }
     return heap;
 }
@@ -131,7 +112,7 @@ na_heap *na_ended_adopt(na_region *region) {
 static void move_pages(na_queue *from, na_heap *to) {
     for (na_span *page; (page = from->first) != NULL;) {
         na_queue_remove(from, page);
-        atomic_store_explicit(&page->heap, to, memory_order_release);
+        atomic_store(&page->heap, to);
         if (page->full) {
             na_queue_append(&to->full, page);
         } else {
@@ -155,27 +136,25 @@ static void move_all(na_heap *other, na_heap *heap) {
     other->pages = 0;
 }
 
-/* The caches of a heap whose pages were taken over; what is left of it is spare. Late remote frees that still went to its
- * pending list are sent on here and by later calls. */
+/* The caches of a heap whose pages were taken over; what is left of it is spare. Remote frees that were queued there before
+ * their pages moved are sent on; later ones by the threads that queue them. */
 static void take_caches(na_heap *other, na_heap *heap, unsigned wanted) {
     for (unsigned c = 0; c < NA_CLASSES; c++) na_cache_add(heap, c, na_cache_detach(other, c), c == wanted);
     pthread_mutex_lock(&heap->region->lock);
     settle(other);
-    na_pending_empty(other, NULL);
     pthread_mutex_unlock(&heap->region->lock);
+    na_remote_send(atomic_exchange(&other->pending, NULL));
 }
 
 bool na_ended_take(na_heap *heap, unsigned wanted) {
     na_region *region = heap->region;
     if (atomic_load_explicit(&region->abandoned, memory_order_relaxed) == NULL &&
-        atomic_load_explicit(&region->resting, memory_order_relaxed) == NULL &&
-        atomic_load_explicit(&region->spare, memory_order_relaxed) == NULL)
+        atomic_load_explicit(&region->resting, memory_order_relaxed) == NULL)
         return false;
     pthread_mutex_lock(&region->lock);
     na_heap *other = pop(&region->abandoned);
     if (other != NULL) region->abandoned_count--;
     else if ((other = region->resting_oldest) != NULL) rest_no_more(other);
-    spare_send_on(region);
     if (other != NULL) {
         move_all(other, heap);
         other->in_hand = 1; /* a child of fork finds its caches */
@@ -230,7 +209,6 @@ void na_ended_reclaim(na_region *region) {
         region->abandoned_count--;
         heap->in_hand = 1;
     }
-    for (na_heap *spare = region->spare; spare != NULL; spare = spare->next) na_pending_empty(spare, NULL);
     pthread_mutex_unlock(&region->lock);
     while (list != NULL) {
         na_heap *heap = list;

@@ -177,7 +177,7 @@ static void chains_take(na_heap *heap, chain *chains, unsigned count) {
     }
 }
 
-void na_pending_empty(na_heap *heap, na_heap *mine) {
+void na_heap_collect(na_heap *heap) {
     if (atomic_load_explicit(&heap->pending, memory_order_relaxed) == NULL) return;
     enum { AT_ONCE = 16 };
     chain chains[AT_ONCE];
@@ -186,20 +186,18 @@ void na_pending_empty(na_heap *heap, na_heap *mine) {
     while (page != NULL) {
         na_span *next = page->pending_next;
         na_heap *owner = atomic_load_explicit(&page->heap, memory_order_acquire);
-        if (owner != mine) {
-            na_remote_route(owner, page);
+        if (owner != heap) {
+            next = na_remote_route(owner, page, next);
         } else if (NA_UNLIKELY(na_secure)) {
-            na_secure_take_remote(mine, page);
+            na_secure_take_remote(heap, page);
         } else if (chain_begin(&chains[count], page) && ++count == AT_ONCE) {
-            chains_take(mine, chains, count);
+            chains_take(heap, chains, count);
             count = 0;
         }
         page = next;
     }
-    chains_take(mine, chains, count);
+    chains_take(heap, chains, count);
 }
-
-void na_heap_collect(na_heap *heap) { na_pending_empty(heap, heap); }
 
 /* Behind the other pages of its class. A page that was alone may be given back from now on. */
 void na_heap_join(na_heap *heap, na_span *page) {

@@ -30,9 +30,6 @@ void na_heap_join(na_heap *heap, na_span *page);              /* a page with fre
 na_list na_cache_detach(na_heap *heap, unsigned class_index); /* all blocks of a cache */
 void na_cache_add(na_heap *heap, unsigned class_index, na_list list, bool home); /* home: to their pages */
 void na_caches_recount(na_heap *heap); /* child of fork: its thread may have been between two stores */
-/* Empties the pending list of a heap; pages that moved on meanwhile are sent after. `mine`: the heap whose pages may be
- * changed, NULL: none. */
-void na_pending_empty(na_heap *heap, na_heap *mine);
 
 /* The queues of a heap are inconsistent between these two; a child of fork looks. */
 static inline void na_heap_enter(na_heap *heap) {

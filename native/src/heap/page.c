@@ -89,7 +89,7 @@ static void leave_heap(na_heap *heap, na_span *page) {
 void na_pages_idle_move(na_heap *from, na_heap *to) {
     for (na_span *page; (page = from->idle_first) != NULL;) {
         idle_remove(from, page);
-        atomic_store_explicit(&page->heap, to, memory_order_release);
+        atomic_store(&page->heap, to);
         idle_add(to, page);
     }
 }

@@ -13,8 +13,8 @@
  *   - a page is in at most one pending list, so one link suffices;
  *   - the blocks of a push count as used until the page was taken out of a pending list, so the page can't be
  *     released while the pusher still has to queue it;
- *   - a page that moves to another heap while it is queued is found in the old heap's list by whoever empties
- *     that and is routed on. Heaps are never unmapped.
+ *   - a page that moves to another heap while it is queued is found in the old heap's list and routed on, by the thread
+ *     that moved it or by the one that queued it. Heaps are never unmapped.
  *
  * The idea of batches per slab is from snmalloc's BatchIt (Li, Liu, Parkinson: BatchIt: Optimizing
  * Message-Passing Allocators for Producer-Consumer Workloads, ISMM 2024).
@@ -29,12 +29,27 @@
 #define COUNT_SHIFT 48
 #define ADDRESS_MASK (((UINT64_C(1) << COUNT_SHIFT) - 1) & ~UINT64_C(15))
 
-void na_remote_route(na_heap *heap, na_span *page) {
+na_span *na_remote_route(na_heap *heap, na_span *page, na_span *rest) {
     na_span *first = atomic_load_explicit(&heap->pending, memory_order_relaxed);
     do {
         page->pending_next = first;
-    } while (!atomic_compare_exchange_weak_explicit(&heap->pending, &first, page, memory_order_release,
+    } while (!atomic_compare_exchange_weak_explicit(&heap->pending, &first, page, memory_order_seq_cst,
                                                     memory_order_relaxed));
+    /* Adoption moves a page first and then empties the list of the heap that the page left, so one of the two threads
+     * finds the page there. The page may be another's by now, or none: then nothing is lost. */
+    if (NA_LIKELY(atomic_load(&page->heap) == heap)) return rest;
+    na_span *more = atomic_exchange(&heap->pending, NULL), *last = more;
+    if (more == NULL) return rest;
+    while (last->pending_next != NULL) last = last->pending_next;
+    last->pending_next = rest;
+    return more;
+}
+
+void na_remote_send(na_span *list) {
+    while (list != NULL) {
+        na_span *page = list;
+        list = na_remote_route(atomic_load_explicit(&page->heap, memory_order_acquire), page, page->pending_next);
+    }
 }
 
 static void chain(na_block *block, na_block *next) {
@@ -50,7 +65,9 @@ static void push(na_span *page, na_block *first, na_block *last, uint32_t count)
         new = (((old >> COUNT_SHIFT) + count) << COUNT_SHIFT) | (uint64_t)(uintptr_t)first | QUEUED;
     } while (
         !atomic_compare_exchange_weak_explicit(&page->remote, &old, new, memory_order_acq_rel, memory_order_relaxed));
-    if ((old & QUEUED) == 0) na_remote_route(atomic_load_explicit(&page->heap, memory_order_acquire), page);
+    if ((old & QUEUED) != 0) return;
+    page->pending_next = NULL; /* this thread alone may queue it */
+    na_remote_send(page);
 }
 
 na_block *na_remote_take(na_span *page, uint32_t *count) {

@@ -11,7 +11,10 @@
 
 void na_remote_free(na_span *page, na_block *block);
 void na_remote_flush(na_thread *thread);
-void na_remote_route(na_heap *heap, na_span *page); /* puts a page into heap->pending */
+/* Puts a page into heap->pending. Returns the pages that the caller has to send on: `rest`, and if the page has moved
+ * meanwhile what else was there. */
+na_span *na_remote_route(na_heap *heap, na_span *page, na_span *rest);
+void na_remote_send(na_span *list); /* each page of the list to its heap */
 na_block *na_remote_take(na_span *page, uint32_t *count);
 uint32_t na_remote_count(const na_span *page); /* frees that wait; for statistics */
 

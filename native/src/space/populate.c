@@ -9,12 +9,12 @@
  *
  * Threads: `in_flight` is atomic.
  */
+#include "os/topology.h"
 #include "space/populate.h"
+#include "types.h"
 
 #include <errno.h>
 #include <string.h>
-
-#include "os/topology.h"
 
 enum { QUERY_PAGES = 1024, CHUNK = 32 << 20 /* bytes */ };
 
