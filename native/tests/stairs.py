@@ -50,40 +50,31 @@ def check_sources(sources: Path) -> list[str]:
     return found
 
 
-def symbols(path: Path) -> tuple[set[str], set[str]]:
-    """Return the names that an object file defines and those that it wants."""
-    defined, wanted = set(), set()
-    text = subprocess.run(["nm", "-P", str(path)], check=True, capture_output=True, text=True).stdout
-    for line in text.splitlines():
-        name, kind = line.split()[:2]
-        if kind == "U":
-            wanted.add(name)
-        elif kind.isupper() or kind in "vw":
-            defined.add(name)
-    return defined, wanted
+def source_of(path: Path, sources: Path) -> Path:
+    """Return the source of an object file, which is in a folder of the same name below one called src."""
+    parts = path.with_suffix("").parts
+    return sources.joinpath(*parts[len(parts) - parts[::-1].index("src") :])
 
 
 def check_objects(objects: Path, sources: Path) -> list[str]:
     """Return the calls that run up."""
-    defined_at: dict[str, Path] = {}
-    wants: dict[Path, set[str]] = {}
-    for path in sorted(objects.rglob("*.o")):
-        source = sources.joinpath(*path.parts[len(path.parts) - path.parts[::-1].index("src") :]).with_suffix(
-            ""
-        )
-        if not source.exists():  # of a file that was moved
-            continue
-        defined, wanted = symbols(path)
-        wants.setdefault(source, set()).update(wanted)
-        for name in defined:
-            defined_at.setdefault(name, source)
-    if not wants:
+    files = [path for path in sorted(objects.rglob("*.o")) if "src" in path.parts and source_of(path, sources).exists()]
+    if not files:
         return [f"no object files of {sources} under {objects}"]
+    text = subprocess.run(["nm", "-A", "-P", *map(str, files)], check=True, capture_output=True, text=True).stdout
+    defined_at: dict[str, Path] = {}
+    wanted: list[tuple[Path, str]] = []
+    for line in text.splitlines():
+        file, name, kind = line.split()[:3]
+        source = source_of(Path(file.rstrip(":")), sources)
+        if kind == "U":
+            wanted.append((source, name))
+        elif kind.isupper() and (step(source, sources) < STAIRS.index("preload") or name.startswith("na_")):
+            defined_at[name] = source  # others of preload/ are names of the C library
     return [
         f"{source.relative_to(sources)} uses {name} of {defined_at[name].relative_to(sources)}"
-        for source, names in wants.items()
-        for name in sorted(names - HOOKS)
-        if name in defined_at and step(defined_at[name], sources) > step(source, sources)
+        for source, name in wanted
+        if name not in HOOKS and name in defined_at and step(defined_at[name], sources) > step(source, sources)
     ]
 
 

@@ -193,27 +193,6 @@ static void a_kept_block_serves_body(void) {
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
-/* What this thread keeps serves another before new memory does; what is too long stays. */
-static void *take_three(void *block) {
-    for (int i = 0; i < 3; i++) ((void **)block)[i] = numalloc(100 * KIB);
-    return NULL;
-}
-static void kept_blocks_serve_others_body(void) {
-    void *mine[2] = {numalloc(100 * KIB), numalloc(100 * KIB)}, *longer = numalloc(500 * KIB), *theirs[3];
-    numalloc_free(mine[0]);
-    numalloc_free(mine[1]);
-    numalloc_free(longer);
-    uint64_t committed = total().committed_bytes, kept = kept_bytes();
-    run(take_three, theirs);
-    CHECK(total().committed_bytes <= committed + 128 * KIB + 64 * KIB); /* the third, and a heap */
-    CHECK_EQUAL(kept_bytes(), kept - 256 * KIB);
-    int found = 0;
-    for (int i = 0; i < 3; i++) found += theirs[i] == mine[0] || theirs[i] == mine[1];
-    CHECK_EQUAL(found, 2);
-    CHECK(numalloc(500 * KIB) == longer);
-    CHECK_EQUAL(numalloc_verify(), 0);
-}
-
 static void what_is_kept_is_bounded_body(void) {
     void *many[200];
     for (int i = 0; i < 200; i++) CHECK((many[i] = numalloc((size_t)(70 + i % 7 * 100) * KIB)) != NULL);
@@ -537,29 +516,6 @@ static void zeroed_blocks_are_touched_body(void) {
     CHECK_EQUAL(present(numalloc_calloc(1, MIB), MIB), 0);
 }
 
-/* Who zeroes a block writes to all of it: memory that is there, in a block somewhat longer, comes before new memory. */
-static void zeroed_blocks_may_be_longer_body(void) {
-    unsigned char *longer = numalloc(10000);
-    memset(longer, 0xff, 10000);
-    numalloc_free(longer);
-    CHECK(numalloc(8000) != (void *)longer); /* this one may be written at its ends alone */
-    unsigned char *p = numalloc_calloc(1, 8000);
-    CHECK(p == longer);
-    for (size_t i = 0; i < 8000; i++) CHECK_EQUAL(p[i], 0);
-    memset(p, 0xff, numalloc_usable_size(p));
-    numalloc_free(p);
-    numalloc_request_t request = {.size = 7000, .align = 4096, .flags = NUMALLOC_ZERO};
-    CHECK_EQUAL((uintptr_t)numalloc_request(&request) % 4096, 0); /* as the longer one is by chance at most */
-    numalloc_free(numalloc(20000));
-    request.align = 64;
-    CHECK_EQUAL((uintptr_t)numalloc_request(&request) % 64, 0);
-    void *coloured = numalloc(16384); /* 16576 bytes, more than twice what follows */
-    numalloc_free(coloured);
-    CHECK((p = numalloc_calloc(1, 8193)) == coloured);
-    CHECK(numalloc_realloc(p, 8193) == p); /* no reason to move */
-    CHECK_EQUAL(numalloc_verify(), 0);
-}
-
 /* ---- starting --------------------------------------------------------------------------------------------------------------- */
 
 static const struct check_case bodies[] = {
@@ -569,7 +525,6 @@ static const struct check_case bodies[] = {
     {"what_rests_returns_in_passing", what_rests_returns_in_passing_body},
     {"what_rests_gives_way", what_rests_gives_way_body},
     {"a_kept_block_serves", a_kept_block_serves_body},
-    {"kept_blocks_serve_others", kept_blocks_serve_others_body},
     {"what_is_kept_is_bounded", what_is_kept_is_bounded_body},
     {"what_never_serves_is_not_kept", what_never_serves_is_not_kept_body},
     {"a_second_free_is_noticed", a_second_free_is_noticed_body},
@@ -584,7 +539,6 @@ static const struct check_case bodies[] = {
     {"a_child_has_what_was_given_back", a_child_has_what_was_given_back_body},
     {"traded_by_threads", traded_by_threads_body},
     {"zeroed_blocks_are_touched", zeroed_blocks_are_touched_body},
-    {"zeroed_blocks_may_be_longer", zeroed_blocks_may_be_longer_body},
 };
 
 static void a_successor_goes_on(void) { check_start("", "a_successor_goes_on"); }
@@ -598,7 +552,6 @@ static void what_rests_returns_in_passing(void) {
 static void what_rests_gives_way(void) { check_start("NUMALLOC_NODE_LIMIT=16M", "what_rests_gives_way"); }
 
 static void a_kept_block_serves(void) { check_start("", "a_kept_block_serves"); }
-static void kept_blocks_serve_others(void) { check_start("", "kept_blocks_serve_others"); }
 static void what_is_kept_is_bounded(void) { check_start("", "what_is_kept_is_bounded"); }
 static void what_never_serves_is_not_kept(void) { check_start("", "what_never_serves_is_not_kept"); }
 static void a_second_free_is_noticed(void) { check_start("", "a_second_free_is_noticed"); }
@@ -619,7 +572,6 @@ static void a_child_has_it(void) { check_start("", "a_child_has_it"); }
 static void a_child_has_what_was_given_back(void) { check_start("", "a_child_has_what_was_given_back"); }
 static void traded_by_threads(void) { check_start("", "traded_by_threads"); }
 static void zeroed_blocks_are_touched(void) { check_start("", "zeroed_blocks_are_touched"); }
-static void zeroed_blocks_may_be_longer(void) { check_start("", "zeroed_blocks_may_be_longer"); }
 
 /* Bytes that were ever made blocks of a size in the pages there are. */
 static size_t carved_bytes(unsigned class_index) {
@@ -654,7 +606,6 @@ static const check_case cases[] = {
     {"what_rests_returns_in_passing", what_rests_returns_in_passing},
     {"what_rests_gives_way", what_rests_gives_way},
     {"a_kept_block_serves", a_kept_block_serves},
-    {"kept_blocks_serve_others", kept_blocks_serve_others},
     {"what_is_kept_is_bounded", what_is_kept_is_bounded},
     {"what_never_serves_is_not_kept", what_never_serves_is_not_kept},
     {"a_second_free_is_noticed", a_second_free_is_noticed},
@@ -669,7 +620,6 @@ static const check_case cases[] = {
     {"a_child_has_what_was_given_back", a_child_has_what_was_given_back},
     {"traded_by_threads", traded_by_threads},
     {"zeroed_blocks_are_touched", zeroed_blocks_are_touched},
-    {"zeroed_blocks_may_be_longer", zeroed_blocks_may_be_longer},
     {"idle_pages_are_used_before_new_blocks", idle_pages_are_used_before_new_blocks},
 };
 

@@ -13,6 +13,7 @@
  */
 #include "api/fork.h"
 #include "heap/ended.h"
+#include "large/kept.h"
 #include "heap/hooks.h"
 #include "heap/remote.h"
 #include "heap/secure.h"
@@ -35,6 +36,11 @@ static void parent(void) {
     pthread_mutex_unlock(&na_threads_lock);
 }
 
+static void orphan(na_heap *heap) {
+    na_kept_recount(heap);
+    na_ended_orphan(heap);
+}
+
 static void child(void) {
     if (na_hooked) na_modes.fork(NA_FORK_CHILD);
     if (na_secure) na_secure_fork();
@@ -48,7 +54,7 @@ static void child(void) {
         if (thread == na_self.thread) continue;
         na_cut_short = true;
         for (int i = 0; i < na_region_count; i++)
-            if (thread->heaps[i] != NULL) na_ended_orphan(thread->heaps[i]);
+            if (thread->heaps[i] != NULL) orphan(thread->heaps[i]);
         na_thread_forget(thread);
     }
     /* What a vanished thread, or the purger, was giving back is in no list. */
@@ -57,7 +63,7 @@ static void child(void) {
         for (na_heap *heap = na_regions[i].all; heap != NULL; heap = heap->all_next) {
             na_thread *owner = atomic_load_explicit(&heap->thread, memory_order_relaxed);
             if (heap->pages == 0) na_remote_send(atomic_exchange(&heap->pending, NULL)); /* a push was cut short */
-            if (heap->in_hand || (owner != NULL && owner != na_self.thread)) na_ended_orphan(heap);
+            if (heap->in_hand || (owner != NULL && owner != na_self.thread)) orphan(heap);
         }
 }
 

@@ -18,7 +18,6 @@
 #include "heap/page.h"
 #include "heap/remote.h"
 #include "heap/thread.h"
-#include "large/kept.h"
 #include "os/options.h"
 #include "space/queue.h"
 #include "space/region.h"
@@ -82,7 +81,6 @@ void na_ended_add(na_heap *heap) {
 }
 
 void na_ended_orphan(na_heap *heap) {
-    na_kept_recount(heap);
     na_caches_recount(heap);
     heap->in_hand = 0;
     /* Caught in the middle of a change: its queues can't be trusted, so its pages stay as they are and only

@@ -9,9 +9,9 @@
 
 #pragma GCC visibility push(hidden)
 
-na_heap *na_heap_of(na_region *region); /* the caller's heap in a region; NULL with errno */
+na_heap *na_heap_of(na_region *region);                   /* the caller's heap in a region; NULL with errno */
 void *na_heap_alloc(na_heap *heap, unsigned class_index); /* slow path; NULL with errno */
-void na_heap_collect(na_heap *heap); /* takes in remote frees; owner only */
+void na_heap_collect(na_heap *heap);                      /* takes in remote frees; owner only */
 /* Gives empty pages back, free since so many ms, but for idle ones, which know; owner only. */
 void na_heap_shed(na_heap *heap, uint64_t since);
 /* A cached block, or NULL. Its address in one register: Intel's cores (Golden Cove) hand on what was just stored without

@@ -15,7 +15,6 @@
 #include "heap/thread.h"
 #include "os/options.h"
 #include "os/topology.h"
-#include "reclaim/purger.h"
 #include "space/meta.h"
 #include "space/region.h"
 #include "types.h"
@@ -32,12 +31,14 @@ bool na_cut_short;
 pthread_mutex_t na_threads_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static _Atomic(bool) has_key;
+static void (*after_peak)(void);
 static pthread_key_t exit_key;
 static na_thread *threads_live, *threads_unused;
 
 static void thread_end(void *record);
 
-void na_threads_init(void) {
+void na_threads_init(void (*when_much_is_left)(void)) {
+    after_peak = when_much_is_left;
     na_secret = (uintptr_t)os_random() | 1;
     na_many_nodes = na_topo.node_count > 1;
     has_key = has_key || pthread_key_create(&exit_key, thread_end) == 0;
@@ -123,7 +124,7 @@ static void thread_end(void *record) {
     int saved = errno;
     na_remote_flush(thread);
     if (leave_heaps(thread)) {
-        na_purger_start(); /* which may allocate */
+        after_peak(); /* which may allocate */
         (void)leave_heaps(thread);
     }
     na_self.thread = NULL;

@@ -22,7 +22,8 @@ extern bool na_many_nodes;    /* the CPU must be looked at: there is more than o
 extern uintptr_t na_secret;   /* marks free blocks */
 extern bool na_cut_short;     /* a child of fork, and its parent had threads, which may have been between two stores */
 
-void na_threads_init(void);               /* once, under na_threads_lock */
+/* Once, under na_threads_lock. `when_much_is_left` is called as a thread ends whose heaps may hold much free memory. */
+void na_threads_init(void (*when_much_is_left)(void));
 na_thread *na_thread_get(void);           /* of the caller, made on demand; NULL with errno */
 na_heap *na_heap_here(void);              /* the caller's heap on the node it runs on; NULL with errno */
 int na_home_index(void);                  /* index of the node whose memory is local to the caller */

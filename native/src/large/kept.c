@@ -167,20 +167,6 @@ bool na_kept_release(na_region *region, uint64_t before) {
     return since != NA_NO_TIME && (since < before || since == COUNTING) && release_before(region, before);
 }
 
-/* Of the first of some heaps, as a process that had thousands of threads has as many heaps. */
-bool na_kept_yield(na_region *region, uint32_t slices) {
-    enum { LOOKS = 16 };
-    if (atomic_load_explicit(&region->kept_since, memory_order_relaxed) == NA_NO_TIME) return false;
-    na_heap *heap = region->all;
-    for (int i = 0; i < LOOKS && heap != NULL; i++, heap = heap->all_next) {
-        for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
-            const na_span *span = atomic_load(&heap->kept[slot]); /* its length changes under the lock alone */
-            if (span != NULL && serves(span->slices, slices) && unkeep(heap, slot)) return true;
-        }
-    }
-    return false;
-}
-
 static na_kept_counts count_freed(const na_region *region) {
     na_kept_counts sum = {0};
     for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) {

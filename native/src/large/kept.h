@@ -15,7 +15,6 @@ bool na_kept_put(na_heap *heap, na_span *span); /* takes it off the count; false
 void na_kept_recount(na_heap *heap);            /* child of fork: its thread may have been between two stores */
 /* Those that all heaps keep since before a time in ms go back; takes the lock. false: there were none. */
 bool na_kept_release(na_region *region, uint64_t before);
-bool na_kept_yield(na_region *region, uint32_t slices); /* one that serves goes back, of any heap; with the lock held */
 
 typedef struct na_kept_counts {
     uint64_t taken, taken_bytes, freed, freed_bytes; /* large blocks, ever; the region's own counts lack them */

@@ -28,23 +28,6 @@ enum { NA_TOUCH_MAX = 128 << 10 };
 
 static uint32_t slices_of(size_t bytes) { return (uint32_t)((bytes + NA_SLICE - 1) >> NA_SLICE_SHIFT); }
 
-void na_large_account(na_region *region, const na_span *span, int sign) {
-    uint64_t bytes = na_span_bytes(span);
-    uint64_t huge = span->huge_shift != 0 ? bytes : 0;
-    if (sign > 0) {
-        region->large_allocations++;
-        region->large_blocks++;
-        region->large_bytes += bytes;
-        region->huge_bytes += huge;
-    } else {
-        if (sign < 0) region->large_frees++;
-        else region->large_allocations--;
-        region->large_blocks--;
-        region->large_bytes -= bytes;
-        region->huge_bytes -= huge;
-    }
-}
-
 /* Makes a range read as zeros. What is mostly without memory stays so: in steps of a huge page, more than half of which
  * has to be there to be cleared. */
 static void zero_range(uintptr_t start, uintptr_t end) {

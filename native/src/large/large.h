@@ -15,7 +15,6 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
 void na_large_free(na_span *span);
 void *na_large_realloc(na_span *span, size_t size); /* in place or moved within its region; NULL with errno */
 size_t na_large_align(size_t bytes, size_t align);  /* where a block of that size starts, in bytes */
-void na_large_account(na_region *region, const na_span *span, int sign); /* with the lock held */
 
 #pragma GCC visibility pop
 

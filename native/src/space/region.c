@@ -287,3 +287,20 @@ int na_region_prepare(na_region *region, size_t bytes) {
     pthread_mutex_unlock(&region->lock);
     return error;
 }
+
+void na_large_account(na_region *region, const na_span *span, int sign) {
+    uint64_t bytes = na_span_bytes(span);
+    uint64_t huge = span->huge_shift != 0 ? bytes : 0;
+    if (sign > 0) {
+        region->large_allocations++;
+        region->large_blocks++;
+        region->large_bytes += bytes;
+        region->huge_bytes += huge;
+    } else {
+        if (sign < 0) region->large_frees++;
+        else region->large_allocations--;
+        region->large_blocks--;
+        region->large_bytes -= bytes;
+        region->huge_bytes -= huge;
+    }
+}

@@ -53,6 +53,9 @@ static inline na_span *na_span_at(const void *address) {
     return NA_LIKELY(offset < na_reserved) ? na_map[offset >> NA_SLICE_SHIFT] : NULL;
 }
 
+/* Counts a large block: 1 it became one, -1 it was freed, 0 it did not become one after all. With the lock held. */
+void na_large_account(na_region *region, const na_span *span, int sign);
+
 #pragma GCC visibility pop
 
 #endif

@@ -9,8 +9,6 @@
  *
  * Threads: everything under the region's lock; functions without _locked take it.
  */
-#include "large/kept.h"
-#include "large/large.h"
 #include "os/options.h"
 #include "space/dirty.h"
 #include "space/meta.h"
@@ -329,13 +327,10 @@ static na_span *in_hole(na_region *region, na_part *part, uint32_t slices, uint3
     return span != NULL && cut(region, span, start, slices) ? span : NULL;
 }
 
-/* In the small part, before new memory is used: what is held for blocks that grow, and what threads have kept for
- * themselves. */
+/* In the small part, before new memory is used: what is held for blocks that grow. */
 static na_span *of_what_is_held(na_region *region, uint32_t slices, uint32_t align) {
     na_part *small = &region->part[0];
-    na_span *span = reserve_with_memory_release(region, slices) ? in_hole(region, small, slices, align) : NULL;
-    if (span == NULL && na_kept_yield(region, slices)) span = in_hole(region, small, slices, align);
-    return span;
+    return reserve_with_memory_release(region, slices) ? in_hole(region, small, slices, align) : NULL;
 }
 
 static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align) {
