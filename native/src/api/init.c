@@ -6,7 +6,6 @@
  */
 #include "api/fork.h"
 #include "api/init.h"
-#include "api/stats.h"
 #include "heap/hooks.h"
 #include "heap/secure.h"
 #include "heap/thread.h"

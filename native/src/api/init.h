@@ -10,4 +10,7 @@
 /* Idempotent; every public call begins with it. false with errno when the address space can't be had. */
 bool na_init(void) __attribute__((visibility("hidden")));
 
+/* false: public calls go to another copy of this library, which was loaded before (LD_PRELOAD). */
+bool na_serves(void) __attribute__((visibility("hidden")));
+
 #endif

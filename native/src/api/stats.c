@@ -138,6 +138,15 @@ int numalloc_stats_sized(int node, numalloc_stats_t *stats, size_t bytes) {
     return 0;
 }
 
+/* The same by another name, which the dynamic linker does not look at. */
+extern __typeof__(numalloc_stats_sized) own_stats __attribute__((alias("numalloc_stats_sized"), visibility("hidden")));
+
+bool na_serves(void) {
+    int (*volatile public)(int, numalloc_stats_t *, size_t) = numalloc_stats_sized;
+    int (*volatile own)(int, numalloc_stats_t *, size_t) = own_stats;
+    return public == own;
+}
+
 /* ---- JSON ------------------------------------------------------------------------------------------- */
 
 typedef struct writer {
