@@ -7,6 +7,7 @@ import importlib
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+import hpcalloc
 from hpcalloc import _native
 from hpcalloc._native import _handler
 from hpcalloc._native.errors import error_for
@@ -117,6 +119,54 @@ def test_page_counts_of_foreign_memory():
     double = counts + counts
     assert double.pages == 2 * counts.pages
     assert double.on_node == {node: 2 * n for node, n in counts.on_node.items()}
+
+
+LATE = """
+import ctypes, pathlib, sys
+bin = pathlib.Path(sys.argv[1])
+names = [f"libtls_{2**i}.so" for i in range(12, 3, -1)] + [f"libtls_least{i}.so" for i in range(4)]
+for name in names:  # they take what there is
+    try:
+        ctypes.CDLL(str(bin / name))
+    except OSError:
+        pass
+try:
+    import hpcalloc
+except ImportError as error:
+    print(error)
+else:
+    print("imported")
+"""
+
+
+def test_import_without_static_tls_names_its_cure():
+    directory = ROOT / "build/native/bin"
+    if not (directory / "libtls_4096.so").exists():
+        pytest.skip("the C tests are not built")
+    environment = {k: v for k, v in os.environ.items() if k not in ("GLIBC_TUNABLES", "LD_PRELOAD")}
+    command = [sys.executable, "-c", LATE, str(directory)]
+    text = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
+    assert "static TLS" in text
+    remedy = re.search(r"remedy: .*(GLIBC_TUNABLES)=(\S+)", text)
+    assert remedy is not None
+    environment["GLIBC_TUNABLES"] = remedy[2].replace("4096", "16384")  # these libraries take 8 KiB
+    text = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
+    assert text.strip() == "imported"
+
+
+def test_too_much_names_what_is_narrow():
+    limits = _native.ffi.new("numalloc_limits_t *")
+    assert _native.lib.numalloc_limits(limits) == 0
+    assert "no block can have more than" in _native.describe_room(limits.block + 1, (0,))
+    assert _native.describe_room(1, _native.node_ids()[:1]).startswith("node ")
+    with pytest.raises(OutOfMemoryError, match="limit: no block can have more than"):
+        hpcalloc.zeros(2**60, dtype=np.uint8)
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (64 * MIB, hard))
+    try:
+        assert "RLIMIT_DATA" in _native.describe_room(128 * MIB, (0,))
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 # ---- handlers ---------------------------------------------------------------------------------------

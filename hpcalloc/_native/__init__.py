@@ -13,7 +13,16 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._cffi import ffi, lib
+try:
+    from ._cffi import ffi, lib
+except ImportError as error:
+    if "static TLS" not in str(error):
+        raise
+    raise ImportError(
+        f"import hpcalloc: {error}; limit: the thread-local memory that glibc keeps for libraries loaded later; remedy: "
+        "import hpcalloc before the other packages, or start Python with "
+        "GLIBC_TUNABLES=glibc.rtld.optional_static_tls=4096 in the environment"
+    ) from error
 
 if TYPE_CHECKING:
     import pathlib
@@ -32,6 +41,7 @@ __all__ = [
     "can_query",
     "current_node",
     "describe_nodes",
+    "describe_room",
     "ffi",
     "include_dir",
     "lib",
@@ -291,3 +301,25 @@ def describe_nodes(nodes: Iterable[int]) -> str:
             free, total = info.free_bytes / 2**30, info.total_bytes / 2**30
             parts.append(f"node {node} has {free:.1f} GiB free of {total:.1f} GiB")
     return ", ".join(parts) or "no node is known"
+
+
+_LIMITS = {
+    "block": "no block can have more than {} (vm.overcommit_memory=0, or the addresses reserved)",
+    "data": "RLIMIT_DATA (ulimit -d) leaves {}",
+    "address_space": "RLIMIT_AS (ulimit -v) leaves {}",
+    "cgroup": "the memory cgroup grants {} more (memory.max, srun --mem)",
+    "machine": "the machine has {} to give",
+}
+
+
+def describe_room(size: int, nodes: Iterable[int]) -> str:
+    """Say what was too narrow for `size` bytes: limits of the process, its cgroup or the machine, else the nodes."""
+    limits = ffi.new("numalloc_limits_t *")
+    narrow = []
+    if lib.numalloc_limits(limits) == 0:
+        narrow = [
+            text.format(f"{getattr(limits, name) / 2**30:.2f} GiB")
+            for name, text in _LIMITS.items()
+            if getattr(limits, name) < size
+        ]
+    return ", ".join(narrow) or describe_nodes(nodes)

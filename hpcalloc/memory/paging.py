@@ -203,7 +203,7 @@ def prefault(a: Array, threads: int | None = None, *, progress: bool | None = No
             work.code if work.failed else errno.ENOMEM,
             "prefault",
             f"{size} of {length} bytes, at {at:#x}",
-            f"{_native.room() / 2**30:.2f} GiB that can be had, {_native.describe_nodes(nodes)}",
+            _native.describe_room(size, nodes),
         )
     return Prefault(seconds, count, untouched, placement(a))
 
