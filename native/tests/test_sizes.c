@@ -97,7 +97,7 @@ static void more_than_the_machine_has(void) {
     errno = 0;
     CHECK(numalloc_calloc(1, most + ((size_t)1 << 30)) == NULL);
     CHECK_EQUAL(errno, ENOMEM);
-    void *block = numalloc(most / 2);
+    void *block = numalloc(na_size_max / 4);
     CHECK(block != NULL);
     CHECK(numalloc_realloc(block, most + ((size_t)1 << 30)) == NULL);
     numalloc_free(block);
