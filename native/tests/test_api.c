@@ -417,7 +417,7 @@ static void json_grows_with_the_buffer(void) {
     CHECK(numalloc_stats_json(NULL, 0) > 100);
 }
 
-static void warm_interleaved_spans_are_reused(void) {
+static void mixed_cache_interleaved_spans_are_reused(void) {
     numalloc_nodemask_t nodes = {{0}};
     int id[2];
     if (numalloc_node_ids(id, 2) < 2) {
@@ -574,6 +574,6 @@ static const check_case cases[] = {
     {"memory_of_others", memory_of_others},
     {"init_is_idempotent", init_is_idempotent},
     {"json_grows_with_the_buffer", json_grows_with_the_buffer},
-    {"warm_interleaved_spans_are_reused", warm_interleaved_spans_are_reused},
+    {"mixed_cache_interleaved_spans_are_reused", mixed_cache_interleaved_spans_are_reused},
 };
 CHECK_MAIN(cases)

@@ -79,7 +79,7 @@ static void every_heap_is_found(void) {
         for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) {
             if (heap == na_self.heap) continue;
             CHECK(atomic_load(&heap->thread) == NULL);
-            CHECK(in_list(region->resting, heap) || in_list(region->abandoned, heap) || in_list(region->spare, heap));
+            CHECK(in_list(region->abandoned, heap) || in_list(region->collected, heap) || in_list(region->empty, heap));
         }
     }
     void *block = numalloc(100);
@@ -93,13 +93,13 @@ static void a_heap_that_is_being_adopted(void) {
     CHECK(use_a_heap(NULL) == NULL); /* of this thread */
     CHECK_EQUAL(pthread_create(&thread, NULL, use_a_heap, NULL), 0);
     CHECK_EQUAL(pthread_join(thread, NULL), 0);
-    CHECK(na_self.heap->region->resting != NULL);
+    CHECK(na_self.heap->region->abandoned != NULL);
     CHECK_EQUAL(fork_while(use_a_heap, &na_self.heap->region->lock, every_heap_is_found), 0);
 }
 
 static void a_heap_that_is_being_made(void) {
     CHECK(use_a_heap(NULL) == NULL);
-    while (na_self.heap->region->resting != NULL) numalloc_purge();
+    while (na_self.heap->region->abandoned != NULL) numalloc_purge();
     CHECK_EQUAL(fork_while(use_a_heap, &na_self.heap->region->lock, every_heap_is_found), 0);
 }
 

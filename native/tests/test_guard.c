@@ -8,7 +8,7 @@
 
 #include "heap/hooks.h"
 #include "os/topology.h"
-#include "watched.h"
+#include "modes.h"
 
 enum { ABORTED = 256 + SIGABRT, FAULTED = 256 + SIGSEGV };
 

@@ -7,7 +7,7 @@
 
 #include "heap/hooks.h"
 #include "os/topology.h"
-#include "watched.h"
+#include "modes.h"
 
 static void *volatile kept[64];
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* profile.c: the arithmetic, the estimates against what was really allocated, the files. A strict reader of the
- * pprof format is in check_watched.py. */
+ * pprof format is in check_modes.py. */
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
@@ -9,7 +9,7 @@
 #include "heap/hooks.h"
 #include "modes/profile.h"
 #include "os/options.h"
-#include "watched.h"
+#include "modes.h"
 
 enum { RATE = 16384 };
 

@@ -9,7 +9,7 @@
 
 #include "space/region.h"
 #include "types.h"
-#include "watched.h"
+#include "modes.h"
 
 enum { ABORTED = 256 + SIGABRT, BLOCKS = 400, SIZE = 64 };
 

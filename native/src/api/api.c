@@ -8,7 +8,7 @@
 #include "api/api.h"
 #include "api/init.h"
 #include "api/sized.h"
-#include "heap/ended.h"
+#include "heap/abandoned.h"
 #include "heap/fast.h"
 #include "heap/heap.h"
 #include "heap/hooks.h"
@@ -17,7 +17,7 @@
 #include "heap/remote.h"
 #include "heap/secure.h"
 #include "heap/thread.h"
-#include "large/kept.h"
+#include "large/cache.h"
 #include "large/large.h"
 #include "large/mixed.h"
 #include "os/options.h"
@@ -149,7 +149,7 @@ __attribute__((noinline)) void na_freed_slow(na_span *page) {
 static void zero_block(void *ptr, size_t size, const na_heap *heap) {
     uint32_t tag = na_span_at(ptr)->tag;
     const na_cache *cache = &heap->cache[na_tag_class(tag)];
-    bool virgin = na_tag_is_page(tag, heap->tag_of_pages) && cache->virgin == cache->frees;
+    bool virgin = na_tag_is_page(tag, heap->tag_of_pages) && cache->zeroed == cache->frees;
     memset(ptr, 0, virgin ? sizeof(na_block) : size);
     if (virgin) na_touch(ptr, size);
 }
@@ -259,14 +259,14 @@ __attribute__((noinline)) void *na_alloc_slow(size_t size) {
         na_span *page = heap->queue[class_index].first;
         /* Blocks that were never used come after those that others of its pages have. */
         if (page != NULL && (page->free != 0 || (page->carved < page->capacity && page->next == NULL &&
-                                                 !na_page_may_be_idle(heap, class_index)))) {
+                                                 !na_page_may_be_retired(heap, class_index)))) {
             na_heap_enter(heap);
             na_cache_fill(cache, page);
             na_heap_leave(heap);
             return na_cache_pop(cache);
         }
-    } else if (size - 1 < NA_KEPT_MAX && !na_moved() && !na_opt.strict) {
-        na_span *span = na_kept_take(na_self.heap, (uint32_t)((size + NA_SLICE - 1) >> NA_SLICE_SHIFT));
+    } else if (size - 1 < NA_SPAN_CACHE_MAX && !na_moved() && !na_opt.strict) {
+        na_span *span = na_span_cache_take(na_self.heap, (uint32_t)((size + NA_SLICE - 1) >> NA_SLICE_SHIFT));
         if (span != NULL) return (void *)span->start;
     }
     return alloc_here(size, 0, 0);
@@ -317,7 +317,7 @@ static int resolve_nodes(const numalloc_nodemask_t *asked, na_nodeset *nodes) {
 /* A member of the set by turns, for blocks too small to be spread. */
 static int deal(const na_nodeset *nodes) {
     na_thread *thread = na_thread_get();
-    uint32_t turn = thread != NULL ? thread->deal++ : 0;
+    uint32_t turn = thread != NULL ? thread->round_robin++ : 0;
     int skip = (int)(turn % (uint32_t)nodeset_count(nodes));
     int node = nodeset_next(nodes, 0);
     while (skip-- > 0) node = nodeset_next(nodes, node + 1);
@@ -523,8 +523,8 @@ size_t numalloc_purge(void) {
     for (int i = 0; i < na_region_count; i++) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
-        na_ended_reclaim(region); /* first, since it may send remote frees to the caller's heap */
-        if (thread != NULL && thread->heaps[i] != NULL) na_heap_shed(thread->heaps[i], os_now_ms());
+        na_abandoned_reclaim(region); /* first, since it may send remote frees to the caller's heap */
+        if (thread != NULL && thread->heaps[i] != NULL) na_heap_release(thread->heaps[i], os_now_ms());
         bytes += na_reclaim_region(region);
     }
     return bytes;

@@ -12,8 +12,8 @@
  * waits until the copy is complete, so no later write of it is seen without the earlier ones.
  */
 #include "api/fork.h"
-#include "heap/ended.h"
-#include "large/kept.h"
+#include "heap/abandoned.h"
+#include "large/cache.h"
 #include "heap/hooks.h"
 #include "heap/remote.h"
 #include "heap/secure.h"
@@ -37,8 +37,8 @@ static void parent(void) {
 }
 
 static void orphan(na_heap *heap) {
-    na_kept_recount(heap);
-    na_ended_orphan(heap);
+    na_span_cache_recount(heap);
+    na_heap_orphan(heap);
 }
 
 static void child(void) {

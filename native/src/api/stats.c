@@ -10,7 +10,7 @@
 #include "heap/page.h"
 #include "heap/remote.h"
 #include "heap/secure.h"
-#include "large/kept.h"
+#include "large/cache.h"
 #include "os/options.h"
 #include "os/topology.h"
 #include "space/meta.h"
@@ -74,7 +74,7 @@ static void add_region(na_region *region, numalloc_stats_t *stats) {
     pthread_mutex_lock(&region->lock);
     add_live_pages(region, stats);
     add_heaps(region, stats);
-    na_kept_counts kept = na_kept_count(region); /* what heaps took and gave without the region's knowledge */
+    na_span_cache_counts kept = na_span_cache_count(region); /* what heaps took and gave without the region's knowledge */
     uint64_t large_bytes = region->large_bytes + kept.taken_bytes - kept.freed_bytes;
     stats->allocations += region->large_allocations + kept.taken;
     stats->frees += region->large_frees + kept.freed;
@@ -84,7 +84,7 @@ static void add_region(na_region *region, numalloc_stats_t *stats) {
     stats->cached_bytes += kept.bytes;
     stats->huge_bytes += region->huge_bytes;
     stats->cached_bytes += region->dirty_bytes;
-    for (const na_span *span = region->warm_first; span != NULL; span = span->newer)
+    for (const na_span *span = region->mixed_cache_first; span != NULL; span = span->newer)
         stats->cached_bytes += na_span_bytes(span);
     stats->committed_bytes += atomic_load_explicit(&region->used_bytes, memory_order_relaxed) + region->dirty_bytes;
     stats->peak_bytes += region->peak_bytes;
@@ -98,7 +98,7 @@ static size_t list_region(na_region *region, numalloc_range_t *ranges, size_t ca
     size_t count = 0;
     pthread_mutex_lock(&region->lock);
     if (capacity == 0) {
-        na_kept_counts kept = na_kept_count(region);
+        na_span_cache_counts kept = na_span_cache_count(region);
         count = region->large_blocks + kept.taken - kept.freed;
         *bytes += region->large_bytes + kept.taken_bytes - kept.freed_bytes;
     }

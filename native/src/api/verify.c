@@ -118,7 +118,7 @@ static int check_part(const na_region *region, int which, sums *sum) {
             for (uintptr_t in = at; in < end; in += NA_SLICE)
                 if (na_map[na_slice_index(in)] != span) bad += broken("a slice is not in the map", region, span);
             if (span->kind == NA_PAGE) bad += check_page(region, span);
-            sum->kept += span->kind == NA_KEPT;
+            sum->kept += span->kind == NA_CACHED;
         }
         before = span;
         at = end;
@@ -141,7 +141,7 @@ static int check_queue(const na_heap *heap, const na_queue *queue, int class_ind
     const na_span *before = NULL;
     for (const na_span *page = queue->first; page != NULL; before = page, page = page->next) {
         ++*pages;
-        if (page->idle) bad += broken("an idle page is in a queue", heap->region, page);
+        if (page->retired) bad += broken("an idle page is in a queue", heap->region, page);
         if (page->prev != before) bad += broken("queue links differ", heap->region, page);
         if (atomic_load_explicit(&page->heap, memory_order_relaxed) != heap)
             bad += broken("page of another heap", heap->region, page);
@@ -172,19 +172,19 @@ static int check_cache(const na_heap *heap, unsigned class_index) {
 
 static int check_heap(const na_heap *heap) {
     int bad = 0;
-    uint32_t pages = 0, idle_slices = 0;
+    uint32_t pages = 0, retired_slices = 0;
     for (int c = 0; c < NA_CLASSES; c++) bad += check_queue(heap, &heap->queue[c], c, &pages);
     bad += check_queue(heap, &heap->full, -1, &pages);
     const na_block *held = na_secure ? na_secure_damaged(heap) : NULL;
     if (held != NULL)
         bad += broken("a block that is held back lost its seal (written after free?)", heap->region, na_span_at(held));
     for (unsigned c = 0; c < NA_CLASSES; c++) bad += check_cache(heap, c);
-    for (const na_span *page = heap->idle_first; page != NULL; page = page->newer) {
+    for (const na_span *page = heap->retired_first; page != NULL; page = page->newer) {
         pages++;
-        idle_slices += page->slices;
-        if (!page->idle || na_page_used(page) != 0) bad += broken("an idle page has blocks in use", heap->region, page);
+        retired_slices += page->slices;
+        if (!page->retired || na_page_used(page) != 0) bad += broken("an idle page has blocks in use", heap->region, page);
     }
-    if (idle_slices != heap->idle_slices) bad += broken("a heap's count of idle pages is wrong", heap->region, NULL);
+    if (retired_slices != heap->retired_slices) bad += broken("a heap's count of idle pages is wrong", heap->region, NULL);
     if (pages != heap->pages) bad += broken("a heap's count of pages is wrong", heap->region, NULL);
     return bad;
 }
@@ -192,32 +192,32 @@ static int check_heap(const na_heap *heap) {
 static int check_kept(const na_region *region, uint32_t spans) {
     uint32_t count = 0;
     for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next)
-        for (unsigned slot = 0; slot < NA_KEPT_SLOTS; slot++) {
-            const na_span *span = atomic_load_explicit(&heap->kept[slot], memory_order_relaxed);
+        for (unsigned slot = 0; slot < NA_SPAN_CACHE_SLOTS; slot++) {
+            const na_span *span = atomic_load_explicit(&heap->cached[slot], memory_order_relaxed);
             if (span == NULL) continue;
             count++;
-            if (span->kind != NA_KEPT || span->region != region->index)
+            if (span->kind != NA_CACHED || span->region != region->index)
                 return broken("a heap keeps what is not kept or of another region", region, span);
-            if (span->slices != heap->kept_slices[slot]) return broken("a kept block's length differs", region, span);
+            if (span->slices != heap->cached_slices[slot]) return broken("a kept block's length differs", region, span);
         }
-    if (count != 0 && atomic_load(&region->kept_since) == NA_NO_TIME)
+    if (count != 0 && atomic_load(&region->cached_since) == NA_NO_TIME)
         return broken("kept blocks are not known of", region, NULL);
     /* In a child of threads some may have been on their way into a slot, or from there to the region. */
     bool agrees = count == spans || (na_cut_short && count < spans);
     return agrees ? 0 : broken("a kept block is in no slot, or in two", region, NULL);
 }
 
-static int check_resting(const na_region *region) {
+static int check_abandoned(const na_region *region) {
     const na_heap *newer = NULL;
     uint64_t count = 0, bound = UINT64_MAX;
-    for (const na_heap *heap = region->resting; heap != NULL; newer = heap, heap = heap->next, count++) {
-        uint64_t ended_at = atomic_load_explicit(&heap->ended_at, memory_order_relaxed);
-        if (heap->newer != newer || ended_at > bound || atomic_load(&heap->thread) != NULL)
+    for (const na_heap *heap = region->abandoned; heap != NULL; newer = heap, heap = heap->next, count++) {
+        uint64_t abandoned_at = atomic_load_explicit(&heap->abandoned_at, memory_order_relaxed);
+        if (heap->newer != newer || abandoned_at > bound || atomic_load(&heap->thread) != NULL)
             return broken("the list of resting heaps is wrong", region, NULL);
-        bound = ended_at;
+        bound = abandoned_at;
     }
-    if (region->resting_oldest != newer) return broken("the oldest resting heap is wrong", region, NULL);
-    for (const na_heap *heap = region->abandoned; heap != NULL; heap = heap->next) count++;
+    if (region->abandoned_oldest != newer) return broken("the oldest resting heap is wrong", region, NULL);
+    for (const na_heap *heap = region->collected; heap != NULL; heap = heap->next) count++;
     return count == region->abandoned_count ? 0 : broken("the count of abandoned heaps is wrong", region, NULL);
 }
 
@@ -238,7 +238,7 @@ int numalloc_verify(void) {
         if (bad == 0 && sum.dirty != region->dirty_bytes) bad += broken("dirty bytes are wrong", region, NULL);
         for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next)
             if (!heap->busy) bad += check_heap(heap);
-        bad += check_resting(region);
+        bad += check_abandoned(region);
         pthread_mutex_unlock(&region->lock);
     }
     return bad == 0 ? 0 : EINVAL;

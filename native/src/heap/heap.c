@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * heap.c: owns the queues of a heap: which page serves which class, where the next one comes from. What becomes of it
- * when its thread ends is in ended.c.
+ * when its thread ends is in abandoned.c.
  *
  * Invariants. A page of the heap is in queue[class] or, when it had no free block as last looked at, in `full`.
  * What is cached counts as used in its page. A heap's region never changes, so its memory stays on its node whatever
@@ -10,7 +10,7 @@
  * Threads: the owner only, except `pending` (anyone) and the region's lists of heaps (region lock). Queues are
  * changed between na_heap_enter and na_heap_leave only, see fork.c.
  */
-#include "heap/ended.h"
+#include "heap/abandoned.h"
 #include "heap/heap.h"
 #include "heap/page.h"
 #include "heap/remote.h"
@@ -33,7 +33,7 @@ void na_cache_fill(na_cache *cache, na_span *page) {
     if (fresh) na_page_carve(page);
     na_cache_set(cache, page->free);
     page->free = 0;
-    cache->virgin = fresh && page->zeroed ? cache->frees : UINT64_MAX;
+    cache->zeroed = fresh && page->zeroed ? cache->frees : UINT64_MAX;
 }
 
 /* A free block of some heap's cache goes home. */
@@ -51,7 +51,7 @@ na_list na_cache_detach(na_heap *heap, unsigned class_index) {
     na_cache *cache = &heap->cache[class_index];
     na_list list = na_cache_list(cache);
     heap->returned[class_index] += na_list_count(list);
-    cache->virgin = UINT64_MAX;
+    cache->zeroed = UINT64_MAX;
     na_cache_set(cache, 0);
     return list;
 }
@@ -62,7 +62,7 @@ void na_cache_add(na_heap *heap, unsigned class_index, na_list list, bool home) 
         send_list_home(heap, list);
         return;
     }
-    cache->virgin = UINT64_MAX;
+    cache->zeroed = UINT64_MAX;
     cache->frees += na_list_count(list);
     atomic_signal_fence(memory_order_release); /* as in na_free_fast */
     na_cache_set(cache, list);
@@ -85,7 +85,7 @@ static void caches_empty(na_heap *heap) {
 
 static na_heap *heap_make(na_region *region) {
     pthread_mutex_lock(&region->lock);
-    na_heap *heap = na_ended_adopt(region);
+    na_heap *heap = na_heap_adopt(region);
     if (heap == NULL && (heap = na_meta_alloc(region, sizeof *heap + na_secure_heap_bytes())) != NULL) {
         if (na_secure) na_secure_equip(heap, heap + 1);
         heap->region = region;
@@ -94,7 +94,7 @@ static na_heap *heap_make(na_region *region) {
             uint32_t limit = NA_CACHE_BYTES / (uint32_t)class_to_size(c);
             if (limit > NA_CACHE_BLOCKS) limit = NA_CACHE_BLOCKS;
             heap->cache[c].limit = limit > NA_CACHE_LEAST ? limit : NA_CACHE_LEAST;
-            heap->cache[c].virgin = UINT64_MAX;
+            heap->cache[c].zeroed = UINT64_MAX;
         }
         heap->all_next = region->all;
         region->all = heap;
@@ -202,7 +202,7 @@ void na_heap_collect(na_heap *heap) {
 /* Behind the other pages of its class. A page that was alone may be given back from now on. */
 void na_heap_join(na_heap *heap, na_span *page) {
     na_queue *queue = &heap->queue[page->class_index];
-    if (queue->first != NULL && queue->first == queue->last) queue->first->attention = queue->first->carved;
+    if (queue->first != NULL && queue->first == queue->last) queue->first->threshold = queue->first->carved;
     na_queue_append(queue, page);
 }
 
@@ -225,7 +225,7 @@ static na_span *queue_search(na_heap *heap, unsigned class_index) {
         }
         na_queue_remove(queue, page);
         page->full = 1;
-        page->attention = 1; /* the next free brings it back */
+        page->threshold = 1; /* the next free brings it back */
         na_queue_push(&heap->full, page);
     }
     return fresh;
@@ -235,7 +235,7 @@ static na_span *queue_search(na_heap *heap, unsigned class_index) {
 static na_span *page_at_hand(na_heap *heap, unsigned class_index) {
     na_span *fresh = queue_search(heap, class_index);
     if (fresh != NULL && fresh->free != 0) return fresh;
-    na_span *page = na_page_idle(heap, class_index);
+    na_span *page = na_page_retired(heap, class_index);
     if (page == NULL) return fresh;
     na_heap_join(heap, page);
     return page;
@@ -246,7 +246,7 @@ static na_span *page_with_room(na_heap *heap, unsigned class_index) {
     na_span *page = page_at_hand(heap, class_index);
     if (page != NULL) return page;
     na_remote_flush(na_self.thread); /* before more memory is used, let others have theirs back */
-    if (na_ended_take(heap, class_index) && (page = page_at_hand(heap, class_index)) != NULL) return page;
+    if (na_heap_adopt_pages(heap, class_index) && (page = page_at_hand(heap, class_index)) != NULL) return page;
     page = na_page_new(heap, class_index);
     if (page != NULL) na_heap_join(heap, page);
     return page;
@@ -272,11 +272,11 @@ void *na_heap_alloc(na_heap *heap, unsigned class_index) {
 
 /* ---- the end ---------------------------------------------------------------------------------------------------- */
 
-void na_heap_shed(na_heap *heap, uint64_t since) {
-    if (NA_UNLIKELY(na_secure)) na_secure_shed(heap);
+void na_heap_release(na_heap *heap, uint64_t since) {
+    if (NA_UNLIKELY(na_secure)) na_secure_release(heap);
     caches_empty(heap);
     na_heap_collect(heap);
-    na_pages_idle_release(heap);
+    na_pages_retired_release(heap);
     na_heap_enter(heap);
     for (unsigned c = 0; c < NA_CLASSES; c++) {
         for (na_span *page = heap->queue[c].first, *next; page != NULL; page = next) {

@@ -13,7 +13,7 @@ na_heap *na_heap_of(na_region *region);                   /* the caller's heap i
 void *na_heap_alloc(na_heap *heap, unsigned class_index); /* slow path; NULL with errno */
 void na_heap_collect(na_heap *heap);                      /* takes in remote frees; owner only */
 /* Gives empty pages back, free since so many ms, but for idle ones, which know; owner only. */
-void na_heap_shed(na_heap *heap, uint64_t since);
+void na_heap_release(na_heap *heap, uint64_t since);
 /* A cached block, or NULL. Its address in one register: Intel's cores (Golden Cove) hand on what was just stored without
  * delay, but only to a load without an index. */
 static inline void *na_cache_pop(na_cache *cache) {

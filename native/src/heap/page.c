@@ -47,38 +47,38 @@ static void unmark(na_span *page) {
 /* Programs free all blocks of many pages and soon want them again. A page that waits in its heap needs no lock and no
  * carving anew, serves another class when that wants a page, and its memory would not be returned earlier, either. */
 
-static void idle_add(na_heap *heap, na_span *page) {
-    page->idle = 1;
+static void retire(na_heap *heap, na_span *page) {
+    page->retired = 1;
     page->newer = NULL;
-    page->older = heap->idle_last;
+    page->older = heap->retired_last;
     if (page->older != NULL) page->older->newer = page;
-    else heap->idle_first = page;
-    heap->idle_last = page;
-    heap->idle_slices += page->slices;
-    heap->idle_classes |= UINT64_C(1) << page->class_index;
+    else heap->retired_first = page;
+    heap->retired_last = page;
+    heap->retired_slices += page->slices;
+    heap->retired_classes |= UINT64_C(1) << page->class_index;
 }
 
-static void idle_remove(na_heap *heap, na_span *page) {
-    page->idle = 0;
+static void retired_remove(na_heap *heap, na_span *page) {
+    page->retired = 0;
     if (page->older != NULL) page->older->newer = page->newer;
-    else heap->idle_first = page->newer;
+    else heap->retired_first = page->newer;
     if (page->newer != NULL) page->newer->older = page->older;
-    else heap->idle_last = page->older;
-    heap->idle_slices -= page->slices;
+    else heap->retired_last = page->older;
+    heap->retired_slices -= page->slices;
 }
 
-na_span *na_page_idle(na_heap *heap, unsigned class_index) {
-    if (!na_page_may_be_idle(heap, class_index)) return NULL;
-    na_span *page = heap->idle_last; /* the newest is most likely in the core's cache */
+na_span *na_page_retired(na_heap *heap, unsigned class_index) {
+    if (!na_page_may_be_retired(heap, class_index)) return NULL;
+    na_span *page = heap->retired_last; /* the newest is most likely in the core's cache */
     while (page != NULL && page->class_index != class_index) page = page->older;
-    if (page != NULL) idle_remove(heap, page);
-    else heap->idle_classes &= ~(UINT64_C(1) << class_index);
+    if (page != NULL) retired_remove(heap, page);
+    else heap->retired_classes &= ~(UINT64_C(1) << class_index);
     return page;
 }
 
 /* An empty page is a page no more. */
 static void leave_heap(na_heap *heap, na_span *page) {
-    if (page->idle) idle_remove(heap, page);
+    if (page->retired) retired_remove(heap, page);
     else na_queue_remove(&heap->queue[page->class_index], page);
     unmark(page);
     heap->pages--;
@@ -86,24 +86,24 @@ static void leave_heap(na_heap *heap, na_span *page) {
     if (heap->strict_pages[page->class_index] != 0) heap->strict_pages[page->class_index]--;
 }
 
-void na_pages_idle_move(na_heap *from, na_heap *to) {
-    for (na_span *page; (page = from->idle_first) != NULL;) {
-        idle_remove(from, page);
+void na_pages_retired_move(na_heap *from, na_heap *to) {
+    for (na_span *page; (page = from->retired_first) != NULL;) {
+        retired_remove(from, page);
         atomic_store(&page->heap, to);
-        idle_add(to, page);
+        retire(to, page);
     }
 }
 
-static void idle_trim(na_heap *heap, uint64_t now) {
-    for (na_span *page; (page = heap->idle_first) != NULL;) {
-        if (heap->idle_slices <= NA_IDLE_SLICES && !na_is_due(page->freed_at, now)) break;
+static void retired_trim(na_heap *heap, uint64_t now) {
+    for (na_span *page; (page = heap->retired_first) != NULL;) {
+        if (heap->retired_slices <= NA_RETIRED_SLICES && !na_is_due(page->freed_at, now)) break;
         na_page_release(page);
     }
 }
 
 /* Of another class. */
-static na_span *idle_take(na_heap *heap, uint32_t slices) {
-    na_span *page = heap->idle_first;
+static na_span *retired_take(na_heap *heap, uint32_t slices) {
+    na_span *page = heap->retired_first;
     while (page != NULL && page->slices != slices) page = page->newer;
     if (page != NULL) leave_heap(heap, page);
     return page;
@@ -138,17 +138,17 @@ na_span *na_page_new(na_heap *heap, unsigned class_index) {
     size_t block_size = class_to_size(class_index);
     uint32_t slices = slices_for(heap, class_index);
     bool clean = false;
-    na_span *page = idle_take(heap, slices);
+    na_span *page = retired_take(heap, slices);
     if (page == NULL && (page = span_for_page(heap->region, slices, &clean)) == NULL) return NULL;
     page->free = 0;
     page->frees = 0;
-    page->attention = 0;
+    page->threshold = 0;
     na_page_carved_set(page, 0);
     page->block_size = (uint32_t)block_size;
     page->capacity = (uint32_t)(na_span_bytes(page) / block_size);
     page->class_index = (uint8_t)class_index;
     page->full = 0;
-    page->idle = 0;
+    page->retired = 0;
     page->zeroed = clean;
     heap->changed = 1;
     page->pending_next = NULL;
@@ -161,7 +161,7 @@ na_span *na_page_new(na_heap *heap, unsigned class_index) {
 
 void na_page_leave(na_span *page, uint64_t since) {
     na_heap *heap = atomic_load_explicit(&page->heap, memory_order_relaxed);
-    if (!page->idle) page->freed_at = since;
+    if (!page->retired) page->freed_at = since;
     leave_heap(heap, page);
     page->next = heap->gone;
     heap->gone = page;
@@ -181,9 +181,9 @@ void na_pages_gone(na_heap *heap) {
     pthread_mutex_unlock(&heap->region->lock);
 }
 
-void na_pages_idle_release(na_heap *heap) {
+void na_pages_retired_release(na_heap *heap) {
     na_heap_enter(heap);
-    while (heap->idle_first != NULL) na_page_leave(heap->idle_first, 0);
+    while (heap->retired_first != NULL) na_page_leave(heap->retired_first, 0);
     na_heap_leave(heap);
     na_pages_gone(heap);
 }
@@ -213,7 +213,7 @@ void na_page_carve(na_span *page) {
     }
     page->free = list;
     na_page_carved_set(page, page->carved + batch);
-    page->attention = page->carved;
+    page->threshold = page->carved;
 }
 
 void na_page_freed(na_span *page) {
@@ -223,19 +223,19 @@ void na_page_freed(na_span *page) {
     if (page->full) {
         na_queue_remove(&heap->full, page);
         page->full = 0;
-        page->attention = page->carved;
+        page->threshold = page->carved;
         /* Behind the others: a page that has just one free block is a poor one to allocate from. */
         na_heap_join(heap, page);
     }
     /* The last page of its class stays, and isn't looked at again until it has company: programs that allocate and
      * free one block would make and return a page each time. */
     if (na_page_used(page) == 0 && queue->first == queue->last) {
-        page->attention = 0;
+        page->threshold = 0;
     } else if (na_page_used(page) == 0) {
         na_queue_remove(queue, page);
         page->freed_at = os_now_ms();
-        idle_add(heap, page);
-        idle_trim(heap, page->freed_at);
+        retire(heap, page);
+        retired_trim(heap, page->freed_at);
     }
     na_heap_leave(heap);
 }

@@ -13,18 +13,18 @@
 
 na_span *na_page_new(na_heap *heap, unsigned class_index);  /* in no queue yet; NULL with errno */
 void na_page_carve(na_span *page);                          /* links the next batch of blocks */
-na_span *na_page_idle(na_heap *heap, unsigned class_index); /* is in no queue now; NULL: there is none */
-static inline bool na_page_may_be_idle(const na_heap *heap, unsigned class_index) {
-    return (heap->idle_classes >> class_index & 1) != 0;
+na_span *na_page_retired(na_heap *heap, unsigned class_index); /* is in no queue now; NULL: there is none */
+static inline bool na_page_may_be_retired(const na_heap *heap, unsigned class_index) {
+    return (heap->retired_classes >> class_index & 1) != 0;
 }
 _Static_assert(NA_CLASSES <= 64, "a bit for each");
-void na_page_freed(na_span *page);                 /* its free blocks reached page->attention */
+void na_page_freed(na_span *page);                 /* its free blocks reached page->threshold */
 void na_page_release(na_span *page);               /* no block in use: to the region */
 void na_page_leave(na_span *page, uint64_t since); /* the same, but first into heap->gone; free since so many ms */
 void na_pages_gone(na_heap *heap);                 /* those go to the region; takes the lock */
 void na_pages_gone_free(na_heap *heap);            /* the same with the lock held */
-void na_pages_idle_move(na_heap *from, na_heap *to);
-void na_pages_idle_release(na_heap *heap);
+void na_pages_retired_move(na_heap *from, na_heap *to);
+void na_pages_retired_release(na_heap *heap);
 
 /* By threads that do not own the page: those behind are no blocks. */
 static inline uint32_t na_page_carved(const na_span *page) { return __atomic_load_n(&page->carved, __ATOMIC_RELAXED); }
@@ -41,7 +41,7 @@ static inline bool na_page_push(na_span *page, na_block *block) {
     na_mark_free(block);
     na_list list = na_list_push(&page->free, block);
     page->frees++;
-    return NA_UNLIKELY(na_list_count(list) == page->attention);
+    return NA_UNLIKELY(na_list_count(list) == page->threshold);
 }
 
 #pragma GCC visibility pop

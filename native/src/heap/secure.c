@@ -161,7 +161,7 @@ void na_secure_carve(na_span *page) {
     na_page_carved_set(page, page->capacity);
     for (uint32_t i = 0; i < count; i++)
         push(page, (na_block *)(page->start + (uintptr_t)shelf->order[i] * page->block_size));
-    page->attention = page->carved;
+    page->threshold = page->carved;
 }
 
 void *na_secure_take(na_span *page) {
@@ -229,7 +229,7 @@ static void send_home(na_span *page, na_block *block) {
     na_heap_enter(heap);
     push(page, block);
     page->frees++;
-    if (na_list_count(page->free) == page->attention) na_page_freed(page);
+    if (na_list_count(page->free) == page->threshold) na_page_freed(page);
     na_heap_leave(heap);
 }
 
@@ -275,7 +275,7 @@ void na_secure_free(na_span *page, na_block *block) {
     send_home(page, block);
 }
 
-void na_secure_shed(na_heap *heap) {
+void na_secure_release(na_heap *heap) {
     for (unsigned c = 0; c < NA_CLASSES; c++)
         for (uint32_t place = 0; place < SHELF_MOST && na_secure_held(heap, c) != 0; place++) {
             na_block *block = take_down(heap->shelf, c, place);

@@ -25,7 +25,7 @@ void *na_secure_take(na_span *page); /* NULL: the page's list was damaged, and i
 void na_secure_take_remote(na_heap *heap, na_span *page);
 void na_secure_unlink_all(const na_span *page);      /* the page goes, all its blocks are free; damage is reported */
 void na_secure_free(na_span *page, na_block *block); /* after na_live_claim */
-void na_secure_shed(na_heap *heap);                  /* what is held back goes home; owner only */
+void na_secure_release(na_heap *heap);                  /* what is held back goes home; owner only */
 uint32_t na_secure_held(const na_heap *heap, unsigned class_index);
 const na_block *na_secure_damaged(const na_heap *heap); /* of those held back; NULL: none */
 

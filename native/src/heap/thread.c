@@ -7,7 +7,7 @@
  *
  * Threads: na_threads_lock for the list of threads; na_self by its thread.
  */
-#include "heap/ended.h"
+#include "heap/abandoned.h"
 #include "heap/heap.h"
 #include "heap/hooks.h"
 #include "heap/inline.h"
@@ -109,9 +109,9 @@ static bool leave_heaps(na_thread *thread) {
     for (int i = 0; i < na_region_count; i++) {
         na_heap *heap = thread->heaps[i];
         if (heap == NULL) continue;
-        much |= heap->pages + heap->kept_total >= NA_PEAK_BYTES / NA_SLICE;
+        much |= heap->pages + heap->cached_total >= NA_PEAK_BYTES / NA_SLICE;
         thread->heaps[i] = NULL;
-        na_ended_add(heap);
+        na_heap_abandon(heap);
     }
     return much;
 }

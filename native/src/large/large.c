@@ -3,14 +3,14 @@
  * large.c: owns large blocks of one home: a span each, with huge pages where they can be had (explicit ones if
  * asked for, then transparent, then base pages), grown in place or moved by mremap.
  *
- * The warm cache is what heaps keep of blocks up to 1 MiB (kept.c), and the region's free spans: they keep their pages
+ * The warm cache is what heaps keep of blocks up to 1 MiB (cache.c), and the region's free spans: they keep their pages
  * until the purge delay is over, so a block of like size that comes soon gets memory that is already on its node.
  *
  * Threads: a block is used by one thread at a time, as with any allocator; accounting under the region's lock, that of
  * kept blocks by their heap.
  */
 #include "heap/thread.h"
-#include "large/kept.h"
+#include "large/cache.h"
 #include "large/large.h"
 #include "os/options.h"
 #include "os/topology.h"
@@ -100,7 +100,7 @@ static void dispose(na_region *region, na_span *span, int sign) {
     pthread_mutex_lock(&region->lock);
     na_large_account(region, span, sign);
     if (usable) na_span_free_locked(region, span, os_now_ms());
-    else na_span_forgo(region, span);
+    else na_span_release_reserve(region, span);
     pthread_mutex_unlock(&region->lock);
 }
 
@@ -130,9 +130,9 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
     align = na_large_align(bytes, align);
     bool clean = false, zero = (flags & NUMALLOC_ZERO) != 0;
     bool growing = (flags & NA_GROWING) != 0;
-    bool may_keep = !growing && align == NA_SLICE && bytes <= NA_KEPT_MAX;
+    bool may_keep = !growing && align == NA_SLICE && bytes <= NA_SPAN_CACHE_MAX;
     na_heap *heap = may_keep ? heap_in(region) : NULL;
-    na_span *span = heap != NULL ? na_kept_take(heap, slices_of(bytes)) : NULL;
+    na_span *span = heap != NULL ? na_span_cache_take(heap, slices_of(bytes)) : NULL;
     bool kept = span != NULL;
     if (!kept) {
         uint32_t slices = slices_of(bytes), align_slices = slices_of(align);
@@ -178,7 +178,7 @@ void na_large_free(na_span *span) {
     /* One slice is had for its alignment alone, which no kept block serves. */
     bool ordinary = span->huge_shift == 0 && !span->remapped && !span->grown && span->slices > 1;
     na_heap *heap = ordinary ? heap_in(region) : NULL;
-    if (heap == NULL || !na_kept_put(heap, span)) dispose(region, span, -1);
+    if (heap == NULL || !na_span_cache_put(heap, span)) dispose(region, span, -1);
 }
 
 /* ---- realloc ------------------------------------------------------------------------------------------- */

@@ -121,19 +121,19 @@ static bool count_share(const na_placement *placement, uint32_t slices, int sign
 
 /* ---- warm spans -------------------------------------------------------------------------------------------- */
 
-static void warm_remove(na_region *region, na_span *span) {
+static void mixed_cache_remove(na_region *region, na_span *span) {
     na_span *older = span->older, *newer = span->newer;
     if (older != NULL) older->newer = newer;
-    else region->warm_first = newer;
+    else region->mixed_cache_first = newer;
     if (newer != NULL) newer->older = older;
-    else region->warm_last = older;
-    region->warm_count--;
-    region->warm_bytes -= na_span_bytes(span);
+    else region->mixed_cache_last = older;
+    region->mixed_cache_count--;
+    region->mixed_cache_bytes -= na_span_bytes(span);
 }
 
 /* A warm span needs its placement and the list's links at once: the links live in the placement's place and
  * the placement in `free`, which only pages use. */
-static na_placement *warm_placement(const na_span *span) { return (na_placement *)(uintptr_t)span->free; }
+static na_placement *mixed_cache_placement(const na_span *span) { return (na_placement *)(uintptr_t)span->free; }
 
 static void placement_delete(na_region *region, na_placement *placement) {
     placement->next = region->placement_unused;
@@ -151,16 +151,16 @@ static na_placement *placement_new(na_region *region, const na_placement *value)
 /* The oldest goes back to the ordinary free spans: no policy, no memory. Where the policy can't be taken off, it is set
  * anew by the next user of the range. The lock is held before and after, but not meanwhile. */
 static void dissolve_oldest(na_region *region) {
-    na_span *span = region->warm_first;
-    warm_remove(region, span);
+    na_span *span = region->mixed_cache_first;
+    mixed_cache_remove(region, span);
     na_rest_begin(region, span);
     pthread_mutex_unlock(&region->lock);
     bool purged = na_opt.purge_delay_ms != NA_PURGE_NEVER && os_purge((void *)span->start, na_span_bytes(span)) == 0;
-    drop_policy(region, warm_placement(span), span);
-    (void)count_share(warm_placement(span), span->slices, -1);
+    drop_policy(region, mixed_cache_placement(span), span);
+    (void)count_share(mixed_cache_placement(span), span->slices, -1);
     pthread_mutex_lock(&region->lock);
     na_rest_end(region, span);
-    placement_delete(region, warm_placement(span));
+    placement_delete(region, mixed_cache_placement(span));
     span->free = 0;
     if (purged) region->purged_bytes += na_span_bytes(span);
     if (purged) na_span_free_zero_locked(region, span);
@@ -170,8 +170,8 @@ static void dissolve_oldest(na_region *region) {
 bool na_mixed_release(na_region *region, uint64_t before, uint64_t bytes) {
     bool any = false;
     pthread_mutex_lock(&region->lock);
-    while (region->warm_first != NULL && region->warm_first->freed_at < before && bytes != 0) {
-        uint64_t some = na_span_bytes(region->warm_first);
+    while (region->mixed_cache_first != NULL && region->mixed_cache_first->freed_at < before && bytes != 0) {
+        uint64_t some = na_span_bytes(region->mixed_cache_first);
         bytes -= some < bytes ? some : bytes;
         dissolve_oldest(region);
         any = true;
@@ -180,14 +180,14 @@ bool na_mixed_release(na_region *region, uint64_t before, uint64_t bytes) {
     return any;
 }
 
-static na_span *warm_take(na_region *region, const na_placement *placement, uint32_t slices, size_t align) {
-    for (na_span *span = region->warm_last; span != NULL; span = span->older) {
+static na_span *mixed_cache_take(na_region *region, const na_placement *placement, uint32_t slices, size_t align) {
+    for (na_span *span = region->mixed_cache_last; span != NULL; span = span->older) {
         bool fits = placement->policy == NUMALLOC_BLOCKED
                         ? span->slices == slices
                         : span->slices >= slices && span->slices - slices <= slices / 8;
-        if (!fits || (span->start & (align - 1)) != 0 || !same_placement(warm_placement(span), placement)) continue;
-        na_placement *kept = warm_placement(span);
-        warm_remove(region, span);
+        if (!fits || (span->start & (align - 1)) != 0 || !same_placement(mixed_cache_placement(span), placement)) continue;
+        na_placement *kept = mixed_cache_placement(span);
+        mixed_cache_remove(region, span);
         span->free = 0;
         span->placement = kept;
         return span;
@@ -218,7 +218,7 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
     }
     uint32_t slices = (uint32_t)(bytes >> NA_SLICE_SHIFT);
     pthread_mutex_lock(&region->lock);
-    na_span *span = warm_take(region, &placement, slices, align);
+    na_span *span = mixed_cache_take(region, &placement, slices, align);
     bool warm = span != NULL;
     na_placement *kept = warm ? span->placement : placement_new(region, &placement);
     pthread_mutex_unlock(&region->lock);
@@ -229,7 +229,7 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
     bool stale = warm; /* holds what the last user left */
     if (!warm) {
         bool clean, counted = count_share(&placement, slices, 1);
-        if (counted) span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_WARM, &clean);
+        if (counted) span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_CACHED_MIXED, &clean);
         if (span != NULL) {
             span->placement = kept;
             error = os_can_bind();
@@ -277,16 +277,16 @@ void na_mixed_free(na_span *span) {
     na_large_account(region, span, -1);
     na_placement *placement = span->placement;
     span->free = (uintptr_t)placement;
-    span->kind = NA_WARM;
+    span->kind = NA_CACHED_MIXED;
     span->freed_at = os_now_ms();
     span->newer = NULL;
-    span->older = region->warm_last;
+    span->older = region->mixed_cache_last;
     if (span->older != NULL) span->older->newer = span;
-    else region->warm_first = span;
-    region->warm_last = span;
-    region->warm_count++;
-    region->warm_bytes += na_span_bytes(span);
+    else region->mixed_cache_first = span;
+    region->mixed_cache_last = span;
+    region->mixed_cache_count++;
+    region->mixed_cache_bytes += na_span_bytes(span);
     if (na_rest_excess(region) != 0) na_rest_wake(region);
-    while (region->warm_count > NA_WARM_SLOTS) dissolve_oldest(region);
+    while (region->mixed_cache_count > NA_MIXED_CACHE_SLOTS) dissolve_oldest(region);
     pthread_mutex_unlock(&region->lock);
 }

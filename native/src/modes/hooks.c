@@ -13,7 +13,7 @@
  */
 #include "api/api.h"
 #include "heap/hooks.h"
-#include "modes/arena.h"
+#include "modes/bump.h"
 #include "modes/guard.h"
 #include "modes/leaks.h"
 #include "modes/profile.h"
@@ -138,7 +138,7 @@ static void cleanup(bool report) {
 }
 
 static void hook_fork(int step) {
-    static void (*const parts[])(int) = {na_record_fork, na_site_fork, na_guard_fork, na_arena_fork};
+    static void (*const parts[])(int) = {na_record_fork, na_site_fork, na_guard_fork, na_bump_fork};
     enum { PARTS = sizeof parts / sizeof parts[0] };
     for (int i = 0; i < PARTS; i++) parts[step == NA_FORK_PREPARE ? i : PARTS - 1 - i](step);
     if (step != NA_FORK_CHILD) return;

@@ -22,7 +22,7 @@
 #include "api/init.h"
 #include "heap/heap.h"
 #include "heap/hooks.h"
-#include "modes/arena.h"
+#include "modes/bump.h"
 #include "modes/out.h"
 #include "modes/profile.h"
 #include "modes/record.h"
@@ -116,7 +116,7 @@ static unsigned class_of(size_t size) { return size_to_class(size != 0 ? size : 
 static na_tally *tally_make(na_site *site, unsigned class_index) {
     na_tally *first = tallies_of(site), *found = tally_in(first, class_index), *new = NULL;
     while (found == NULL) {
-        if (new == NULL && (new = na_arena_take(sizeof *new)) == NULL) return NULL;
+        if (new == NULL && (new = na_bump_alloc(sizeof *new)) == NULL) return NULL;
         new->class_index = class_index;
         new->next = first;
         if (atomic_compare_exchange_weak_explicit(&site->tallies, &first, new, memory_order_acq_rel,

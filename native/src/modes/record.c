@@ -10,7 +10,7 @@
  * Threads: a bucket by its stripe. A stripe is never held while blocks are allocated or freed.
  */
 #include "heap/hooks.h"
-#include "modes/arena.h"
+#include "modes/bump.h"
 #include "modes/record.h"
 #include "modes/stack.h"
 #include "os/os.h"
@@ -44,7 +44,7 @@ static stripe *stripe_of(size_t index) { return &stripes[index % STRIPES]; }
 
 static na_record *take_unused(stripe *of) {
     if (of->unused == NULL) {
-        na_record *batch = na_arena_take(BATCH * sizeof *batch);
+        na_record *batch = na_bump_alloc(BATCH * sizeof *batch);
         for (int i = 0; batch != NULL && i < BATCH; i++) {
             batch[i].next = of->unused;
             of->unused = &batch[i];

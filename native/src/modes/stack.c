@@ -14,7 +14,7 @@
  */
 #define _GNU_SOURCE
 #include "heap/hooks.h"
-#include "modes/arena.h"
+#include "modes/bump.h"
 #include "modes/guard.h"
 #include "modes/out.h"
 #include "modes/stack.h"
@@ -95,7 +95,7 @@ static na_site *insert(_Atomic(na_site *) *at, uint64_t hash, const walk *stack,
     pthread_mutex_lock(&lock);
     na_site *first = atomic_load_explicit(at, memory_order_relaxed);
     na_site *site = find(first, hash, stack, node);
-    if (site == NULL && (site = na_arena_take(sizeof *site + stack->depth * sizeof(uintptr_t))) != NULL) {
+    if (site == NULL && (site = na_bump_alloc(sizeof *site + stack->depth * sizeof(uintptr_t))) != NULL) {
         site->next = first;
         site->all_next = atomic_load_explicit(&youngest, memory_order_relaxed);
         site->hash = hash;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * reclaim.c: the one owner of "memory is short" and of giving memory back. Free memory rests in three forms: in heaps
- * without a thread (ended.c), in the span cache (kept.c, mixed.c), and in dirty spans (rest.c). It goes back
+ * without a thread (abandoned.c), in the span cache (cache.c, mixed.c), and in dirty spans (rest.c). It goes back
  *
  *   by age     what has rested for the purge delay, as calls pass by, or by the purger's thread;
  *   by volume  when a thread only frees, and more rests than NA_REST_LEAST and what is in use. Who takes it all again pays for
@@ -15,10 +15,10 @@
  * Threads: any number at a time; each purges spans of its own.
  */
 #include "reclaim/reclaim.h"
-#include "heap/ended.h"
+#include "heap/abandoned.h"
 #include "heap/heap.h"
 #include "heap/page.h"
-#include "large/kept.h"
+#include "large/cache.h"
 #include "large/mixed.h"
 #include "space/region.h"
 #include "space/rest.h"
@@ -83,7 +83,7 @@ static void by_volume(na_region *region) {
     if (na_self.thread == NULL || na_self.thread->frees_in_row < IN_ROW) return;
     uint64_t excess = na_rest_excess(region);
     region->unproven -= excess;
-    if (excess != 0 && region->warm_bytes != 0) {
+    if (excess != 0 && region->mixed_cache_bytes != 0) {
         pthread_mutex_unlock(&region->lock);
         (void)na_mixed_release(region, UINT64_MAX, excess);
         pthread_mutex_lock(&region->lock);
@@ -126,7 +126,7 @@ static uint64_t resting(void) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
         pthread_mutex_lock(&region->lock);
-        bytes += region->dirty_bytes + region->warm_bytes;
+        bytes += region->dirty_bytes + region->mixed_cache_bytes;
         pthread_mutex_unlock(&region->lock);
     }
     return bytes;
@@ -151,8 +151,8 @@ static void mind_limits(uint64_t opened) {
 
 /* Heaps and cached spans that rested long enough: `before` in ms. */
 static void release_before(na_region *region, uint64_t before) {
-    na_ended_release(region, before);
-    (void)na_kept_release(region, before);
+    na_abandoned_release(region, before);
+    (void)na_span_cache_release(region, before);
     if (region->node_index < 0) (void)na_mixed_release(region, before, UINT64_MAX);
 }
 
@@ -232,8 +232,8 @@ bool na_reclaim_relieve(na_region *region, int attempt) {
         if (!atomic_load_explicit(&each->opened, memory_order_acquire)) continue;
         uint64_t before = held(each);
         na_heap *own = na_self.thread != NULL ? na_self.thread->heaps[each->index] : NULL;
-        if (own != NULL && attempt == 0) na_pages_idle_release(own);
-        if (own != NULL && attempt == 1) na_heap_shed(own, os_now_ms());
+        if (own != NULL && attempt == 0) na_pages_retired_release(own);
+        if (own != NULL && attempt == 1) na_heap_release(own, os_now_ms());
         (void)na_reclaim_region(each);
         any |= held(each) < before;
     }
@@ -249,9 +249,9 @@ bool na_reclaim_due(void) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
         na_reclaim_look(region, os_now_ms());
-        rests |= na_ended_oldest(region) != NA_NO_TIME || atomic_load(&region->kept_since) != NA_NO_TIME;
+        rests |= na_abandoned_oldest(region) != NA_NO_TIME || atomic_load(&region->cached_since) != NA_NO_TIME;
         pthread_mutex_lock(&region->lock);
-        rests |= na_rest_any(region) || region->warm_first != NULL;
+        rests |= na_rest_any(region) || region->mixed_cache_first != NULL;
         pthread_mutex_unlock(&region->lock);
     }
     return rests;

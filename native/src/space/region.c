@@ -89,7 +89,7 @@ static void region_lay_out(na_region *region, int index, na_span **bins) {
     else if (nodeset_count(&na_topo.policy_nodes) == 1) region->node = nodeset_next(&na_topo.policy_nodes, 0);
     else region->node = NUMALLOC_NODE_MIXED;
     pthread_mutex_init(&region->lock, NULL);
-    region->kept_since = NA_NO_TIME;
+    region->cached_since = NA_NO_TIME;
 
     size_t bytes = (size_t)1 << na_shift;
     uintptr_t meta_end = region->base + na_round_up(bytes / NA_META_SHARE, NA_HUGE_BYTES);

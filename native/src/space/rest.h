@@ -29,7 +29,7 @@ static inline void na_rest_wake(na_region *region) {
 /* Bytes that rest beyond that, but no more than the peak grew. Cached mixed spans count as used, and rest. */
 static inline uint64_t na_rest_excess(const na_region *region) {
     uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
-    uint64_t may = used - region->warm_bytes + NA_REST_LEAST, rests = region->dirty_bytes + region->warm_bytes;
+    uint64_t may = used - region->mixed_cache_bytes + NA_REST_LEAST, rests = region->dirty_bytes + region->mixed_cache_bytes;
     uint64_t excess = rests > may ? rests - may : 0;
     return excess < region->unproven ? excess : region->unproven;
 }

@@ -100,7 +100,7 @@ static void free_span_remove(na_region *region, na_span *span) {
 }
 
 /* The first slices of a free span are taken. Its descriptor is that of the rest, or unused. */
-static void behead(na_region *region, na_span *span, uint32_t slices) {
+static void split_front(na_region *region, na_span *span, uint32_t slices) {
     enum na_span_kind kind = (enum na_span_kind)span->kind;
     free_span_remove(region, span);
     if (span->slices == slices) {
@@ -165,7 +165,7 @@ static void reserve_release(na_region *region, na_span *reserve) {
     (void)give_back(region, reserve->start, reserve->slices, reserve->freed_at, reserve);
 }
 
-void na_span_forgo(na_region *region, const na_span *span) {
+void na_span_release_reserve(na_region *region, const na_span *span) {
     na_span *reserve = reserve_behind(region, span);
     if (reserve != NULL) reserve_release(region, reserve);
 }
@@ -461,7 +461,7 @@ static void release_range(na_region *region, uintptr_t start, uint32_t slices, u
 }
 
 static void free_locked(na_region *region, na_span *span, uint64_t rested_since, bool reads_zero) {
-    na_span_forgo(region, span);
+    na_span_release_reserve(region, span);
     atomic_store_explicit(&span->heap, NULL, memory_order_relaxed);
     span->resting = 0;
     span->huge_shift = 0;
@@ -515,7 +515,7 @@ bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
         }
         if (have >= more) {
             uint32_t dirty = (uint32_t)na_dirty_count(end, more);
-            behead(region, after, more);
+            split_front(region, after, more);
             map_fill(end, more, span);
             span->slices = slices;
             span->grown = 1;
@@ -532,7 +532,7 @@ void na_span_trim(na_region *region, na_span *span, uint32_t slices) {
     na_span *rest = na_descriptor_new(region); /* without one the span simply stays long */
     if (rest != NULL) {
         uint32_t less = span->slices - slices;
-        na_span_forgo(region, span);
+        na_span_release_reserve(region, span);
         span->slices = slices;
         release_range(region, na_span_end(span), less, os_now_ms(), false, rest);
     }

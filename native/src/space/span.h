@@ -15,7 +15,7 @@
 na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean);
 /* Of a large block that realloc makes or moves: with a reserve behind it, where one can be had. Takes the lock. */
 na_span *na_span_alloc_growing(na_region *region, uint32_t slices, uint32_t align, bool *clean);
-void na_span_forgo(na_region *region, const na_span *span); /* its reserve, if any; with the lock held */
+void na_span_release_reserve(na_region *region, const na_span *span); /* its reserve, if any; with the lock held */
 /* `rested_since`: ms since when nobody uses its memory. */
 void na_span_free(na_region *region, na_span *span, uint64_t rested_since); /* takes the lock */
 void na_span_free_locked(na_region *region, na_span *span, uint64_t rested_since);

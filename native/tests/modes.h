@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * watched.h: tests of modes that are chosen before main. run_watched starts this program anew with the given
+ * modes.h: tests of modes that are chosen before main. run_watched starts this program anew with the given
  * environment to run one body; WATCHED_MAIN knows bodies and cases.
  */
 #ifndef NA_TESTS_WATCHED_H

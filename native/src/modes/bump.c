@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * arena.c: owns the memory of records and sites. It comes from the kernel and not from the heaps, so that watching
+ * bump.c: owns the memory of records and sites. It comes from the kernel and not from the heaps, so that watching
  * does not change what is watched, and stops at NUMALLOC_WATCH_LIMIT.
  *
  * Threads: one lock, a leaf; callers may hold a stripe or the lock of the sites.
  */
 #include "heap/hooks.h"
-#include "modes/arena.h"
+#include "modes/bump.h"
 #include "os/options.h"
 #include "types.h"
 
@@ -16,7 +16,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uintptr_t next, end;
 static size_t mapped;
 
-void *na_arena_take(size_t bytes) {
+void *na_bump_alloc(size_t bytes) {
     bytes = na_round_up(bytes, NA_GRANULE);
     void *result = NULL;
     pthread_mutex_lock(&lock);
@@ -38,11 +38,11 @@ void *na_arena_take(size_t bytes) {
     return result;
 }
 
-size_t na_arena_bytes(void) {
+size_t na_bump_bytes(void) {
     pthread_mutex_lock(&lock);
     size_t bytes = mapped;
     pthread_mutex_unlock(&lock);
     return bytes;
 }
 
-void na_arena_fork(int step) { na_fork_step(&lock, step); }
+void na_bump_fork(int step) { na_fork_step(&lock, step); }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* ended.c, kept.c: what is kept for the next use serves it, and gives way: after the purge delay, to a purge, at a limit,
+/* abandoned.c, cache.c: what is kept for the next use serves it, and gives way: after the purge delay, to a purge, at a limit,
  * when its thread ends, in a child of fork. Each case is a process of its own. Each fails when the feature it is about is
  * taken out. */
 #define _GNU_SOURCE
@@ -13,9 +13,9 @@
 #include <time.h>
 
 #include "check.h"
-#include "heap/ended.h"
+#include "heap/abandoned.h"
 #include "heap/heap.h"
-#include "large/kept.h"
+#include "large/cache.h"
 #include "space/meta.h"
 #include "space/region.h"
 #include "types.h"
@@ -149,7 +149,7 @@ static void what_rests_gives_way_body(void) {
 
 /* ---- freed large blocks ---------------------------------------------------------------------------------- */
 
-static uint64_t kept_bytes(void) { return na_kept_count(na_region_node(0, false)).bytes; }
+static uint64_t cached_bytes(void) { return na_span_cache_count(na_region_node(0, false)).bytes; }
 
 static void a_kept_block_serves_body(void) {
     void *p = numalloc(100 * KIB);
@@ -157,7 +157,7 @@ static void a_kept_block_serves_body(void) {
     numalloc_stats_t live = total();
     numalloc_free(p);
     numalloc_stats_t after = total();
-    CHECK_EQUAL(kept_bytes(), 128 * KIB);
+    CHECK_EQUAL(cached_bytes(), 128 * KIB);
     CHECK_EQUAL(after.committed_bytes, live.committed_bytes);
     CHECK_EQUAL(after.cached_bytes, live.cached_bytes + 128 * KIB);
     CHECK_EQUAL(after.large_blocks, live.large_blocks - 1);
@@ -170,7 +170,7 @@ static void a_kept_block_serves_body(void) {
     CHECK_EQUAL(total().large_blocks, live.large_blocks);
     CHECK_EQUAL(total().allocated_bytes, live.allocated_bytes);
     CHECK_EQUAL(total().allocations, live.allocations + 1);
-    CHECK_EQUAL(kept_bytes(), 0);
+    CHECK_EQUAL(cached_bytes(), 0);
     numalloc_free(p);
     unsigned char *zero = numalloc_calloc(1, 128 * KIB);
     CHECK(zero == p);
@@ -184,12 +184,12 @@ static void a_kept_block_serves_body(void) {
     CHECK_EQUAL(numalloc_usable_size(p), 16 * 64 * KIB);
     numalloc_free(shorter);
     numalloc_free(fits);
-    uint64_t before = kept_bytes();
+    uint64_t before = cached_bytes();
     p = numalloc(3 * MIB);
     numalloc_free(p);
     p = numalloc_realloc(numalloc(300 * KIB), 500 * KIB); /* a block that grew will grow again */
     numalloc_free(p);
-    CHECK_EQUAL(kept_bytes(), before);
+    CHECK_EQUAL(cached_bytes(), before);
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
@@ -198,21 +198,21 @@ static void what_is_kept_is_bounded_body(void) {
     for (int i = 0; i < 200; i++) CHECK((many[i] = numalloc((size_t)(70 + i % 7 * 100) * KIB)) != NULL);
     for (int i = 0; i < 200; i++) {
         numalloc_free(many[i]);
-        CHECK(kept_bytes() <= 2 * MIB);
+        CHECK(cached_bytes() <= 2 * MIB);
         CHECK_EQUAL(numalloc_verify(), 0);
     }
-    CHECK(kept_bytes() >= MIB);
+    CHECK(cached_bytes() >= MIB);
     CHECK(numalloc_purge() > 0);
-    CHECK_EQUAL(kept_bytes(), 0);
+    CHECK_EQUAL(cached_bytes(), 0);
     CHECK_EQUAL(total().cached_bytes, 0);
 }
 
 /* A block of one slice is had for its alignment, and none that is kept is asked for one. */
 static void what_never_serves_is_not_kept_body(void) {
     for (int i = 0; i < 20; i++) numalloc_free(numalloc_aligned(128 * KIB, 1000));
-    CHECK_EQUAL(kept_bytes(), 0);
+    CHECK_EQUAL(cached_bytes(), 0);
     numalloc_free(numalloc_aligned(128 * KIB, 100 * KIB)); /* serves any that is as long */
-    CHECK_EQUAL(kept_bytes(), 128 * KIB);
+    CHECK_EQUAL(cached_bytes(), 128 * KIB);
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
@@ -240,12 +240,12 @@ static void *large_work(void *unused) {
 /* NUMALLOC_PURGE_DELAY=200 */
 static void what_is_kept_returns_body(void) {
     (void)large_work(NULL);
-    CHECK(kept_bytes() >= MIB);
+    CHECK(cached_bytes() >= MIB);
     for (int i = 0; i < 200 && total().committed_bytes >= MIB; i++) sleep_ms(100);
-    CHECK_EQUAL(kept_bytes(), 0);
+    CHECK_EQUAL(cached_bytes(), 0);
     CHECK(total().committed_bytes < MIB);
     numalloc_free(numalloc(100 * KIB));
-    CHECK(kept_bytes() != 0);
+    CHECK(cached_bytes() != 0);
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
@@ -253,9 +253,9 @@ static void what_is_kept_returns_body(void) {
 static void what_is_kept_returns_in_passing_body(void) {
     (void)large_work(NULL);
     sleep_ms(300);
-    CHECK(kept_bytes() >= MIB);
+    CHECK(cached_bytes() >= MIB);
     numalloc_free(numalloc(3 * MIB));
-    CHECK_EQUAL(kept_bytes(), 0);
+    CHECK_EQUAL(cached_bytes(), 0);
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
@@ -274,10 +274,10 @@ static void what_is_kept_gives_way_body(void) {
     pthread_barrier_init(&barrier, NULL, 2);
     CHECK_EQUAL(pthread_create(&thread, NULL, keeps_while_others_work, NULL), 0);
     pthread_barrier_wait(&barrier);
-    CHECK(kept_bytes() >= MIB);
+    CHECK(cached_bytes() >= MIB);
     int count = fill(big, 32);
     CHECK(count >= 15 && count <= 16);
-    CHECK_EQUAL(kept_bytes(), 0);
+    CHECK_EQUAL(cached_bytes(), 0);
     for (int i = 0; i < count; i++) numalloc_free(big[i]);
     CHECK_EQUAL(numalloc_verify(), 0);
     pthread_barrier_wait(&barrier);
@@ -294,10 +294,10 @@ static void strict_blocks_grow_at_the_limit_body(void) {
     void *first = numalloc(MIB), *second = numalloc(MIB);
     numalloc_free(first);
     numalloc_free(second);
-    CHECK(kept_bytes() >= 2 * MIB);
+    CHECK(cached_bytes() >= 2 * MIB);
     strict = numalloc_realloc(strict, 10 * MIB);
     CHECK(strict != NULL);
-    CHECK_EQUAL(kept_bytes(), 0);
+    CHECK_EQUAL(cached_bytes(), 0);
     numalloc_free(strict);
     CHECK_EQUAL(numalloc_verify(), 0);
 }
@@ -337,12 +337,12 @@ static void a_purge_takes_it_from_all_body(void) {
     pthread_barrier_init(&barrier, NULL, 2);
     CHECK_EQUAL(pthread_create(&thread, NULL, keeps_while_others_work, NULL), 0);
     pthread_barrier_wait(&barrier);
-    CHECK(kept_bytes() >= MIB);
+    CHECK(cached_bytes() >= MIB);
     CHECK(numalloc_purge() >= MIB);
-    CHECK_EQUAL(kept_bytes(), 0);
+    CHECK_EQUAL(cached_bytes(), 0);
     pthread_barrier_wait(&barrier);
     pthread_join(thread, NULL);
-    CHECK(kept_bytes() >= MIB);
+    CHECK(cached_bytes() >= MIB);
     CHECK_EQUAL(total().allocated_bytes, 0);
     CHECK_EQUAL(total().allocations, total().frees);
     CHECK_EQUAL(numalloc_verify(), 0);
@@ -359,16 +359,16 @@ static void a_successor_has_the_kept_body(void) {
     run(take_one, &first);
     run(take_one, &second);
     CHECK(first == second);
-    CHECK_EQUAL(kept_bytes(), 704 * KIB);
+    CHECK_EQUAL(cached_bytes(), 704 * KIB);
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
 static void in_child(void) {
-    CHECK(kept_bytes() >= MIB);
+    CHECK(cached_bytes() >= MIB);
     (void)large_work(NULL);
     CHECK_EQUAL(numalloc_verify(), 0);
     (void)numalloc_purge();
-    CHECK_EQUAL(kept_bytes(), 0);
+    CHECK_EQUAL(cached_bytes(), 0);
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
@@ -391,8 +391,8 @@ static void *gives_back(void *unused) {
     while (atomic_load(&giving_back))
         for (int i = 0; i < na_region_count; i++) {
             if (!atomic_load(&na_regions[i].opened)) continue;
-            (void)na_kept_release(&na_regions[i], NA_NO_TIME);
-            na_ended_reclaim(&na_regions[i]);
+            (void)na_span_cache_release(&na_regions[i], NA_NO_TIME);
+            na_abandoned_reclaim(&na_regions[i]);
         }
     return unused;
 }
@@ -404,7 +404,7 @@ static void child_of_one_that_gives_back(void) {
     CHECK_EQUAL(numalloc_verify(), 0);
     (void)numalloc_purge();
     CHECK_EQUAL(numalloc_verify(), 0);
-    CHECK_EQUAL(kept_bytes(), 0);
+    CHECK_EQUAL(cached_bytes(), 0);
     numalloc_stats_t stats = total();
     CHECK(stats.pages <= 8); /* of one class, whose cached blocks were on their way just then */
     CHECK(stats.committed_bytes <= heaps_bytes + stats.pages * NA_SLICE);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * ended.c: owns the heaps whose threads ended: who goes on with them, and when their free memory goes back.
+ * abandoned.c: owns the heaps whose threads ended: who goes on with them, and when their free memory goes back.
  *
  * A thread that ends leaves its heap as it is, caches and pages: its successor, most likely another short thread, finds
  * all it needs and makes nothing anew. Such a heap rests. What nobody has adopted after the purge delay gives back what
@@ -13,7 +13,7 @@
  * Threads: the lists under the region's lock. A page with used blocks may be freed to by any thread right now, which only
  * touches its remote word and this heap's pending list: both stay valid without an owner.
  */
-#include "heap/ended.h"
+#include "heap/abandoned.h"
 #include "heap/heap.h"
 #include "heap/page.h"
 #include "heap/remote.h"
@@ -39,23 +39,23 @@ static na_heap *pop(_Atomic(na_heap *) *list) {
 
 static void rest(na_heap *heap) {
     na_region *region = heap->region;
-    na_heap *before = region->resting;
+    na_heap *before = region->abandoned;
     atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
-    atomic_store_explicit(&heap->ended_at, os_now_ms(), memory_order_relaxed);
+    atomic_store_explicit(&heap->abandoned_at, os_now_ms(), memory_order_relaxed);
     heap->newer = NULL;
     heap->next = before;
     if (before != NULL) before->newer = heap;
-    else region->resting_oldest = heap;
-    region->resting = heap;
+    else region->abandoned_oldest = heap;
+    region->abandoned = heap;
     region->abandoned_count++;
 }
 
-static void rest_no_more(na_heap *heap) {
+static void abandoned_remove(na_heap *heap) {
     na_region *region = heap->region;
     if (heap->newer != NULL) heap->newer->next = heap->next;
-    else region->resting = heap->next;
+    else region->abandoned = heap->next;
     if (heap->next != NULL) heap->next->newer = heap->newer;
-    else region->resting_oldest = heap->newer;
+    else region->abandoned_oldest = heap->newer;
     region->abandoned_count--;
 }
 
@@ -64,23 +64,23 @@ static void settle(na_heap *heap) {
     na_region *region = heap->region;
     atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
     heap->in_hand = 0;
-    push(heap->pages != 0 ? &region->abandoned : &region->spare, heap);
+    push(heap->pages != 0 ? &region->collected : &region->empty, heap);
     if (heap->pages != 0) region->abandoned_count++;
 }
 
 /* ---- the end ------------------------------------------------------------------------------------------- */
 
-void na_ended_add(na_heap *heap) {
+void na_heap_abandon(na_heap *heap) {
     na_region *region = heap->region;
     bool keep = !na_secure && na_opt.purge_delay_ms != 0; /* secure mode looks at every block that is given back */
-    if (!keep) na_heap_shed(heap, os_now_ms());
+    if (!keep) na_heap_release(heap, os_now_ms());
     pthread_mutex_lock(&region->lock);
     if (keep) rest(heap);
     else settle(heap);
     pthread_mutex_unlock(&region->lock);
 }
 
-void na_ended_orphan(na_heap *heap) {
+void na_heap_orphan(na_heap *heap) {
     na_caches_recount(heap);
     heap->in_hand = 0;
     /* Caught in the middle of a change: its queues can't be trusted, so its pages stay as they are and only
@@ -95,14 +95,14 @@ void na_ended_orphan(na_heap *heap) {
 
 /* ---- adoption ------------------------------------------------------------------------------------------ */
 
-na_heap *na_ended_adopt(na_region *region) {
-    na_heap *heap = region->resting; /* the newest is most likely in the core's cache */
+na_heap *na_heap_adopt(na_region *region) {
+    na_heap *heap = region->abandoned; /* the newest is most likely in the core's cache */
     if (heap != NULL) {
-        rest_no_more(heap);
-    } else if ((heap = pop(&region->abandoned)) != NULL) {
+        abandoned_remove(heap);
+    } else if ((heap = pop(&region->collected)) != NULL) {
         region->abandoned_count--;
     } else {
-        heap = pop(&region->spare);
+        heap = pop(&region->empty);
     }
     return heap;
 }
@@ -114,7 +114,7 @@ static void move_pages(na_queue *from, na_heap *to) {
         if (page->full) {
             na_queue_append(&to->full, page);
         } else {
-            page->attention = page->carved; /* it may have been alone in its class */
+            page->threshold = page->carved; /* it may have been alone in its class */
             na_heap_join(to, page);
         }
     }
@@ -129,7 +129,7 @@ static void move_all(na_heap *other, na_heap *heap) {
         other->strict_pages[c] = 0;
     }
     move_pages(&other->full, heap);
-    na_pages_idle_move(other, heap);
+    na_pages_retired_move(other, heap);
     heap->pages += other->pages;
     other->pages = 0;
 }
@@ -144,15 +144,15 @@ static void take_caches(na_heap *other, na_heap *heap, unsigned wanted) {
     na_remote_send(atomic_exchange(&other->pending, NULL));
 }
 
-bool na_ended_take(na_heap *heap, unsigned wanted) {
+bool na_heap_adopt_pages(na_heap *heap, unsigned wanted) {
     na_region *region = heap->region;
-    if (atomic_load_explicit(&region->abandoned, memory_order_relaxed) == NULL &&
-        atomic_load_explicit(&region->resting, memory_order_relaxed) == NULL)
+    if (atomic_load_explicit(&region->collected, memory_order_relaxed) == NULL &&
+        atomic_load_explicit(&region->abandoned, memory_order_relaxed) == NULL)
         return false;
     pthread_mutex_lock(&region->lock);
-    na_heap *other = pop(&region->abandoned);
+    na_heap *other = pop(&region->collected);
     if (other != NULL) region->abandoned_count--;
-    else if ((other = region->resting_oldest) != NULL) rest_no_more(other);
+    else if ((other = region->abandoned_oldest) != NULL) abandoned_remove(other);
     if (other != NULL) {
         move_all(other, heap);
         other->in_hand = 1; /* a child of fork finds its caches */
@@ -167,18 +167,18 @@ bool na_ended_take(na_heap *heap, unsigned wanted) {
 
 static void shed(na_heap *heap, uint64_t since) {
     atomic_store_explicit(&heap->thread, na_self.thread, memory_order_relaxed);
-    na_heap_shed(heap, since);
+    na_heap_release(heap, since);
     pthread_mutex_lock(&heap->region->lock);
     settle(heap);
     pthread_mutex_unlock(&heap->region->lock);
 }
 
 /* The oldest resting heap, if it ended before; one at a time, so that others may adopt the rest meanwhile. */
-static na_heap *take_ended(na_region *region, uint64_t before) {
+static na_heap *take_abandoned(na_region *region, uint64_t before) {
     pthread_mutex_lock(&region->lock);
-    na_heap *heap = region->resting_oldest;
-    if (heap != NULL && atomic_load_explicit(&heap->ended_at, memory_order_relaxed) < before) {
-        rest_no_more(heap);
+    na_heap *heap = region->abandoned_oldest;
+    if (heap != NULL && atomic_load_explicit(&heap->abandoned_at, memory_order_relaxed) < before) {
+        abandoned_remove(heap);
         heap->in_hand = 1;
     } else {
         heap = NULL;
@@ -187,22 +187,22 @@ static na_heap *take_ended(na_region *region, uint64_t before) {
     return heap;
 }
 
-void na_ended_release(na_region *region, uint64_t before) {
-    if (na_ended_oldest(region) >= before) return;
-    for (na_heap *heap; (heap = take_ended(region, before)) != NULL;)
-        shed(heap, atomic_load_explicit(&heap->ended_at, memory_order_relaxed));
+void na_abandoned_release(na_region *region, uint64_t before) {
+    if (na_abandoned_oldest(region) >= before) return;
+    for (na_heap *heap; (heap = take_abandoned(region, before)) != NULL;)
+        shed(heap, atomic_load_explicit(&heap->abandoned_at, memory_order_relaxed));
 }
 
-uint64_t na_ended_oldest(const na_region *region) {
-    const na_heap *oldest = atomic_load_explicit(&region->resting_oldest, memory_order_relaxed);
-    return oldest != NULL ? atomic_load_explicit(&oldest->ended_at, memory_order_relaxed) : NA_NO_TIME;
+uint64_t na_abandoned_oldest(const na_region *region) {
+    const na_heap *oldest = atomic_load_explicit(&region->abandoned_oldest, memory_order_relaxed);
+    return oldest != NULL ? atomic_load_explicit(&oldest->abandoned_at, memory_order_relaxed) : NA_NO_TIME;
 }
 
-void na_ended_reclaim(na_region *region) {
-    na_ended_release(region, UINT64_MAX);
+void na_abandoned_reclaim(na_region *region) {
+    na_abandoned_release(region, UINT64_MAX);
     pthread_mutex_lock(&region->lock);
-    na_heap *list = region->abandoned;
-    region->abandoned = NULL;
+    na_heap *list = region->collected;
+    region->collected = NULL;
     for (na_heap *heap = list; heap != NULL; heap = heap->next) {
         region->abandoned_count--;
         heap->in_hand = 1;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Programs that know nothing of numalloc under the preload with NUMALLOC_LEAKS, PROFILE, GUARD and SECURE.
 
-Usage: check_watched.py LIBRARY. Each program must give its plain output, and the files must parse: the leak report
+Usage: check_modes.py LIBRARY. Each program must give its plain output, and the files must parse: the leak report
 as JSON; the heap profile by a reader written from the grammar of gperftools' heap profiles ("heap profile:" header,
 one line per stack, MAPPED_LIBRARIES), and by google-pprof where that is installed.
 """
