@@ -71,18 +71,18 @@ enum {
     NA_CACHE_BYTES = 65536,         /* bytes of them at most, but always NA_CACHE_LEAST blocks */
     NA_CACHE_LEAST = 16,
     NA_RETIRED_SLICES = 64,     /* of idle pages a heap keeps at most */
-    NA_PEAK_BYTES = 1 << 20, /* freed blocks from this size are worth a thread that returns them */
-    NA_MIXED_CACHE_SLOTS = 16,      /* freed mixed spans kept with policy and pages */
-    NA_SPAN_CACHE_SLOTS = 16,      /* freed large blocks that a heap keeps at most */
-    NA_SPAN_CACHE_LONGEST = 16,    /* slices of one at most */
-    NA_SPAN_CACHE_SLICES = 32,     /* of all of them at most */
-    NA_AGES = 8,             /* ticks after which the memory of a free slice is due */
-    NA_DUE = NA_AGES,        /* index of the list of spans with slices that are due */
-    NA_EDGES,                /* of those with less than a whole huge page of memory */
+    NA_PEAK_BYTES = 1 << 20,    /* freed blocks from this size are worth a thread that returns them */
+    NA_MIXED_CACHE_SLOTS = 16,  /* freed mixed spans kept with policy and pages */
+    NA_SPAN_CACHE_SLOTS = 16,   /* freed large blocks that a heap keeps at most */
+    NA_SPAN_CACHE_LONGEST = 16, /* slices of one at most */
+    NA_SPAN_CACHE_SLICES = 32,  /* of all of them at most */
+    NA_AGES = 8,                /* ticks after which the memory of a free slice is due */
+    NA_DUE = NA_AGES,           /* index of the list of spans with slices that are due */
+    NA_EDGES,                   /* of those with less than a whole huge page of memory */
     NA_REST_LISTS
 };
 #define NA_SPAN_CACHE_MAX ((size_t)NA_SPAN_CACHE_LONGEST << NA_SLICE_SHIFT) /* bytes */
-#define NA_NO_TIME UINT64_MAX                                   /* in the place of milliseconds: nothing is there */
+#define NA_NO_TIME UINT64_MAX /* in the place of milliseconds: nothing is there */
 
 /* A list of a page's free blocks in one word: address of the first << 16 | number of blocks. As each block holds the
  * list below it in the same form, taking one off the list needs no counting, and putting one on needs an increment of
@@ -116,7 +116,17 @@ static inline na_block *na_list_pop(na_list *list) {
 _Static_assert(sizeof(na_block) <= NA_GRANULE, "a free block must hold its links");
 
 /* No span in the map is NA_NO_SPAN: nothing matches the tag of na_empty_heap, which is zeros. */
-enum na_span_kind { NA_NO_SPAN, NA_FREE, NA_PAGE, NA_LARGE, NA_LOST, NA_CACHED_MIXED, NA_CACHED, NA_RESERVE, NA_PURGING };
+enum na_span_kind {
+    NA_NO_SPAN,
+    NA_FREE,
+    NA_PAGE,
+    NA_LARGE,
+    NA_LOST,
+    NA_CACHED_MIXED,
+    NA_CACHED,
+    NA_RESERVE,
+    NA_PURGING
+};
 
 _Static_assert((NA_SLICE * NA_MEDIUM_PAGE_SLICES) / NA_GRANULE < (1 << NA_LIST_BITS), "the number of blocks fits");
 
@@ -163,7 +173,7 @@ typedef struct na_span {
     uint32_t carved;             /* page: blocks that were ever linked; others have been given to nobody */
     uint32_t capacity;           /* page: blocks it can hold; being purged: not 0 if that failed */
     uint8_t full;                /* page: it is in the heap's full queue */
-    uint8_t retired;                /* page: it is in the heap's idle list */
+    uint8_t retired;             /* page: it is in the heap's idle list */
     uint8_t zeroed;              /* page: its memory was zero when it became one */
     uint8_t grown;               /* large: realloc made it; being purged: it is a reserve */
     struct na_span *next, *prev; /* page: queue of its heap; free: bin; reserve: list; unused: next */
@@ -218,27 +228,27 @@ struct na_heap {
     _Atomic(na_span *) pending;         /* pages with remote frees; any thread pushes */
     _Atomic(struct na_thread *) thread; /* owner, NULL: abandoned or spare */
     na_region *region;
-    uint64_t returned[NA_CLASSES];   /* blocks sent home from the cache ever */
-    uint64_t remote_frees;           /* collected ever */
-    uint32_t pages;                  /* in the queues */
-    struct na_shelf *shelf;          /* NUMALLOC_SECURE: secure.c; NULL without */
-    uint64_t gone_frees;             /* blocks freed ever in pages that it gave back */
+    uint64_t returned[NA_CLASSES];         /* blocks sent home from the cache ever */
+    uint64_t remote_frees;                 /* collected ever */
+    uint32_t pages;                        /* in the queues */
+    struct na_shelf *shelf;                /* NUMALLOC_SECURE: secure.c; NULL without */
+    uint64_t gone_frees;                   /* blocks freed ever in pages that it gave back */
     na_span *retired_first, *retired_last; /* pages without a used block, oldest first; in no queue */
     uint32_t retired_slices;
     na_span *gone;                    /* pages that left it, on their way to the region */
-    uint64_t retired_classes;            /* bit c: there may be an idle page of class c */
+    uint64_t retired_classes;         /* bit c: there may be an idle page of class c */
     uint8_t strict_pages[NA_CLASSES]; /* strict: pages made and not given back, of each class; as far as 255 */
     uint8_t changed;                  /* it took or gave a span since somebody looked */
     uint8_t in_hand;                  /* no thread's, and in no list: what is free in it is being given back */
     volatile uint8_t busy;            /* not 0: queues are being changed, a child of fork must not use them */
-    _Atomic(uint64_t) abandoned_at;       /* resting: ms when its thread ended */
+    _Atomic(uint64_t) abandoned_at;   /* resting: ms when its thread ended */
     na_heap *next;                    /* resting (to the older), abandoned or spare list */
     na_heap *newer;                   /* resting */
     na_heap *all_next;                /* every heap of the region */
     /* Freed large blocks, see cache.c. */
-    uint8_t cached_slices[NA_SPAN_CACHE_SLOTS];             /* what its thread put into the slots, 0: nothing */
-    uint32_t cached_last;                             /* the slot that was filled last */
-    uint32_t cached_total;                            /* sum of cached_slices */
+    uint8_t cached_slices[NA_SPAN_CACHE_SLOTS];         /* what its thread put into the slots, 0: nothing */
+    uint32_t cached_last;                               /* the slot that was filled last */
+    uint32_t cached_total;                              /* sum of cached_slices */
     _Atomic(uint64_t) cached_taken, cached_taken_bytes; /* large blocks allocated from there ever */
     _Atomic(uint64_t) cached_freed, cached_freed_bytes; /* freed to there ever */
     _Atomic(na_span *) cached[NA_SPAN_CACHE_SLOTS];
@@ -256,7 +266,7 @@ typedef struct na_thread {
     na_remote_slot remote[NA_REMOTE_SLOTS];
     uint32_t remote_slots_used;    /* slots with blocks in them */
     uint32_t frees_in_row;         /* of spans, since it took one */
-    uint32_t round_robin;                 /* next node for small interleaved blocks */
+    uint32_t round_robin;          /* next node for small interleaved blocks */
     struct na_thread *next, *prev; /* live threads; unused: next */
     na_heap *heaps[];              /* one per region, NULL until needed */
 } na_thread;
@@ -290,11 +300,11 @@ struct na_region {
     uint32_t span_count;              /* descriptors ever made */
     na_span *span_unused;
     na_part part[2];
-    na_queue reserves;               /* of the small part, in the order in which they were made or served last */
-    uint64_t reserved;               /* slices in them */
-    uint64_t tick;                   /* as the lists by age know it */
-    na_link purging;                 /* spans whose memory is being given back, outside the lock */
-    uint32_t in_purge;               /* batches of them */
+    na_queue reserves; /* of the small part, in the order in which they were made or served last */
+    uint64_t reserved; /* slices in them */
+    uint64_t tick;     /* as the lists by age know it */
+    na_link purging;   /* spans whose memory is being given back, outside the lock */
+    uint32_t in_purge; /* batches of them */
     na_span *mixed_cache_first, *mixed_cache_last; /* mixed: freed spans with their policy, oldest first */
     uint32_t mixed_cache_count;
     /* Changed under the lock; looked at without, to skip it. */
@@ -306,7 +316,7 @@ struct na_region {
     _Atomic(uint64_t) used_bytes;  /* of spans that are not free */
     _Atomic(uint64_t) dirty_bytes; /* of dirty slices in free spans */
     _Atomic(uint64_t) mixed_bytes; /* region of NA_ONNODE: this node's share of mixed memory, warm spans included */
-    uint64_t mixed_cache_bytes;           /* of the warm list; they count as used */
+    uint64_t mixed_cache_bytes;    /* of the warm list; they count as used */
     uint64_t peak_bytes, purged_bytes;
     /* What reclaim.c goes by */
     _Atomic(bool) restless;    /* memory is due, or was opened, or more rests than may: a pass is wanted */

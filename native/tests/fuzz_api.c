@@ -22,12 +22,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "api/init.h"
-#include "heap/thread.h"
+#include "api/api.h"
 #include "machine.h"
-#include "os/options.h"
-#include "sizeclass.h"
-#include "space/region.h"
+#include "space/space.h"
 
 int machine_nodes = 2;
 bool machine_quiet = true;

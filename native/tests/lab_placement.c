@@ -17,10 +17,8 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "heap/remote.h"
-#include "heap/thread.h"
+#include "heap/heap.h"
 #include "os/options.h"
-#include "os/os.h"
 
 static int ids[NUMALLOC_MAX_NODES], nodes;         /* allowed nodes */
 static int cpu_ids[NUMALLOC_MAX_NODES], cpu_nodes; /* those with CPUs */

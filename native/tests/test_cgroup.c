@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* cgroup.c on made-up machines: what it reads comes from a table. It is included, so that it calls the functions
  * below instead of os_memory.c's. */
+#include "check.h"
 #include "os/cgroup.c"
 
 #include <stdlib.h>
-
-#include "check.h"
 
 #include <errno.h>
 

@@ -11,12 +11,8 @@
 
 #include "check.h"
 #include "heap/heap.h"
-#include "heap/thread.h"
 #include "machine.h"
-#include "os/os.h"
-#include "os/topology.h"
-#include "space/region.h"
-#include "types.h"
+#include "space/space.h"
 
 /* ---- stopping a thread ------------------------------------------------------------------------------------- */
 

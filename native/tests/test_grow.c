@@ -9,11 +9,8 @@
 #include <sys/wait.h>
 
 #include "check.h"
-#include "large/cache.h"
-#include "os/options.h"
-#include "os/topology.h"
-#include "space/region.h"
-#include "types.h"
+#include "large/large.h"
+#include "space/space.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { SANITIZED = 1 }; /* its own mappings are beyond the limits here */

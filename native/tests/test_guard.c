@@ -7,8 +7,8 @@
 #include <stdint.h>
 
 #include "heap/hooks.h"
-#include "os/topology.h"
 #include "modes.h"
+#include "os/topology.h"
 
 enum { ABORTED = 256 + SIGABRT, FAULTED = 256 + SIGSEGV };
 

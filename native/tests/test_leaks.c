@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 #include "heap/hooks.h"
-#include "os/topology.h"
 #include "modes.h"
+#include "os/topology.h"
 
 static void *volatile kept[64];
 

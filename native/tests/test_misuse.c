@@ -8,9 +8,7 @@
 #include <stdlib.h>
 
 #include "check.h"
-#include "os/options.h"
-#include "space/region.h"
-#include "types.h"
+#include "space/space.h"
 
 enum { ABORTED = 256 + SIGABRT };
 static char text[8192];

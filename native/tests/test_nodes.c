@@ -6,7 +6,6 @@
 
 #include "check.h"
 #include "machine.h"
-#include "numa_alloc.h"
 #include "os/options.h"
 #include "os/os.h"
 

@@ -7,9 +7,9 @@
 #include <stdint.h>
 
 #include "heap/hooks.h"
-#include "modes/profile.h"
-#include "os/options.h"
 #include "modes.h"
+#include "modes/modes.h"
+#include "os/options.h"
 
 enum { RATE = 16384 };
 

@@ -11,14 +11,9 @@
 #include <time.h>
 
 #include "check.h"
-#include "heap/thread.h"
+#include "heap/heap.h"
 #include "machine.h"
-#include "os/options.h"
-#include "os/os.h"
-#include "os/topology.h"
-#include "space/dirty.h"
-#include "space/region.h"
-#include "space/rest.h"
+#include "space/space.h"
 
 #define MIB ((size_t)1 << 20)
 

@@ -7,9 +7,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "space/region.h"
-#include "types.h"
 #include "modes.h"
+#include "space/space.h"
 
 enum { ABORTED = 256 + SIGABRT, BLOCKS = 400, SIZE = 64 };
 

@@ -6,11 +6,8 @@
 #include <sys/mman.h>
 
 #include "check.h"
-#include "heap/page.h"
-#include "numa_alloc.h"
-#include "os/topology.h"
-#include "space/region.h"
-#include "types.h"
+#include "heap/heap.h"
+#include "space/space.h"
 
 static int wrong;
 

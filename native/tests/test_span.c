@@ -5,14 +5,9 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
-#include "api/init.h"
+#include "api/api.h"
 #include "check.h"
-#include "heap/thread.h"
-#include "os/options.h"
-#include "space/dirty.h"
-#include "space/region.h"
-#include "space/span.h"
-#include "types.h"
+#include "space/space.h"
 
 static na_region *fresh_region(void) {
     CHECK(na_init());

@@ -13,12 +13,9 @@
 #include <time.h>
 
 #include "check.h"
-#include "heap/abandoned.h"
 #include "heap/heap.h"
-#include "large/cache.h"
-#include "space/meta.h"
-#include "space/region.h"
-#include "types.h"
+#include "large/large.h"
+#include "space/space.h"
 
 enum { KIB = 1 << 10, MIB = 1 << 20 };
 

@@ -10,7 +10,6 @@
 
 #include "api/api.h"
 #include "check.h"
-#include "heap/fast.h"
 
 static numalloc_stats_t total(void) {
     numalloc_stats_t stats;

@@ -6,29 +6,11 @@
  * Threads: no state of its own but what numalloc_init was given.
  */
 #include "api/api.h"
-#include "api/init.h"
 #include "api/sized.h"
-#include "heap/abandoned.h"
-#include "heap/fast.h"
-#include "heap/heap.h"
 #include "heap/hooks.h"
-#include "heap/misuse.h"
-#include "heap/page.h"
-#include "heap/remote.h"
-#include "heap/secure.h"
-#include "heap/thread.h"
-#include "large/cache.h"
 #include "large/large.h"
-#include "large/mixed.h"
-#include "os/options.h"
-#include "os/topology.h"
-#include "reclaim/purger.h"
 #include "reclaim/reclaim.h"
-#include "space/live.h"
-#include "space/populate.h"
-#include "space/region.h"
-#include "space/span.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 #include <string.h>

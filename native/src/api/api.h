@@ -1,14 +1,25 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * api.h: what the public calls do below the modes.
+ * api.h: what the public calls share.
  */
 #ifndef NA_API_H
 #define NA_API_H
 
+#include <stdbool.h>
+
 #include "heap/fast.h"
-#include "types.h"
 
 #pragma GCC visibility push(hidden)
+
+/* ---- init.c: the first call ---- */
+
+/* Idempotent; every public call begins with it. false with errno when the address space can't be had. */
+bool na_init(void);
+
+/* false: public calls go to another copy of this library, which was loaded before (LD_PRELOAD). */
+bool na_serves(void);
+
+/* ---- api.c: what the public calls do below the modes ---- */
 
 void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags); /* in that region or not at all */
 
@@ -25,6 +36,10 @@ static inline void *na_alloc_any(size_t size) {
 }
 
 uintptr_t na_block_start(const void *ptr); /* of the live block that ptr points into; 0: none */
+
+/* ---- fork.c: fork over all locks ---- */
+
+void na_fork_install(void);
 
 #pragma GCC visibility pop
 

@@ -11,18 +11,11 @@
  * The kernel's copy is a consistent cut: from the moment fork() protects a page, a thread that writes to it
  * waits until the copy is complete, so no later write of it is seen without the earlier ones.
  */
-#include "api/fork.h"
-#include "heap/abandoned.h"
-#include "large/cache.h"
+#include "api/api.h"
 #include "heap/hooks.h"
-#include "heap/remote.h"
-#include "heap/secure.h"
-#include "heap/thread.h"
-#include "reclaim/purger.h"
-#include "space/populate.h"
-#include "space/region.h"
-#include "space/rest.h"
-#include "types.h"
+#include "large/large.h"
+#include "reclaim/reclaim.h"
+#include "space/space.h"
 
 static void prepare(void) {
     pthread_mutex_lock(&na_threads_lock);

@@ -4,16 +4,10 @@
  *
  * Threads: na_threads_lock for the first call; one load for all others.
  */
-#include "api/fork.h"
-#include "api/init.h"
+#include "api/api.h"
 #include "heap/hooks.h"
-#include "heap/secure.h"
-#include "heap/thread.h"
-#include "os/options.h"
-#include "reclaim/purger.h"
-#include "os/topology.h"
-#include "space/region.h"
-#include "types.h"
+#include "reclaim/reclaim.h"
+#include "space/space.h"
 
 #include <errno.h>
 

@@ -6,15 +6,10 @@
  */
 #include <string.h>
 
-#include "api/init.h"
+#include "api/api.h"
 #include "api/sized.h"
-#include "heap/thread.h"
-#include "os/options.h"
-#include "os/topology.h"
-#include "space/populate.h"
 #include "reclaim/reclaim.h"
-#include "space/region.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 

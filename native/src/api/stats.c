@@ -5,17 +5,10 @@
  * Threads: each region under its lock. Counts of pages that other threads work on at the moment are read as
  * they stand, hence approximate.
  */
+#include "api/api.h"
 #include "api/sized.h"
-#include "api/init.h"
-#include "heap/page.h"
-#include "heap/remote.h"
-#include "heap/secure.h"
-#include "large/cache.h"
-#include "os/options.h"
-#include "os/topology.h"
-#include "space/meta.h"
-#include "space/region.h"
-#include "types.h"
+#include "large/large.h"
+#include "space/space.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -74,7 +67,8 @@ static void add_region(na_region *region, numalloc_stats_t *stats) {
     pthread_mutex_lock(&region->lock);
     add_live_pages(region, stats);
     add_heaps(region, stats);
-    na_span_cache_counts kept = na_span_cache_count(region); /* what heaps took and gave without the region's knowledge */
+    na_span_cache_counts kept =
+        na_span_cache_count(region); /* what heaps took and gave without the region's knowledge */
     uint64_t large_bytes = region->large_bytes + kept.taken_bytes - kept.freed_bytes;
     stats->allocations += region->large_allocations + kept.taken;
     stats->frees += region->large_frees + kept.freed;

@@ -4,17 +4,9 @@
  *
  * Threads: wants the other threads out of the allocator.
  */
-#include "api/init.h"
-#include "heap/heap.h"
+#include "api/api.h"
 #include "heap/hooks.h"
-#include "heap/page.h"
-#include "heap/remote.h"
-#include "heap/secure.h"
-#include "heap/thread.h"
-#include "space/dirty.h"
-#include "space/live.h"
-#include "space/region.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 
@@ -182,9 +174,11 @@ static int check_heap(const na_heap *heap) {
     for (const na_span *page = heap->retired_first; page != NULL; page = page->newer) {
         pages++;
         retired_slices += page->slices;
-        if (!page->retired || na_page_used(page) != 0) bad += broken("an idle page has blocks in use", heap->region, page);
+        if (!page->retired || na_page_used(page) != 0)
+            bad += broken("an idle page has blocks in use", heap->region, page);
     }
-    if (retired_slices != heap->retired_slices) bad += broken("a heap's count of idle pages is wrong", heap->region, NULL);
+    if (retired_slices != heap->retired_slices)
+        bad += broken("a heap's count of idle pages is wrong", heap->region, NULL);
     if (pages != heap->pages) bad += broken("a heap's count of pages is wrong", heap->region, NULL);
     return bad;
 }

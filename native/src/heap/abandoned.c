@@ -13,16 +13,8 @@
  * Threads: the lists under the region's lock. A page with used blocks may be freed to by any thread right now, which only
  * touches its remote word and this heap's pending list: both stay valid without an owner.
  */
-#include "heap/abandoned.h"
 #include "heap/heap.h"
-#include "heap/page.h"
-#include "heap/remote.h"
-#include "heap/thread.h"
-#include "os/options.h"
-#include "space/queue.h"
-#include "space/region.h"
-#include "space/span.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 

@@ -14,10 +14,6 @@
 #define NA_FAST_H
 
 #include "heap/heap.h"
-#include "heap/page.h"
-#include "heap/remote.h"
-#include "heap/thread.h"
-#include "types.h"
 
 void na_freed_slow(na_span *page); /* in api.c: na_page_push says so */
 

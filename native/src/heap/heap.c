@@ -10,16 +10,8 @@
  * Threads: the owner only, except `pending` (anyone) and the region's lists of heaps (region lock). Queues are
  * changed between na_heap_enter and na_heap_leave only, see fork.c.
  */
-#include "heap/abandoned.h"
 #include "heap/heap.h"
-#include "heap/page.h"
-#include "heap/remote.h"
-#include "heap/secure.h"
-#include "heap/thread.h"
-#include "space/meta.h"
-#include "space/queue.h"
-#include "space/region.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 #include <string.h>

@@ -12,11 +12,9 @@
  * Threads: its own.
  */
 
-#include "heap/inline.h"
-#include "heap/thread.h"
+#include "heap/heap.h"
 #include "numa_alloc_inline.h"
-#include "space/region.h"
-#include "types.h"
+#include "space/space.h"
 
 #define SAME(type, field, theirs, their_field)                                                                         \
     _Static_assert(offsetof(type, field) == offsetof(theirs, their_field) &&                                           \

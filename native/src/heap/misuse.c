@@ -4,10 +4,8 @@
  *
  * Threads: any; no state.
  */
-#include "heap/misuse.h"
-#include "os/options.h"
-#include "space/region.h"
-#include "types.h"
+#include "heap/heap.h"
+#include "space/space.h"
 
 #include <errno.h>
 #include <stdio.h>

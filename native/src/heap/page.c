@@ -10,15 +10,7 @@
  * Threads: the owner only.
  */
 #include "heap/heap.h"
-#include "heap/misuse.h"
-#include "heap/page.h"
-#include "heap/secure.h"
-#include "heap/thread.h"
-#include "space/populate.h"
-#include "space/queue.h"
-#include "space/region.h"
-#include "space/span.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 

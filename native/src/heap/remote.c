@@ -19,11 +19,8 @@
  * The idea of batches per slab is from snmalloc's BatchIt (Li, Liu, Parkinson: BatchIt: Optimizing
  * Message-Passing Allocators for Producer-Consumer Workloads, ISMM 2024).
  */
-#include "heap/remote.h"
-#include "heap/secure.h"
-#include "heap/thread.h"
-#include "space/region.h"
-#include "types.h"
+#include "heap/heap.h"
+#include "space/space.h"
 
 #define QUEUED UINT64_C(1)
 #define COUNT_SHIFT 48

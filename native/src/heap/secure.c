@@ -22,14 +22,7 @@
  * Threads: live bits are atomic; keys constant after na_secure_init; a shelf by its heap's owner.
  */
 #include "heap/heap.h"
-#include "heap/misuse.h"
-#include "heap/page.h"
-#include "heap/remote.h"
-#include "heap/secure.h"
-#include "heap/thread.h"
-#include "space/live.h"
-#include "space/region.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <string.h>
 

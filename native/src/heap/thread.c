@@ -7,17 +7,9 @@
  *
  * Threads: na_threads_lock for the list of threads; na_self by its thread.
  */
-#include "heap/abandoned.h"
 #include "heap/heap.h"
 #include "heap/hooks.h"
-#include "heap/inline.h"
-#include "heap/remote.h"
-#include "heap/thread.h"
-#include "os/options.h"
-#include "os/topology.h"
-#include "space/meta.h"
-#include "space/region.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 #include <string.h>

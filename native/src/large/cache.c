@@ -11,10 +11,8 @@
  * Threads: slots are filled by their heap's thread and emptied by any; for the region under its lock, so that a fork finds
  * no block on its way there. A child lacks what another thread was putting into a slot, or taking for itself, just then.
  */
-#include "large/cache.h"
-#include "os/options.h"
-#include "space/span.h"
-#include "types.h"
+#include "large/large.h"
+#include "space/space.h"
 
 static na_span *empty_slot(na_heap *heap, unsigned slot) {
     if (atomic_load_explicit(&heap->cached[slot], memory_order_relaxed) == NULL) return NULL;

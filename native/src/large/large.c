@@ -9,16 +9,9 @@
  * Threads: a block is used by one thread at a time, as with any allocator; accounting under the region's lock, that of
  * kept blocks by their heap.
  */
-#include "heap/thread.h"
-#include "large/cache.h"
+#include "heap/heap.h"
 #include "large/large.h"
-#include "os/options.h"
-#include "os/topology.h"
-#include "space/dirty.h"
-#include "space/populate.h"
-#include "space/region.h"
-#include "space/span.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 #include <string.h>

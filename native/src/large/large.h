@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * large.h: blocks of whole slices.
+ * large.h: blocks of whole slices, the span cache, interleaved and blocked memory.
  */
 #ifndef NA_LARGE_H
 #define NA_LARGE_H
@@ -9,12 +9,37 @@
 
 #pragma GCC visibility push(hidden)
 
+/* ---- large.c: blocks of whole slices ---- */
+
 /* NULL with errno. Flags: NUMALLOC_ZERO and NUMALLOC_POPULATE; NA_GROWING: for realloc, which may want more room soon. */
 #define NA_GROWING (1u << 31)
 void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flags);
 void na_large_free(na_span *span);
 void *na_large_realloc(na_span *span, size_t size); /* in place or moved within its region; NULL with errno */
 size_t na_large_align(size_t bytes, size_t align);  /* where a block of that size starts, in bytes */
+
+/* ---- cache.c: freed large blocks for a thread's next ones ---- */
+
+na_span *na_span_cache_take(na_heap *heap,
+                            uint32_t slices);         /* dirty, counted as a large block; NULL: none fits; owner only */
+bool na_span_cache_put(na_heap *heap, na_span *span); /* takes it off the count; false: not done; owner only */
+void na_span_cache_recount(na_heap *heap);            /* child of fork: its thread may have been between two stores */
+/* Those that all heaps keep since before a time in ms go back; takes the lock. false: there were none. */
+bool na_span_cache_release(na_region *region, uint64_t before);
+
+typedef struct na_span_cache_counts {
+    uint64_t taken, taken_bytes, freed, freed_bytes; /* large blocks, ever; the region's own counts lack them */
+    uint64_t bytes;                                  /* kept now */
+} na_span_cache_counts;
+na_span_cache_counts na_span_cache_count(const na_region *region); /* with the lock held */
+
+/* ---- mixed.c: interleaved and blocked memory ---- */
+
+void *na_mixed_alloc(const na_placement *placement, size_t size, size_t align, unsigned flags);
+void na_mixed_free(na_span *span);
+/* Freed spans that wait with their policy since before a time in ms go back, the oldest first, about so many bytes of
+ * them; takes the lock. false: there were none. */
+bool na_mixed_release(na_region *region, uint64_t before, uint64_t bytes);
 
 #pragma GCC visibility pop
 

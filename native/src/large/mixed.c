@@ -9,15 +9,7 @@
  * Threads: placements, warm list and accounting under the region's lock.
  */
 #include "large/large.h"
-#include "large/mixed.h"
-#include "os/options.h"
-#include "space/dirty.h"
-#include "space/meta.h"
-#include "space/populate.h"
-#include "space/region.h"
-#include "space/rest.h"
-#include "space/span.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 #include <string.h>
@@ -185,7 +177,8 @@ static na_span *mixed_cache_take(na_region *region, const na_placement *placemen
         bool fits = placement->policy == NUMALLOC_BLOCKED
                         ? span->slices == slices
                         : span->slices >= slices && span->slices - slices <= slices / 8;
-        if (!fits || (span->start & (align - 1)) != 0 || !same_placement(mixed_cache_placement(span), placement)) continue;
+        if (!fits || (span->start & (align - 1)) != 0 || !same_placement(mixed_cache_placement(span), placement))
+            continue;
         na_placement *kept = mixed_cache_placement(span);
         mixed_cache_remove(region, span);
         span->free = 0;

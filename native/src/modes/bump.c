@@ -6,9 +6,8 @@
  * Threads: one lock, a leaf; callers may hold a stripe or the lock of the sites.
  */
 #include "heap/hooks.h"
-#include "modes/bump.h"
+#include "modes/modes.h"
 #include "os/options.h"
-#include "types.h"
 
 enum { CHUNK = 1 << 20 };
 

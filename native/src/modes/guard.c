@@ -18,15 +18,8 @@
  */
 #include "api/api.h"
 #include "heap/hooks.h"
-#include "heap/misuse.h"
-#include "modes/guard.h"
-#include "modes/out.h"
-#include "modes/profile.h"
-#include "modes/record.h"
-#include "modes/stack.h"
-#include "os/options.h"
-#include "space/region.h"
-#include "types.h"
+#include "modes/modes.h"
+#include "space/space.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -13,15 +13,8 @@
  */
 #include "api/api.h"
 #include "heap/hooks.h"
-#include "modes/bump.h"
-#include "modes/guard.h"
-#include "modes/leaks.h"
-#include "modes/profile.h"
-#include "modes/record.h"
-#include "modes/stack.h"
-#include "os/options.h"
-#include "os/os.h"
-#include "space/region.h"
+#include "modes/modes.h"
+#include "space/space.h"
 
 #include <errno.h>
 #include <string.h>

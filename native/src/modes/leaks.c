@@ -11,14 +11,10 @@
  * Threads: one report at a time, under `lock`, which is not a leaf: stripes are taken under it. No allocating path
  * takes it.
  */
-#include "api/init.h"
+#include "api/api.h"
 #include "heap/hooks.h"
-#include "modes/leaks.h"
-#include "modes/out.h"
-#include "modes/record.h"
-#include "modes/stack.h"
+#include "modes/modes.h"
 #include "os/options.h"
-#include "types.h"
 
 #include <errno.h>
 

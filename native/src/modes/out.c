@@ -5,9 +5,8 @@
  *
  * Threads: an na_out belongs to its caller.
  */
-#include "modes/out.h"
+#include "modes/modes.h"
 #include "os/options.h"
-#include "os/os.h"
 
 #include <errno.h>
 #include <stdarg.h>

@@ -19,17 +19,10 @@
  * Threads: tallies are added without a lock and never removed, their counters are atomic, the distance to the next
  * sample is the thread's.
  */
-#include "api/init.h"
-#include "heap/heap.h"
+#include "api/api.h"
 #include "heap/hooks.h"
-#include "modes/bump.h"
-#include "modes/out.h"
-#include "modes/profile.h"
-#include "modes/record.h"
-#include "modes/stack.h"
+#include "modes/modes.h"
 #include "os/options.h"
-#include "os/os.h"
-#include "sizeclass.h"
 
 #include <errno.h>
 #include <string.h>

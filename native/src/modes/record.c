@@ -10,10 +10,7 @@
  * Threads: a bucket by its stripe. A stripe is never held while blocks are allocated or freed.
  */
 #include "heap/hooks.h"
-#include "modes/bump.h"
-#include "modes/record.h"
-#include "modes/stack.h"
-#include "os/os.h"
+#include "modes/modes.h"
 
 enum {
     BUCKET_SHIFT = 20, /* 8 MiB of zeros until used; chains stay short up to some million blocks */

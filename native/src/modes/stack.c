@@ -14,11 +14,7 @@
  */
 #define _GNU_SOURCE
 #include "heap/hooks.h"
-#include "modes/bump.h"
-#include "modes/guard.h"
-#include "modes/out.h"
-#include "modes/stack.h"
-#include "os/os.h"
+#include "modes/modes.h"
 
 #include <errno.h>
 #include <dlfcn.h>

@@ -13,13 +13,8 @@
  */
 #define _GNU_SOURCE
 #include "api/api.h"
-#include "api/init.h"
-#include "heap/fast.h"
-#include "os/options.h"
-#include "os/topology.h"
 #include "preload/preload.h"
-#include "space/region.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 #include <dlfcn.h>

@@ -12,11 +12,8 @@
  * Threads: `running` is atomic, the rest is the regions' under their locks.
  */
 #include "heap/hooks.h"
-#include "os/options.h"
-#include "reclaim/purger.h"
 #include "reclaim/reclaim.h"
-#include "space/rest.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 

@@ -14,14 +14,9 @@
  *
  * Threads: any number at a time; each purges spans of its own.
  */
+#include "large/large.h"
 #include "reclaim/reclaim.h"
-#include "heap/abandoned.h"
-#include "heap/heap.h"
-#include "heap/page.h"
-#include "large/cache.h"
-#include "large/mixed.h"
-#include "space/region.h"
-#include "space/rest.h"
+#include "space/space.h"
 
 #include <errno.h>
 

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * reclaim.h: when free memory goes back, and how much of it. Called by api/ and modes/ alone: what lies below says only
- * that it failed. No lock may be held.
+ * reclaim.h: memory is short, and memory goes back.
  */
 #ifndef NA_RECLAIM_H
 #define NA_RECLAIM_H
 
-#include "heap/thread.h"
+#include "heap/heap.h"
 #include "os/options.h"
-#include "os/os.h"
-#include "types.h"
 
 #pragma GCC visibility push(hidden)
+
+/* ---- reclaim.c: when free memory goes back, and how much of it. Called by api/ and modes/ alone: what lies below says only ----
+ * that it failed. No lock may be held. */
 
 void na_reclaim_look(na_region *region, uint64_t now);
 
@@ -37,6 +37,12 @@ size_t na_reclaim_region(na_region *region); /* all that is free, but for thread
 bool na_reclaim_all(void);
 
 bool na_reclaim_due(void); /* for the purger: all that is due now; false: nothing rests any more */
+
+/* ---- purger.c: the thread that returns memory while the program makes no calls ---- */
+
+void na_purger_start(void);      /* unless it runs or is not wanted; no lock may be held */
+int na_purger_ask(void);         /* wanted from now on; 0 or ENOTSUP */
+void na_purger_fork_child(void); /* its thread is gone */
 
 #pragma GCC visibility pop
 

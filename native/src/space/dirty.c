@@ -7,8 +7,7 @@
  * Threads: bytes of free slices are guarded by the region's lock; those of a span in use, or taken out to be purged,
  * belong to who has the span.
  */
-#include "space/dirty.h"
-#include "space/region.h"
+#include "space/space.h"
 
 #include <string.h>
 

@@ -9,9 +9,7 @@
  *
  * Threads: the region's lock is held.
  */
-#include "space/meta.h"
-#include "space/region.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 #include <string.h>

@@ -9,9 +9,7 @@
  *
  * Threads: `in_flight` is atomic.
  */
-#include "os/topology.h"
-#include "space/populate.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 #include <string.h>

@@ -15,13 +15,7 @@
  *
  * Threads: the globals are set once by na_regions_reserve and constant afterwards; a region by its lock.
  */
-#include "os/options.h"
-#include "os/topology.h"
-#include "space/dirty.h"
-#include "space/meta.h"
-#include "space/region.h"
-#include "space/rest.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 

@@ -11,12 +11,7 @@
  *
  * Threads: all under the region's lock, but na_rest_purge, which holds none.
  */
-#include "space/rest.h"
-#include "os/options.h"
-#include "os/os.h"
-#include "space/dirty.h"
-#include "space/region.h"
-#include "space/span.h"
+#include "space/space.h"
 
 enum { NA_PURGE_STEP = 4 << 20 }; /* bytes that one system call gives back: others fault and map meanwhile */
 

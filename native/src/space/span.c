@@ -9,14 +9,7 @@
  *
  * Threads: everything under the region's lock; functions without _locked take it.
  */
-#include "os/options.h"
-#include "space/dirty.h"
-#include "space/meta.h"
-#include "space/queue.h"
-#include "space/region.h"
-#include "space/rest.h"
-#include "space/span.h"
-#include "types.h"
+#include "space/space.h"
 
 #include <errno.h>
 
