@@ -202,6 +202,8 @@ def _number(environ: Mapping[str, str], names: Sequence[str]) -> int | None:
 def _visible(environ: Mapping[str, str]) -> Iterator[tuple[Launcher, Launch]]:
     """Yield what each launcher tells whose variables are there."""
     for row in LAUNCHERS:
+        if not any(name in environ for name in (*row.local_rank, *row.rank)):
+            continue
         if row.name == "mpich" and any(name.startswith("I_MPI_") for name in environ):
             row = _INTEL
         local_rank, local_size = _number(environ, row.local_rank), _number(environ, row.local_size)

@@ -236,7 +236,9 @@ def _explain(
         nodes = chosen.nodes
         if not nodes:
             nodes = (_native.current_node(),) if chosen.kind == "local" else _native.spread_nodes()
-        return error_for(code, where, f"{size} bytes ({size / 2**30:.3g} GiB)", _native.describe_room(size, nodes))
+        return error_for(
+            code, where, f"{size} bytes ({size / 2**30:.3g} GiB)", _native.describe_room(size, nodes)
+        )
     if "order" in text:
         known = "'C', 'F', 'A' or 'K'" if call.endswith(("array", "_like")) else "'C' or 'F'"
         return ValueError(f"{call}: order={order!r}; limit: {known}")

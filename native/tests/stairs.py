@@ -58,10 +58,16 @@ def source_of(path: Path, sources: Path) -> Path:
 
 def check_objects(objects: Path, sources: Path) -> list[str]:
     """Return the calls that run up."""
-    files = [path for path in sorted(objects.rglob("*.o")) if "src" in path.parts and source_of(path, sources).exists()]
+    files = [
+        path
+        for path in sorted(objects.rglob("*.o"))
+        if "src" in path.parts and source_of(path, sources).exists()
+    ]
     if not files:
         return [f"no object files of {sources} under {objects}"]
-    text = subprocess.run(["nm", "-A", "-P", *map(str, files)], check=True, capture_output=True, text=True).stdout
+    text = subprocess.run(
+        ["nm", "-A", "-P", *map(str, files)], check=True, capture_output=True, text=True
+    ).stdout
     defined_at: dict[str, Path] = {}
     wanted: list[tuple[Path, str]] = []
     for line in text.splitlines():
@@ -74,7 +80,9 @@ def check_objects(objects: Path, sources: Path) -> list[str]:
     return [
         f"{source.relative_to(sources)} uses {name} of {defined_at[name].relative_to(sources)}"
         for source, name in wanted
-        if name not in HOOKS and name in defined_at and step(defined_at[name], sources) > step(source, sources)
+        if name not in HOOKS
+        and name in defined_at
+        and step(defined_at[name], sources) > step(source, sources)
     ]
 
 
