@@ -59,12 +59,15 @@ def prefix(tmp_path_factory):
     """An installed libnumalloc."""
     if shutil.which("cmake") is None:
         pytest.skip("missing capability: cmake")
-    build, where = tmp_path_factory.mktemp("build"), tmp_path_factory.mktemp("prefix")
-    options = ["-DNUMALLOC_TESTS=OFF", "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_INSTALL_PREFIX={where}"]
-    subprocess.run(["cmake", "-S", ROOT / "native", "-B", build, *options], check=True, capture_output=True)
-    subprocess.run(
-        ["cmake", "--build", build, "--target", "install", "--parallel", "2"], check=True, capture_output=True
-    )
+    where, build = tmp_path_factory.mktemp("prefix"), ROOT / "build/native"
+    if not (build / "built").exists():  # by make native
+        build = tmp_path_factory.mktemp("build")
+        options = ["-DNUMALLOC_TESTS=OFF", "-DCMAKE_BUILD_TYPE=Release"]
+        subprocess.run(
+            ["cmake", "-S", ROOT / "native", "-B", build, *options], check=True, capture_output=True
+        )
+        subprocess.run(["cmake", "--build", build, "--parallel", "2"], check=True, capture_output=True)
+    subprocess.run(["cmake", "--install", build, "--prefix", where], check=True, capture_output=True)
     return where
 
 

@@ -5,7 +5,6 @@ import ast
 import json
 import pathlib
 import re
-import subprocess
 import sys
 
 import pytest
@@ -114,30 +113,54 @@ def test_compare_gives_both_times(name, tmp_path):
     assert f"hpcalloc takes {figures['ratio']:.3f} of plain NumPy's time" in done.stdout
 
 
-@pytest.mark.parametrize(("name", "right", "wrong"), BROKEN)
-def test_broken_arithmetic_is_noticed(tmp_path, name, right, wrong):
-    source = (SOLVERS / f"{name}.py").read_text()
-    assert source.count(right) == 1
-    broken = tmp_path / f"{name}.py"
-    broken.write_text(source.replace(right, wrong))
-    done = start(name, source=broken)
-    assert done.returncode != 0
-    assert f"{name} FAILED" in done.stdout, done.stdout + done.stderr
-    assert f"{name} ok" not in done.stdout
+def outcomes(folder, ranks, jobs):
+    """Run command lines by one start of mpirun; exit code and output of each by its key."""
+    listed = folder / "jobs.json"
+    listed.write_text(json.dumps([[str(word) for word in words] for words in jobs.values()]))
+    done = mpirun(
+        ranks, sys.executable, "-m", "mpi4py", pathlib.Path(__file__).with_name("several.py"), listed
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return dict(zip(jobs, json.loads(pathlib.Path(f"{listed}.done").read_text()), strict=True))
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    jobs = {}
+    for name, right, wrong in BROKEN:
+        source = (SOLVERS / f"{name}.py").read_text()
+        assert source.count(right) == 1, right
+        path = tmp_path_factory.mktemp(name) / f"{name}.py"
+        path.write_text(source.replace(right, wrong))
+        ranks, words = launch_line(name)
+        assert ranks == 2
+        jobs[name, right] = [path, *words, *SMALL[name]]
+    return outcomes(tmp_path_factory.mktemp("broken"), 2, jobs)
+
+
+@pytest.mark.parametrize(("name", "right"), [(name, right) for name, right, _ in BROKEN])
+def test_broken_arithmetic_is_noticed(broken, name, right):
+    code, said = broken[name, right]
+    assert code != 0, said
+    assert f"{name} FAILED" in said, said
+    assert f"{name} ok" not in said
+
+
+BAD = [("--size", "0"), ("--compare", "--no-hpcalloc")]
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    jobs = {(name, bad): [SOLVERS / f"{name}.py", *bad] for name in SMALL for bad in BAD}
+    return outcomes(tmp_path_factory.mktemp("refused"), 1, jobs)
 
 
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("options", [("--size", "0"), ("--compare", "--no-hpcalloc")])
-def test_bad_options_are_refused(name, options):
-    done = subprocess.run(
-        [sys.executable, SOLVERS / f"{name}.py", *options],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "usage:" in done.stderr
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_options_are_refused(refused, name, bad):
+    code, said = refused[name, bad]
+    assert code == 2
+    assert "usage:" in said
 
 
 def test_stream_names_the_rate_of_every_node(tmp_path):
