@@ -51,7 +51,8 @@ $(VENV)/created:
 
 # Editable: Python files are used where they are, C changes reinstall.
 $(VENV)/installed: $(VENV)/created pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(BRIDGE_SOURCES) $(PACKAGES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation -C build-dir='build/{wheel_tag}' -e '.[mpi,test$(if $(CI),$(comma)numba)]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation -C build-dir='build/{wheel_tag}' -e '.[mpi,test]' \
+	  $(if $(and $(CI),$(filter openmpi,$(MPI))),numba scikit-learn)
 	@$(BIN)/python -m compileall -q hpcalloc  # as pip does with what it copies
 	@touch $@
 
