@@ -8,6 +8,7 @@ loaded: it clashes with MPI libraries that bring their own.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -246,8 +247,24 @@ class Topology:
         import xml.etree.ElementTree as ET  # takes a while to import
 
         try:
-            tree = ET.parse(path).getroot()
-        except (OSError, ET.ParseError) as error:
+            with open(path, "rb") as file:
+                text = file.read(_BYTES_MAX + 1)
+            if len(text) > _BYTES_MAX:
+                raise _BadError(f"it has more than {_BYTES_MAX >> 20} MiB")
+            tree = ET.fromstring(text)
+            top = tree.find("object")
+            if tree.tag != "topology" or top is None or tree.get("version", "1").startswith("1"):
+                raise _BadError("it is no hwloc 2 topology")
+            return _Walk(tree, top).topology(str(path))
+        except (
+            OSError,
+            SyntaxError,
+            LookupError,
+            _BadError,
+            ValueError,
+        ) as error:  # of the file, the parser, its codecs
+            if isinstance(error, TopologyError):
+                raise
             raise TopologyError(
                 message(
                     "Topology.from_hwloc_xml",
@@ -256,17 +273,6 @@ class Topology:
                     "write one with `lstopo --of xml`",
                 )
             ) from None
-        top = tree.find("object")
-        if tree.tag != "topology" or top is None or tree.get("version", "1").startswith("1"):
-            raise TopologyError(
-                message(
-                    "Topology.from_hwloc_xml",
-                    f"{os.fspath(path)!r} is no hwloc 2 topology",
-                    "XML of hwloc 2",
-                    "write one with `lstopo --of xml`",
-                )
-            )
-        return _Walk(tree, top).topology(str(path))
 
     # ---- synthetic ------------------------------------------------------------------------------------
 
@@ -335,14 +341,41 @@ def _machine_cores(cpu_dir: str, online: Iterable[int], node_of: dict[int, int])
 # ---- helpers: hwloc XML ---------------------------------------------------------------------------------
 
 
-def _bitmap(text: str | None) -> frozenset[int]:
-    """Set bits of hwloc's ``0x...,0x...`` notation (32-bit words, most significant first)."""
-    if not text:
-        return frozenset()
-    value = 0
-    for word in text.split(","):
-        value = (value << 32) | int(word or "0", 16)
-    return frozenset(i for i in range(value.bit_length()) if value >> i & 1)
+_BYTES_MAX = 64 << 20  # of a file
+_DEPTH_MAX = 64  # of objects in objects
+_DISTANCES_MAX = 1 << 10  # nodes
+
+
+class _BadError(ValueError):
+    """What is wrong with a file."""
+
+
+def _bitmap(item: ET.Element, *names: str) -> frozenset[int]:
+    """Set bits of the first such attribute, in hwloc's ``0x...,0x...`` (32-bit words, most significant first)."""
+    text = next((text for name in names if (text := item.get(name))), "")
+    words = text.split(",") if text else []
+    if len(words) > _ID_MAX // 32 or not all(re.fullmatch("(0x)?[0-9a-fA-F]{0,8}", w) for w in words):
+        raise _BadError(f"{names[-1]}={_cut(text)} of a {_cut(item.get('type'))}")
+    bits: set[int] = set()
+    for place, word in enumerate(reversed(words)):
+        value = int(word.removeprefix("0x") or "0", 16)
+        bits.update(32 * place + bit for bit in range(value.bit_length()) if value >> bit & 1)
+    return frozenset(bits)
+
+
+def _whole(text: str, what: str, most: int = _ID_MAX) -> int:
+    """Read a number from 0 to `most`."""
+    if not re.fullmatch("[0-9]{1,19}", text) or int(text) > most:
+        raise _BadError(f"{what} is {_cut(text)}, not a number from 0 to {most}")
+    return int(text)
+
+
+def _index(item: ET.Element) -> int:
+    return _whole(item.get("os_index", "0"), f"os_index of a {_cut(item.get('type'))}")
+
+
+def _cut(text: str | None) -> str:
+    return repr(text) if text is None or len(text) <= 40 else f"{text[:40]!r}..."
 
 
 class _Walk:
@@ -352,29 +385,29 @@ class _Walk:
         self.nodes: dict[int, tuple[int, frozenset[int], int]] = {}
         self.cores: list[tuple[int, tuple[int, ...], tuple[int, ...], frozenset[int]]] = []
         self.tree = tree
-        self.allowed_cpus = _bitmap(top.get("allowed_cpuset") or top.get("cpuset"))
-        self.allowed_nodes = _bitmap(top.get("allowed_nodeset") or top.get("nodeset"))
-        self._visit(top, -1, ())
+        self.allowed_cpus = _bitmap(top, "allowed_cpuset", "cpuset")
+        self.allowed_nodes = _bitmap(top, "allowed_nodeset", "nodeset")
+        self._visit(top, -1, (), 0)
 
-    def _visit(self, item: ET.Element, package: int, caches: tuple[int, ...]) -> None:
+    def _visit(self, item: ET.Element, package: int, caches: tuple[int, ...], depth: int) -> None:
+        if depth > _DEPTH_MAX:
+            raise _BadError(f"objects are nested more than {_DEPTH_MAX} deep")
         kind = item.get("type", "")
         if kind == "Package":
-            package = int(item.get("os_index", "0"))
+            package = _index(item)
         elif kind in ("L3Cache", "L2Cache"):
-            caches = (*caches, min(_bitmap(item.get("cpuset")), default=0))
+            caches = (*caches, min(_bitmap(item, "cpuset"), default=0))
         elif kind == "NUMANode":
-            memory = int(item.get("local_memory", "0"))
-            self.nodes[int(item.get("os_index", "0"))] = (memory, _bitmap(item.get("cpuset")), package)
-        elif kind == "Core":
-            pus = [int(p.get("os_index", "0")) for p in item.iter("object") if p.get("type") == "PU"]
-            self.cores.append((max(package, 0), tuple(pus), caches, _bitmap(item.get("nodeset"))))
-            return
-        elif kind == "PU":  # a PU without a core
-            index = int(item.get("os_index", "0"))
-            self.cores.append((max(package, 0), (index,), caches, _bitmap(item.get("nodeset"))))
+            memory = _whole(item.get("local_memory", "0"), "local_memory of a NUMANode", 1 << 60)
+            self.nodes[_index(item)] = (memory, _bitmap(item, "cpuset"), package)
+        elif kind in ("Core", "PU"):  # a PU may be without a core
+            pus = [_index(p) for p in item.iter("object") if p.get("type") == "PU"]
+            if not pus:
+                raise _BadError(f"Core {_index(item)} has no PU")
+            self.cores.append((max(package, 0), tuple(pus), caches, _bitmap(item, "nodeset")))
             return
         for child in item.findall("object"):
-            self._visit(child, package, caches)
+            self._visit(child, package, caches, depth + 1)
 
     def topology(self, source: str) -> Topology:
         owner: dict[int, int] = {}
@@ -416,9 +449,11 @@ class _Walk:
         for matrix in self.tree.iter("distances2"):
             if matrix.get("type") != "NUMANode":
                 continue
-            ids = [int(i) for part in matrix.findall("indexes") for i in (part.text or "").split()]
-            values = [int(v) for part in matrix.findall("u64values") for v in (part.text or "").split()]
-            if matrix.get("indexing") != "os" or len(values) != len(ids) ** 2:
+            ids, values = (
+                [_whole(word, name) for part in matrix.findall(name) for word in (part.text or "").split()]
+                for name in ("indexes", "u64values")
+            )
+            if matrix.get("indexing") != "os" or len(values) != len(ids) ** 2 or len(ids) > _DISTANCES_MAX:
                 continue
             for i, a in enumerate(ids):
                 for j, b in enumerate(ids):
@@ -433,18 +468,19 @@ _LEVELS = {
     "numa": "numa", "node": "numa", "numanode": "numa", "l3": "l3", "l3cache": "l3", "l2": "l2", "l2cache": "l2",
     "core": "core", "pu": "pu",
 }  # fmt: skip
+_PUS_MAX = 1 << 16
 _UNITS = {"": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def _memory(text: str, attributes: str | None) -> int:
     if not attributes:
         return 2**30  # hwloc's own default
-    match = re.fullmatch(r"memory=(\d+)\s*([A-Za-z]*)", attributes)
+    match = re.fullmatch(r"memory=(\d{1,12})\s*([A-Za-z]*)", attributes)
     if match is None or match[2].upper() not in _UNITS:
         raise TopologyError(
             message(
                 "Topology.from_synthetic",
-                f"'({attributes})' in {text!r}",
+                f"'({_cut(attributes)})' in {_cut(text)}",
                 "(memory=<size>), such as memory=16GB",
                 "correct it",
             )
@@ -459,19 +495,18 @@ def _synthetic(text: str) -> Topology:
     )
     levels: list[tuple[str, int]] = []  # (kind, count); count 0 for an attached node
     memory = 2**30
-    rest = text
+    rest = re.sub(pattern, "", text).strip()
     for match in re.finditer(pattern, text):
-        rest = rest.replace(match[0], "", 1)
         if match["attached"]:
             kind, count, attributes = match["attached"].lower(), 0, match["am"]
         else:
-            kind, count, attributes = match["kind"].lower(), int(match["count"]), match["m"]
+            kind, count, attributes = match["kind"].lower(), int(match["count"][:9]), match["m"]
         known = _LEVELS.get(kind)
         if known is None or (count == 0 and known != "numa") or count > 4096:
             raise TopologyError(
                 message(
                     "Topology.from_synthetic",
-                    f"{match[0]!r} in {text!r}",
+                    f"{_cut(match[0])} in {_cut(text)}",
                     "pack, group, numa, l3, l2, core, pu with counts from 1 to 4096, or [numa]",
                     "correct it",
                 )
@@ -479,11 +514,11 @@ def _synthetic(text: str) -> Topology:
         if known == "numa":
             memory = _memory(text, attributes)
         levels.append((known, count))
-    if rest.strip() or not levels:
+    if rest or not levels:
         raise TopologyError(
             message(
                 "Topology.from_synthetic",
-                f"{rest.strip()!r} in {text!r} is not understood",
+                f"{_cut(rest)} in {_cut(text)} is not understood",
                 "levels such as 'pack:2 [numa] core:4 pu:2'",
                 "correct it",
             )
@@ -491,7 +526,18 @@ def _synthetic(text: str) -> Topology:
     if sum(kind == "numa" for kind, _ in levels) > 1:
         raise TopologyError(
             message(
-                "Topology.from_synthetic", f"{text!r} has several numa levels", "one", "use an hwloc XML file"
+                "Topology.from_synthetic",
+                f"{_cut(text)} has several numa levels",
+                "one",
+                "use an hwloc XML file",
+            )
+        )
+    if len(levels) > _DEPTH_MAX or math.prod(max(count, 1) for _, count in levels) > _PUS_MAX:
+        raise TopologyError(
+            message(
+                "Topology.from_synthetic",
+                f"{_cut(text)} has {len(levels)} levels, their counts multiplied beyond any machine",
+                f"{_DEPTH_MAX} levels, {_PUS_MAX} PUs",
             )
         )
     return _grow(text, levels, memory)
