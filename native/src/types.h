@@ -2,35 +2,34 @@
  *
  * types.h: the words and the structures of the allocator.
  *
- *   slice    64 KiB of address space, the unit in which everything above a block is counted
- *   span     a run of slices with one descriptor: free, a page, a large block, or metadata
- *   page     a span cut into blocks of one size class, owned by one heap
- *   block    what the user gets: a piece of a page, or a whole large span
- *   home     the node a block belongs to for life, whoever touches or frees it
- *   region   the address range of one home and strictness; one kernel policy, set once. The last region is
- *            "mixed": interleaved and blocked spans, each with a policy of its own
- *   part     half of a region: "small" for pages and spans below 2 MiB, "large" for the rest, which wants
- *            huge pages
- *   heap     the pages of one region that one thread owns; no other thread changes them
- *   owner    the thread whose heap a page is in
- *   remote   done by a thread that is not the owner
- *   cached   free blocks of one class that a heap's thread uses next, of any page of its region; in their pages they
- *            count as used
- *   virgin   a block that was never handed out, of memory that was zero: zero but for its links
- *   kept     a freed large block that a heap holds for its thread's next one
- *   reserve  free slices behind a large block that grows, held for it
- *   idle     a page without a block in use that its heap keeps for a while
- *   pending  list of a heap's pages that have received remote frees
- *   resting  a heap whose thread ended, as it was, caches and pages: the next thread of its node goes on with it. Past
- *            the purge delay what is free in it goes back, and it is abandoned or spare
- *   abandoned  a heap without a thread that has little else than live blocks; waits for a thread of its node
- *   spare    a heap without pages or owner, kept for the next thread (heaps are never unmapped, so that a
- *            late remote free may still look at them)
- *   dirty    a slice that may hold bytes other than zero, hence memory; others read as zeros
- *   tick     coarse time: a seventh of the purge delay. A dirty free slice knows the tick in which it was freed
- *   live     given out and not freed; lost: free, but its list was damaged, so it is not used again
- *   watched  a mode sees every block: leaks, heap profile, guard; its own words are in watch.h
- *   purge    give the memory of dirty free slices back to the system
+ *   slice       64 KiB of address space, the unit in which everything above a block is counted
+ *   span        a run of slices with one descriptor: free, a page, or a large block
+ *   page        a span cut into blocks of one size class, owned by one heap
+ *   block       what the user gets: a piece of a page, or a whole large span
+ *   home        the node a block belongs to for life, whoever touches or frees it
+ *   region      the address range of one home and use; one kernel policy, set once. The last region is "mixed":
+ *               interleaved and blocked spans, each with a policy of its own
+ *   part        half of a region: "small" for pages and spans below 2 MiB, "large" for the rest, which wants huge pages
+ *   heap        the pages of one region that one thread owns; no other thread changes them
+ *   owner       the thread whose heap a page is in
+ *   remote      done by a thread that is not the owner
+ *   cache       free blocks of one class that a heap's thread uses next, of any page of its region; in their pages they
+ *               count as used
+ *   zeroed      memory that was zero when it became a page: a block that was never handed out is zero but for its links
+ *   threshold   so many free blocks of a page call for its owner's care
+ *   retired     a page without a block in use that stays in its heap for a while
+ *   pending     list of a heap's pages that have received remote frees
+ *   abandoned   a heap whose thread ended, as it was, caches and pages: the next thread of its node adopts it
+ *   collected   an abandoned heap that has given back what was free, and has live blocks
+ *   empty       a heap without pages or owner; the next thread has it. Heaps are never unmapped, so that a late remote
+ *               free may still look at them
+ *   span cache  freed large blocks: of a heap, for its thread's next ones; of the mixed region, with their policy
+ *   reserve     free slices behind a large block that grows, held for it
+ *   dirty       a slice that may hold bytes other than zero, hence memory; others read as zeros
+ *   tick        coarse time: a seventh of the purge delay. A dirty free slice knows the tick in which it was freed
+ *   live        given out and not freed; lost: free, but its list was damaged, so it is not used again
+ *   hook        what a mode that sees every block is called by: leaks, heap profile, guard; heap/hooks.h
+ *   purge       give the memory of dirty free slices back to the system
  *
  * Address arithmetic: region = (p - na_base) >> na_shift, descriptor = na_map[(p - na_base) >> 16].
  *
@@ -70,10 +69,10 @@ enum {
     NA_CACHE_BLOCKS = 128,          /* freed blocks a heap keeps at most of one class */
     NA_CACHE_BYTES = 65536,         /* bytes of them at most, but always NA_CACHE_LEAST blocks */
     NA_CACHE_LEAST = 16,
-    NA_RETIRED_SLICES = 64,     /* of idle pages a heap keeps at most */
+    NA_RETIRED_SLICES = 64,     /* of retired pages in a heap at most */
     NA_PEAK_BYTES = 1 << 20,    /* freed blocks from this size are worth a thread that returns them */
-    NA_MIXED_CACHE_SLOTS = 16,  /* freed mixed spans kept with policy and pages */
-    NA_SPAN_CACHE_SLOTS = 16,   /* freed large blocks that a heap keeps at most */
+    NA_MIXED_CACHE_SLOTS = 16,  /* freed mixed spans with their policy and pages */
+    NA_SPAN_CACHE_SLOTS = 16,   /* freed large blocks in a heap's span cache at most */
     NA_SPAN_CACHE_LONGEST = 16, /* slices of one at most */
     NA_SPAN_CACHE_SLICES = 32,  /* of all of them at most */
     NA_AGES = 8,                /* ticks after which the memory of a free slice is due */
@@ -158,12 +157,12 @@ typedef struct na_span {
     uint8_t part;        /* 0 small, 1 large */
     uint8_t huge_shift;  /* large: log2 bytes of explicit huge pages, 0: none */
     uint8_t remapped;    /* large: pages came by mremap, the mapping has odd offsets */
-    uint8_t resting;     /* free: it is in one of its part's lists by age */
+    uint8_t in_ages;     /* free: it is in one of its part's lists by age */
     union {
         na_link rest; /* free and dirty: list by age; being purged: region->purging */
         struct {
             struct na_span *older, *newer;
-        };                              /* warm: warm list; idle: the heap's list */
+        };                              /* of the span cache of the mixed region; retired: the heap's list */
         struct na_placement *placement; /* large, mixed region: its policy */
     };
 
@@ -173,11 +172,12 @@ typedef struct na_span {
     uint32_t carved;             /* page: blocks that were ever linked; others have been given to nobody */
     uint32_t capacity;           /* page: blocks it can hold; being purged: not 0 if that failed */
     uint8_t full;                /* page: it is in the heap's full queue */
-    uint8_t retired;             /* page: it is in the heap's idle list */
+    uint8_t retired;             /* page: it is in the heap's list of retired ones */
     uint8_t zeroed;              /* page: its memory was zero when it became one */
     uint8_t grown;               /* large: realloc made it; being purged: it is a reserve */
     struct na_span *next, *prev; /* page: queue of its heap; free: bin; reserve: list; unused: next */
-    uint64_t freed_at; /* warm, idle: ms when it became so; free: its oldest dirty slice, or an earlier tick */
+    uint64_t
+        freed_at; /* retired, in the mixed region's span cache: ms when it became so; free: its oldest dirty slice, or an earlier tick */
 } na_span;
 _Static_assert(sizeof(na_span) == 128, "two cache lines");
 
@@ -185,7 +185,7 @@ typedef struct na_queue {
     na_span *first, *last;
 } na_queue;
 
-/* Policy of a span of the mixed region, kept with it for queries, realloc and warm reuse. */
+/* Policy of a span of the mixed region, beside it for queries, realloc and reuse. */
 typedef struct na_placement {
     na_nodeset nodes;
     size_t size;    /* blocked: bytes that were split, else 0 */
@@ -205,7 +205,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "class_index is the hi
 typedef struct na_cache {
     na_block *top;
     uint64_t frees;  /* blocks freed to it ever */
-    uint64_t zeroed; /* while this equals `frees`, all blocks are virgin */
+    uint64_t zeroed; /* while this equals `frees`, all blocks are zero but for their links */
     uint32_t count;  /* blocks */
     uint32_t limit;  /* with as many or more, freed ones go to their pages */
 } na_cache;
@@ -226,7 +226,7 @@ struct na_heap {
     na_queue queue[NA_CLASSES];         /* pages that may have free blocks */
     na_queue full;                      /* pages without, of all classes */
     _Atomic(na_span *) pending;         /* pages with remote frees; any thread pushes */
-    _Atomic(struct na_thread *) thread; /* owner, NULL: abandoned or spare */
+    _Atomic(struct na_thread *) thread; /* owner, NULL: abandoned or empty */
     na_region *region;
     uint64_t returned[NA_CLASSES];         /* blocks sent home from the cache ever */
     uint64_t remote_frees;                 /* collected ever */
@@ -236,14 +236,14 @@ struct na_heap {
     na_span *retired_first, *retired_last; /* pages without a used block, oldest first; in no queue */
     uint32_t retired_slices;
     na_span *gone;                    /* pages that left it, on their way to the region */
-    uint64_t retired_classes;         /* bit c: there may be an idle page of class c */
+    uint64_t retired_classes;         /* bit c: there may be a retired page of class c */
     uint8_t strict_pages[NA_CLASSES]; /* strict: pages made and not given back, of each class; as far as 255 */
     uint8_t changed;                  /* it took or gave a span since somebody looked */
     uint8_t in_hand;                  /* no thread's, and in no list: what is free in it is being given back */
     volatile uint8_t busy;            /* not 0: queues are being changed, a child of fork must not use them */
-    _Atomic(uint64_t) abandoned_at;   /* resting: ms when its thread ended */
-    na_heap *next;                    /* resting (to the older), abandoned or spare list */
-    na_heap *newer;                   /* resting */
+    _Atomic(uint64_t) abandoned_at;   /* ms when its thread ended */
+    na_heap *next;                    /* list of abandoned (to the older), collected or empty ones */
+    na_heap *newer;                   /* abandoned */
     na_heap *all_next;                /* every heap of the region */
     /* Freed large blocks, see cache.c. */
     uint8_t cached_slices[NA_SPAN_CACHE_SLOTS];         /* what its thread put into the slots, 0: nothing */
@@ -309,14 +309,15 @@ struct na_region {
     uint32_t mixed_cache_count;
     /* Changed under the lock; looked at without, to skip it. */
     _Atomic(na_heap *) abandoned, abandoned_oldest, collected, empty;
-    _Atomic(uint64_t) cached_since; /* ms, not after the first kept block was freed; NA_NO_TIME: there is none */
+    _Atomic(uint64_t)
+        cached_since; /* ms, not after the first block of a span cache was freed; NA_NO_TIME: there is none */
     na_heap *all;
     na_placement *placement_unused;
     /* statistics */
     _Atomic(uint64_t) used_bytes;  /* of spans that are not free */
     _Atomic(uint64_t) dirty_bytes; /* of dirty slices in free spans */
-    _Atomic(uint64_t) mixed_bytes; /* region of NA_ONNODE: this node's share of mixed memory, warm spans included */
-    uint64_t mixed_cache_bytes;    /* of the warm list; they count as used */
+    _Atomic(uint64_t) mixed_bytes; /* region of NA_ONNODE: this node's share of mixed memory, its span cache included */
+    uint64_t mixed_cache_bytes;    /* of its span cache; they count as used */
     uint64_t peak_bytes, purged_bytes;
     /* What reclaim.c goes by */
     _Atomic(bool) restless;    /* memory is due, or was opened, or more rests than may: a pass is wanted */
@@ -327,7 +328,7 @@ struct na_region {
     int64_t early_bytes;       /* that may go before they are due when their own part opens memory */
     uint64_t fresh_growing;    /* bytes of `fresh` of the small part that blocks took as they grew */
     uint64_t large_allocations, large_frees, large_blocks, large_bytes, huge_bytes;
-    uint64_t pages, abandoned_count; /* resting ones count as abandoned */
+    uint64_t pages, abandoned_count; /* heaps abandoned and collected */
     _Atomic(uint64_t) fallbacks, strict_failures, lost_blocks;
 };
 

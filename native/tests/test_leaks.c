@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* watch.c, record.c, stack.c, leaks.c: what is live is listed, whole and once, with size, home, thread and stack. */
+/* hooks.c, record.c, stack.c, leaks.c: what is live is listed, whole and once, with size, home, thread and stack. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* debug.c, options.c: misuse ends with one line that names call, address and remedy, or is ignored with one
+/* misuse.c, verify.c, options.c: misuse ends with one line that names call, address and remedy, or is ignored with one
  * where so configured; nothing is corrupted. Children run the faults. */
 #include <errno.h>
 #include <pthread.h>

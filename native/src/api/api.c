@@ -131,9 +131,9 @@ __attribute__((noinline)) void na_freed_slow(na_span *page) {
 static void zero_block(void *ptr, size_t size, const na_heap *heap) {
     uint32_t tag = na_span_at(ptr)->tag;
     const na_cache *cache = &heap->cache[na_tag_class(tag)];
-    bool virgin = na_tag_is_page(tag, heap->tag_of_pages) && cache->zeroed == cache->frees;
-    memset(ptr, 0, virgin ? sizeof(na_block) : size);
-    if (virgin) na_touch(ptr, size);
+    bool free_is_zero = na_tag_is_page(tag, heap->tag_of_pages) && cache->zeroed == cache->frees;
+    memset(ptr, 0, free_is_zero ? sizeof(na_block) : size);
+    if (free_is_zero) na_touch(ptr, size);
 }
 
 /* Of large blocks; those of a page become live where they leave its list. */
@@ -230,7 +230,7 @@ static void *alloc_here(size_t size, size_t align, unsigned flags) {
     return alloc_on(home, na_use_local(na_opt.strict || (flags & NUMALLOC_STRICT) != 0), size, align, flags);
 }
 
-/* Most need no more than the next blocks of the page at hand, or a block that is kept. */
+/* Most need no more than the next blocks of the page at hand, or a span of the cache. */
 __attribute__((noinline)) void *na_alloc_slow(size_t size) {
     if (size - 1 < NA_BLOCK_MAX && !na_moved()) {
         na_heap *heap = na_self.heap;
@@ -277,7 +277,7 @@ void *numalloc_calloc(size_t count, size_t size) {
         errno = ENOMEM;
         return NULL;
     }
-    /* A block of a mode may be anything but virgin; before the first use nobody knows yet. */
+    /* A block of a mode may hold anything; before the first use nobody knows yet. */
     if (NA_LIKELY(bytes <= NA_BLOCK_MAX && na_self.heap != &na_empty_heap)) {
         void *block = na_alloc_any(bytes);
         if (block == NULL) return NULL;
@@ -297,7 +297,7 @@ static int resolve_nodes(const numalloc_nodemask_t *asked, na_nodeset *nodes) {
 }
 
 /* A member of the set by turns, for blocks too small to be spread. */
-static int deal(const na_nodeset *nodes) {
+static int next_by_turns(const na_nodeset *nodes) {
     na_thread *thread = na_thread_get();
     uint32_t turn = thread != NULL ? thread->round_robin++ : 0;
     int skip = (int)(turn % (uint32_t)nodeset_count(nodes));
@@ -314,7 +314,7 @@ static void *request_spread(const numalloc_request_t *request, size_t align, boo
         return NULL;
     }
     if (nodeset_count(&nodes) == 1 || request->size < os_page_size()) {
-        int index = na_topology_index_of(deal(&nodes));
+        int index = na_topology_index_of(next_by_turns(&nodes));
         return alloc_on(index, strict ? NA_STRICT : NA_ONNODE, request->size, align, request->flags);
     }
     if (!size_fits(request->size)) return NULL;

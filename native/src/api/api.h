@@ -23,7 +23,7 @@ bool na_serves(void);
 
 void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags); /* in that region or not at all */
 
-/* Below the watch: what the public calls do when no mode looks on. */
+/* What the public calls do while no hook is set, and what the modes call. */
 void *na_request(const numalloc_request_t *request);
 void *na_realloc(void *ptr, size_t size);
 void na_free(void *ptr, const char *call);

@@ -46,8 +46,9 @@ uint64_t numalloc_room(void) {
     if (!na_init()) return UINT64_MAX;
     uint64_t room = na_room();
     if (room == UINT64_MAX) return room;
-    numalloc_stats_t kept;
-    uint64_t cached = numalloc_stats(-1, &kept) == 0 && na_opt.purge_delay_ms != NA_PURGE_NEVER ? kept.cached_bytes : 0;
+    numalloc_stats_t stats;
+    uint64_t cached =
+        numalloc_stats(-1, &stats) == 0 && na_opt.purge_delay_ms != NA_PURGE_NEVER ? stats.cached_bytes : 0;
     return cached > UINT64_MAX - room ? UINT64_MAX : room + cached;
 }
 
@@ -159,12 +160,12 @@ int numalloc_migrate_pages_sized(void *ptr, size_t len, const numalloc_nodemask_
     if (error != 0) return error;
     uintptr_t start = na_page_floor((uintptr_t)ptr), end = na_page_ceil((uintptr_t)ptr + len);
     result->pages = (end - start) / page;
-    bool dealt = nodeset_count(nodes) > 1;
+    bool by_turns = nodeset_count(nodes) > 1;
     if (granule == 0) granule = page;
     for (int node = nodeset_next(nodes, 0); error == 0 && start < end; node = nodeset_next(nodes, node + 1)) {
         if (node < 0) node = nodeset_next(nodes, 0);
         /* Units lie where huge pages do, at multiples of their size. */
-        uintptr_t to = dealt ? (start / granule + 1) * granule : end;
+        uintptr_t to = by_turns ? (start / granule + 1) * granule : end;
         if (to > end) to = end;
         error = move_range(start, to, node, result);
         start = to;

@@ -67,15 +67,15 @@ static void add_region(na_region *region, numalloc_stats_t *stats) {
     pthread_mutex_lock(&region->lock);
     add_live_pages(region, stats);
     add_heaps(region, stats);
-    na_span_cache_counts kept =
+    na_span_cache_counts cached =
         na_span_cache_count(region); /* what heaps took and gave without the region's knowledge */
-    uint64_t large_bytes = region->large_bytes + kept.taken_bytes - kept.freed_bytes;
-    stats->allocations += region->large_allocations + kept.taken;
-    stats->frees += region->large_frees + kept.freed;
+    uint64_t large_bytes = region->large_bytes + cached.taken_bytes - cached.freed_bytes;
+    stats->allocations += region->large_allocations + cached.taken;
+    stats->frees += region->large_frees + cached.freed;
     stats->allocated_bytes += large_bytes;
-    stats->large_blocks += region->large_blocks + kept.taken - kept.freed;
+    stats->large_blocks += region->large_blocks + cached.taken - cached.freed;
     stats->large_bytes += large_bytes;
-    stats->cached_bytes += kept.bytes;
+    stats->cached_bytes += cached.bytes;
     stats->huge_bytes += region->huge_bytes;
     stats->cached_bytes += region->dirty_bytes;
     for (const na_span *span = region->mixed_cache_first; span != NULL; span = span->newer)
@@ -92,9 +92,9 @@ static size_t list_region(na_region *region, numalloc_range_t *ranges, size_t ca
     size_t count = 0;
     pthread_mutex_lock(&region->lock);
     if (capacity == 0) {
-        na_span_cache_counts kept = na_span_cache_count(region);
-        count = region->large_blocks + kept.taken - kept.freed;
-        *bytes += region->large_bytes + kept.taken_bytes - kept.freed_bytes;
+        na_span_cache_counts cached = na_span_cache_count(region);
+        count = region->large_blocks + cached.taken - cached.freed;
+        *bytes += region->large_bytes + cached.taken_bytes - cached.freed_bytes;
     }
     for (uint32_t i = 0; capacity != 0 && i < region->span_count; i++) {
         const na_span *span = na_descriptor_at(region, i);

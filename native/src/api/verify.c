@@ -64,7 +64,7 @@ static int check_page(const na_region *region, const na_span *page) {
 typedef struct sums {
     uint64_t used, dirty; /* bytes */
     uint64_t reserved;    /* slices */
-    uint32_t kept;
+    uint32_t cached;
 } sums;
 
 static int check_reserves(const na_region *region, uint64_t slices) {
@@ -110,7 +110,7 @@ static int check_part(const na_region *region, int which, sums *sum) {
             for (uintptr_t in = at; in < end; in += NA_SLICE)
                 if (na_map[na_slice_index(in)] != span) bad += broken("a slice is not in the map", region, span);
             if (span->kind == NA_PAGE) bad += check_page(region, span);
-            sum->kept += span->kind == NA_CACHED;
+            sum->cached += span->kind == NA_CACHED;
         }
         before = span;
         at = end;
@@ -133,7 +133,7 @@ static int check_queue(const na_heap *heap, const na_queue *queue, int class_ind
     const na_span *before = NULL;
     for (const na_span *page = queue->first; page != NULL; before = page, page = page->next) {
         ++*pages;
-        if (page->retired) bad += broken("an idle page is in a queue", heap->region, page);
+        if (page->retired) bad += broken("a retired page is in a queue", heap->region, page);
         if (page->prev != before) bad += broken("queue links differ", heap->region, page);
         if (atomic_load_explicit(&page->heap, memory_order_relaxed) != heap)
             bad += broken("page of another heap", heap->region, page);
@@ -175,15 +175,15 @@ static int check_heap(const na_heap *heap) {
         pages++;
         retired_slices += page->slices;
         if (!page->retired || na_page_used(page) != 0)
-            bad += broken("an idle page has blocks in use", heap->region, page);
+            bad += broken("a retired page has blocks in use", heap->region, page);
     }
     if (retired_slices != heap->retired_slices)
-        bad += broken("a heap's count of idle pages is wrong", heap->region, NULL);
+        bad += broken("a heap's count of retired pages is wrong", heap->region, NULL);
     if (pages != heap->pages) bad += broken("a heap's count of pages is wrong", heap->region, NULL);
     return bad;
 }
 
-static int check_kept(const na_region *region, uint32_t spans) {
+static int check_span_caches(const na_region *region, uint32_t spans) {
     uint32_t count = 0;
     for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next)
         for (unsigned slot = 0; slot < NA_SPAN_CACHE_SLOTS; slot++) {
@@ -191,14 +191,15 @@ static int check_kept(const na_region *region, uint32_t spans) {
             if (span == NULL) continue;
             count++;
             if (span->kind != NA_CACHED || span->region != region->index)
-                return broken("a heap keeps what is not kept or of another region", region, span);
-            if (span->slices != heap->cached_slices[slot]) return broken("a kept block's length differs", region, span);
+                return broken("a span cache has a span that is not cached or of another region", region, span);
+            if (span->slices != heap->cached_slices[slot])
+                return broken("the length of a span in a cache differs", region, span);
         }
     if (count != 0 && atomic_load(&region->cached_since) == NA_NO_TIME)
-        return broken("kept blocks are not known of", region, NULL);
+        return broken("spans in a cache are not known of", region, NULL);
     /* In a child of threads some may have been on their way into a slot, or from there to the region. */
     bool agrees = count == spans || (na_cut_short && count < spans);
-    return agrees ? 0 : broken("a kept block is in no slot, or in two", region, NULL);
+    return agrees ? 0 : broken("a cached span is in no slot, or in two", region, NULL);
 }
 
 static int check_abandoned(const na_region *region) {
@@ -207,10 +208,10 @@ static int check_abandoned(const na_region *region) {
     for (const na_heap *heap = region->abandoned; heap != NULL; newer = heap, heap = heap->next, count++) {
         uint64_t abandoned_at = atomic_load_explicit(&heap->abandoned_at, memory_order_relaxed);
         if (heap->newer != newer || abandoned_at > bound || atomic_load(&heap->thread) != NULL)
-            return broken("the list of resting heaps is wrong", region, NULL);
+            return broken("the list of abandoned heaps is wrong", region, NULL);
         bound = abandoned_at;
     }
-    if (region->abandoned_oldest != newer) return broken("the oldest resting heap is wrong", region, NULL);
+    if (region->abandoned_oldest != newer) return broken("the oldest abandoned heap is wrong", region, NULL);
     for (const na_heap *heap = region->collected; heap != NULL; heap = heap->next) count++;
     return count == region->abandoned_count ? 0 : broken("the count of abandoned heaps is wrong", region, NULL);
 }
@@ -225,7 +226,7 @@ int numalloc_verify(void) {
         sums sum = {0};
         bad += check_part(region, 0, &sum);
         bad += check_part(region, 1, &sum);
-        if (bad == 0) bad += check_kept(region, sum.kept);
+        if (bad == 0) bad += check_span_caches(region, sum.cached);
         if (bad == 0) bad += check_reserves(region, sum.reserved);
         if (bad == 0 && sum.used != atomic_load(&region->used_bytes))
             bad += broken("used bytes are wrong", region, NULL);

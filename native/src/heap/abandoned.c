@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * abandoned.c: owns the heaps whose threads ended: who goes on with them, and when their free memory goes back.
+ * abandoned.c: owns the heaps whose threads ended: which thread adopts them, and when their free memory goes back.
  *
  * A thread that ends leaves its heap as it is, caches and pages: its successor, most likely another short thread, finds
- * all it needs and makes nothing anew. Such a heap rests. What nobody has adopted after the purge delay gives back what
- * is free, as do all when memory runs short.
+ * all it needs and makes nothing anew. If no thread has adopted it after the purge delay, or memory is short, the heap gives
+ * back what is free. Then it is collected (it has live blocks) or empty.
  *
  * Invariants. A heap without a thread is in exactly one of a region's lists, but for those that are in hand, as what is
- * free in them goes back. The resting ones are ordered by their end. A spare heap has no pages. A page that gets
- * into its pending list late is sent on by the thread that queued it, see remote.c.
+ * free in them goes back. The abandoned ones are ordered by the end of their threads. An empty heap has no pages. A page
+ * that gets into its pending list late is sent on by the thread that queued it, see remote.c.
  *
  * Threads: the lists under the region's lock. A page with used blocks may be freed to by any thread right now, which only
  * touches its remote word and this heap's pending list: both stay valid without an owner.
@@ -29,7 +29,7 @@ static na_heap *pop(_Atomic(na_heap *) *list) {
     return heap;
 }
 
-static void rest(na_heap *heap) {
+static void abandon(na_heap *heap) {
     na_region *region = heap->region;
     na_heap *before = region->abandoned;
     atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
@@ -51,8 +51,8 @@ static void abandoned_remove(na_heap *heap) {
     region->abandoned_count--;
 }
 
-/* Of a heap that has given back what was free. */
-static void settle(na_heap *heap) {
+/* A heap has given back what was free. */
+static void collected(na_heap *heap) {
     na_region *region = heap->region;
     atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
     heap->in_hand = 0;
@@ -67,8 +67,8 @@ void na_heap_abandon(na_heap *heap) {
     bool keep = !na_secure && na_opt.purge_delay_ms != 0; /* secure mode looks at every block that is given back */
     if (!keep) na_heap_release(heap, os_now_ms());
     pthread_mutex_lock(&region->lock);
-    if (keep) rest(heap);
-    else settle(heap);
+    if (keep) abandon(heap);
+    else collected(heap);
     pthread_mutex_unlock(&region->lock);
 }
 
@@ -81,7 +81,7 @@ void na_heap_orphan(na_heap *heap) {
         atomic_store_explicit(&heap->thread, NULL, memory_order_relaxed);
     } else {
         na_pages_gone_free(heap);
-        rest(heap);
+        abandon(heap);
     }
 }
 
@@ -126,12 +126,12 @@ static void move_all(na_heap *other, na_heap *heap) {
     other->pages = 0;
 }
 
-/* The caches of a heap whose pages were taken over; what is left of it is spare. Remote frees that were queued there before
+/* The caches of a heap whose pages were taken over; what is left of it is empty. Remote frees that were queued there before
  * their pages moved are sent on; later ones by the threads that queue them. */
 static void take_caches(na_heap *other, na_heap *heap, unsigned wanted) {
     for (unsigned c = 0; c < NA_CLASSES; c++) na_cache_add(heap, c, na_cache_detach(other, c), c == wanted);
     pthread_mutex_lock(&heap->region->lock);
-    settle(other);
+    collected(other);
     pthread_mutex_unlock(&heap->region->lock);
     na_remote_send(atomic_exchange(&other->pending, NULL));
 }
@@ -157,15 +157,15 @@ bool na_heap_adopt_pages(na_heap *heap, unsigned wanted) {
 
 /* ---- giving back ----------------------------------------------------------------------------------------- */
 
-static void shed(na_heap *heap, uint64_t since) {
+static void collect(na_heap *heap, uint64_t since) {
     atomic_store_explicit(&heap->thread, na_self.thread, memory_order_relaxed);
     na_heap_release(heap, since);
     pthread_mutex_lock(&heap->region->lock);
-    settle(heap);
+    collected(heap);
     pthread_mutex_unlock(&heap->region->lock);
 }
 
-/* The oldest resting heap, if it ended before; one at a time, so that others may adopt the rest meanwhile. */
+/* The oldest abandoned heap, if its thread ended before; one at a time, so that others may adopt the rest meanwhile. */
 static na_heap *take_abandoned(na_region *region, uint64_t before) {
     pthread_mutex_lock(&region->lock);
     na_heap *heap = region->abandoned_oldest;
@@ -182,7 +182,7 @@ static na_heap *take_abandoned(na_region *region, uint64_t before) {
 void na_abandoned_release(na_region *region, uint64_t before) {
     if (na_abandoned_oldest(region) >= before) return;
     for (na_heap *heap; (heap = take_abandoned(region, before)) != NULL;)
-        shed(heap, atomic_load_explicit(&heap->abandoned_at, memory_order_relaxed));
+        collect(heap, atomic_load_explicit(&heap->abandoned_at, memory_order_relaxed));
 }
 
 uint64_t na_abandoned_oldest(const na_region *region) {
@@ -203,6 +203,6 @@ void na_abandoned_reclaim(na_region *region) {
     while (list != NULL) {
         na_heap *heap = list;
         list = heap->next;
-        shed(heap, os_now_ms());
+        collect(heap, os_now_ms());
     }
 }

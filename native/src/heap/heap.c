@@ -223,7 +223,7 @@ static na_span *queue_search(na_heap *heap, unsigned class_index) {
     return fresh;
 }
 
-/* One of the heap's own. Blocks that were in use before come first, those of idle pages too: their memory is there. */
+/* One of the heap's own. Blocks that were in use before come first, those of retired pages too: their memory is there. */
 static na_span *page_at_hand(na_heap *heap, unsigned class_index) {
     na_span *fresh = queue_search(heap, class_index);
     if (fresh != NULL && fresh->free != 0) return fresh;

@@ -98,7 +98,7 @@ uint32_t na_remote_count(const na_span *page); /* frees that wait; for statistic
 na_heap *na_heap_of(na_region *region);                   /* the caller's heap in a region; NULL with errno */
 void *na_heap_alloc(na_heap *heap, unsigned class_index); /* slow path; NULL with errno */
 void na_heap_collect(na_heap *heap);                      /* takes in remote frees; owner only */
-/* Gives empty pages back, free since so many ms, but for idle ones, which know; owner only. */
+/* Gives empty pages back, free since so many ms, but for retired ones, which know; owner only. */
 void na_heap_release(na_heap *heap, uint64_t since);
 /* A cached block, or NULL. Its address in one register: Intel's cores (Golden Cove) hand on what was just stored without
  * delay, but only to a load without an index. */
@@ -134,8 +134,7 @@ void na_heap_orphan(na_heap *heap);        /* child of fork: the same, without t
 na_heap *na_heap_adopt(na_region *region); /* NULL: there is none; with the lock held */
 /* The pages of one become the heap's, whose cache of the class wanted stays as it is. Takes the lock. false: none. */
 bool na_heap_adopt_pages(na_heap *heap, unsigned wanted);
-uint64_t
-na_abandoned_oldest(const na_region *region); /* ms when the first of the resting ones ended; NA_NO_TIME: none */
+uint64_t na_abandoned_oldest(const na_region *region); /* ms when the thread of the oldest ended; NA_NO_TIME: none */
 /* What is free in heaps that rest since before a time in ms goes back; takes the lock. */
 void na_abandoned_release(na_region *region, uint64_t before);
 void na_abandoned_reclaim(na_region *region); /* of all that rest, and of those that rest no more; takes the lock */

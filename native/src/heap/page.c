@@ -34,7 +34,7 @@ static void unmark(na_span *page) {
     if (NA_UNLIKELY(damaged != NULL) && !na_cut_short) na_list_damaged(page, damaged, 0, "a page that is given back");
 }
 
-/* ---- idle pages -------------------------------------------------------------------------------------------- */
+/* ---- retired pages -------------------------------------------------------------------------------------------- */
 
 /* Programs free all blocks of many pages and soon want them again. A page that waits in its heap needs no lock and no
  * carving anew, serves another class when that wants a page, and its memory would not be returned earlier, either. */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * cache.c: owns the freed large blocks that heaps keep for their threads' next ones, so that a program which takes and
- * returns arrays of 64 KiB to 1 MiB, again and again, takes no lock for them. Larger ones are not kept: beside touching
+ * returns arrays of 64 KiB to 1 MiB, again and again, takes no lock for them. Larger ones are not: beside touching
  * them a lock is nothing, and as free spans they join their neighbours.
  *
- * Invariants. A kept block's span is of kind NA_CACHED, counts as used by the region, and is in one slot of one heap of its
+ * Invariants. A cached span is of kind NA_CACHED, counts as used by the region, and is in one slot of one heap of its
  * home. Who exchanges a slot for NULL owns the span from then on. A heap's `cached_slices` says for each slot what its
  * thread put there, or 0; where others have emptied the slot since, it says too much.
  *
@@ -104,7 +104,7 @@ bool na_span_cache_put(na_heap *heap, na_span *span) {
     heap->cached_total += span->slices;
     heap->cached_slices[slot] = (uint8_t)span->slices;
     atomic_store(&heap->cached[slot], span);
-    /* Both sequentially consistent: who counts the kept ones anew sees this one, or this sees that it has to say so. */
+    /* Both sequentially consistent: who counts the cached ones anew sees this one, or this sees that it has to say so. */
     _Atomic(uint64_t) *since = &heap->region->cached_since;
     uint64_t said = atomic_load(since);
     while (said >= COUNTING && !atomic_compare_exchange_weak(since, &said, now)) {}
@@ -129,7 +129,7 @@ static na_heap *heaps_of(na_region *region) {
     return first;
 }
 
-/* Gives back what a heap has kept since before a time; false: there was nothing. `since` becomes the time of the first
+/* Gives back what is in a heap's cache since before a time; false: there was nothing. `since` becomes the time of the first
  * that stays, if that is earlier. */
 static bool release_from(na_heap *heap, uint64_t before, uint64_t *since) {
     bool locked = false, any = false;

@@ -3,11 +3,11 @@
  * large.c: owns large blocks of one home: a span each, with huge pages where they can be had (explicit ones if
  * asked for, then transparent, then base pages), grown in place or moved by mremap.
  *
- * The warm cache is what heaps keep of blocks up to 1 MiB (cache.c), and the region's free spans: they keep their pages
+ * Freed memory is used again from the span caches of heaps, up to 1 MiB (cache.c), and from free spans: they keep their pages
  * until the purge delay is over, so a block of like size that comes soon gets memory that is already on its node.
  *
  * Threads: a block is used by one thread at a time, as with any allocator; accounting under the region's lock, that of
- * kept blocks by their heap.
+ * cached spans by their heap.
  */
 #include "heap/heap.h"
 #include "large/large.h"
@@ -126,8 +126,8 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
     bool may_keep = !growing && align == NA_SLICE && bytes <= NA_SPAN_CACHE_MAX;
     na_heap *heap = may_keep ? heap_in(region) : NULL;
     na_span *span = heap != NULL ? na_span_cache_take(heap, slices_of(bytes)) : NULL;
-    bool kept = span != NULL;
-    if (!kept) {
+    bool cached = span != NULL;
+    if (!cached) {
         uint32_t slices = slices_of(bytes), align_slices = slices_of(align);
         if (growing) span = na_span_alloc_growing(region, slices, align_slices, &clean);
         else span = na_span_alloc(region, slices, align_slices, NA_LARGE, &clean);
@@ -160,7 +160,7 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
         if (!region->strict && na_pages_elsewhere(span->start, size, &home))
             atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);
     }
-    if (zero && kept) memset((void *)span->start, 0, size);
+    if (zero && cached) memset((void *)span->start, 0, size);
     else if (zero && clean && size <= NA_TOUCH_MAX) na_touch((void *)span->start, size);
     else if (zero && !clean && backing != HUGE_PAGES) zero_dirty(span, size);
     return (void *)span->start;
@@ -168,7 +168,7 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
 
 void na_large_free(na_span *span) {
     na_region *region = &na_regions[span->region];
-    /* One slice is had for its alignment alone, which no kept block serves. */
+    /* One slice is had for its alignment alone, which no cached span serves. */
     bool ordinary = span->huge_shift == 0 && !span->remapped && !span->grown && span->slices > 1;
     na_heap *heap = ordinary ? heap_in(region) : NULL;
     if (heap == NULL || !na_span_cache_put(heap, span)) dispose(region, span, -1);
@@ -227,6 +227,6 @@ void *na_large_realloc(na_span *span, size_t size) {
         return NULL;
     }
     if (how == NOT_MOVED) memcpy(moved, (void *)span->start, before);
-    dispose(region, span, -1); /* not kept: its size is not wanted again, and its neighbours may grow */
+    dispose(region, span, -1); /* not into the cache: its size is not wanted again, and its neighbours may grow */
     return moved;
 }

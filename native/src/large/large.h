@@ -29,7 +29,7 @@ bool na_span_cache_release(na_region *region, uint64_t before);
 
 typedef struct na_span_cache_counts {
     uint64_t taken, taken_bytes, freed, freed_bytes; /* large blocks, ever; the region's own counts lack them */
-    uint64_t bytes;                                  /* kept now */
+    uint64_t bytes;                                  /* in span caches now */
 } na_span_cache_counts;
 na_span_cache_counts na_span_cache_count(const na_region *region); /* with the lock held */
 

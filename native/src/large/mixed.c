@@ -2,11 +2,11 @@
  *
  * mixed.c: owns interleaved and blocked memory: spans of the last region, each with a kernel policy of its own.
  *
- * Such a span costs a few VMAs, so freed ones are kept a while with their policy and pages (warm) and serve the
+ * Such a span costs a few VMAs, so freed ones stay in a span cache for a while with their policy and pages, and serve the
  * next request for the same placement; after the purge delay, or when there are too many, policy and memory go
  * and the range is an ordinary free span again.
  *
- * Threads: placements, warm list and accounting under the region's lock.
+ * Threads: placements, span cache and accounting under the region's lock.
  */
 #include "large/large.h"
 #include "space/space.h"
@@ -72,7 +72,7 @@ static bool lost_huge_pages(const na_placement *placement, const na_span *span) 
     return placement->policy == NUMALLOC_INTERLEAVE && span->part == 1 && !has_huge_pages(placement, span);
 }
 
-/* Interleaving covers the whole span, since the next user of a warm one may ask for more of it. */
+/* Interleaving covers the whole span, since the next user of a cached one may ask for more of it. */
 static int set_policy(const na_placement *placement, const na_span *span, size_t size) {
     if (lost_huge_pages(placement, span)) (void)os_advise_huge((void *)span->start, na_span_bytes(span), false);
     if (placement->policy == NUMALLOC_INTERLEAVE)
@@ -111,7 +111,7 @@ static bool count_share(const na_placement *placement, uint32_t slices, int sign
     return fits;
 }
 
-/* ---- warm spans -------------------------------------------------------------------------------------------- */
+/* ---- the span cache -------------------------------------------------------------------------------------------- */
 
 static void mixed_cache_remove(na_region *region, na_span *span) {
     na_span *older = span->older, *newer = span->newer;
@@ -123,7 +123,7 @@ static void mixed_cache_remove(na_region *region, na_span *span) {
     region->mixed_cache_bytes -= na_span_bytes(span);
 }
 
-/* A warm span needs its placement and the list's links at once: the links live in the placement's place and
+/* A cached span needs its placement and the list's links at once: the links live in the placement's place and
  * the placement in `free`, which only pages use. */
 static na_placement *mixed_cache_placement(const na_span *span) { return (na_placement *)(uintptr_t)span->free; }
 
@@ -179,10 +179,10 @@ static na_span *mixed_cache_take(na_region *region, const na_placement *placemen
                         : span->slices >= slices && span->slices - slices <= slices / 8;
         if (!fits || (span->start & (align - 1)) != 0 || !same_placement(mixed_cache_placement(span), placement))
             continue;
-        na_placement *kept = mixed_cache_placement(span);
+        na_placement *own = mixed_cache_placement(span);
         mixed_cache_remove(region, span);
         span->free = 0;
-        span->placement = kept;
+        span->placement = own;
         return span;
     }
     return NULL;
@@ -212,19 +212,19 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
     uint32_t slices = (uint32_t)(bytes >> NA_SLICE_SHIFT);
     pthread_mutex_lock(&region->lock);
     na_span *span = mixed_cache_take(region, &placement, slices, align);
-    bool warm = span != NULL;
-    na_placement *kept = warm ? span->placement : placement_new(region, &placement);
+    bool cached = span != NULL;
+    na_placement *own = cached ? span->placement : placement_new(region, &placement);
     pthread_mutex_unlock(&region->lock);
-    if (kept == NULL) {
+    if (own == NULL) {
         errno = ENOMEM;
         return NULL;
     }
-    bool stale = warm; /* holds what the last user left */
-    if (!warm) {
+    bool stale = cached; /* holds what the last user left */
+    if (!cached) {
         bool clean, counted = count_share(&placement, slices, 1);
         if (counted) span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_CACHED_MIXED, &clean);
         if (span != NULL) {
-            span->placement = kept;
+            span->placement = own;
             error = os_can_bind();
             if (error == 0) error = set_policy(&placement, span, size);
             if (error == EINVAL) error = ENODEV; /* the nodes were taken from this process meanwhile */
@@ -254,7 +254,7 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
             span->older = span->newer = NULL;
             na_span_free_locked(region, span, os_now_ms());
         }
-        placement_delete(region, kept);
+        placement_delete(region, own);
     }
     pthread_mutex_unlock(&region->lock);
     if (error != 0) {

@@ -5,8 +5,8 @@
  *
  * Invariants. Nothing here runs in the normal mode: na_hooked is false and no table exists. While it is set no
  * thread has a heap in na_self, so the fast paths miss and every call comes here. Sizes in records are those asked
- * for. A thread that is inside the unwinder or the dynamic linker on our behalf (na_unhooked) gets unwatched
- * blocks: they are the modes' own. A record is taken out before its block goes back, so that the next owner of the
+ * for. A thread that is inside the unwinder or the dynamic linker on our behalf (na_unhooked) gets blocks that
+ * pass no hook: they are the modes' own. A record is taken out before its block goes back, so that the next owner of the
  * address finds none.
  *
  * Threads: na_hooked is constant after na_init; the rest is per thread, or in the files below.

@@ -79,7 +79,7 @@ void na_site_print(na_out *out, const na_site *site, const char *indent); /* one
  *   startup  a site of the dynamic linker, or from before stacks could be walked: see leaks.c
  *
  * Locks, all leaves (nothing is taken while one is held, and none is held while a block is allocated or freed, a
- * stack walked or a symbol looked up): the stripes of the table of records, sites, quarantine, the arena below
+ * stack walked or a symbol looked up): the stripes of the table of records, sites, quarantine, the bump allocator below
  * them all. fork holds all of them. The lock of the leak report is none: leaks.c. */
 
 enum na_record_flag {

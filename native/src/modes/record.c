@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * record.c: owns the table of records: what is known of each watched block, found by the raw block's first byte.
+ * record.c: owns the table of records: what is known of each block, found by the raw block's first byte.
  *
  * Invariants. A record is in the table from after its block was allocated until before the block goes back to its
  * heap, so an address has one record at most. A bucket that reads empty without the lock has no record of a block
@@ -15,7 +15,7 @@
 enum {
     BUCKET_SHIFT = 20, /* 8 MiB of zeros until used; chains stay short up to some million blocks */
     STRIPES = 32,      /* ThreadSanitizer knows 64 locks held by one thread, and fork takes all */
-    BATCH = 64         /* records a stripe takes from the arena */
+    BATCH = 64         /* records a stripe takes from the bump allocator */
 };
 
 typedef struct stripe {

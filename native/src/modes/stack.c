@@ -4,13 +4,13 @@
  *
  * Walking is left to the compiler's runtime (_Unwind_Backtrace): it needs no frame pointers, and glibc 2.35 and
  * later answer it without a lock. The runtime is loaded when a mode wants stacks and not linked, so that other
- * programs do not carry it. It may allocate, and so may the loader: na_unhooked keeps those blocks from being
- * watched, which ends the recursion. Names come from dladdr, the program's exported symbols; for all others a report
+ * programs do not carry it. It may allocate, and so may the loader: na_unhooked keeps those blocks from the hooks,
+ * which ends the recursion. Names come from dladdr, the program's exported symbols; for all others a report
  * gives module and address for addr2line.
  *
  * Invariants. A site is never changed but for its counters nor removed, so a pointer to one needs no lock.
  *
- * Threads: buckets are read without a lock and changed under `lock`, a leaf above the arena's.
+ * Threads: buckets are read without a lock and changed under `lock`, a leaf above the bump allocator's.
  */
 #define _GNU_SOURCE
 #include "heap/hooks.h"

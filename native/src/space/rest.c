@@ -71,7 +71,7 @@ static void file(na_region *region, na_span *span) {
     na_link *lists = region->part[span->part].rest;
     if (span->freed_at > region->tick) span->freed_at = region->tick; /* the delay was changed */
     list_append(&lists[due ? NA_DUE : span->freed_at % NA_AGES], &span->rest);
-    span->resting = 1;
+    span->in_ages = 1;
 }
 
 void na_rest_add(na_region *region, na_span *span) {
@@ -79,8 +79,8 @@ void na_rest_add(na_region *region, na_span *span) {
 }
 
 void na_rest_remove(na_span *span) {
-    if (!span->resting) return;
-    span->resting = 0;
+    if (!span->in_ages) return;
+    span->in_ages = 0;
     list_leave(&span->rest);
 }
 
@@ -172,7 +172,7 @@ static void file_by_oldest(na_region *region, na_span *span) {
     na_rest_remove(span);
     if (oldest == NO_AGE) {
         list_append(&region->part[span->part].rest[NA_EDGES], &span->rest);
-        span->resting = 1;
+        span->in_ages = 1;
     } else {
         span->freed_at = region->tick - (uint64_t)oldest;
         file(region, span);

@@ -45,7 +45,7 @@ extern unsigned na_shift;     /* log2 bytes of a region */
 extern size_t na_size_max;    /* bytes: no block is longer. Hence its slices fit 32 bits */
 extern na_span **na_map;      /* slice -> descriptor */
 extern bool na_secure;        /* NUMALLOC_SECURE: sealed lists, random order, see heap/secure.c; set before reserving */
-extern _Atomic(uint64_t) *na_live; /* secure: see live.h; NULL without */
+extern _Atomic(uint64_t) *na_live; /* secure: see below; NULL without */
 extern na_region *na_regions;
 extern int na_region_count; /* a region for each node and use, and the mixed one */
 

@@ -121,7 +121,7 @@ static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint6
         if (span == NULL) return false;
     }
     if (before != NULL) {
-        if (before->resting && before->freed_at < tick) tick = before->freed_at;
+        if (before->in_ages && before->freed_at < tick) tick = before->freed_at;
         free_span_remove(region, before);
         start = before->start;
         slices += before->slices;
@@ -129,7 +129,7 @@ static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint6
         else na_descriptor_delete(region, before);
     }
     if (after != NULL) {
-        if (after->resting && after->freed_at < tick) tick = after->freed_at;
+        if (after->in_ages && after->freed_at < tick) tick = after->freed_at;
         free_span_remove(region, after);
         slices += after->slices;
         if (span == NULL) span = after;
@@ -456,7 +456,7 @@ static void release_range(na_region *region, uintptr_t start, uint32_t slices, u
 static void free_locked(na_region *region, na_span *span, uint64_t rested_since, bool reads_zero) {
     na_span_release_reserve(region, span);
     atomic_store_explicit(&span->heap, NULL, memory_order_relaxed);
-    span->resting = 0;
+    span->in_ages = 0;
     span->huge_shift = 0;
     span->remapped = 0;
     span->older = span->newer = NULL;
