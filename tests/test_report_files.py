@@ -147,6 +147,15 @@ def test_a_script_reports_its_largest_process(tmp_path, program):
     assert record["processes"] >= 3
 
 
+def test_a_program_that_execs_others(tmp_path, program):
+    """The rank is done when its process ends, whatever that has become; a child that ends earlier is not it."""
+    report = tmp_path / "r.json"
+    script = f"/bin/true; exec bash -c '/bin/true; test -e {report} && exit 9; exec {program} 5'"
+    done = verb("run", "bash", "-c", script, report=report)
+    assert (done.returncode, done.stderr) == (5, "")
+    check_arrays(rank_of(report), 12 * MIB)
+
+
 def test_programs_without_the_allocator(tmp_path, program):
     """Where malloc has to be the system's there are no arrays to tell, but the process's memory is told."""
     report = tmp_path / "r.json"

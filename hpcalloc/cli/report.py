@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from .. import _native
 from .._native.errors import name_of
-from .._text import size_text
+from .._text import BINDINGS, size_text
 from ..context import Context, init
 from ..discover.launcher import detect_launcher
 from ..discover.proc import huge_pools, read_text, transparent_huge_pages
@@ -148,7 +148,8 @@ def text(context: Context, here: Mapping[str, Any], report: Report) -> str:
         f"may ask for placement: {yes_no[here['can_query']]}{why}",
         f"transparent huge pages: {here['transparent_huge_pages'] or 'none'}, "
         f"explicit: {_pools(here['hugetlb'])}; NUMA balancing: {here['numa_balancing'] or 'none'}",
-        f"launcher: {here['launcher']['name']}; this rank: {context.action}, CPUs {format_ids(context.cpus)}",
+        f"launcher: {here['launcher']['name']}; this rank: {BINDINGS[context.action]}, "
+        f"CPUs {format_ids(context.cpus)}",
         "",
         report.to_text(),
     ]

@@ -19,6 +19,7 @@ import click
 
 from .. import _native
 from .._native.errors import error_for, name_of
+from .._text import BINDINGS
 from ..bind.affinity import inherited_memory_policy
 from ..discover.launcher import Ancestor, Launch, launch_and_process
 from ..discover.neighbours import on_same_cpus, other_jobs
@@ -329,7 +330,7 @@ def text(steps: Steps, words: Sequence[str]) -> str:
     lines = [
         f"{who} (launcher: {steps.launcher})",
         f"  nodes {format_ids(steps.share.nodes)}, {steps.share.threads} thread(s)",
-        f"  pin: {'CPUs ' + format_ids(steps.pin) if steps.pin else 'nothing to do'} ({steps.share.action})",
+        f"  pin: {'CPUs ' + format_ids(steps.pin) if steps.pin else 'nothing to do'} ({BINDINGS[steps.share.action]})",
         f"  memory policy: {steps.memory if steps.memory is not None else 'as it is'}",
         f"  preload: {'yes' if steps.preload else 'no'}",
     ]
