@@ -3,6 +3,7 @@
 
 import json
 import os
+import random
 import re
 import resource
 import shutil
@@ -18,6 +19,7 @@ import hpcalloc
 from hpcalloc.cli.run import resolve
 from hpcalloc.discover.launcher import Launch, detect_launcher, find_launcher_process, global_rank
 from hpcalloc.discover.neighbours import on_same_cpus, other_jobs
+from hpcalloc.discover.program import look_at
 from hpcalloc.discover.topology import Topology, parse_ids
 from hpcalloc.plan.process import Situation, Wishes, decide, join_preload, parse_policy
 from hpcalloc.policy import interleave, local, on_node
@@ -501,6 +503,13 @@ def test_files_that_are_no_whole_program(compiled, tmp_path):
         cut.write_bytes(whole[:size])
         cut.chmod(0o755)
         resolve([str(cut)], "")  # says something or nothing, and raises nothing
+    draw = random.Random(1)
+    for _ in range(500):
+        changed = bytearray(whole[:3000])
+        for _ in range(8):
+            changed[draw.randrange(5, 1000)] = draw.choice((0, 1, 2, 127, 128, 255))
+        (tmp_path / "changed").write_bytes(changed)
+        look_at(str(tmp_path / "changed"), "")
     done = run(tmp_path / "cut3")
     assert done.returncode == 126, done
     assert "Exec format error" in done.stderr

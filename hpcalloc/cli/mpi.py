@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..discover.launcher import detect_launcher, expects_mpi, global_rank
+from ..discover.launcher import expects_mpi, global_rank, this_launch
 from ..exceptions import HpcallocError, message
 
 __all__ = ["mpi_option", "refuse_ranks", "world"]
@@ -28,7 +28,7 @@ def refuse_ranks(call: str) -> None:
 def world(mpi: bool | None) -> Any:
     """Start MPI if it is asked for or a launcher is seen; its communicator, or None."""
     if mpi is None:
-        mpi = expects_mpi(detect_launcher(os.environ), os.environ)
+        mpi = expects_mpi(this_launch(), os.environ)
         if mpi:
             import importlib.util
 

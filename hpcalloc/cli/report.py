@@ -17,7 +17,7 @@ from .. import _native
 from .._native.errors import name_of
 from .._text import BINDINGS, size_text
 from ..context import Context, init
-from ..discover.launcher import detect_launcher
+from ..discover.launcher import this_launch
 from ..discover.proc import huge_pools, read_text, transparent_huge_pages
 from ..discover.topology import format_ids
 from ..exceptions import HpcallocError, message
@@ -110,7 +110,7 @@ def _give(report: Report, output: str | None, shown: str) -> None:
 
 def machine(context: Context) -> dict[str, Any]:
     """Say what the machine offers and this process may do, in plain values."""
-    launch = detect_launcher(os.environ)
+    launch = this_launch()
     can_bind, can_query = _native.can_bind(), _native.can_query()
     return {
         "topology": context.topology.to_dict(),

@@ -19,6 +19,7 @@ _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NEEDED, _DT_STRTAB = 1, 5
 _SANITIZERS = re.compile(r"lib(asan|hwasan|lsan|msan|tsan)\.so")
 _MARK = b"unknown environment variable NUMALLOC_"  # in every program that has libnumalloc in it
+_PART_MAX = 1 << 20  # bytes of a table in an ELF file
 _LEVELS = 5  # of scripts whose interpreter is a script
 
 
@@ -54,6 +55,8 @@ def look_at(path: str, search: str) -> Program:
             path = found or words[0]
         else:
             path = words[0]
+    if not os.path.isfile(path):
+        return Program(path)
     try:
         status = os.stat(path)
         with open(path, "rb") as file:
@@ -77,13 +80,15 @@ def look_at(path: str, search: str) -> Program:
         for name in elf.needed():
             if match := _SANITIZERS.match(name):
                 return Program(path, f"{path} is built with a sanitizer, whose {match[0]} has to come first")
-    except (OSError, struct.error, ValueError):
+    except (OSError, OverflowError, struct.error, ValueError):
         return Program(path, f"{path} is no complete ELF file", True)
     return Program(path)
 
 
 def _interpreter(path: str) -> list[str]:
     """Return the interpreter of a script and its one argument; nothing for other files. The kernel reads 256 bytes."""
+    if not os.path.isfile(path):  # a FIFO would be waited for
+        return []
     try:
         with open(path, "rb") as file:
             line = file.read(256).split(b"\n")[0]
@@ -102,7 +107,7 @@ class _Elf:
     def read(self, offset: int, size: int) -> bytes:
         with open(self.path, "rb") as file:
             file.seek(offset)
-            return file.read(size)
+            return file.read(min(size, _PART_MAX))
 
     def segments(self) -> Iterator[tuple[int, int, int, int]]:
         """Yield (type, offset, address, bytes in the file) of each segment."""

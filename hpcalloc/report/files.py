@@ -512,7 +512,7 @@ def start_record(steps: Any, topology: Topology, words: Sequence[str], notes: Se
         action=share.action,
         reasons=tuple(steps.reasons),
         notes=tuple(notes),
-        policy="local()" if steps.preload else "none",
+        policy=str(steps.memory or "local()") if steps.preload else "none",
         memory_policy=str(steps.memory) if steps.memory is not None else None,
         kernel=platform.release(),
     )
