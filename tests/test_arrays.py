@@ -357,6 +357,7 @@ def test_out_of_memory_names_everything():
         "zeros: shape=(1048576, 1073741824)",
         str(1 << 53),
         f"on_node({NODE})",
+        "limit: no block can have more than",
         f"node {NODE} has",
         "remedy: ",
     ):

@@ -313,7 +313,7 @@ _LIMITS = {
 
 
 def describe_room(size: int, nodes: Iterable[int]) -> str:
-    """Say what was too narrow for `size` bytes: limits of the process, its cgroup or the machine, else the nodes."""
+    """Say what was too narrow for `size` bytes: limits of the process, its cgroup or the machine, then the nodes."""
     limits = ffi.new("numalloc_limits_t *")
     narrow = []
     if lib.numalloc_limits(limits) == 0:
@@ -322,4 +322,4 @@ def describe_room(size: int, nodes: Iterable[int]) -> str:
             for name, text in _LIMITS.items()
             if getattr(limits, name) < size
         ]
-    return ", ".join(narrow) or describe_nodes(nodes)
+    return ", ".join([*narrow, describe_nodes(nodes)])
