@@ -313,13 +313,12 @@ _LIMITS = {
 
 
 def describe_room(size: int, nodes: Iterable[int]) -> str:
-    """Say what was too narrow for `size` bytes: limits of the process, its cgroup or the machine, then the nodes."""
+    """Say what was too narrow for `size` bytes: a limit of the process, its cgroup or the machine, then the nodes."""
     limits = ffi.new("numalloc_limits_t *")
-    narrow = []
+    text = describe_nodes(nodes)
     if lib.numalloc_limits(limits) == 0:
-        narrow = [
-            text.format(f"{getattr(limits, name) / 2**30:.2f} GiB")
-            for name, text in _LIMITS.items()
-            if getattr(limits, name) < size
-        ]
-    return ", ".join([*narrow, describe_nodes(nodes)])
+        for name, narrow in _LIMITS.items():
+            left = int(getattr(limits, name))
+            if left < size:
+                return f"{narrow.format(f'{left / 2**30:.2f} GiB')}, {text}"
+    return text
