@@ -166,10 +166,13 @@ typedef struct na_span {
         struct na_placement *placement; /* large, mixed region: its policy */
     };
 
-    _Alignas(64) na_list free;   /* page: free blocks */
-    uint64_t frees;              /* page: blocks freed ever, as its owner has seen it */
-    uint32_t threshold;          /* page: a free that makes this many free blocks needs care; 0: none does */
-    uint32_t carved;             /* page: blocks that were ever linked; others have been given to nobody */
+    _Alignas(64) na_list free; /* page: free blocks */
+    uint64_t frees;            /* page: blocks freed ever, as its owner has seen it */
+    uint32_t threshold;        /* page: a free that makes this many free blocks needs care; 0: none does */
+    union {
+        uint32_t carved;       /* page: blocks that were ever linked; others have been given to nobody */
+        uint32_t dirty_slices; /* free or being purged */
+    };
     uint32_t capacity;           /* page: blocks it can hold; being purged: not 0 if that failed */
     uint8_t full;                /* page: it is in the heap's full queue */
     uint8_t retired;             /* page: it is in the heap's list of retired ones */
@@ -244,6 +247,7 @@ struct na_heap {
     _Atomic(uint64_t) abandoned_at;   /* ms when its thread ended */
     na_heap *next;                    /* list of abandoned (to the older), collected or empty ones */
     na_heap *newer;                   /* abandoned */
+    uint64_t rested;                  /* abandoned: bytes of retired pages and cached spans when its thread ended */
     na_heap *all_next;                /* every heap of the region */
     /* Freed large blocks, see cache.c. */
     uint8_t cached_slices[NA_SPAN_CACHE_SLOTS];         /* what its thread put into the slots, 0: nothing */
@@ -309,6 +313,7 @@ struct na_region {
     uint32_t mixed_cache_count;
     /* Changed under the lock; looked at without, to skip it. */
     _Atomic(na_heap *) abandoned, abandoned_oldest, collected, empty;
+    uint64_t rested; /* bytes: sum over the heaps in `abandoned` */
     _Atomic(uint64_t)
         cached_since; /* ms, not after the first block of a span cache was freed; NA_NO_TIME: there is none */
     na_heap *all;
@@ -322,7 +327,7 @@ struct na_region {
     /* What reclaim.c goes by */
     _Atomic(bool) restless;    /* memory is due, or was opened, or more rests than may: a pass is wanted */
     _Atomic(uint64_t) look_at; /* ms: the next pass without such a reason */
-    uint64_t passed_at;        /* ms when a batch that was due went last */
+    uint64_t passed_at;        /* ms when a pass found memory that was due; 0: the last one found none */
     uint64_t used_most;        /* of used_bytes ever, less what was due and went */
     uint64_t unproven;         /* bytes by which used_most grew, and did not shrink early since */
     int64_t early_bytes;       /* that may go before they are due when their own part opens memory */

@@ -101,6 +101,30 @@ static void what_is_left_is_little_body(void) {
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
+/* So do its threads that end. */
+enum { THREADS = 16 };
+static pthread_barrier_t all_there;
+static void *works_and_ends(void *unused) {
+    void *block[3000], *large[12];
+    for (int i = 0; i < 3000; i++) block[i] = take(1000);
+    for (int i = 0; i < 12; i++) large[i] = take(150000);
+    pthread_barrier_wait(&all_there);
+    for (int i = 0; i < 3000; i++) numalloc_free(block[i]);
+    for (int i = 0; i < 12; i++) numalloc_free(large[i]);
+    pthread_barrier_wait(&all_there);
+    return unused;
+}
+static void what_threads_leave_is_little_body(void) {
+    pthread_t thread[THREADS];
+    CHECK_EQUAL(pthread_barrier_init(&all_there, NULL, THREADS), 0);
+    for (int i = 0; i < THREADS; i++) CHECK_EQUAL(pthread_create(&thread[i], NULL, works_and_ends, NULL), 0);
+    for (int i = 0; i < THREADS; i++) CHECK_EQUAL(pthread_join(thread[i], NULL), 0);
+    printf("%zu MiB left\n", (size_t)(total().committed_bytes / MIB));
+    CHECK(total().peak_bytes > 64 * MIB);
+    CHECK(total().committed_bytes < 50 * MIB);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 /* What is freed and taken again by turns stays. */
 static void what_is_used_again_stays_body(void) {
     for (int i = 0; i < 20; i++) numalloc_free(take(64 * MIB));
@@ -284,6 +308,7 @@ static const check_case bodies[] = {
     {"joining_makes_nothing_younger", joining_makes_nothing_younger_body},
     {"each_slice_has_its_age", each_slice_has_its_age_body},
     {"what_is_left_is_little", what_is_left_is_little_body},
+    {"what_threads_leave_is_little", what_threads_leave_is_little_body},
     {"what_is_used_again_stays", what_is_used_again_stays_body},
     {"large_memory_makes_room_for_small", large_memory_makes_room_for_small_body},
     {"limits_are_looked_at", limits_are_looked_at_body},
@@ -301,6 +326,7 @@ static const check_case bodies[] = {
 CASE(joining_makes_nothing_younger, "NUMALLOC_PURGE_DELAY=200")
 CASE(each_slice_has_its_age, "NUMALLOC_PURGE_DELAY=600000")
 CASE(what_is_left_is_little, "NUMALLOC_PURGE_DELAY=600000")
+CASE(what_threads_leave_is_little, "NUMALLOC_PURGE_DELAY=600000")
 CASE(what_is_used_again_stays, "NUMALLOC_PURGE_DELAY=600000")
 CASE(large_memory_makes_room_for_small, "NUMALLOC_PURGE_DELAY=700")
 CASE(limits_are_looked_at, "NUMALLOC_PURGE_DELAY=600000")
@@ -316,6 +342,7 @@ static const check_case cases[] = {
     {"joining_makes_nothing_younger", joining_makes_nothing_younger},
     {"each_slice_has_its_age", each_slice_has_its_age},
     {"what_is_left_is_little", what_is_left_is_little},
+    {"what_threads_leave_is_little", what_threads_leave_is_little},
     {"what_is_used_again_stays", what_is_used_again_stays},
     {"large_memory_makes_room_for_small", large_memory_makes_room_for_small},
     {"limits_are_looked_at", limits_are_looked_at},

@@ -20,7 +20,7 @@ static int init_once(void) {
     if (na_secure) na_secure_init();
     int error = na_regions_reserve();
     if (error != 0) return error;
-    na_threads_init(na_purger_start);
+    na_threads_init(na_reclaim_thread_left);
     /* A mode that can't have its tables is off; blocks are more important. */
     if (!na_modes.init()) os_message("numalloc: no memory to record blocks: leaks, profile and guard are off\n");
     if (na_topo.online_count > 1) { /* now, as a program may forbid itself these calls later */

@@ -96,7 +96,9 @@ static int check_part(const na_region *region, int which, sums *sum) {
         if (span->kind == NA_FREE || span->kind == NA_RESERVE || span->kind == NA_PURGING) {
             free_spans += span->kind == NA_FREE;
             if (span->kind == NA_RESERVE) sum->reserved += span->slices;
-            sum->dirty += (uint64_t)na_dirty_count(span->start, span->slices) << NA_SLICE_SHIFT;
+            sum->dirty += (uint64_t)span->dirty_slices << NA_SLICE_SHIFT;
+            if (span->kind != NA_PURGING && na_dirty_count(span->start, span->slices) != span->dirty_slices)
+                bad += broken("a span's count of dirty slices is wrong", region, span);
             if (span->kind == NA_FREE && before != NULL && before->kind == NA_FREE)
                 bad += broken("free neighbours not joined", region, span);
             if (span->kind == NA_RESERVE && (before == NULL || before->kind != NA_LARGE || !before->grown))

@@ -40,6 +40,8 @@ static void abandon(na_heap *heap) {
     else region->abandoned_oldest = heap;
     region->abandoned = heap;
     region->abandoned_count++;
+    heap->rested = (uint64_t)(heap->retired_slices + heap->cached_total) << NA_SLICE_SHIFT;
+    region->rested += heap->rested;
 }
 
 static void abandoned_remove(na_heap *heap) {
@@ -49,6 +51,7 @@ static void abandoned_remove(na_heap *heap) {
     if (heap->next != NULL) heap->next->newer = heap->newer;
     else region->abandoned_oldest = heap->newer;
     region->abandoned_count--;
+    region->rested -= heap->rested;
 }
 
 /* A heap has given back what was free. */

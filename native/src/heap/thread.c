@@ -93,7 +93,7 @@ void na_thread_forget(na_thread *thread) {
     threads_unused = thread;
 }
 
-/* true: they may hold so much free memory that the purger is wanted. */
+/* true: they may hold much free memory. */
 static bool leave_heaps(na_thread *thread) {
     bool much = false;
     na_self.heap = &na_empty_heap; /* before another thread may go on with it */

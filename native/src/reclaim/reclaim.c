@@ -24,6 +24,7 @@ enum {
     MIB = 1 << 20,
     BATCH = 32 * MIB,      /* bytes taken out at a time: nobody can have them meanwhile */
     PASS_PER_MS = 1 * MIB, /* bytes that are due go in a pass, for each ms since the last: a few percent of the time */
+    PASS_LEAST = 2 * MIB,
     PASS_MOST = 256 * MIB,
     CGROUP_LOOK = 256 * MIB /* bytes opened between two looks at the limits, at most */
 };
@@ -60,31 +61,42 @@ static uint64_t purge_part(na_region *region, unsigned part, int age, uint64_t b
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t above(uint64_t value, uint64_t limit) { return value > limit ? value - limit : 0; }
 
-static void by_age(na_region *region, uint64_t now) {
-    uint64_t budget = above(now, region->passed_at) * PASS_PER_MS;
-    if (budget < PASS_PER_MS) budget = PASS_PER_MS;
-    if (budget > PASS_MOST && na_opt.purge_delay_ms != 0) budget = PASS_MOST;
+/* `quiet`: ms without a call since one was wanted. While calls come all the time each gives back little. */
+static void by_age(na_region *region, uint64_t now, uint64_t quiet) {
+    bool due = na_rest_due(region);
+    uint64_t since = region->passed_at != 0 ? above(now, region->passed_at) : quiet;
+    region->passed_at = due ? now : 0;
+    if (!due) return;
+    uint64_t budget = since > PASS_MOST / PASS_PER_MS ? PASS_MOST : since * PASS_PER_MS;
+    if (budget < PASS_LEAST) budget = PASS_LEAST;
+    if (na_opt.purge_delay_ms == 0) budget = UINT64_MAX / 2;
     uint64_t gone = 0;
     for (unsigned p = 2; p-- > 0 && gone < budget;) gone += purge_part(region, p, NA_AGES, budget - gone);
-    if (gone == 0) return;
-    region->passed_at = now;
     /* What nobody wanted for so long: the next peak is a new one. */
     uint64_t have = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) + region->dirty_bytes;
     if (region->used_most > have) region->used_most = region->used_most - gone > have ? region->used_most - gone : have;
 }
 
-static void by_volume(na_region *region) {
-    enum { IN_ROW = 3 }; /* a thread that freed one or two arrays may well take as many again */
-    if (na_self.thread == NULL || na_self.thread->frees_in_row < IN_ROW) return;
+/* What rests beyond measure goes, from all three forms. The lock is held before and after, but not meanwhile. */
+static void shrink(na_region *region) {
     uint64_t excess = na_rest_excess(region);
     region->unproven -= excess;
-    if (excess != 0 && region->mixed_cache_bytes != 0) {
+    if (excess != 0 && region->rested + region->mixed_cache_bytes != 0) {
         pthread_mutex_unlock(&region->lock);
-        (void)na_mixed_release(region, UINT64_MAX, excess);
+        na_abandoned_release(region, NA_NO_TIME);
+        (void)na_span_cache_release(region, NA_NO_TIME);
+        (void)na_mixed_release(region, NA_NO_TIME, excess);
         pthread_mutex_lock(&region->lock);
+        region->unproven += excess;
         excess = least(na_rest_excess(region), excess);
+        region->unproven -= excess;
     }
     for (unsigned p = 2; p-- > 0 && excess != 0;) excess = above(excess, purge_part(region, p, 0, excess));
+}
+
+static void by_volume(na_region *region) {
+    enum { IN_ROW = 3 }; /* a thread that freed one or two arrays may well take as many again */
+    if (na_self.thread != NULL && na_self.thread->frees_in_row >= IN_ROW) shrink(region);
 }
 
 /* What is used or dirty above the most that was ever used and a share of it, or `floor`. */
@@ -100,7 +112,7 @@ static void for_new(na_region *region) {
     if (region->dirty_bytes == 0) return;
     for (unsigned p = 0; p < 2; p++)
         if (opened[p] != 0) { /* what was freed in this tick may be wanted again at once */
-            uint64_t excess = excess_over(region, 8, 16 * MIB);
+            uint64_t excess = least(excess_over(region, 8, 16 * MIB), 2 * opened[p] + PASS_LEAST);
             if (excess != 0) (void)purge_part(region, !p, 1, excess);
         }
     if (opened[1] != 0 && region->early_bytes > 0) {
@@ -153,7 +165,8 @@ static void release_before(na_region *region, uint64_t before) {
 
 void na_reclaim_look(na_region *region, uint64_t now) {
     int saved = errno;
-    if (now >= atomic_load_explicit(&region->look_at, memory_order_relaxed)) {
+    uint64_t look_at = atomic_load_explicit(&region->look_at, memory_order_relaxed);
+    if (now >= look_at) {
         atomic_store_explicit(&region->look_at, now + na_rest_tick_ms(), memory_order_relaxed);
         release_before(region,
                        na_opt.purge_delay_ms == 0 ? UINT64_MAX : above(now + 1, (uint64_t)na_opt.purge_delay_ms));
@@ -164,11 +177,23 @@ void na_reclaim_look(na_region *region, uint64_t now) {
     uint64_t opened = region->part[0].fresh + region->part[1].fresh;
     for_new(region);
     by_volume(region);
-    by_age(region, now);
+    by_age(region, now, above(now, look_at));
     if (na_rest_due(region)) na_rest_wake(region);
     pthread_mutex_unlock(&region->lock);
     if (opened != 0) mind_limits(opened);
     errno = saved;
+}
+
+void na_reclaim_thread_left(void) {
+    na_purger_start();
+    if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
+    for (int i = 0; i < na_region_count; i++) {
+        na_region *region = &na_regions[i];
+        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        pthread_mutex_lock(&region->lock);
+        shrink(region);
+        pthread_mutex_unlock(&region->lock);
+    }
 }
 
 /* All dirty memory of a region, also what others are just giving back. */

@@ -36,6 +36,8 @@ size_t na_reclaim_region(na_region *region); /* all that is free, but for thread
 /* Memory is short: everything that is free, but for threads' own caches. false: it may not go. */
 bool na_reclaim_all(void);
 
+void na_reclaim_thread_left(void); /* a thread ended: threads that leave much leave less */
+
 bool na_reclaim_due(void); /* for the purger: all that is due now; false: nothing rests any more */
 
 /* ---- purger.c: the thread that returns memory while the program makes no calls ---- */

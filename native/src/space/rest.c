@@ -75,7 +75,7 @@ static void file(na_region *region, na_span *span) {
 }
 
 void na_rest_add(na_region *region, na_span *span) {
-    if (na_dirty_any(span->start, span->slices)) file(region, span);
+    if (span->dirty_slices != 0) file(region, span);
 }
 
 void na_rest_remove(na_span *span) {
@@ -260,9 +260,11 @@ static bool clear_run(uintptr_t start, uint32_t slices, void *context) {
 uint64_t na_rest_put_back(na_region *region, na_rest_batch *batch) {
     uint64_t gone = 0;
     for (na_span *span = batch->first, *next; span != NULL; span = next) {
+        uint64_t before = gone;
         next = span->next;
         if (span->capacity != 0) span->freed_at = region->tick; /* memory that is locked: later, perhaps */
         else each_run(span, batch, clear_run, &gone);
+        span->dirty_slices -= (uint32_t)((gone - before) >> NA_SLICE_SHIFT);
         list_leave(&span->rest);
         na_span_put_back(region, span);
     }

@@ -126,17 +126,20 @@ bool na_rest_due(const na_region *region); /* and some that is due? */
 
 /* Less than this, and as much as is in use, may rest: programs take again what they have just freed. */
 #define NA_REST_LEAST ((uint64_t)24 << 20)
+/* As often as so much memory is opened reclaim.c looks whether other memory has to go for it. */
+#define NA_REST_FRESH ((uint64_t)256 << 10)
 /* A pass of reclaim.c is wanted. */
 static inline void na_rest_wake(na_region *region) {
     if (!atomic_load_explicit(&region->restless, memory_order_relaxed))
         atomic_store_explicit(&region->restless, true, memory_order_relaxed);
 }
 
-/* Bytes that rest beyond that, but no more than the peak grew. Cached mixed spans count as used, and rest. */
+/* Bytes that rest beyond that, but no more than the peak grew. Cached mixed spans and abandoned heaps count
+ * as used, and rest. */
 static inline uint64_t na_rest_excess(const na_region *region) {
     uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
-    uint64_t may = used - region->mixed_cache_bytes + NA_REST_LEAST,
-             rests = region->dirty_bytes + region->mixed_cache_bytes;
+    uint64_t cached = region->mixed_cache_bytes + region->rested;
+    uint64_t may = used - cached + NA_REST_LEAST, rests = region->dirty_bytes + cached;
     uint64_t excess = rests > may ? rests - may : 0;
     return excess < region->unproven ? excess : region->unproven;
 }

@@ -92,6 +92,12 @@ static void free_span_remove(na_region *region, na_span *span) {
     map_ends(span, NULL);
 }
 
+/* Dirty slices in a range of a free span. */
+static uint32_t dirty_in(const na_span *span, uintptr_t start, uint32_t slices) {
+    if (span->dirty_slices == 0) return 0;
+    return span->dirty_slices == span->slices ? slices : (uint32_t)na_dirty_count(start, slices);
+}
+
 /* The first slices of a free span are taken. Its descriptor is that of the rest, or unused. */
 static void split_front(na_region *region, na_span *span, uint32_t slices) {
     enum na_span_kind kind = (enum na_span_kind)span->kind;
@@ -100,6 +106,7 @@ static void split_front(na_region *region, na_span *span, uint32_t slices) {
         na_descriptor_delete(region, span);
         return;
     }
+    span->dirty_slices -= dirty_in(span, span->start, slices);
     span->start += (uintptr_t)slices << NA_SLICE_SHIFT;
     span->slices -= slices;
     insert(region, span, kind);
@@ -107,7 +114,8 @@ static void split_front(na_region *region, na_span *span, uint32_t slices) {
 
 /* Makes [start, start + slices) a free span joined with its free neighbours; its oldest dirty slice is of `tick` or
  * later. false: no descriptor could be had, nothing is changed. */
-static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint64_t tick, na_span *reuse) {
+static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint32_t dirty, uint64_t tick,
+                      na_span *reuse) {
     na_part *part = &region->part[start >= region->part[1].start];
     uintptr_t end = start + ((uintptr_t)slices << NA_SLICE_SHIFT);
     na_span *before = start > part->start ? na_map[na_slice_index(start) - 1] : NULL;
@@ -125,6 +133,7 @@ static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint6
         free_span_remove(region, before);
         start = before->start;
         slices += before->slices;
+        dirty += before->dirty_slices;
         if (span == NULL) span = before;
         else na_descriptor_delete(region, before);
     }
@@ -132,11 +141,13 @@ static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint6
         if (after->in_ages && after->freed_at < tick) tick = after->freed_at;
         free_span_remove(region, after);
         slices += after->slices;
+        dirty += after->dirty_slices;
         if (span == NULL) span = after;
         else na_descriptor_delete(region, after);
     }
     span->start = start;
     span->slices = slices;
+    span->dirty_slices = dirty;
     span->freed_at = tick;
     free_span_insert(region, span);
     return true;
@@ -155,7 +166,7 @@ static na_span *reserve_behind(const na_region *region, const na_span *span) {
 
 static void reserve_release(na_region *region, na_span *reserve) {
     free_span_remove(region, reserve);
-    (void)give_back(region, reserve->start, reserve->slices, reserve->freed_at, reserve);
+    (void)give_back(region, reserve->start, reserve->slices, reserve->dirty_slices, reserve->freed_at, reserve);
 }
 
 void na_span_release_reserve(na_region *region, const na_span *span) {
@@ -188,7 +199,7 @@ static bool reserve_with_memory_release(na_region *region, uint32_t slices) {
     enum { LOOKS = 16 };
     na_span *span = region->reserves.first;
     for (int i = 0; span != NULL && i < LOOKS; span = span->next, i++)
-        if (na_dirty_count(span->start, span->slices) >= slices) {
+        if (span->dirty_slices >= slices) {
             reserve_release(region, span);
             return true;
         }
@@ -209,18 +220,24 @@ static bool cut(na_region *region, na_span *span, uintptr_t start, uint32_t slic
         return false;
     }
     uint64_t freed_at = span->freed_at;
-    uintptr_t old_start = span->start;
+    uintptr_t old_start = span->start, end = start + ((uintptr_t)slices << NA_SLICE_SHIFT);
+    uint32_t inside = dirty_in(span, start, slices), outside = span->dirty_slices - inside, dirty_ahead;
+    if (ahead <= behind) dirty_ahead = dirty_in(span, old_start, ahead); /* the shorter one is looked at */
+    else dirty_ahead = outside - dirty_in(span, end, behind);
     free_span_remove(region, span);
     span->start = start;
     span->slices = slices;
+    span->dirty_slices = inside;
     if (first != NULL) {
         first->start = old_start;
         first->slices = ahead;
+        first->dirty_slices = dirty_ahead;
         first->freed_at = freed_at;
         free_span_insert(region, first);
     }
     if (last != NULL) {
-        last->start = na_span_end(span);
+        last->start = end;
+        last->dirty_slices = outside - dirty_ahead;
         last->slices = behind;
         last->freed_at = freed_at;
         free_span_insert(region, last);
@@ -265,7 +282,7 @@ static na_span *find_warm(na_part *part, uint32_t slices, uint32_t align, uintpt
             if (tries++ >= TRIES && (best != NULL || (unsigned)bin < sure)) break;
             uintptr_t at;
             if (!fits(span, slices, align, &at)) continue;
-            size_t dirty = na_dirty_count(at, slices);
+            size_t dirty = dirty_in(span, at, slices);
             if (best != NULL && dirty <= most) continue;
             best = span;
             most = dirty;
@@ -289,7 +306,7 @@ static na_span *grow_top(na_region *region, na_part *part, uint32_t slices, uint
     /* [top, end) becomes free and is then cut like any other span. It may be clean. */
     uintptr_t old_top = part->top;
     part->top = end;
-    if (!give_back(region, old_top, (uint32_t)((end - old_top) >> NA_SLICE_SHIFT), region->tick, NULL)) {
+    if (!give_back(region, old_top, (uint32_t)((end - old_top) >> NA_SLICE_SHIFT), 0, region->tick, NULL)) {
         part->top = old_top;
         return NULL;
     }
@@ -375,6 +392,7 @@ static na_span *alloc_to_grow(na_region *region, uint32_t slices) {
     span->slices = slices;
     reserve->start = na_span_end(span);
     reserve->slices = more;
+    reserve->dirty_slices = (uint32_t)na_dirty_count(reserve->start, more);
     reserve->freed_at = span->freed_at;
     insert(region, reserve, NA_RESERVE);
     return span;
@@ -396,7 +414,7 @@ static void account_use(na_region *region, const na_span *span, uint32_t taken, 
     if (span->kind == NA_LARGE && span->grown) region->fresh_growing += opened;
     if (span->slices >= NA_LARGE_PART_SLICES) region->early_bytes += (int64_t)(bytes / PART_EARLY);
     if (region->early_bytes > (int64_t)region->used_most) region->early_bytes = (int64_t)region->used_most;
-    if (opened != 0) na_rest_wake(region);
+    if (region->part[0].fresh + region->part[1].fresh >= NA_REST_FRESH) na_rest_wake(region);
 }
 
 static void account_disuse(na_region *region, uint64_t bytes) {
@@ -411,11 +429,11 @@ static na_span *span_alloc(na_region *region, uint32_t slices, uint32_t align, e
     if (span == NULL) span = alloc_locked(region, slices, align);
     if (span != NULL) {
         span->grown = grows;
-        size_t dirty = na_dirty_count(span->start, slices);
+        uint32_t dirty = grows ? (uint32_t)na_dirty_count(span->start, slices) : span->dirty_slices;
         *clean = dirty == 0;
         span->kind = (uint8_t)kind;
         map_fill(span->start, slices, span);
-        account_use(region, span, slices, slices - (uint32_t)dirty);
+        account_use(region, span, slices, slices - dirty);
         if (kind == NA_LARGE) na_large_account(region, span, 1);
     } else {
         errno = ENOMEM;
@@ -449,7 +467,7 @@ static void release_range(na_region *region, uintptr_t start, uint32_t slices, u
     }
     map_fill(start, slices, NULL);
     /* Only trimming can lack a descriptor; na_span_trim makes sure of one. */
-    (void)give_back(region, start, slices, tick, reuse);
+    (void)give_back(region, start, slices, reads_zero ? 0 : slices, tick, reuse);
     if (na_rest_due(region) || na_rest_excess(region) != 0) na_rest_wake(region);
 }
 
@@ -498,7 +516,7 @@ bool na_span_extend(na_region *region, na_span *span, uint32_t slices) {
             if (upto > end && upto <= part->limit && na_part_open(part, upto) == 0) {
                 uintptr_t old_top = part->top;
                 part->top = upto;
-                if (give_back(region, old_top, (uint32_t)((upto - old_top) >> NA_SLICE_SHIFT), region->tick, NULL)) {
+                if (give_back(region, old_top, (uint32_t)((upto - old_top) >> NA_SLICE_SHIFT), 0, region->tick, NULL)) {
                     after = na_map[na_slice_index(end)];
                     have = after->slices;
                 } else {
@@ -546,5 +564,5 @@ void na_span_put_back(na_region *region, na_span *span) {
     map_ends(span, NULL);
     span->grown = 0;
     if (before != NULL && na_kind(before) == NA_LARGE && before->grown) insert(region, span, NA_RESERVE);
-    else (void)give_back(region, span->start, span->slices, span->freed_at, span);
+    else (void)give_back(region, span->start, span->slices, span->dirty_slices, span->freed_at, span);
 }
