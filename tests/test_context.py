@@ -497,3 +497,12 @@ def test_unknown_variables_are_named_once(words):
     done = subprocess.run([sys.executable, *words], env=environ, capture_output=True, text=True, check=True)
     (line,) = [line for line in done.stderr.splitlines() if "unknown" in line]
     assert "HPCALLOC_TIMOUT is ignored" in line
+
+
+def test_ranks_that_nobody_counts_are_not_pinned(monkeypatch):
+    monkeypatch.setenv("PMIX_RANK", "1")
+    before = os.sched_getaffinity(0)
+    with hpcalloc.init() as context:
+        assert context.action == "none" or context.action == "honour"
+        assert any("pmix does not tell" in note for note in context.notes)
+        assert os.sched_getaffinity(0) == before

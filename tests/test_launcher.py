@@ -88,6 +88,22 @@ def test_a_number_of_ranks_that_can_be_none(told):
     assert detect_launcher(slurm).local_size == (2 if told == "2" else None)
 
 
+def test_a_batch_script_of_slurm_is_alone():
+    batch = {
+        "SLURM_LOCALID": "0",
+        "SLURM_PROCID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_JOB_ID": "7",
+        "SLURM_TASKS_PER_NODE": "4",
+    }
+    assert detect_launcher(batch) == Launch("slurm", 0, 1, None, 0)
+    everything = frozenset(range(8))
+    found = Situation(batch, detect_launcher(batch), everything, everything)
+    steps = decide(Topology.from_synthetic("pack:1 [numa] core:8 pu:1"), found, Wishes())
+    assert (steps.share.threads, steps.environment["OMP_NUM_THREADS"]) == (8, "8")
+    assert detect_launcher({**batch, **OPENMPI}).others == ()
+
+
 def test_anybodys_local_rank_is_no_launcher():
     assert detect_launcher({"LOCAL_RANK": "1", "RANK": "1"}).launcher == "none"
 

@@ -281,7 +281,14 @@ def prepare(
     if comm is None:
         topology = Topology.from_machine()
         local_rank, local_size, bindings = _alone(options.share, bindings[0], topology, launch, notes)
-        plan = _make_plan(topology, options, bindings)
+        asked = options
+        if options.share is None and options.bind == "auto" and _is_unknown(launch):
+            notes.append(
+                f"no communicator, and {launch.launcher} does not tell the ranks of this host: not pinned"
+            )
+            if bindings[0].cpus >= topology.allowed_cpus:  # to all CPUs, as the other ranks would be
+                asked = options._replace(bind="off")
+        plan = _make_plan(topology, asked, bindings)
         share = plan.ranks[local_rank if len(bindings) > 1 else 0]
     else:
         local_rank, local_size = host.rank, host.size
@@ -334,6 +341,11 @@ def _make_plan(topology: Topology, options: InitOptions, bindings: Sequence[Laun
     )
 
 
+def _is_unknown(launch: Launch) -> bool:
+    """Whether a launcher has started ranks here and does not tell which one this is, or how many there are."""
+    return launch.launcher != "none" and (launch.local_rank is None or launch.local_size is None)
+
+
 def _alone(
     share: tuple[int, int] | None,
     own: LauncherBinding,
@@ -349,10 +361,6 @@ def _alone(
         # Whoever bound this process, its peers have been given the same.
         return *share, [own._replace(launcher="none", explicit=None)] * share[1]
     rank, size = launch.local_rank, launch.local_size
-    if launch.launcher != "none" and (rank is None or size is None):
-        notes.append(
-            f"no communicator, and {launch.launcher} does not tell the ranks of this host: planned as if alone"
-        )
     if rank is None or size is None or size == 1:
         return 0, 1, [own]
     if own.explicit is False or own.cpus >= topology.allowed_cpus:

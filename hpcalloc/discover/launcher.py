@@ -210,6 +210,8 @@ def _visible(environ: Mapping[str, str]) -> Iterator[tuple[Launcher, Launch]]:
         rank, size = _number(environ, row.rank), _number(environ, row.size)
         if row.name == "slurm":
             local_rank, local_size = (local_rank if rank is not None else None), _tasks_here(environ)
+            if _is_batch(environ):
+                local_size = 1
         elif row.name == "flux" and environ.get("FLUX_JOB_NNODES") == "1":
             local_size = size
         elif row.name == "torchrun" and local_size is None:
@@ -249,11 +251,10 @@ def detect_launcher(
         return _inherited(found[0], environ, parents), -(found[1].local_size or 0)
 
     row, launch = min(seen, key=key)
-    # Slurm's rank without a number of ranks is a batch script's, which is a task of no step.
     others = tuple(
         _said(other)
         for _, other in seen
-        if other[1:3] != launch[1:3] and (other.launcher != "slurm" or other.local_size is not None)
+        if other[1:3] != launch[1:3] and not (other.launcher == "slurm" and _is_batch(environ))
     )
     return launch._replace(explicit=_explicit(row, environ, command), others=others)
 
@@ -262,7 +263,9 @@ def _candidates(environ: Mapping[str, str]) -> list[tuple[Launcher, Launch]]:
     """Return the launchers that tell something; the protocols' word counts where no launcher counts its ranks."""
     seen = list(_visible(environ))
     specific = [found for found in seen if found[0].name not in _PROTOCOLS]
-    if any(launch.local_size is not None for _, launch in specific):
+    if any(launch.local_size is not None for _, launch in specific) and not (
+        len(specific) == 1 and specific[0][0].name == "slurm" and _is_batch(environ)
+    ):
         return specific
     counted = [found for found in seen if found[1].local_size is not None]
     return [*specific, *counted] or seen[:1]
@@ -291,6 +294,14 @@ def rank_name(environ: Mapping[str, str]) -> str | None:
 
 def _rank_name(row: Launcher, environ: Mapping[str, str]) -> str:
     return next(name for name in (*row.local_rank, *row.rank) if _number(environ, (name,)) is not None)
+
+
+def _is_batch(environ: Mapping[str, str]) -> bool:
+    """Whether Slurm's variables are those of a batch script, which is alone and a task of no step."""
+    told = [environ.get(name) for name in ("SLURM_LOCALID", "SLURM_PROCID")]
+    return told == ["0", "0"] and not any(
+        n.startswith("SLURM_STEP_") and n != "SLURM_STEP_ID" for n in environ
+    )
 
 
 def _tasks_here(environ: Mapping[str, str]) -> int | None:
