@@ -89,6 +89,7 @@ def test_unchanged_python(tmp_path):
     record = rank_of(report)
     check_arrays(record, 16 * MIB)
     assert record["arrays"]["count"] >= 2
+    assert 0 <= record["arrays"]["huge_fraction"] <= 1
     assert record["action"] == "bind"
     assert record["nodes"] == list(_native.node_ids())
     assert record["memory"]["resident"] > 16 * MIB

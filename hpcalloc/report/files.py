@@ -110,6 +110,8 @@ class AuditArrays:
     huge_page: int
     errno: int
     pages_per_node: dict[int, int]
+    resident: int = 0  # bytes of the mappings that hold them
+    huge: int = 0  # of these, in huge pages
 
 
 @dataclass(frozen=True)
@@ -481,7 +483,12 @@ def _of_audit(start: Record, audit: Audit) -> Record:
     return replace(
         start,
         pid=audit.pid,
-        arrays=arrays_of(place, arrays.count, arrays.untracked),
+        arrays=arrays_of(
+            place,
+            arrays.count,
+            arrays.untracked,
+            huge=min(arrays.huge / arrays.resident, 1.0) if arrays.resident else None,
+        ),
         memory=memory_of(of_process),
         fallbacks=audit.counter("fallbacks"),
         strict_failures=audit.counter("strict_failures"),

@@ -52,6 +52,7 @@ typedef struct look {
     uint64_t pages, untouched, failed;    /* of them, base pages */
     uint64_t on_node[NUMALLOC_MAX_NODES]; /* pages */
     uint64_t huge_page;                   /* bytes of the largest explicit huge page behind one */
+    uint64_t in_memory, in_huge;          /* bytes of the mappings that hold them: resident, and in huge pages */
     int error;                            /* of the query, errno; counts are 0 then */
     uint64_t resident, huge;              /* bytes of the process, and in huge pages of any kind */
     uint64_t process[NUMALLOC_MAX_NODES]; /* bytes of the process by node */
@@ -87,19 +88,27 @@ static void ask_for_pages(const numalloc_range_t *range) {
     for (int node = 0; node < NUMALLOC_MAX_NODES; node++) now.on_node[node] += counts.on_node[node];
 }
 
+static numalloc_range_t *list; /* of the blocks, while a look is taken */
+static size_t list_size, list_count;
+
 static void ask_for_blocks(void) {
     uint64_t bytes = 0;
-    size_t capacity = numalloc_large_blocks(NULL, 0, &bytes) + 64, size = capacity * sizeof(numalloc_range_t);
-    numalloc_range_t *list = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    size_t capacity = numalloc_large_blocks(NULL, 0, &bytes) + 64;
+    list_size = capacity * sizeof(numalloc_range_t);
+    list = mmap(NULL, list_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (list == MAP_FAILED) {
         now.error = ENOMEM;
         return;
     }
     now.blocks = numalloc_large_blocks(list, capacity, &now.bytes);
-    size_t count = now.blocks < capacity ? (size_t)now.blocks : capacity;
-    now.unlisted = now.blocks - count;
-    for (size_t i = 0; i < count && now.error == 0; i++) ask_for_pages(&list[i]);
-    (void)munmap(list, size);
+    list_count = now.blocks < capacity ? (size_t)now.blocks : capacity;
+    now.unlisted = now.blocks - list_count;
+    for (size_t i = 0; i < list_count && now.error == 0; i++) ask_for_pages(&list[i]);
+}
+
+static void forget_blocks(void) {
+    if (list_size != 0 && list != MAP_FAILED) (void)munmap(list, list_size);
+    list_size = list_count = 0;
 }
 
 /* ---- the process ----------------------------------------------------------------------------------------- */
@@ -122,18 +131,38 @@ static void add_mapping(char *line) {
     }
 }
 
-static void add_rollup(char *line) {
+/* Whether a mapping, the first line of one in smaps, holds large blocks. */
+static bool holds_blocks(const char *line) {
+    char *dash;
+    uintptr_t start = strtoul(line, &dash, 16), end = *dash == '-' ? strtoul(dash + 1, NULL, 16) : 0;
+    for (size_t i = 0; i < list_count; i++)
+        if ((uintptr_t)list[i].start >= start && (uintptr_t)list[i].start < end) return true;
+    return false;
+}
+
+/* smaps: a line with the addresses, then "Name: NUMBER kB" lines. */
+static void add_size(char *line) {
     static const char *const huge[] = {
         "AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:", "Private_Hugetlb:", "Shared_Hugetlb:"};
+    static bool inside; /* of a mapping that holds blocks */
+    if (!isupper((unsigned char)line[0])) {
+        inside = holds_blocks(line);
+        return;
+    }
     const char *value = strchr(line, ':');
     if (value == NULL) return;
-    uint64_t bytes = number_at(value + 1 + strspn(value + 1, " ")) << 10;
-    if (strncmp(line, "Rss:", 4) == 0) now.resident += bytes;
+    uint64_t bytes = number_at(value + 1 + strspn(value + 1, " ")) << 10, resident = 0, in_huge = 0;
+    if (strncmp(line, "Rss:", 4) == 0) resident = bytes;
     for (size_t i = 0; i < sizeof huge / sizeof huge[0]; i++)
         if (strncmp(line, huge[i], strlen(huge[i])) == 0) {
-            now.huge += bytes;
-            if (i >= 3) now.resident += bytes; /* not in Rss */
+            in_huge = bytes;
+            if (i >= 3) resident = bytes; /* not in Rss */
         }
+    now.resident += resident;
+    now.huge += in_huge;
+    if (!inside) return;
+    now.in_memory += resident;
+    now.in_huge += in_huge;
 }
 
 /* Calls `use` for each line; one that is longer than the buffer comes in pieces. 0 or errno. */
@@ -171,7 +200,8 @@ static void take(void) {
     memset(&now, 0, sizeof now);
     if (numalloc_large_blocks != NULL) ask_for_blocks();
     now.process_error = read_lines("/proc/self/numa_maps", add_mapping);
-    (void)read_lines("/proc/self/smaps_rollup", add_rollup);
+    (void)read_lines("/proc/self/smaps", add_size);
+    forget_blocks();
     if (now.bytes + now.bytes / 4 > atomic_load(&enough)) atomic_store(&enough, now.bytes + now.bytes / 4);
     if (!taken || touched(&now) >= touched(&best)) best = now;
     taken = true;
@@ -229,6 +259,8 @@ static void write_all(FILE *out) {
     NUMBER("untouched", best.untouched);
     NUMBER("failed", best.failed);
     NUMBER("huge_page", best.huge_page);
+    NUMBER("resident", best.in_memory);
+    NUMBER("huge", best.in_huge);
     NUMBER("errno", best.error);
     put_nodes(out, "pages_per_node", best.on_node);
     fprintf(out, "}, \"memory\": {");
