@@ -157,7 +157,6 @@ class _Opening:
 
     def __init__(self, comm: MPI.Intracomm | None) -> None:
         self.comm = comm
-        self.ranks: Ranks | None = None  # that may wait for this one
         self.state: RankState | None = None
         self.context: Context | None = None
 
@@ -176,7 +175,7 @@ class _Opening:
         theirs.meet("init", error)
         assert options is not None
         launch = this_launch()
-        ranks = self.ranks = theirs.duplicate("init")
+        ranks = theirs.duplicate("init")
         host, missed = rank.host_of(ranks, launch.local_size)
         affinity, taken = undo_openmp(leave=bind == "off" or self.state is not None)
         binding = LauncherBinding(affinity, launch.launcher, launch.explicit)
@@ -197,7 +196,6 @@ class _Opening:
         try:
             ranks.meet("init", error)
         except Exception:
-            self.ranks = None
             if not ranks.broken:  # all ranks raise, and have no use for these
                 agreement.free(host.comm, ranks.comm)
             raise
@@ -252,13 +250,17 @@ class _Opening:
 
     def undo(self) -> None:
         """Put back what was changed, alone: the other ranks may be anywhere. It can be repeated."""
-        if self.ranks is not None:
-            self.ranks.leave()
-        if self.state is not None and self.context is None and not self.state.users - {self}:
+        if (
+            self.state is not None
+            and not self.state.users - {self, self.context}
+            and self.context not in _open
+        ):
             self.state.on_close.clear()  # there was no context
         if self.context is not None and self.context in _open:
             self.context._exit(KeyboardInterrupt)
         elif self.context is None or not self.context._closed:
+            if self.state is not None:
+                self.state.users.discard(self.context)
             _release(self.state, self)
 
 
@@ -639,10 +641,11 @@ class Context(_handler.Scope):
         self._checked("__enter__")
 
     def _exit(self, kind: object) -> None:
-        # When an exception unwinds this rank, the others may not be on their way to a collective call.
-        self._close(kind is None)
+        # When an exception unwinds this rank, the others may not be on their way to a collective call. An interrupt may
+        # have come inside of one: to post another then would not be understood, and the others have the time limit.
+        self._close(kind is None, kind is not KeyboardInterrupt)
 
-    def _close(self, together: bool) -> None:
+    def _close(self, together: bool, tell: bool = True) -> None:
         state = self._state
         if self._closed:
             return
@@ -658,7 +661,7 @@ class Context(_handler.Scope):
             together = False
             raise
         finally:
-            if self._last and with_others and not together:
+            if self._last and with_others and tell and not together:
                 state.leave()
         if self._last and together:
             state.free()

@@ -401,7 +401,7 @@ class Ranks:
                 if waited > patience:
                     roll = roll or _RollCall(self)
                     missing = roll.missing(waited > seconds, waited > seconds + patience)
-                    if missing:
+                    if missing is not None:
                         raise HpcallocError(self._too_late(call, waited, seconds, missing))
                 time.sleep(pause)
                 pause = min(1.5 * pause, 1e-3)
@@ -414,6 +414,7 @@ class Ranks:
     def _too_late(self, call: str, waited: float, seconds: float, missing: tuple[int, ...]) -> str:
         ranks = ", ".join(map(str, missing[:_NAMED])) + (", ..." if len(missing) > _NAMED else "")
         who = f"rank {ranks} has" if len(missing) == 1 else f"ranks {ranks} have"
+        who = who if missing else "a rank that was here has"
         self.broken = f"{who} not come to {call}"
         return message(
             call,
@@ -440,11 +441,11 @@ class _RollCall:
             self._send(0, _HERE, np.array([ranks._number], np.int64))
             ranks._announced += 1
 
-    def missing(self, late: bool, over: bool) -> tuple[int, ...]:
-        """Ranks that are known not to have come, when this one is to give up; none as long as it shall wait."""
+    def missing(self, late: bool, over: bool) -> tuple[int, ...] | None:
+        """Ranks that are known not to have come, when this one is to give up; None as long as it shall wait."""
         return self._at_the_root(over) if self._ranks.rank == 0 else self._elsewhere(late, over)
 
-    def _at_the_root(self, over: bool) -> tuple[int, ...]:
+    def _at_the_root(self, over: bool) -> tuple[int, ...] | None:
         word, status = np.empty(1, np.int64), mpi().Status()
         while self._comm.Iprobe(source=mpi().ANY_SOURCE, tag=_HERE, status=status):
             source = status.Get_source()
@@ -454,7 +455,7 @@ class _RollCall:
                 if self._present[source] == 2:
                     self._answer(source)
         if not over:
-            return ()
+            return None
         for source in self._present:
             if source != 0:
                 self._answer(source)
@@ -470,7 +471,7 @@ class _RollCall:
         words[2 : 2 + len(absent[:_NAMED])] = absent[:_NAMED]
         self._send(to, _ANSWER, words)
 
-    def _elsewhere(self, late: bool, over: bool) -> tuple[int, ...]:
+    def _elsewhere(self, late: bool, over: bool) -> tuple[int, ...] | None:
         words = np.empty(2 + _NAMED, np.int64)
         while self._comm.Iprobe(source=0, tag=_ANSWER):
             self._comm.Recv(words, source=0, tag=_ANSWER)
@@ -481,7 +482,7 @@ class _RollCall:
             self._asked = True
             self._send(0, _HERE, np.array([self._ranks._number], np.int64))
             self._ranks._announced += 1
-        return (0,) if over else ()  # rank 0 does not answer: it is not here
+        return (0,) if over else None  # rank 0 does not answer: it is not here
 
     def _send(self, to: int, tag: int, words: Any) -> None:
         _unfinished.append((self._comm.Isend(words, to, tag), words))

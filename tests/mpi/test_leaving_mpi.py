@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Ranks that leave, do not come, or do something else than the others: nobody waits for ever, and all are told who."""
+
+import threading
+
+import numpy as np
+import pytest
+from raising import raised
+
+import hpcalloc
+
+pytestmark = [pytest.mark.mpi(min_size=2)]
+
+
+@pytest.fixture
+def world(monkeypatch):
+    from mpi4py import MPI
+
+    monkeypatch.setenv("HPCALLOC_TIMEOUT", "30")  # what waits so long shows in the test's time limit
+    comm = MPI.COMM_WORLD.Dup()
+    yield comm  # not freed: a meeting on it may not have ended on all ranks
+    while hpcalloc.current() is not None:
+        hpcalloc.current()._exit(Exception)
+    MPI.COMM_WORLD.Barrier()
+
+
+def culprit_of(world):
+    return world.Get_rank() == world.Get_size() - 1
+
+
+def test_an_exception_inside_keeps_nobody_waiting(world):
+    """The others close their context as if nothing had been; MPI goes on."""
+
+    def work():
+        with hpcalloc.init(world) as ctx:
+            ctx.shared_zeros(10)
+            if culprit_of(world):
+                raise ZeroDivisionError
+
+    assert (raised(work) is not None) == culprit_of(world)
+    assert hpcalloc.current() is None
+    assert world.allreduce(1) == world.Get_size()
+    hpcalloc.init(world).close()
+
+
+@pytest.mark.parametrize("call", ["barrier", "free", "shared_zeros", "report"])
+def test_the_others_are_told_who_left(world, call):
+    def work():
+        with hpcalloc.init(world) as ctx:
+            a = ctx.shared_zeros(10)
+            if culprit_of(world):
+                raise ZeroDivisionError
+            calls = {"shared_zeros": lambda: ctx.shared_zeros(5), "report": ctx.report}
+            calls.get(call, getattr(a, call, None))()
+
+    error = raised(work)
+    if culprit_of(world):
+        assert isinstance(error, ZeroDivisionError)
+    else:
+        assert isinstance(error, hpcalloc.HpcallocError)
+        assert f"rank {world.Get_size() - 1} of {world.Get_size()} has left" in str(error)
+    assert hpcalloc.current() is None
+
+
+@pytest.mark.parametrize("late", [0, -1])
+@pytest.mark.parametrize("call", ["init", "barrier", "close"])
+def test_who_does_not_come_is_named(world, monkeypatch, late, call):
+    from mpi4py import MPI
+
+    late %= world.Get_size()
+    away = world.Get_rank() == late
+    ctx = hpcalloc.init(world) if call != "init" else None
+    a = ctx.shared_zeros(10) if ctx else None
+    monkeypatch.setenv("HPCALLOC_TIMEOUT", "0.4")
+    if not away:
+        calls = {
+            "init": lambda: hpcalloc.init(world),
+            "barrier": lambda: a.barrier(),
+            "close": lambda: ctx.close(),
+        }
+        error = raised(calls[call])
+        assert isinstance(error, hpcalloc.HpcallocError)
+        assert f"rank {late} has not come" in str(error)
+        assert "HPCALLOC_TIMEOUT=0.4 s" in str(error)
+    MPI.COMM_WORLD.Barrier()
+    if call == "barrier":
+        ctx._exit(Exception)
+    elif call == "close" and away:
+        assert isinstance(raised(ctx.close), hpcalloc.HpcallocError)
+    assert hpcalloc.current() is None
+
+
+def test_different_calls_are_told_apart(world):
+    def work():
+        with hpcalloc.init(world) as ctx:
+            arrays = [ctx.shared_zeros(10), ctx.shared_zeros(20)]
+            for array in arrays if culprit_of(world) else arrays[::-1]:
+                array.free()
+
+    error = raised(work)
+    assert isinstance(error, hpcalloc.HpcallocError)
+    assert "free of array 1" in str(error)
+    assert "free of array 2" in str(error)
+
+
+def test_the_callers_communicator_may_be_freed(world):
+    mine = world.Dup()
+    ctx = hpcalloc.init(mine)
+    mine.Free()
+    a = ctx.shared_zeros(ctx.size)
+    a.mine[...] = 1
+    a.barrier()
+    assert a.whole.sum() == ctx.size
+    assert (ctx.report().data["size"]) == ctx.size
+    ctx.close()
+
+
+def test_threads_with_communicators_of_their_own(world):
+    """In opposite order on the ranks: they may be refused, but none waits for another."""
+    from mpi4py import MPI
+
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        pytest.skip("missing capability: MPI_THREAD_MULTIPLE")
+    comms = [world.Dup(), world.Dup()]
+    errors = []
+
+    def work(comm):
+        errors.append(raised(lambda: hpcalloc.init(comm).close()))
+
+    for _ in range(10):
+        order = comms if world.Get_rank() == 0 else comms[::-1]
+        threads = [threading.Thread(target=work, args=(comm,)) for comm in order]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        world.Barrier()
+    assert {type(error) for error in errors} <= {type(None), hpcalloc.PlanError}
+    assert hpcalloc.current() is None
+
+
+def test_numpy_takes_a_shared_array_for_the_whole(world):
+    with hpcalloc.init(world) as ctx:
+        a = ctx.shared_zeros((4 * ctx.local_size, 3))
+        a.mine[...] = 1
+        a.barrier()
+        assert np.asarray(a).shape == a.shape
+        assert np.shares_memory(np.asarray(a), a.whole)
+        assert np.sum(a) == 12 * ctx.local_size
+        np.testing.assert_array_equal(a + 1, np.full(a.shape, 2.0))
+        a.barrier()

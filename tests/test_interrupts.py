@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Ctrl-C and forks at any moment of init and close: nothing stays open, and the affinity is as before."""
+
+import os
+import signal
+import sys
+import threading
+
+import pytest
+
+import hpcalloc
+from hpcalloc import context as module
+from hpcalloc._native import _handler
+
+ALL = frozenset(os.sched_getaffinity(0))
+FILES = (
+    "hpcalloc/context.py",
+    "hpcalloc/bind/rank.py",
+    "hpcalloc/bind/affinity.py",
+    "hpcalloc/bind/agreement.py",
+)
+
+
+def interrupt_at(place, use, kind=KeyboardInterrupt, times=1):
+    """Run `use` with an interrupt at the so-and-so-many-th place in `FILES`; whether there was one.
+
+    Python runs signal handlers where a Python function begins and where a function in C has returned. Profilers are
+    called at the same places.
+    """
+    left = place
+
+    def profile(frame, event, arg):
+        nonlocal left
+        if event in ("call", "c_return") and frame.f_code.co_filename.endswith(FILES):
+            left -= 1
+            if -times < left <= 0:
+                raise kind
+
+    before = sys.getprofile()
+    try:
+        sys.setprofile(profile)
+        use()
+    except kind:
+        pass
+    finally:
+        sys.setprofile(before)
+    return left <= 0
+
+
+def use():
+    with hpcalloc.init(share=(0, 2)):
+        pass
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_interrupt_anywhere_leaves_nothing(times):
+    place, hit = 1, True
+    while hit:
+        hit = interrupt_at(place, use, times=times)
+        assert hpcalloc.current() is None, place
+        assert os.sched_getaffinity(0) == ALL, place
+        assert module._busy is None, place
+        place += 1 if times == 1 else 5
+    assert place > 100
+    use()
+
+
+def test_an_interrupted_close_can_be_repeated():
+    for place in range(1, 40, 2):
+        ctx = hpcalloc.init(share=(0, 2))
+        interrupt_at(place, ctx.close)
+        ctx.close()
+        assert ctx.closed
+        assert hpcalloc.current() is None
+        assert os.sched_getaffinity(0) == ALL
+
+
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit])
+def test_other_exceptions_count_as_well(kind):
+    for place in (30, 80, 120):
+        interrupt_at(place, use, kind)
+        assert hpcalloc.current() is None
+        assert os.sched_getaffinity(0) == ALL
+
+
+def test_insist_calls_until_it_returns():
+    calls = []
+
+    def work():
+        calls.append(1)
+        if len(calls) < 4:
+            raise KeyboardInterrupt(len(calls))
+
+    with pytest.raises(KeyboardInterrupt, match="1"):
+        _handler.insist(work)
+    assert len(calls) == 4
+    assert _handler.insist(lambda: 5) is None
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("held", ["lock", "opening"])
+def test_a_child_forked_while_another_thread_is_in_init(held):
+    inside, leave = threading.Event(), threading.Event()
+
+    def work():
+        if held == "lock":
+            with module._lock:
+                inside.set()
+                leave.wait(20)
+        else:
+            opening = module._Opening(None)
+            opening.enter(module.rank.check_options("auto", "local", False, "auto", None))
+            inside.set()
+            leave.wait(20)
+            opening.undo()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        use()
+        os._exit(0 if hpcalloc.current() is None else 1)
+    status = os.waitpid(child, 0)[1]
+    leave.set()
+    thread.join()
+    assert status == 0
+    use()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_no_context_without_a_reference_is_lost():
+    hpcalloc.init(share=(0, 1))
+    assert hpcalloc.current() is not None
+    hpcalloc.current().close()
