@@ -424,10 +424,10 @@ static void check_variant(const struct variant *v) {
 }
 
 /* Called by the modes that watch blocks alone, which the workload leaves off: their failures are looked at in
- * test_leaks, test_profile and test_guard. The last three can't fail. */
+ * test_leaks, test_profile and test_guard. The last four can't fail. */
 static const char *const of_watching[] = {"forbid",        "thread_id",   "process_id", "file_create",
                                           "file_open",     "file_write",  "file_read",  "file_close",
-                                          "is_privileged", "policy_name", "nap"};
+                                          "is_privileged", "policy_name", "nap",        "stay_loaded"};
 
 /* machine.h knows every other function that os.h declares. */
 static int check_names(void) {

@@ -57,7 +57,8 @@ bool na_init(void) {
         return false;
     }
     if (first) {
-        na_fork_install(); /* may allocate, hence after all else */
+        na_fork_install(); /* these two may allocate, hence after all else */
+        if (na_opt.purger == NA_PURGER_EVER) os_stay_loaded();
         if (na_opt.verbose != 0) tell();
     }
     return true;

@@ -157,6 +157,10 @@ int os_set_affinity(const na_cpuset *cpus);
  * each time after the milliseconds that it gave; 0 ends it. EAGAIN, ENOMEM. It allocates: no lock may be held. */
 int os_ticker_start(uint64_t first_ms, uint64_t (*tick)(void));
 
+/* Keeps the library that this code is in loaded for good, as a thread of it may run when a program closes it. May wait for
+ * threads that load libraries: not from within a free. */
+void os_stay_loaded(void);
+
 void os_nap(void); /* waits a tenth of a millisecond for another thread */
 
 uint32_t os_thread_id(void);  /* of the calling thread, as the kernel and debuggers name it */

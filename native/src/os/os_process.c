@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include "os/os.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -64,6 +65,14 @@ int os_get_affinity(na_cpuset *cpus) {
 
 int os_set_affinity(const na_cpuset *cpus) {
     return OS_RESULT(sched_setaffinity(0, sizeof *cpus, (const cpu_set_t *)cpus));
+}
+
+void os_stay_loaded(void) {
+    int saved = errno;
+    Dl_info self;
+    if (dladdr((const void *)(uintptr_t)os_stay_loaded, &self) != 0)
+        (void)dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+    errno = saved;
 }
 
 /* What the latest thread is to do; it has read this before another is started. */

@@ -56,7 +56,7 @@ void na_purger_start(void) {
 
 int na_purger_ask(void) {
     if (na_opt.purger == NA_PURGER_NEVER) return ENOTSUP;
-    atomic_store(&asked, true);
+    if (!atomic_exchange(&asked, true)) os_stay_loaded();
     na_purger_start(); /* it ends at once if nothing rests */
     return 0;
 }

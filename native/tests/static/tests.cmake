@@ -13,6 +13,10 @@ set_target_properties(plugin PROPERTIES C_VISIBILITY_PRESET hidden LIBRARY_OUTPU
 if(NOT NUMALLOC_SANITIZE) # a sanitizer's runtime keeps libraries
   add_test(NAME static_unload COMMAND static_unload $<TARGET_FILE:plugin>)
   set_tests_properties(static_unload PROPERTIES TIMEOUT 60 ENVIRONMENT "NUMALLOC_RESERVE=1G")
+  # Its thread runs: it stays.
+  add_test(NAME static_unload_purger COMMAND static_unload $<TARGET_FILE:plugin>)
+  set_tests_properties(static_unload_purger PROPERTIES TIMEOUT 60
+    ENVIRONMENT "NUMALLOC_RESERVE=1G;NUMALLOC_PURGER=1;NUMALLOC_PURGE_DELAY=1")
 endif()
 # Of the preload library malloc's family is seen too, without a version, as it takes the place of the C library's.
 add_test(NAME static_names COMMAND sh -e -c "

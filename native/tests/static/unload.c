@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -40,7 +41,7 @@ int main(int argc, char **argv) {
             if (pthread_create(&thread[i], NULL, uses, NULL) != 0) return 1;
         if (threads != 0) pthread_barrier_wait(&used);
         dlclose(plugin);
-        if (dlopen(argv[1], RTLD_NOW | RTLD_NOLOAD) != NULL) {
+        if (getenv("NUMALLOC_PURGER") == NULL && dlopen(argv[1], RTLD_NOW | RTLD_NOLOAD) != NULL) {
             fprintf(stderr, "it was not closed\n");
             return 1;
         }
