@@ -113,10 +113,11 @@ static inline int check_main(const check_case *cases, int count, int argc, char 
 #define CHECK_MAIN(cases)                                                                                              \
     int main(int argc, char **argv) { return check_main(cases, sizeof(cases) / sizeof(cases[0]), argc, argv); }
 
-/* Programs whose cases each start one of the `bodies` in a new process, with shell text before it. */
+/* CHECK_EMULATOR: what runs programs of another machine.
+ * Programs whose cases each start one of the `bodies` in a new process, with shell text before it. */
 static inline void check_start(const char *environment, const char *body) {
     char command[512];
-    snprintf(command, sizeof command, "%s \"$CHECK_SELF\" --body %s", environment, body);
+    snprintf(command, sizeof command, "%s ${CHECK_EMULATOR-} \"$CHECK_SELF\" --body %s", environment, body);
     fflush(stdout);
     CHECK_EQUAL(system(command), 0);
 }
