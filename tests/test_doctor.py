@@ -3,6 +3,8 @@
 
 import dataclasses
 import errno
+import json
+import pathlib
 from shutil import which
 
 import pytest
@@ -676,3 +678,12 @@ def test_other_jobs_on_the_same_cpus(machine, cpus, planned, named):
     checks = found(host)
     assert ("another-job" in checks) == named
     assert not named or "process 77 (solver)" in checks["another-job"].evidence[0]
+
+
+def test_every_launcher_tells_the_doctor_its_rank(machine):
+    for case in json.loads((pathlib.Path(__file__).parent / "data/launchers.json").read_text()):
+        if case["job"] is None or case["parents"] not in ([], [{}]):
+            continue
+        environ = {name: "1" if value == "I" else value for name, value in case["environ"].items()}
+        rank = gather_rank(environ, machine.root)
+        assert (rank.rank, rank.size, rank.launcher_size) == (1, case["job"], case["job"]), case["name"]

@@ -43,7 +43,11 @@ def other_jobs(cpus: frozenset[int], launcher_pid: int | None) -> tuple[Neighbou
     """
     mine = {os.getpid(), launcher_pid, *(pid for pid, _ in ancestors(os.getppid()))}
     found: dict[int, Neighbour] = {}
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+    try:
+        pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+    except OSError:
+        return ()
+    for pid in pids:
         try:
             theirs = frozenset(os.sched_getaffinity(pid))
         except OSError:  # ended, or another user's
