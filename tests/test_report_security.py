@@ -9,8 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from launching import without_other_jobs
-from test_report_files import clean
+from test_report_files import clean, start
 
 from hpcalloc.exceptions import HpcallocError
 from hpcalloc.report import leave, report
@@ -23,16 +22,7 @@ PLANTED = "open({!r}, 'w').write('planted code ran')\n"
 
 def run(*words, cwd, report):
     """`hpcalloc run` as a user's command: its own directory is on no path."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-m", "hpcalloc", "run", *words],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=cwd,
-        env={**clean(), "HPCALLOC_REPORT": str(report)},
-    )
-    return without_other_jobs(done)
+    return start(sys.executable, "-I", "-m", "hpcalloc", "run", *words, cwd=cwd, report=report)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from ..discover.program import Program, look_at
 from ..discover.topology import Topology, format_ids, ids_text
 from ..exceptions import BindingError, HpcallocError, message
 from ..plan.process import MemoryPolicy, Situation, Steps, Wishes, decide, join_preload, parse_policy
-from ..report.files import INSIDE, VARIABLE, ReportFiles, files_of, start_record
+from ..report.files import INSIDE, VARIABLE, ReportFiles, directory_told, files_of, start_record
 from ..report.record import Record
 from .options import bind_option, smt_option, threads_option
 
@@ -83,7 +83,9 @@ def command(
     words, found = resolve(program, os.environ.get("PATH", os.defpath))
     launch, ancestor = launch_and_process()
     obstacle = found.obstacle
-    files = files_of({name: v for name, v in os.environ.items() if name not in INSIDE}, ancestor)
+    files = None
+    if not directory_told(os.environ):  # else inside a rank that is counted already
+        files = files_of({name: v for name, v in os.environ.items() if name not in INSIDE}, ancestor)
     wishes = Wishes(bind, threads, smt, parse_policy(policy, strict), preload)  # type: ignore[arg-type]
     topology = Topology.from_machine()
     steps = decide(topology, _look(obstacle, launch, ancestor), wishes)

@@ -69,6 +69,7 @@ __all__ = [
     "ReportFiles",
     "attach",
     "clear",
+    "directory_told",
     "files_of",
     "finish",
     "merge",
@@ -252,6 +253,13 @@ def clear(directories: Sequence[str], merged: Report) -> None:
             os.rmdir(name)
 
 
+def directory_told(environ: Mapping[str, str]) -> str | None:
+    """Return the directory that ``hpcalloc run`` told this rank; None in a rank of another job, started inside it."""
+    return (
+        environ.get(DIRECTORY) if environ.get("HPCALLOC_RUN") == detect_launcher(environ).launcher else None
+    )
+
+
 def files_of(
     environ: Mapping[str, str], ancestor: Ancestor | None, rank: int | None = None, size: int | None = None
 ) -> ReportFiles | None:
@@ -282,11 +290,7 @@ def files_of(
     rank, size = (told_rank if rank is None else rank), (told_size if size is None else size)
     if size > RANKS_MAX:
         raise HpcallocError(f"{VARIABLE}: {size} ranks; limit: {RANKS_MAX}")
-    # What an outer job told is not for the ranks of one that was started inside it.
-    told = (
-        environ.get(DIRECTORY) if environ.get("HPCALLOC_RUN") == detect_launcher(environ).launcher else None
-    )
-    directory = told or f"{target}.ranks{_job(environ, ancestor, size)}"
+    directory = directory_told(environ) or f"{target}.ranks{_job(environ, ancestor, size)}"
     return ReportFiles(target, directory, rank, size, f"{time.time_ns():x}")
 
 
