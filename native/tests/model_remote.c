@@ -62,7 +62,7 @@ static void check(const state *s) {
     uint8_t places[PAGES * PER_PAGE] = {0}, queued[PAGES] = {0};
     for (unsigned h = 0; h < HEAPS; h++) {
         count_pending(s, s->heaps[h].pending, queued);
-        if (s->heaps[h].place == SPARE) must(pages_of(s, h, true) == 0, "a spare heap has pages");
+        if (s->heaps[h].place == EMPTY) must(pages_of(s, h, true) == 0, "an empty heap has pages");
     }
     for (int t = 0; t < THREADS; t++) {
         const thread *self = &s->threads[t];

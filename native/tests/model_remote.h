@@ -35,7 +35,7 @@ typedef struct page {
     word remote;
 } page;
 
-enum heap_place { UNMADE, OWNED, IN_HAND, ABANDONED, SPARE };
+enum heap_place { UNMADE, OWNED, IN_HAND, ABANDONED, EMPTY };
 typedef struct heap {
     uint8_t pending, thread, place;
 } heap;
@@ -84,12 +84,12 @@ enum where {
     OVER_POP,
     OVER_STORE,
     OVER_MOVE,
-    OVER_SPARE,
+    OVER_EMPTY,
     OVER_UNLOCK,
     OVER_COLLECT,
     OVER_END,
-    SHED_COLLECTED,
-    SHED_PAGES,
+    RELEASE_ALL_COLLECTED,
+    RELEASE_ALL_PAGES,
     RETIRE_START,
     RETIRE_LOCK,
     RETIRE_DISOWN,
@@ -120,7 +120,7 @@ typedef struct thread {
     uint8_t empty_heap, empty_mine, empty_page, empty_next, empty_return;
     uint8_t release_page, release_return;
     uint8_t over_other, over_at, over_result;
-    uint8_t shed_heap, shed_at, shed_return;
+    uint8_t release_all_heap, release_all_at, release_all_return;
     uint8_t retire_heap, retire_return;
     uint8_t list; /* heaps in hand of a purge, a bit each */
     uint8_t saved;

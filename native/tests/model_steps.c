@@ -211,7 +211,7 @@ void step(state *s, int t) {
         break;
     case ALLOC_HEAP_POP: {
         uint8_t h = first_in(s, ABANDONED);
-        if (h == NONE) h = first_in(s, SPARE);
+        if (h == NONE) h = first_in(s, EMPTY);
         if (h == NONE) h = first_in(s, UNMADE);
         must(h != NONE, "the model has too few heaps");
         self->over_other = h;
@@ -423,7 +423,7 @@ void step(state *s, int t) {
         self->at = self->release_return;
         break;
 
-    /* na_ended_take */
+    /* na_heap_adopt_pages */
     case OVER_LOOK:
         self->over_result = 0;
         self->at = first_in(s, ABANDONED) == NONE ? ALLOC_TOOK_OVER : OVER_LOCK;
@@ -448,10 +448,10 @@ void step(state *s, int t) {
                !(s->pages[self->over_at].exists && s->pages[self->over_at].heap == self->over_other))
             self->over_at++;
         if (self->over_at < PAGES) s->pages[self->over_at++].heap = self->heap;
-        else self->at = OVER_SPARE;
+        else self->at = OVER_EMPTY;
         break;
-    case OVER_SPARE:
-        s->heaps[self->over_other].place = SPARE;
+    case OVER_EMPTY:
+        s->heaps[self->over_other].place = EMPTY;
         self->at = OVER_UNLOCK;
         break;
     case OVER_UNLOCK:
@@ -462,31 +462,31 @@ void step(state *s, int t) {
     case OVER_COLLECT: start_empty(self, self->heap, self->heap, OVER_END); break;
     case OVER_END: self->at = ALLOC_TOOK_OVER; break;
 
-    /* na_heap_shed */
-    case SHED_COLLECTED:
-        self->shed_at = 0;
-        self->at = SHED_PAGES;
+    /* na_heap_release */
+    case RELEASE_ALL_COLLECTED:
+        self->release_all_at = 0;
+        self->at = RELEASE_ALL_PAGES;
         break;
-    case SHED_PAGES:
-        for (; self->shed_at < PAGES; self->shed_at++) {
-            page *page = &s->pages[self->shed_at];
+    case RELEASE_ALL_PAGES:
+        for (; self->release_all_at < PAGES; self->release_all_at++) {
+            page *page = &s->pages[self->release_all_at];
             unsigned used = page->used - (broken == COUNT_WAITING_AS_FREE ? page->remote.count : 0u);
-            if (page->exists && page->heap == self->shed_heap && used == 0) break;
+            if (page->exists && page->heap == self->release_all_heap && used == 0) break;
         }
-        if (self->shed_at == PAGES) {
-            self->at = self->shed_return;
+        if (self->release_all_at == PAGES) {
+            self->at = self->release_all_return;
             break;
         }
-        self->release_page = self->shed_at;
-        self->release_return = SHED_PAGES;
+        self->release_page = self->release_all_at;
+        self->release_return = RELEASE_ALL_PAGES;
         self->at = RELEASE_LOCK;
         break;
 
-    /* na_ended_add, and shed() of ended.c */
+    /* na_heap_abandon, and collect() of abandoned.c */
     case RETIRE_START:
-        self->shed_heap = self->retire_heap;
-        self->shed_return = RETIRE_LOCK;
-        start_empty(self, self->shed_heap, self->shed_heap, SHED_COLLECTED);
+        self->release_all_heap = self->retire_heap;
+        self->release_all_return = RETIRE_LOCK;
+        start_empty(self, self->release_all_heap, self->release_all_heap, RELEASE_ALL_COLLECTED);
         break;
     case RETIRE_LOCK:
         take_lock(s, t);
@@ -494,7 +494,7 @@ void step(state *s, int t) {
         break;
     case RETIRE_DISOWN:
         s->heaps[self->retire_heap].thread = NONE;
-        s->heaps[self->retire_heap].place = pages_of(s, self->retire_heap, true) != 0 ? ABANDONED : SPARE;
+        s->heaps[self->retire_heap].place = pages_of(s, self->retire_heap, true) != 0 ? ABANDONED : EMPTY;
         self->at = RETIRE_UNLOCK;
         break;
     case RETIRE_UNLOCK:
@@ -511,7 +511,7 @@ void step(state *s, int t) {
         self->retire_heap = self->heap;
         self->heap = NONE;
         self->retire_return = END_RETIRED;
-        self->at = RETIRE_LOCK; /* it rests as it is */
+        self->at = RETIRE_LOCK; /* it is abandoned as it is */
         break;
     case END_RETIRED: self->at = OPERATION_DONE; break;
 
@@ -522,9 +522,9 @@ void step(state *s, int t) {
             self->at = PURGE_END;
             break;
         }
-        self->shed_heap = self->heap;
-        self->shed_return = PURGE_END;
-        start_empty(self, self->heap, self->heap, SHED_COLLECTED);
+        self->release_all_heap = self->heap;
+        self->release_all_return = PURGE_END;
+        start_empty(self, self->heap, self->heap, RELEASE_ALL_COLLECTED);
         break;
     }
     case PURGE_END: self->at = OPERATION_DONE; break;

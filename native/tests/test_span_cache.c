@@ -583,7 +583,7 @@ static size_t carved_bytes(unsigned class_index) {
 }
 
 /* Who fills and empties a heap by turns has as much memory as the most that was in use. */
-static void idle_pages_are_used_before_new_blocks(void) {
+static void retired_pages_are_used_before_new_blocks(void) {
     enum { SIZE = 256, BLOCKS = 900 }; /* three pages and a half */
     static void *block[BLOCKS];
     size_t first = 0;
@@ -617,7 +617,7 @@ static const check_case cases[] = {
     {"a_child_has_what_was_given_back", a_child_has_what_was_given_back},
     {"traded_by_threads", traded_by_threads},
     {"zeroed_blocks_are_touched", zeroed_blocks_are_touched},
-    {"idle_pages_are_used_before_new_blocks", idle_pages_are_used_before_new_blocks},
+    {"retired_pages_are_used_before_new_blocks", retired_pages_are_used_before_new_blocks},
 };
 
 CHECK_MAIN_OF_BODIES(cases, bodies)

@@ -165,39 +165,21 @@ bool na_span_cache_release(na_region *region, uint64_t before) {
     return since != NA_NO_TIME && (since < before || since == COUNTING) && release_before(region, before);
 }
 
-static na_span_cache_counts count_freed(const na_region *region) {
+/* Other threads count meanwhile. Frees are read first, in all heaps, so that no difference is negative; what is taken until
+ * the rest is read seems to be in use. */
+na_span_cache_counts na_span_cache_count(const na_region *region) {
     na_span_cache_counts sum = {0};
     for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) {
         sum.freed += atomic_load_explicit(&heap->cached_freed, memory_order_acquire);
         sum.freed_bytes += atomic_load_explicit(&heap->cached_freed_bytes, memory_order_acquire);
     }
-    return sum;
-}
-
-static void count_taken(const na_region *region, na_span_cache_counts *sum) {
     for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next) {
-        sum->taken += atomic_load_explicit(&heap->cached_taken, memory_order_acquire);
-        sum->taken_bytes += atomic_load_explicit(&heap->cached_taken_bytes, memory_order_acquire);
+        sum.taken += atomic_load_explicit(&heap->cached_taken, memory_order_acquire);
+        sum.taken_bytes += atomic_load_explicit(&heap->cached_taken_bytes, memory_order_acquire);
         for (unsigned slot = 0; slot < NA_SPAN_CACHE_SLOTS; slot++) {
             const na_span *span = atomic_load_explicit(&heap->cached[slot], memory_order_relaxed);
-            if (span != NULL) sum->bytes += na_span_bytes(span);
+            if (span != NULL) sum.bytes += na_span_bytes(span);
         }
     }
-}
-
-/* Other threads count while we look. Frees are read first, in all heaps, so that no difference is negative. What is taken
- * until the rest is read seems to be in use: of some looks the one with the fewest frees meanwhile is the best. */
-na_span_cache_counts na_span_cache_count(const na_region *region) {
-    enum { LOOKS = 4 };
-    na_span_cache_counts best = {0}, next = count_freed(region);
-    uint64_t least = UINT64_MAX;
-    for (int i = 0; i < LOOKS && least != 0; i++) {
-        na_span_cache_counts now = next;
-        count_taken(region, &now);
-        next = count_freed(region);
-        if (next.freed - now.freed >= least) continue;
-        least = next.freed - now.freed;
-        best = now;
-    }
-    return best;
+    return sum;
 }
