@@ -255,6 +255,9 @@ static void questions(void) {
     REQUIRE(error == 0 || error == EPERM || error == ENOSYS);
     REQUIRE((error == 0) == (mode == 0)); /* MPOL_DEFAULT; untouched by an error */
     REQUIRE(numalloc_stats_json(text, sizeof text) > 0);
+    numalloc_limits_t limits;
+    error = numalloc_limits(&limits);
+    REQUIRE(error == 0 || error == ENOMEM);
     numalloc_node_info_t info;
     for (int i = 0; i < numalloc_node_count(); i++) {
         error = numalloc_node_info(i, &info);
