@@ -155,6 +155,7 @@ long = mkdir -p build/long && if $(2) >build/long/$(1).log 2>&1; \
 
 test-long: native build/fuzz/built $(VENV)/installed ## full forms of the C tests, and the slow Python tests: about two hours
 	@$(call long,model,build/native/bin/model_remote --full)
+	@$(call long,model-weak,build/native/bin/model_weak --full)
 	@$(call long,memory,build/native/bin/test_memory_use --full)
 	@$(call long,exhaustion,build/native/bin/test_exhaustion)
 	@$(call long,fuzz,$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600)
