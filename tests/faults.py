@@ -66,7 +66,7 @@ def rank_main(seed, rounds, killing):
                 raise PlannedError
 
         start = time.monotonic()
-        outcome = "ended"
+        outcome, text = "ended", ""
         try:
             try:
                 if mine and fault.startswith("interrupt"):
@@ -75,7 +75,7 @@ def rank_main(seed, rounds, killing):
                 if not (mine and fault == "absent"):
                     use(hpcalloc, comm, at, bad=mine and fault == "raise in one call")
             except (PlannedError, KeyboardInterrupt, ValueError, hpcalloc.HpcallocError) as error:
-                outcome = type(error).__name__
+                outcome, text = type(error).__name__, str(error)
             finally:
                 quiet()
         except KeyboardInterrupt:
@@ -95,7 +95,8 @@ def rank_main(seed, rounds, killing):
             good = world.allreduce(int(outcome == "ended"), op=MPI.MIN) == 1
             if not good:
                 print(
-                    f"BAD seed {seed} round {number}: no fault, but rank {world.rank} {outcome}", flush=True
+                    f"BAD seed {seed} round {number}: no fault, but rank {world.rank} {outcome} {text}",
+                    flush=True,
                 )
         elif fault == "none":
             world.allreduce(0, op=MPI.MIN)

@@ -170,7 +170,7 @@ def test_window(ctx):
     a.barrier()
     got = np.empty(512)
     left = (ctx.local_rank - 1) % ctx.local_size
-    a.win.Get(got, left)
+    a.win.Get(got, left, target=a.win_offset)
     a.win.Flush(left)
     assert (got == left).all()
     a.sync()
