@@ -29,7 +29,7 @@ NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o 
 PACKAGES := $(wildcard hpcalloc/*/__init__.py hpcalloc/*/*/__init__.py)
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
-.PHONY: test-aarch64 all native demo quick bench bench-public test test-native test-preload fuzz test-long test-preload-long test-python \
+.PHONY: test-aarch64 all native demo quick bench bench-pauses bench-public test test-native test-preload fuzz test-long test-preload-long test-python \
         test-recipes test-floors test-mpi examples test-examples test-solvers lint test-numa test-slurm test-slurm-numa test-cluster \
         clean help
 
@@ -79,6 +79,9 @@ quick: native ## threads, time, M ops/s of the allocator
 
 bench: $(VENV)/installed ## every allocator found on the machine side by side
 	@$(BIN)/hpcalloc bench alloc $(BENCH_OPTIONS)
+
+bench-pauses: $(VENV)/installed native ## how long calls take while another thread's memory goes back, every allocator
+	@$(BIN)/python benchmarks/pauses.py
 
 bench-public: $(VENV)/installed ## programs of others: PROGRAMS=DIR [PEERS='NAME=LIB.so ...'] [LIST=benchmarks/whole.ini]
 	@[ -n "$(PROGRAMS)" ] || { echo "make bench-public: PROGRAMS=DIR is missing: the folder of the built programs" >&2; exit 1; }
