@@ -305,3 +305,11 @@ def test_verb_under_mpirun():
         # Open MPI binds two ranks to a core each though nobody asked: widened, and said so.
         assert {first["action"], second["action"]} == {"widen" if openmpi else "bind"}
         assert first["cpus"] == first["planned_cpus"]
+
+
+def test_a_command_is_one_line_that_is_not_too_long():
+    assert (
+        record_module.command_text(["python", "-c", "\nimport os\nprint(1)"])
+        == "python -c ' import os print(1)'"
+    )
+    assert len(record_module.command_text(["x" * 9999])) < 500

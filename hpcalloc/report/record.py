@@ -249,7 +249,7 @@ def host_name() -> str:
 
 def command_text(words: Sequence[str]) -> str:
     """Write a command in one line that is not too long."""
-    text = plain_text(shlex.join(words))
+    text = plain_text(" ".join(shlex.join(words).split()))
     return text if len(text) <= COMMAND_MAX else f"{text[:COMMAND_MAX]}..."
 
 
