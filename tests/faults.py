@@ -92,7 +92,7 @@ def rank_main(seed, rounds, killing):
                 flush=True,
             )
         if good and fault == "none":
-            good = world.allreduce(int(outcome == "ended"), op=MPI.MIN) == 1
+            good = world.allreduce(int(outcome == "ended" or "HPCALLOC_TIMEOUT" in text), op=MPI.MIN) == 1
             if not good:
                 print(
                     f"BAD seed {seed} round {number}: no fault, but rank {world.rank} {outcome} {text}",
