@@ -87,6 +87,8 @@ __all__ = [
     "empty_like",
     "full",
     "full_like",
+    "get_include",
+    "get_library",
     "init",
     "interleave",
     "local",
@@ -101,6 +103,24 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
+
+
+def get_include() -> str:
+    """Return the directory of ``numa_alloc.h``, for ``cc -I``; the same in wheels and editable installations."""
+    return _beside("include")
+
+
+def get_library() -> str:
+    """Return the path of ``libnumalloc.so``, for ``cc`` and ``ctypes.CDLL``: the one that this package uses."""
+    return _beside("libnumalloc.so")
+
+
+def _beside(name: str) -> str:
+    import os
+
+    from ._native import _cffi
+
+    return os.path.join(os.path.dirname(_cffi.__file__), name)
 
 
 def __getattr__(name: str) -> Any:

@@ -526,3 +526,14 @@ except MemoryError:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("ok\n", 0), done.stderr
+
+
+def test_c_programs_find_header_and_library(tmp_path):
+    source = tmp_path / "a.c"
+    source.write_text(
+        "#include <numa_alloc.h>\nint main(void) { void *p = numalloc(100); numalloc_free(p); return p == 0; }"
+    )
+    library, program = hpcalloc.get_library(), tmp_path / "a"
+    command = ["cc", f"-I{hpcalloc.get_include()}", source, "-o", program, library]
+    subprocess.run([*command, f"-Wl,-rpath,{os.path.dirname(library)}"], check=True)
+    assert subprocess.run([program], check=False).returncode == 0
