@@ -208,7 +208,7 @@ test-mpi: $(VENV)/installed ## Python tests on 1, 2 and 4 ranks
 # A test that takes too long ends its rank, and so the job.
 test-mpi-%: $(VENV)/installed
 	timeout --kill-after=10 600 $(call mpirun,$*) $(BIN)/python -m mpi4py -m pytest -q -x --with-mpi -m mpi \
-	  -o timeout_method=thread -p no:cacheprovider tests/mpi $(PYTEST_OPTIONS)
+	  -o timeout_method=thread -p no:cacheprovider --color=no tests/mpi $(PYTEST_OPTIONS)
 
 examples: $(VENV)/installed native ## the C examples in build/examples, against an installed library
 	cmake --install build/native --prefix build/prefix >/dev/null
