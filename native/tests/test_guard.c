@@ -12,12 +12,14 @@
 
 enum { ABORTED = 256 + SIGABRT, FAULTED = 256 + SIGSEGV };
 
-/* Hides from the compiler what is done to a block. */
-static void write_at(void *block, ptrdiff_t offset, char value) { ((volatile char *)block)[offset] = value; }
-static char read_at(const void *block, ptrdiff_t offset) { return ((const volatile char *)block)[offset]; }
+/* Hides from the compiler how long a block is and what is done to it. */
 static void *known(void *p) {
     __asm__ volatile("" : "+r"(p));
     return p;
+}
+static void write_at(void *block, ptrdiff_t offset, char value) { ((volatile char *)known(block))[offset] = value; }
+static char read_at(const void *block, ptrdiff_t offset) {
+    return ((volatile char *)known((void *)(uintptr_t)block))[offset];
 }
 
 NAMED void *made_here(size_t size) {
