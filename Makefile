@@ -169,6 +169,7 @@ test-long: native build/fuzz/built $(VENV)/installed ## full forms of the C test
 	@$(call long,forks,FORKS=2000 LD_PRELOAD=$(abspath build/native/libnumalloc_preload.so) build/native/bin/preload_forks)
 	@$(call long,secure-forks,LD_PRELOAD=$(abspath build/native/libnumalloc_preload.so) NUMALLOC_SECURE=1 FORKS=1000 build/native/bin/preload_forks)
 	@$(call long,programs,$(MAKE) --no-print-directory test-preload-long)
+	@$(call long,ranks,$(BIN)/python tests/faults.py --seconds 600)
 	@$(call long,python,$(BIN)/python -m pytest -q -m 'slow and not mpi and not recipes' $(PYTEST_OPTIONS))
 
 # The tests of one file stay in one process.
