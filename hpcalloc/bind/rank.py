@@ -375,7 +375,8 @@ def _effective_policy(asked: Policy, share: RankPlan) -> Policy:
     """Fill in the nodes that the policy leaves to the plan."""
     if asked.nodes:
         return asked
-    if asked.kind == "local" and len(share.nodes) > 1:
+    chosen = inherited_memory_policy() not in ("", "default", "local")  # local memory follows it
+    if asked.kind == "local" and len(share.nodes) > 1 and not chosen:
         return replace(asked, kind="interleave", nodes=share.nodes)
     if asked.kind in ("interleave", "blocked"):
         return replace(asked, nodes=share.nodes)
@@ -397,7 +398,7 @@ def _check_capabilities(options: InitOptions, notes: list[str]) -> None:
         notes.append(f"placement can't be asked for (move_pages: {name_of(code)}): it is reported as unknown")
     inherited = inherited_memory_policy()
     if inherited not in ("", "default"):
-        notes.append(f"the process has the memory policy {inherited}: kept; hpcalloc's arrays have their own")
+        notes.append(f"the process has the memory policy {inherited}: kept; local arrays follow it")
 
 
 # ---- bind -----------------------------------------------------------------------------------------------
