@@ -856,6 +856,7 @@ static PyMethodDef methods[] = {
     {"set_current", set_current, METH_O, set_current_doc},
     {"last_failure", last_failure, METH_NOARGS, last_failure_doc},
     {"live_blocks", live_blocks, METH_NOARGS, live_blocks_doc},
+    {"keep_for_ever", scope_keep, METH_O, "keep_for_ever(object, /)\n--\n\nKeep it beyond the end of the interpreter."},
     {"insist", scope_insist, METH_O,
      "insist(function, /)\n--\n\nCall it until it returns; then raise what it raised first."},
     {NULL, NULL, 0, NULL},

@@ -43,6 +43,12 @@ PyObject *scope_insist(PyObject *module, PyObject *function) {
     Py_RETURN_NONE;
 }
 
+PyObject *scope_keep(PyObject *module, PyObject *object) {
+    (void)module;
+    Py_INCREF(object);
+    Py_RETURN_NONE;
+}
+
 static PyObject *scope_exit(PyObject *self, PyObject *arguments) {
     PyObject *kind = Py_None;
     if (!PyArg_ParseTuple(arguments, "|OOO:__exit__", &kind, &(PyObject *){NULL}, &(PyObject *){NULL})) return NULL;

@@ -8,3 +8,4 @@
 int scope_add(PyObject *module); /* add the type Scope; -1 with an exception set */
 
 PyObject *scope_insist(PyObject *module, PyObject *function); /* the module's `insist` */
+PyObject *scope_keep(PyObject *module, PyObject *object);     /* its `keep_for_ever` */

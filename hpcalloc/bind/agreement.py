@@ -56,9 +56,6 @@ _PATIENCE = 1.0  # seconds of waiting after which a rank tells rank 0 that it is
 _NAMED = 16  # ranks that a message names
 
 _forked = False  # from a process in which MPI was up
-_unfinished: list[
-    object
-] = []  # requests that nobody waits for any more, with their buffers, which MPI may still use
 
 
 # ---- MPI as it is ---------------------------------------------------------------------------------------
@@ -353,7 +350,7 @@ class Ranks:
         self._posted.extend(map(self.comm.Iallreduce, (self._mine,), (self._all,), (mpi().MIN,)))
         request = self._posted.pop() if leaving else self._posted[-1]
         if leaving:
-            _unfinished.append((request, self._mine, self._all, self.comm))
+            _unfinished(request, self._mine, self._all, self.comm)
         else:
             self._wait(call, request, self._mine, self._all)
 
@@ -409,7 +406,7 @@ class Ranks:
         finally:
             if not done:
                 self.broken = self.broken or f"an earlier call on rank {self.rank} of {self.size} gave up"
-                _unfinished.append((request, buffers, self.comm))
+                _unfinished(request, buffers, self.comm)
 
     def _too_late(self, call: str, waited: float, seconds: float, missing: tuple[int, ...]) -> str:
         ranks = ", ".join(map(str, missing[:_NAMED])) + (", ..." if len(missing) > _NAMED else "")
@@ -485,13 +482,21 @@ class _RollCall:
         return (0,) if over else None  # rank 0 does not answer: it is not here
 
     def _send(self, to: int, tag: int, words: Any) -> None:
-        _unfinished.append((self._comm.Isend(words, to, tag), words))
+        _unfinished(self._comm.Isend(words, to, tag), words)
 
 
 def _split(everything: Any, sizes: Any) -> list[Any]:
     ends = np.cumsum(sizes).tolist()
     data = everything.tobytes()
     return [pickle.loads(data[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def _unfinished(*what: object) -> None:
+    """Keep a request that nobody waits for, and its buffers: MPI may write to them until MPI_Finalize.
+
+    That comes after the end of the interpreter, which frees what modules hold; hence they are never freed.
+    """
+    _handler.keep_for_ever(what)
 
 
 def quiet(comm: MPI.Comm) -> MPI.Comm:
