@@ -14,6 +14,7 @@ which MPI is up has MPI's memory and none of its connections: it has no communic
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import pickle
@@ -240,7 +241,7 @@ class Ranks:
         if self.alone:
             return function(*arguments)
         made: list[T] = []
-        work = functools.partial(made.extend, map(function, *([argument] for argument in arguments)))
+        work = functools.partial(made.extend, itertools.starmap(function, [arguments]))
         self.meet(call)
         self._posted.clear()
         try:
@@ -283,9 +284,9 @@ class Ranks:
         assert self.comm is not None
         data = np.frombuffer(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), np.uint8)
         sizes = np.empty(self.size, np.int64)
-        self._wait(call, self.comm.Iallgather(np.array([data.size]), sizes), sizes)
+        self._wait(call, functools.partial(self.comm.Iallgather, np.array([data.size]), sizes))
         everything = np.empty(int(sizes.sum()), np.uint8)
-        self._wait(call, self.comm.Iallgatherv(data, [everything, sizes]), data, everything)
+        self._wait(call, functools.partial(self.comm.Iallgatherv, data, [everything, sizes]))
         return _split(everything, sizes)
 
     def gather(self, call: str, value: T) -> list[T] | None:
@@ -296,10 +297,10 @@ class Ranks:
         assert self.comm is not None
         data = np.frombuffer(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), np.uint8)
         sizes = np.zeros(self.size, np.int64)
-        self._wait(call, self.comm.Igather(np.array([data.size]), sizes, root=0), sizes)
+        self._wait(call, functools.partial(self.comm.Igather, np.array([data.size]), sizes))
         everything = np.empty(int(sizes.sum()), np.uint8)
         target = [everything, sizes] if self.rank == 0 else None
-        self._wait(call, self.comm.Igatherv(data, target, root=0), data, everything)
+        self._wait(call, functools.partial(self.comm.Igatherv, data, target))
         return _split(everything, sizes) if self.rank == 0 else None
 
     def bcast(self, call: str, value: T | None) -> T:
@@ -311,11 +312,10 @@ class Ranks:
         """Return the same ranks with a communicator of their own; collective, after a meeting."""
         if self.comm is None:
             return self
-        if self.alone:
-            return Ranks(quiet(self.comm.Dup()))
-        comm, request = self.comm.Idup()
-        self._wait(call, request, comm)
-        made = Ranks(quiet(comm))
+        # Not Idup: one that a rank does not come to would keep Open MPI from making any communicator after it.
+        made = Ranks(quiet(self.together(call, self.comm.Dup)))
+        if made.alone:
+            return made
         made._owed = self._announced
         made.meet(call)
         if made._all[4]:  # a roll call was held on the caller's communicator: leave nothing of it there
@@ -346,13 +346,12 @@ class Ranks:
             -key,
             -self._owed,
         )
-        # In C, so that no signal's handler comes between posting it and knowing so.
-        self._posted.extend(map(self.comm.Iallreduce, (self._mine,), (self._all,), (mpi().MIN,)))
-        request = self._posted.pop() if leaving else self._posted[-1]
+        post = functools.partial(self.comm.Iallreduce, self._mine, self._all, mpi().MIN)
         if leaving:
-            _unfinished(request, self._mine, self._all, self.comm)
+            _handler.keep_for_ever(post)  # its buffers, as in _wait
+            _handler.keep_for_ever(post())
         else:
-            self._wait(call, request, self._mine, self._all)
+            self._wait(call, post, self._posted)
 
     def _bcast(self, call: str, value: Any, root: int) -> Any:
         self._check(call)
@@ -361,10 +360,10 @@ class Ranks:
         if self.rank == root:
             data = np.frombuffer(bytearray(pickle.dumps(value, pickle.HIGHEST_PROTOCOL)), np.uint8)
         size = np.array([data.size], np.int64)
-        self._wait(call, self.comm.Ibcast(size, root=root), size)
+        self._wait(call, functools.partial(self.comm.Ibcast, size, root))
         if self.rank != root:
             data = np.empty(int(size[0]), np.uint8)
-        self._wait(call, self.comm.Ibcast(data, root=root), data)
+        self._wait(call, functools.partial(self.comm.Ibcast, data, root))
         return value if self.rank == root else pickle.loads(data.tobytes())
 
     def _different(self, call: str) -> str:
@@ -379,14 +378,18 @@ class Ranks:
         other = next((rank for rank, theirs in enumerate(calls) if theirs != call), self.rank)
         return f"rank {self.rank} is in {call}, rank {other} in {calls[other]}"
 
-    def _wait(self, call: str, request: MPI.Request, *buffers: object) -> None:
-        """Poll a request until it is done, HPCALLOC_TIMEOUT seconds at most."""
+    def _wait(
+        self, call: str, post: Callable[[], MPI.Request], posted: list[MPI.Request] | None = None
+    ) -> None:
+        """Post a request, to be found in `posted`, and poll it until it is done, HPCALLOC_TIMEOUT seconds at most."""
         assert self.comm is not None
+        posted = [] if posted is None else posted
         self._number += 1
-        if request.Test():
-            return
         done = False
         try:
+            # In C, so that no signal's handler comes between posting it and knowing so.
+            posted.extend(itertools.starmap(post, [()]))
+            request = posted[-1]
             seconds = seconds_to_wait(call) if self._seconds is None else self._seconds
             patience = min(_PATIENCE, seconds / 4)
             start, pause, roll = time.monotonic(), 1e-5, None
@@ -404,9 +407,10 @@ class Ranks:
                 pause = min(1.5 * pause, 1e-3)
             done = True
         finally:
-            if not done:
+            if posted and not done:
                 self.broken = self.broken or f"an earlier call on rank {self.rank} of {self.size} gave up"
-                _unfinished(request, buffers, self.comm)
+                # MPI may write to the buffers until MPI_Finalize, which comes after the end of the interpreter.
+                _handler.keep_for_ever((post, *posted))
 
     def _too_late(self, call: str, waited: float, seconds: float, missing: tuple[int, ...]) -> str:
         ranks = ", ".join(map(str, missing[:_NAMED])) + (", ..." if len(missing) > _NAMED else "")
@@ -482,21 +486,14 @@ class _RollCall:
         return (0,) if over else None  # rank 0 does not answer: it is not here
 
     def _send(self, to: int, tag: int, words: Any) -> None:
-        _unfinished(self._comm.Isend(words, to, tag), words)
+        _handler.keep_for_ever(words)
+        _handler.keep_for_ever(self._comm.Isend(words, to, tag))
 
 
 def _split(everything: Any, sizes: Any) -> list[Any]:
     ends = np.cumsum(sizes).tolist()
     data = everything.tobytes()
     return [pickle.loads(data[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
-
-
-def _unfinished(*what: object) -> None:
-    """Keep a request that nobody waits for, and its buffers: MPI may write to them until MPI_Finalize.
-
-    That comes after the end of the interpreter, which frees what modules hold; hence they are never freed.
-    """
-    _handler.keep_for_ever(what)
 
 
 def quiet(comm: MPI.Comm) -> MPI.Comm:

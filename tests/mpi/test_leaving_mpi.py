@@ -8,8 +8,31 @@ import pytest
 from raising import raised
 
 import hpcalloc
+from hpcalloc.bind.agreement import Ranks
 
 pytestmark = [pytest.mark.mpi(min_size=2)]
+
+
+def _add_in_place(a):
+    a += 1
+
+
+def _set(a):
+    a[0] = 5
+
+
+# What would be done by every rank to all of it, or mean either.
+WHOLE_OR_MINE = (
+    _add_in_place,
+    _set,
+    lambda a: np.add(1, 2, out=a),
+    lambda a: np.add(1, 2, a),
+    lambda a: np.add.at(a, 0, 1),
+    lambda a: np.add.reduce(np.ones((3, 3)), out=a),
+    lambda a: a[0],
+    len,
+    list,
+)
 
 
 @pytest.fixture
@@ -90,6 +113,23 @@ def test_who_does_not_come_is_named(world, monkeypatch, late, call):
     assert hpcalloc.current() is None
 
 
+def test_an_interrupted_init_is_no_reason_for_a_later_one_to_wait(world, monkeypatch):
+    """Open MPI makes no communicator as long as one of an older communicator is in the making."""
+    spoilt, sound = world.Dup(), world.Dup()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("HPCALLOC_TIMEOUT", "0.5")
+    with monkeypatch.context() as patch:
+        if culprit_of(world):
+            patch.setattr(Ranks, "duplicate", interrupted)
+        with pytest.raises((KeyboardInterrupt, hpcalloc.HpcallocError)):
+            hpcalloc.init(spoilt)
+    monkeypatch.setenv("HPCALLOC_TIMEOUT", "10")
+    hpcalloc.init(sound).close()
+
+
 def test_different_calls_are_told_apart(world):
     def work():
         with hpcalloc.init(world) as ctx:
@@ -148,4 +188,8 @@ def test_numpy_takes_a_shared_array_for_the_whole(world):
         assert np.shares_memory(np.asarray(a), a.whole)
         assert np.sum(a) == 12 * ctx.local_size
         np.testing.assert_array_equal(a + 1, np.full(a.shape, 2.0))
+        for use in WHOLE_OR_MINE:
+            with pytest.raises(TypeError, match=r"a\.whole .* and a\.mine"):
+                use(a)
+        assert np.sum(a) == 12 * ctx.local_size
         a.barrier()
