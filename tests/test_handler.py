@@ -116,7 +116,7 @@ def test_foreign_memory_is_unaffected(tmp_path):
         mapped = np.memmap(tmp_path / "f", np.uint8, "r")
         assert not ours(buffer)
         assert not ours(mapped)
-        assert ours(buffer + mapped)
+        assert ours(buffer + np.asarray(mapped))
 
 
 def test_huge_pages_are_asked_for_from_2_mib():
