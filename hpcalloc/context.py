@@ -579,7 +579,7 @@ class Context(_handler.Scope):
         return placement(a, local_nodes=self._checked("placement").nodes)
 
     def install_numpy_allocator(
-        self, policy: Policy | str | None = None, *, threads: Literal["context", "all"] = "context"
+        self, policy: Policy | str | None = None, *, new_threads: bool = False
     ) -> NumpyAllocator:
         """Let NumPy's own arrays be placed like those of this context, until `close` or ``remove()``.
 
@@ -587,7 +587,7 @@ class Context(_handler.Scope):
         ----------
         policy : Policy or {"local", "interleave"}, optional
             By default that of this context.
-        threads : {"context", "all"}
+        new_threads : bool
             As of `numpy_allocator`.
 
         Returns
@@ -604,7 +604,7 @@ class Context(_handler.Scope):
         from .memory.numpy_allocator import numpy_allocator  # not needed by most
 
         self._checked("install_numpy_allocator")
-        allocator = numpy_allocator(self.policy if policy is None else policy, threads=threads)
+        allocator = numpy_allocator(self.policy if policy is None else policy, new_threads=new_threads)
         allocator.install()
         self._allocators.append(allocator)
         return allocator

@@ -8,7 +8,7 @@ import hpcalloc
 
 PASSED = collections.Counter()  # by module
 
-allocator = hpcalloc.numpy_allocator("local", threads=os.environ["NUMPY_HANDLER_THREADS"])
+allocator = hpcalloc.numpy_allocator("local", new_threads=os.environ["NUMPY_HANDLER_THREADS"] == "new")
 
 
 def pytest_configure():

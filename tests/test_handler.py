@@ -247,7 +247,7 @@ def test_remove_refuses_while_another_package_is_on_top():
 
 
 def test_removed_twice():
-    allocator = hpcalloc.numpy_allocator(threads="all")
+    allocator = hpcalloc.numpy_allocator(new_threads=True)
     with pytest.raises(hpcalloc.HandlerError, match="not installed"):
         allocator.remove()
     allocator.install()
@@ -299,7 +299,7 @@ def test_generators():
 
 def test_generator_finished_in_another_thread():
     def generator():
-        with hpcalloc.numpy_allocator("local", threads="all"):
+        with hpcalloc.numpy_allocator("local", new_threads=True):
             yield
 
     def finish():
@@ -354,7 +354,10 @@ def test_new_threads():
             super().run()
 
     started, proceed = threading.Event(), threading.Event()
-    with hpcalloc.numpy_allocator("local", threads="all"), concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with (
+        hpcalloc.numpy_allocator("local", new_threads=True),
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
         assert in_thread(name) == "hpcalloc local()"
         own = Own(target=lambda: None)
         own.start()
@@ -363,7 +366,7 @@ def test_new_threads():
         assert "run" not in own.__dict__
         assert pool.submit(name).result(60) == "hpcalloc local()"
         assert in_thread(lambda: in_thread(name)) == "hpcalloc local()"
-        with hpcalloc.numpy_allocator("interleave", threads="all"):
+        with hpcalloc.numpy_allocator("interleave", new_threads=True):
             assert in_thread(name) == "hpcalloc interleave()"
         assert in_thread(name) == "hpcalloc local()"
 
@@ -388,7 +391,7 @@ def test_thread_that_fails():
     raised = []
     hook, threading.excepthook = threading.excepthook, lambda args: raised.append(args.exc_type)
     try:
-        with hpcalloc.numpy_allocator("local", threads="all"):
+        with hpcalloc.numpy_allocator("local", new_threads=True):
             thread = threading.Thread(target=lambda: 1 / 0)
             thread.start()
             thread.join(60)
@@ -403,7 +406,7 @@ def test_thread_that_fails():
 def test_an_instances_own_run_is_kept():
     thread, seen = threading.Thread(), []
     thread.run = mine = lambda: seen.append(name())
-    with hpcalloc.numpy_allocator("local", threads="all"):
+    with hpcalloc.numpy_allocator("local", new_threads=True):
         thread.start()
         thread.join(60)
     assert seen == ["hpcalloc local()"]
@@ -414,7 +417,7 @@ def test_another_packages_wrapper_of_start():
     def wrap(start):
         return lambda thread: start(thread)
 
-    allocator = hpcalloc.numpy_allocator("local", threads="all")
+    allocator = hpcalloc.numpy_allocator("local", new_threads=True)
     try:
         for _ in range(3):
             allocator.install()
@@ -465,7 +468,7 @@ def test_threads_free_each_others_arrays_under_many_handlers():
         (["nowhere"], {}, ValueError, "remedy"),
         ([3], {}, TypeError, "remedy"),
         ([hpcalloc.on_node(1023)], {}, hpcalloc.NodeError, "may use nodes"),
-        ([], {"threads": "some"}, ValueError, "'context' or 'all'"),
+        ([], {"new_threads": "all"}, TypeError, "True or False"),
     ],
 )
 def test_bad_arguments(arguments, options, kind, match):
@@ -478,7 +481,7 @@ def test_bad_arguments(arguments, options, kind, match):
 
 def test_install_through_a_context():
     with hpcalloc.init(bind="off", policy="interleave") as ctx:
-        allocator = ctx.install_numpy_allocator(threads="all")
+        allocator = ctx.install_numpy_allocator(new_threads=True)
         assert name().startswith("hpcalloc interleave(")
         assert in_thread(name) == name()
         again = ctx.install_numpy_allocator("local")
@@ -507,7 +510,7 @@ def test_a_blocked_context_needs_another_policy():
 
 def test_a_context_closed_elsewhere():
     ctx = hpcalloc.init(bind="off")
-    ctx.install_numpy_allocator(threads="all")
+    ctx.install_numpy_allocator(new_threads=True)
     assert in_thread(lambda: ctx.close() or True)
     assert in_thread(name) == "default_allocator"
     assert name() == "hpcalloc local()"  # out of that thread's reach
@@ -524,7 +527,7 @@ def _child(pipe):
 
 
 def test_fork():
-    with hpcalloc.numpy_allocator("local", threads="all"):
+    with hpcalloc.numpy_allocator("local", new_threads=True):
         inherited = np.arange(100_000)
         mine, theirs = multiprocessing.get_context("fork").Pipe()
         process = multiprocessing.get_context("fork").Process(target=_child, args=(theirs,))
@@ -581,9 +584,9 @@ class Late:
     add, b = np.add, np.empty(200_000)
     def __del__(self):  # imports fail by now
         self.add(self.add(self.b, self.b), self.b), self.add(self.b[:3], self.b[:3])
-hpcalloc.numpy_allocator("interleave", threads="all").install()
+hpcalloc.numpy_allocator("interleave", new_threads=True).install()
 ctx = hpcalloc.init(bind="off")
-ctx.install_numpy_allocator(threads="all")
+ctx.install_numpy_allocator(new_threads=True)
 keep = [np.ones(n) * 2 for n in (1, 1000, 1_000_000)]
 sys.modules["late"] = Late()
 np.late, np.keep = Late(), keep
@@ -639,9 +642,7 @@ CHOSEN = {  # of a module: those that a -k expression chooses, and how many ther
 }
 
 
-@pytest.mark.parametrize(
-    ("modules", "threads"), [(CHOSEN, "context"), ({"test_multithreading": ("", 5)}, "all")]
-)
+@pytest.mark.parametrize(("modules", "threads"), [(CHOSEN, "own"), ({"test_multithreading": ("", 5)}, "new")])
 def test_numpys_own_tests(tmp_path, modules, threads):
     chosen = " or ".join(
         f"({module} and ({words}))" if words else module for module, (words, _) in modules.items()

@@ -34,8 +34,8 @@ def fresh(nbytes):
 
 
 @needs_query
-@pytest.mark.parametrize("threads", [None, 1, 3])
-def test_prefault_faults_everything_in(threads):
+@pytest.mark.parametrize("workers", [None, 1, 3])
+def test_prefault_faults_everything_in(workers):
     _native.lib.numalloc_purge()
     for a in (
         hpcalloc.empty(3 << 20),
@@ -43,12 +43,12 @@ def test_prefault_faults_everything_in(threads):
         hpcalloc.empty((1 << 10, 1 << 10), policy=hpcalloc.blocked(0)),
         fresh(5 << 20),
     ):
-        result = hpcalloc.prefault(a, threads)
+        result = hpcalloc.prefault(a, workers=workers)
         assert result.placement.untouched == 0
         assert sum(result.pages_per_node.values()) == result.placement.pages >= a.nbytes // PAGE
-        assert result.threads == threads or threads is None
+        assert result.workers == workers or workers is None
         assert result.faulted <= result.placement.pages
-        again = hpcalloc.prefault(a, threads)
+        again = hpcalloc.prefault(a, workers)
         assert again.faulted == 0
         assert again.gb_per_s is None
 
@@ -95,9 +95,9 @@ def test_prefault_refuses():
     for bad, kind in (([1, 2], TypeError), (None, TypeError)):
         with pytest.raises(kind, match="prefault.*limit"):
             hpcalloc.prefault(bad)
-    for threads, kind in ((0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)):
-        with pytest.raises(kind, match="prefault.*threads.*limit"):
-            hpcalloc.prefault(np.zeros(5), threads)
+    for workers, kind in ((0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(kind, match="prefault.*workers.*limit"):
+            hpcalloc.prefault(np.zeros(5), workers)
     a = np.zeros(5)
     a.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):

@@ -45,6 +45,11 @@ def test_one_process(ctx, axis):
     assert (view == 3).all()
 
 
+def test_a_class_of_dtypes_is_the_dtype_that_numpy_makes_of_it(ctx):
+    assert ctx.shared_empty(5, np.dtypes.Int16DType).whole.dtype == np.int16
+    assert ctx.shared_zeros(5, dtype=np.dtypes.Float64DType).dtype == np.float64
+
+
 def test_views_outlive_the_context():
     with hpcalloc.init() as context:
         a = context.shared_empty(1000)

@@ -24,7 +24,6 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from .._native import _handler, lib
 from ..exceptions import HandlerError, message
@@ -32,8 +31,6 @@ from ..policy import Policy, as_policy
 from . import arrays
 
 __all__ = ["NumpyAllocator", "numpy_allocator"]
-
-THREADS = ("context", "all")
 
 
 # ---- layers -------------------------------------------------------------------------------------------
@@ -161,19 +158,17 @@ class NumpyAllocator(contextlib.ContextDecorator):
     ----------
     policy : Policy or None
         None: `current_policy()` at the time it is installed.
-    threads : {"context", "all"}
+    new_threads : bool
     """
 
-    def __init__(self, policy: Policy | None, threads: Literal["context", "all"]) -> None:
+    def __init__(self, policy: Policy | None, new_threads: bool) -> None:
         """Check nothing and install nothing; call `numpy_allocator`."""
         self.policy = policy
-        self.threads = threads
+        self.new_threads = new_threads
 
     def __repr__(self) -> str:
         state = " installed" if _index(self) >= 0 else ""
-        return (
-            f"<hpcalloc.NumpyAllocator{state}: {self.policy or 'current policy'}, threads={self.threads!r}>"
-        )
+        return f"<hpcalloc.NumpyAllocator{state}: {self.policy or 'current policy'}, new_threads={self.new_threads}>"
 
     def install(self) -> None:
         """Make it NumPy's allocator in this thread and context, above what is there.
@@ -188,7 +183,7 @@ class NumpyAllocator(contextlib.ContextDecorator):
         handler = _handler_for("install", self.policy or arrays.current_policy())
         _put_in(self, handler)
         lib.numalloc_purger()  # a program computes for long without a call; 0 or ENOTSUP
-        if self.threads == "all":
+        if self.new_threads:
             _serve_threads(self, handler)
 
     def remove(self) -> None:
@@ -227,13 +222,13 @@ class NumpyAllocator(contextlib.ContextDecorator):
         return index
 
     def _remove(self, index: int) -> None:
-        if self.threads == "all":
+        if self.new_threads:
             _leave_threads(self)
         _take_out(index)
 
     def _close(self) -> None:
         """Remove it as far as that can be done from here."""
-        if self.threads == "all":
+        if self.new_threads:
             _leave_threads(self)
         index = _index(self)
         if index >= 0:
@@ -247,7 +242,7 @@ class NumpyAllocator(contextlib.ContextDecorator):
         try:
             index = self._installed("__exit__")
         except HandlerError:
-            if self.threads == "all":
+            if self.new_threads:
                 _leave_threads(self)
             raise
         self._remove(index)
@@ -266,9 +261,7 @@ def _handler_for(call: str, policy: Policy) -> object:
     return arrays.handler_of(policy)
 
 
-def numpy_allocator(
-    policy: Policy | str | None = None, *, threads: Literal["context", "all"] = "context"
-) -> NumpyAllocator:
+def numpy_allocator(policy: Policy | str | None = None, *, new_threads: bool = False) -> NumpyAllocator:
     """Let NumPy's own arrays, temporaries included, be allocated like ours.
 
     Use it in a ``with`` statement, as a decorator, or by ``install()`` and ``remove()``. At the end what was
@@ -278,12 +271,12 @@ def numpy_allocator(
     ----------
     policy : Policy or {"local", "interleave"}, optional
         Placement; by default `current_policy()` at the time it is installed.
-    threads : {"context", "all"}
-        context: the calling thread, in its present ``contextvars`` context, and asyncio tasks created
-        meanwhile (they begin with a copy). all: also every thread that is started meanwhile through
+    new_threads : bool
+        False: the calling thread, in its present ``contextvars`` context, and asyncio tasks created
+        meanwhile (they begin with a copy). True: also every thread that is started meanwhile through
         ``threading.Thread`` (thread pools, timers), until the thread ends; not threads that run already, nor those
         started by ``_thread`` or by C code. Where Python itself lets threads inherit the context
-        (``sys.flags.thread_inherit_context``: free-threaded builds), "context" includes them too.
+        (``sys.flags.thread_inherit_context``: free-threaded builds), False includes them too.
 
     Returns
     -------
@@ -296,11 +289,9 @@ def numpy_allocator(
     NodeError
         A node that this process may not use.
     """
-    if threads not in THREADS:
-        raise ValueError(
-            message("numpy_allocator", f"threads={threads!r}", " or ".join(map(repr, THREADS)), "choose one")
-        )
+    if not isinstance(new_threads, bool):
+        raise TypeError(message("numpy_allocator", f"new_threads={new_threads!r}", "True or False"))
     chosen = None if policy is None else as_policy("numpy_allocator", policy)
     if chosen is not None:
         _handler_for("policy", chosen)
-    return NumpyAllocator(chosen, threads)
+    return NumpyAllocator(chosen, new_threads)

@@ -100,7 +100,8 @@ class Prefault:
     Attributes
     ----------
     seconds : float
-    threads : int
+    workers : int
+        Threads that did it.
     faulted : int or None
         Pages that were not there before; None where the kernel does not tell.
     placement : Placement
@@ -108,7 +109,7 @@ class Prefault:
     """
 
     seconds: float
-    threads: int
+    workers: int
     faulted: int | None
     placement: Placement
 
@@ -128,7 +129,7 @@ class Prefault:
         """Return everything as JSON can hold it."""
         return {
             "seconds": self.seconds,
-            "threads": self.threads,
+            "workers": self.workers,
             "faulted": self.faulted,
             "gb_per_s": self.gb_per_s,
             "placement": self.placement.to_dict(),
@@ -137,10 +138,10 @@ class Prefault:
     def __str__(self) -> str:
         rate = f", {self.gb_per_s:.2f} GB/s" if self.gb_per_s is not None else ""
         count = "?" if self.faulted is None else self.faulted
-        return f"{count} pages faulted in by {self.threads} threads in {self.seconds:.3f} s{rate}; {self.placement}"
+        return f"{count} pages faulted in by {self.workers} threads in {self.seconds:.3f} s{rate}; {self.placement}"
 
 
-def prefault(a: Array, threads: int | None = None, *, progress: bool | None = None) -> Prefault:
+def prefault(a: Array, workers: int | None = None, *, progress: bool | None = None) -> Prefault:
     """Fault in all pages of an array now, in parallel, without changing its contents.
 
     Each thread is bound to the node of the pages it works on, so the kernel clears them there. hpcalloc's memory
@@ -152,8 +153,8 @@ def prefault(a: Array, threads: int | None = None, *, progress: bool | None = No
     ----------
     a : numpy.ndarray
         Writable. What lies between the elements of a strided view is faulted in as well.
-    threads : int, optional
-        By default one for each CPU that the caller may use, at most one for each 2 MiB.
+    workers : int, optional
+        Threads that do it, by default one for each CPU that the caller may use, at most one for each 2 MiB.
     progress : bool, optional
         Show a bar on standard error. By default from 1 GiB, if that is a terminal.
 
@@ -169,13 +170,13 @@ def prefault(a: Array, threads: int | None = None, *, progress: bool | None = No
     PlacementError
         The memory can't be written.
     ValueError, TypeError
-        A read-only array, none at all, or a number of threads below 1.
+        A read-only array, none at all, or fewer workers than 1.
     """
     start, length = _checked("prefault", a)
-    if threads is not None and (isinstance(threads, bool) or not hasattr(threads, "__index__")):
-        raise TypeError(message("prefault", f"threads={threads!r}", "an integer or None", "pass a number"))
-    if threads is not None and threads < 1:
-        raise ValueError(message("prefault", f"threads={threads}", "1 or more", "omit it for all CPUs"))
+    if workers is not None and (isinstance(workers, bool) or not hasattr(workers, "__index__")):
+        raise TypeError(message("prefault", f"workers={workers!r}", "an integer or None"))
+    if workers is not None and workers < 1:
+        raise ValueError(message("prefault", f"workers={workers}", "1 or more", "omit it for all CPUs"))
     if not a.flags.writeable:
         raise ValueError(
             message("prefault", "a read-only array", "writable memory", "pass the array it is a view of")
@@ -184,7 +185,7 @@ def prefault(a: Array, threads: int | None = None, *, progress: bool | None = No
     untouched = before.untouched if not isinstance(before, int) else None
     _check_room(length if untouched is None else untouched * _native.page_size())
     cpus = frozenset(os.sched_getaffinity(0))
-    count = min(threads or len(cpus), max(1, -(-length // _HUGE)))
+    count = min(workers or len(cpus), max(1, -(-length // _HUGE)))
     work = _Work(_chunks(_homes(a, start, length), max(_HUGE, min(_CHUNK, length // count))))
     if progress is None:
         progress = length >= _BAR_FROM and is_looked_at(sys.stderr)

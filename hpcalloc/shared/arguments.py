@@ -15,6 +15,7 @@ import numpy as np
 
 from .._text import size_text
 from ..exceptions import OutOfMemoryError, message
+from ..memory.arrays import as_dtype
 from .layout import Blocks, Split
 
 __all__ = ["Arguments", "ArrayRequest", "cgroup", "check", "check_room", "check_same", "shm"]
@@ -69,7 +70,7 @@ def check(
     except TypeError:
         raise TypeError(message(call, f"shape={shape!r}", "an integer or a sequence of integers")) from None
     try:
-        kind = np.dtype(dtype)
+        kind = np.dtype(as_dtype(dtype))
     except TypeError as bad:
         raise TypeError(message(call, f"dtype={dtype!r}: {bad}", "what numpy.dtype takes")) from None
     if kind.hasobject or kind.itemsize == 0:

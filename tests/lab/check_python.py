@@ -169,7 +169,7 @@ def numpys_own(nodes):
     """NumPy's results and temporaries are where the handler's policy says, in new threads too, whoever writes first."""
     for node in nodes:
         other = next(n for n in nodes if n != node)
-        with hpcalloc.numpy_allocator(hpcalloc.on_node(node), threads="all"):
+        with hpcalloc.numpy_allocator(hpcalloc.on_node(node), new_threads=True):
             # the thread runs on the other node's CPUs, so first touch would put them there
             for count in (1000, 100_000, 1_000_000):
                 a = on_cpus_of(other, lambda count=count: np.ones(count) * 2 + np.arange(count))
