@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import SupportsIndex
 
-from .exceptions import NodeError
+from .exceptions import NodeError, message
 
 __all__ = ["Policy", "as_policy", "blocked", "interleave", "local", "node_ids", "on_node"]
 
@@ -42,14 +42,12 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"Policy: kind={self.kind!r}; limit: {', '.join(KINDS)}; remedy: choose one")
+            raise ValueError(message("Policy", f"kind={self.kind!r}", ", ".join(KINDS)))
         if self.kind == "on_node" and len(self.nodes) != 1:
-            raise NodeError(
-                f"Policy: on_node with nodes={self.nodes!r}; limit: one id; remedy: use on_node(n)"
-            )
+            raise NodeError(message("Policy", f"on_node with nodes={self.nodes!r}", "one id"))
         for name in ("strict", "populate"):
             if not isinstance(value := getattr(self, name), bool):
-                raise TypeError(f"Policy: {name}={value!r}; limit: True or False; remedy: pass one of these")
+                raise TypeError(message("Policy", f"{name}={value!r}", "True or False"))
 
     def __reduce__(self) -> tuple[type[Policy], tuple[object, ...]]:
         # Without what other modules keep with the value (arrays.py: its data handler).
@@ -68,9 +66,7 @@ def node_ids(call: str, nodes: Iterable[SupportsIndex]) -> tuple[int, ...]:
     try:
         listed = list(nodes)
     except TypeError:
-        raise TypeError(
-            f"{call}: nodes={nodes!r}; limit: a sequence of node ids; remedy: pass a list"
-        ) from None
+        raise TypeError(message(call, f"nodes={nodes!r}", "a sequence of node ids")) from None
     return tuple(sorted({_id(call, node) for node in listed}))
 
 
@@ -80,7 +76,7 @@ def _some_ids(call: str, nodes: Iterable[SupportsIndex] | None) -> tuple[int, ..
     ids = node_ids(call, nodes)
     if not ids:
         raise NodeError(
-            f"{call}: nodes is empty; limit: at least one id; remedy: omit it for all allowed nodes that have CPUs"
+            message(call, "nodes is empty", "at least one id", "omit it for all allowed nodes that have CPUs")
         )
     return ids
 
@@ -88,11 +84,11 @@ def _some_ids(call: str, nodes: Iterable[SupportsIndex] | None) -> tuple[int, ..
 def _id(call: str, node: SupportsIndex) -> int:
     # bool is an int, but a node called True is a mistake
     if not hasattr(node, "__index__") or isinstance(node, bool):
-        raise TypeError(f"{call}: node {node!r} is not an integer; remedy: pass a node id such as 0")
+        raise TypeError(message(call, f"node {node!r}", "an integer"))
     node = node.__index__()
     if not 0 <= node < MAX_NODES:
         raise NodeError(
-            f"{call}: node {node}; limit: ids are 0 to {MAX_NODES - 1}; remedy: see `hpcalloc topology`"
+            message(call, f"node {node}", f"ids are 0 to {MAX_NODES - 1}", "see `hpcalloc topology`")
         )
     return node
 
@@ -133,7 +129,7 @@ def blocked(
     Along an inner axis every row is split, which needs rows of at least a page per node.
     """
     if not hasattr(axis, "__index__") or isinstance(axis, bool):
-        raise TypeError(f"blocked: axis {axis!r} is not an integer; remedy: pass an axis such as 0")
+        raise TypeError(message("blocked", f"axis={axis!r}", "an integer"))
     ids = _some_ids("blocked", nodes)
     return Policy("blocked", ids, axis=axis.__index__(), strict=strict, populate=populate)
 
@@ -146,7 +142,7 @@ def as_policy(call: str, policy: Policy | str) -> Policy:
     if isinstance(policy, str) and policy in names:
         return Policy(policy)
     error = ValueError if isinstance(policy, str) else TypeError
-    raise error(
-        f"{call}: policy={policy!r}; limit: {', '.join(map(repr, names))} or a Policy; "
-        "remedy: pass hpcalloc.local(), on_node(n), interleave() or blocked()"
+    limit = (
+        f"{', '.join(map(repr, names))} or a Policy: hpcalloc.local(), on_node(n), interleave(), blocked()"
     )
+    raise error(message(call, f"policy={policy!r}", limit))

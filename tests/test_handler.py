@@ -465,8 +465,8 @@ def test_threads_free_each_others_arrays_under_many_handlers():
     [
         (["blocked"], {}, ValueError, "not its shape"),
         ([hpcalloc.blocked(1)], {}, ValueError, r"interleave\(\)"),
-        (["nowhere"], {}, ValueError, "remedy"),
-        ([3], {}, TypeError, "remedy"),
+        (["nowhere"], {}, ValueError, "limit: 'local'"),
+        ([3], {}, TypeError, "limit: 'local'"),
         ([hpcalloc.on_node(1023)], {}, hpcalloc.NodeError, "may use nodes"),
         ([], {"new_threads": "all"}, TypeError, "True or False"),
     ],

@@ -101,8 +101,10 @@ def test_stats_sum_and_unknown_node():
 def test_error_for(code, kind):
     error = error_for(code, "call", "value", "the limit")
     assert type(error) is kind
-    for part in ("call", "value", "limit: the limit", "remedy: "):
+    for part in ("call", "value", "limit: the limit"):
         assert part in str(error)
+    assert ("remedy" in str(error)) == (code in (errno.ENODEV, errno.EPERM))
+    assert str(error_for(code, "call", "value", "the limit", "do this")).endswith("; remedy: do this")
     if isinstance(error, OSError):
         assert error.errno == code
     assert type(error_for(errno.EPERM, "c", "v", "l", kind=BindingError)) is BindingError

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Pages faulted in ahead of use and moved: what is counted, kept and refused. Where pages go: tests/lab."""
 
+import ctypes
 import mmap
 import os
 import subprocess
@@ -118,6 +119,19 @@ def test_prefault_of_memory_that_cannot_be_written(tmp_path):
         hpcalloc.prefault(claim)
     with pytest.raises(ValueError, match="read-only"):
         hpcalloc.prefault(mapped)
+
+
+def test_prefault_of_addresses_without_memory():
+    """The kernel says ENOMEM of these too, and it is no shortage."""
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    long = ctypes.c_long
+    start = libc.mmap(None, long(8 << 30), 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, long(0))
+    assert libc.munmap(ctypes.c_void_p(start), long(8 << 30)) == 0
+    interface = {"version": 3, "typestr": "|u1", "shape": (1 << 20,), "data": (start + (4 << 30), False)}
+    hole = np.asarray(type("Hole", (), {"__array_interface__": interface})())
+    with pytest.raises(hpcalloc.PlacementError, match="EFAULT .*limit: memory that is mapped$"):
+        hpcalloc.prefault(hole)
 
 
 def test_prefault_beyond_what_there_is(monkeypatch):

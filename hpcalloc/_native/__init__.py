@@ -312,13 +312,17 @@ _LIMITS = {
 }
 
 
-def describe_room(size: int, nodes: Iterable[int]) -> str:
-    """Say what was too narrow for `size` bytes: a limit of the process, its cgroup or the machine, then the nodes."""
+def exceeded(size: int) -> str:
+    """Say which limit of the process, its cgroup or the machine is below `size` bytes; "" if none is."""
     limits = ffi.new("numalloc_limits_t *")
-    text = describe_nodes(nodes)
     if lib.numalloc_limits(limits) == 0:
         for name, narrow in _LIMITS.items():
             left = int(getattr(limits, name))
             if left < size:
-                return f"{narrow.format(f'{left / 2**30:.2f} GiB')}, {text}"
-    return text
+                return narrow.format(f"{left / 2**30:.2f} GiB")
+    return ""
+
+
+def describe_room(size: int, nodes: Iterable[int]) -> str:
+    """Say what was too narrow for `size` bytes: the limit that is `exceeded`, then the nodes."""
+    return ", ".join(filter(None, (exceeded(size), describe_nodes(nodes))))

@@ -11,7 +11,6 @@ from ..exceptions import BindingError, HpcallocError, NodeError, OutOfMemoryErro
 __all__ = ["error_for", "name_of"]
 
 _REMEDIES = {
-    errno.ENOMEM: "ask for less, spread it with policy=hpcalloc.interleave(), or drop strict=True",
     errno.ENODEV: "name nodes that `hpcalloc topology` lists as allowed",
     errno.EPERM: "in a container, allow mbind and move_pages (--cap-add SYS_NICE or a seccomp profile)",
     errno.ENOSYS: "use a kernel built with CONFIG_NUMA and CONFIG_MIGRATION",
@@ -41,7 +40,7 @@ def error_for(
     call, value, limit : str
         What was called, with what, and what bounds it ("node 0 has 3.1 GiB free").
     remedy : str, optional
-        What to do; a general one for the code by default.
+        What to do; by default what always helps against that code, if anything does.
     kind : type, optional
         What it is when the code names neither memory nor a node: PlacementError or BindingError, with `errno`
         set.
@@ -51,8 +50,7 @@ def error_for(
     HpcallocError
         OutOfMemoryError (ENOMEM), NodeError (ENODEV), otherwise `kind`.
     """
-    remedy = remedy or _REMEDIES.get(code, "see what `hpcalloc report` says of this process")
-    text = message(call, f"{value}: {name_of(code)}", limit, remedy)
+    text = message(call, f"{value}: {name_of(code)}", limit, remedy or _REMEDIES.get(code, ""))
     if code == errno.ENOMEM:
         return OutOfMemoryError(text)
     if code == errno.ENODEV:

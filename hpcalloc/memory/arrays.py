@@ -13,6 +13,7 @@ Python objects are refused.
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import operator
@@ -90,7 +91,7 @@ def _make_handler(policy: Policy, stripe: int) -> object:
         if node not in allowed:
             raise NodeError(
                 f"hpcalloc: node {node} of policy {policy}; limit: this process may use nodes "
-                f"{', '.join(map(str, allowed))}; remedy: name one of these"
+                f"{', '.join(map(str, allowed))}"
             )
     nodes = None  # all allowed
     if policy.kind in ("interleave", "blocked"):
@@ -182,8 +183,7 @@ def stripe_of(call: str, policy: Policy, shape: tuple[int, ...], itemsize: int, 
     axis = policy.axis + len(shape) if policy.axis < 0 else policy.axis
     if not 0 <= axis < len(shape):
         raise ValueError(
-            f"{call}: policy {policy} for shape={shape}; limit: axis from {-len(shape)} to {len(shape) - 1}; "
-            "remedy: name one of these"
+            f"{call}: policy {policy} for shape={shape}; limit: axis from {-len(shape)} to {len(shape) - 1}"
         )
     outer, inner = (shape[:axis], shape[axis:]) if order == "C" else (shape[axis + 1 :], shape[: axis + 1])
     nodes = len(policy.nodes or _native.spread_nodes())
@@ -218,7 +218,7 @@ def _explain(
         if "holds references" not in text:
             return TypeError(
                 f"{call}: shape={shape!r}, dtype={dtype!r}: {text}; limit: an integer or a sequence of them, and a "
-                "dtype of NumPy's; remedy: pass these"
+                "dtype of NumPy's"
             )
         return TypeError(
             f"{call}: dtype={np.dtype(dtype)} holds references to Python objects; limit: raw data only; "
@@ -236,15 +236,21 @@ def _explain(
         nodes = chosen.nodes
         if not nodes:
             nodes = (_native.current_node(),) if chosen.kind == "local" else _native.spread_nodes()
+        only_nodes = code == errno.ENOMEM and chosen.strict and not _native.exceeded(size)
         return error_for(
-            code, where, f"{size} bytes ({size / 2**30:.3g} GiB)", _native.describe_room(size, nodes)
+            code,
+            where,
+            f"{size} bytes ({size / 2**30:.3g} GiB)",
+            _native.describe_room(size, nodes),
+            "name more nodes, or leave strict=True out: others serve then when these are full"
+            if only_nodes
+            else "",
         )
     if "order" in text:
         known = "'C', 'F', 'A' or 'K'" if call.endswith(("array", "_like")) else "'C' or 'F'"
         return ValueError(f"{call}: order={order!r}; limit: {known}")
     return ValueError(
-        f"{where}: {text}; limit: at most {_DIMS_MAX} dimensions, none negative, less than 2**63 bytes in "
-        "all; remedy: check how the shape is computed"
+        f"{where}: {text}; limit: at most {_DIMS_MAX} dimensions, none negative, less than 2**63 bytes in all"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import sys
 import threading
@@ -200,13 +201,21 @@ def prefault(a: Array, workers: int | None = None, *, progress: bool | None = No
     lost = work.failed or next(iter(work.refused), None)
     if lost is not None:
         at, size, nodes = lost
-        raise error_for(
-            work.code if work.failed else errno.ENOMEM,
-            "prefault",
-            f"{size} of {length} bytes, at {at:#x}",
-            _native.describe_room(size, nodes),
-        )
+        code, limit = work.code if work.failed else errno.ENOMEM, _native.describe_room(size, nodes)
+        if code == errno.ENOMEM and not _is_mapped(at, size):
+            code, limit = errno.EFAULT, "memory that is mapped"
+        raise error_for(code, "prefault", f"{size} of {length} bytes, at {at:#x}", limit)
     return Prefault(seconds, count, untouched, placement(a))
+
+
+def _is_mapped(start: int, length: int) -> bool:
+    import ctypes  # hardly ever
+
+    page = mmap.PAGESIZE
+    begin = start - start % page
+    states = (ctypes.c_ubyte * -(-(start + length - begin) // page))()
+    span = ctypes.c_size_t(start + length - begin)
+    return bool(ctypes.CDLL(None).mincore(ctypes.c_void_p(begin), span, states) == 0)
 
 
 def _check_room(need: int) -> None:

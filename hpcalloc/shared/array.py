@@ -193,13 +193,13 @@ def _place(state: RankState, call: str, mapping: SharedMapping, blocks: Blocks) 
     if code != 0:
         directory, free, _ = shm()
         limit = f"{directory} has {size_text(free)} free, {_native.describe_nodes(home.nodes)}"
-        raise error_for(code, call, what, limit, "ask for less, or enlarge what is too small")
+        raise error_for(code, call, what, limit)
     if home.strict and length:
         where = range_placement(start, length, home.nodes)
         if where.local_fraction != 1.0:
             limit = _native.describe_nodes(home.nodes)
             raise OutOfMemoryError(
-                message(call, f"{what}: {where}", limit, "ask for less, or drop strict=True")
+                message(call, f"{what}: {where}", limit, "drop strict=True: other nodes serve then")
             )
 
 
