@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-__all__ = ["BINDINGS", "count_text", "percent", "plural", "size_text"]
+import re
+
+__all__ = ["BINDINGS", "count_text", "percent", "plain_text", "plural", "size_text"]
 
 # What `Context.action` names, in words.
 BINDINGS = {
@@ -47,3 +49,8 @@ def count_text(count: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Write ``1 rank``, ``2 ranks``."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def plain_text(text: str) -> str:
+    """Replace bytes that are no UTF-8, and characters that would control a terminal."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", "\ufffd", text)

@@ -810,3 +810,12 @@ def test_memory_is_spread_over_nodes_with_cpus_unless_others_are_named(monkeypat
         assert made == [nodes]
     cpus.update({0: 0, 1: 0})
     assert _native.spread_nodes() == (0, 1, 2)
+
+
+def test_full_wants_a_value():
+    for call in (hpcalloc.full, hpcalloc.full_like):
+        for arguments in (((3,),), ((np.ones(2)),)):
+            with pytest.raises(TypeError):
+                call(*arguments)
+    with pytest.raises(TypeError):
+        hpcalloc.full(shape=3, dtype=float)

@@ -114,7 +114,7 @@ def test_of_variants_that_are_alike_the_simplest_is_best(monkeypatch):
         lambda name, *_: ({"as-launched": 9.0, "pinned": 3.0, "base-pages": 5.0}.get(name, 2.99), ""),
     )
     counts = chosen(["pinned", "allocator", "base-pages"], FOUR_NODES, 2)
-    result = variants.compare(["program"], counts)
+    result = variants.compare(["program"], counts, metric="its own")
     assert (result["best"], result["alike"]) == ("pinned", ["allocator"])
     assert [row.get("verdict") for row in result["rows"]] == [None, "faster", "faster", "faster"]
 
@@ -183,6 +183,29 @@ def test_a_run_that_does_not_end_is_ended(program):
     figure, error = variants._measure("as-launched", None, words, None, None, 0.5)
     assert figure is None
     assert error == "not done after 0.5 s"
+
+
+def test_seconds_are_without_the_start(monkeypatch):
+    took = {"true": 2.0, "program": 5.0}
+    monkeypatch.setattr(variants, "_measure", lambda _name, _ranks, program, *_: (took[program[0]], ""))
+    result = variants.compare(["program"], {"as-launched": None, "pinned": None}, repeats=1)
+    assert [row["figures"] for row in result["rows"]] == [[3.0], [3.0]]
+    took["program"] = 1.5
+    result = variants.compare(["program"], {"as-launched": None}, repeats=1)
+    assert "ends as soon as it is started" in result["rows"][0]["errors"][0]
+
+
+def test_ranks_by_unit_have_threads_of_their_own(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    seen = {}
+    monkeypatch.setattr(
+        variants, "finish", lambda words, _limit, environment: seen.update(environment) or (0, "9")
+    )
+    variants._measure("rank-per-node", 2, ["program"], "mpirun -n {n}", None, 1.0)
+    assert "OMP_NUM_THREADS" not in seen
+    assert variants._line("rank-per-node", 2, ["program"], "mpirun -n {n}").startswith(
+        "env -u OMP_NUM_THREADS mpirun"
+    )
 
 
 def test_every_variant_is_described():

@@ -292,7 +292,7 @@ def _host(name, first_rank):
          "local_share": 0.25, "ran_on_nodes": "0-3"}
         for i in range(3)
     ]  # fmt: skip
-    return {"host": name, "processes": seen, "ended": [7], "findings": []}
+    return {"host": name, "processes": seen, "ended": [7], "closed": [], "findings": []}
 
 
 def test_ids_in_steps_read_well():
@@ -314,30 +314,58 @@ def test_the_table_has_80_columns(capsys, monkeypatch, threads):
 
 
 def test_a_job_is_asked_on_each_host_and_a_silent_one_is_named(tmp_path, monkeypatch):
-    answer = tmp_path / "answer"
-    answer.write_text(json.dumps(_host("node1", 4)) + "\n")
+    (tmp_path / "answer").write_text(json.dumps(_host("node1", 4)) + "\n")
     commands = {
-        "squeue": "echo node[1-2]",
+        "squeue": f'echo "$@" >{tmp_path}/squeue.words; echo 125 "node[1-2]"',
         "scontrol": "printf 'node1\\nnode2\\n'",
-        "srun": f'echo "$@" >{tmp_path}/srun; echo noise; cat {answer}; echo "srun: error: node2: down" >&2; exit 1',
+        "srun": f'echo "$@" >>{tmp_path}/srun.words; case "$*" in *=node1*) echo noise; cat {tmp_path}/answer;; '
+        '*) printf "srun: error: node2: \\033[31mdown\\n" >&2; exit 1;; esac',
     }
     for name, body in commands.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    result = run("--job", "123")
-    assert result.exit_code == 0
-    assert "1 of 2 hosts of job 123 did not answer: srun: error: node2: down" in result.output
-    assert result.output.count("solver.py") == 0  # the command is cut
+    result = run("--job", "123_4")
+    assert result.exit_code == 0, result.output
+    assert "no answer from node2: srun: error: node2: \ufffd[31mdown" in result.output
     assert sum("25 %" in line for line in result.output.splitlines()) == 3
-    words = (tmp_path / "srun").read_text().split()
-    assert {"--jobid=123", "--overlap", "--nodes=2", "--ntasks-per-node=1"} <= set(words)
+    assert "--jobs=123_4" in (tmp_path / "squeue.words").read_text()
+    words = (tmp_path / "srun.words").read_text().split()
+    assert {"--jobid=125", "--overlap", "--nodelist=node1", "--nodelist=node2"} <= set(words)
     (tmp_path / "squeue").write_text(
         "#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2\nexit 1\n"
     )
     result = run("--job", "123")
     assert result.exit_code == 2
     assert "Invalid job id" in result.output
+
+
+def test_escape_codes_of_others_do_not_reach_the_terminal():
+    evil = subprocess.Popen(
+        ["\033]0;owned\a\n", "30"],
+        executable="/bin/sleep",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while read_process(evil.pid).command.startswith(os.path.basename(sys.executable)):
+            pass  # not exec'ed yet
+        result = run(evil.pid, "--threads")
+    finally:
+        evil.kill()
+        evil.wait()
+    assert "\033" not in result.output
+    assert "\a" not in result.output
+    assert "owned" in result.output
+
+
+def test_what_hidepid_hides_is_named(monkeypatch):
+    def read(_pid, _root="/"):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(ps, "read_process", read)
+    monkeypatch.setattr(ps, "select", lambda **_: [4242])
+    assert "hidden by /proc's hidepid: PID 4242" in run("--user").output
 
 
 def test_watching_looks_again_until_it_is_interrupted(sleeper, monkeypatch):

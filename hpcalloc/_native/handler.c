@@ -487,7 +487,7 @@ typedef struct shortcut {
     PyObject *word[WORDS]; /* the parameters' names, interned; NULL after the last */
 } shortcut;
 
-/* False: a parameter that is not served here, too many, or not the first. */
+/* False: a parameter that is not served here, too many, or one that must be there is not. */
 static int sort_arguments(const shortcut *self, PyObject *const *args, Py_ssize_t count, PyObject *names,
                           PyObject *value[SLOTS]) {
     const form *form = self->form;
@@ -500,7 +500,8 @@ static int sort_arguments(const shortcut *self, PyObject *const *args, Py_ssize_
         if (self->word[which] == NULL || value[form->parameter[which].slot] != NULL) return 0;
         value[form->parameter[which].slot] = args[count + i];
     }
-    return value[FIRST] != NULL && (value[OTHER] == NULL || value[OTHER] == Py_None) &&
+    int filled = form->parameter[1].slot == FILL; /* in place of what the memory holds */
+    return value[FIRST] != NULL && (!filled || value[FILL] != NULL) && (value[OTHER] == NULL || value[OTHER] == Py_None) &&
            (value[SUBOK] == NULL || value[SUBOK] == Py_False);
 }
 

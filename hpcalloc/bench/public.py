@@ -129,7 +129,7 @@ def _run_once(program: Program, library: str, into: Measurement, timeout: float)
     with tempfile.TemporaryDirectory() as scratch, open(program.input or os.devnull, "rb") as standard_input:
         measured, output = Path(scratch) / "measured", Path(scratch) / "output"
         # The library is for the program, and not for what measures it.
-        preload = ["env", f"LD_PRELOAD={library}"] if library else []
+        preload = ["env", *([f"LD_PRELOAD={library}"] if library else [])]
         command = [str(installed("rusage")), str(measured), *preload, *program.command]
         try:
             if fits:  # the child inherits it

@@ -40,16 +40,18 @@ class Variant:
     run : tuple of str or None
         Options of ``hpcalloc run``; None: without it.
     environment : mapping
-        More variables.
+        Variables; None: not set.
     ranks : {"", "package", "node", "cache"}
         As many ranks a host as it has of these; "" for as many as were asked for.
     """
 
     what: str
     run: tuple[str, ...] | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
     ranks: str = ""
 
+
+_OWN_THREADS = {"OMP_NUM_THREADS": None}  # `hpcalloc run` keeps what is set
 
 VARIANTS = {
     BASE: Variant("the launcher alone"),
@@ -59,10 +61,14 @@ VARIANTS = {
     "base-pages": Variant(
         "pinned, malloc by hpcalloc without huge pages", ("--preload",), {"NUMALLOC_HUGEPAGES": "never"}
     ),
-    "rank-per-package": Variant("one rank a package, threads on its cores", ("--preload",), ranks="package"),
-    "rank-per-node": Variant("one rank a NUMA node, threads on its cores", ("--preload",), ranks="node"),
+    "rank-per-package": Variant(
+        "one rank a package, threads on its cores", ("--preload",), _OWN_THREADS, "package"
+    ),
+    "rank-per-node": Variant(
+        "one rank a NUMA node, threads on its cores", ("--preload",), _OWN_THREADS, "node"
+    ),
     "rank-per-cache": Variant(
-        "one rank a last-level cache, threads on its cores", ("--preload",), ranks="cache"
+        "one rank a last-level cache, threads on its cores", ("--preload",), _OWN_THREADS, "cache"
     ),
 }
 
@@ -160,7 +166,7 @@ def compare(
         Runs of each that count, after one that does not.
     metric : str, optional
         A regular expression; its group, or the whole match, is the figure: the last one that a run prints. By default the
-        seconds from start to end.
+        seconds from start to end, less those that the same line takes for the program ``true``.
     higher : bool
         More of it is better.
     timeout : float
@@ -179,10 +185,15 @@ def compare(
     runs: dict[str, list[float | None]] = {name: [] for name in counts}
     errors: dict[str, list[str]] = {name: [] for name in counts}
     names = list(counts)
+    starts = (
+        {} if pattern is not None else {name: _start(name, counts[name], launcher, timeout) for name in names}
+    )
     for turn in range(repeats + 1):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:  # nobody is always first
             advance(name)
             figure, error = _measure(name, counts[name], program, launcher, pattern, timeout)
+            if figure is not None and starts and (figure := figure - starts[name]) <= 0:
+                figure, error = None, "it ends as soon as it is started: give --metric, or more work"
             if error:
                 errors[name].append(error)
             if turn:
@@ -227,6 +238,12 @@ def _best(
         for row in better
         if verdict(_ratios(runs[row["variant"]], runs[fastest], higher)) != "slower"
     ]
+
+
+def _start(name: str, ranks: int | None, launcher: str | None, timeout: float) -> float:
+    """Seconds that the launcher and `hpcalloc run` themselves take: the median of three; 0 where that fails."""
+    runs = [_measure(name, ranks, ["true"], launcher, None, timeout)[0] for _ in range(3)]
+    return statistics.median([run for run in runs if run is not None] or [0.0])
 
 
 def verdict(ratios: Sequence[float]) -> Verdict:
@@ -289,7 +306,10 @@ def _line(name: str, ranks: int | None, program: Sequence[str], launcher: str | 
     words = _words(name, ranks, program, launcher)
     text = shlex.join(words).replace(f"{shlex.quote(sys.executable)} -m hpcalloc run", "hpcalloc run")
     text = text.replace(words[0], os.path.basename(words[0]), 1)
-    return " ".join([*(f"{k}={v}" for k, v in VARIANTS[name].environment.items()), text])
+    settings = VARIANTS[name].environment
+    unset = [word for k, v in settings.items() if v is None for word in ("-u", k)]
+    prefix = ["env", *unset] if unset else []
+    return " ".join([*prefix, *(f"{k}={v}" for k, v in settings.items() if v is not None), text])
 
 
 def _measure(
@@ -301,7 +321,8 @@ def _measure(
     timeout: float,
 ) -> tuple[float | None, str]:
     """Run once; the figure, or None with what went wrong."""
-    environment = {**os.environ, **VARIANTS[name].environment}
+    merged = {**os.environ, **VARIANTS[name].environment}
+    environment = {name: value for name, value in merged.items() if value is not None}
     began = time.perf_counter()
     try:
         code, said = finish(_words(name, ranks, program, launcher), timeout, environment)

@@ -65,8 +65,8 @@ def command(
     """Run PROGRAM under several placements, in turns, and say which it likes best.
 
     `hpcalloc compare -n 8 -- python solver.py`. It runs one time more than --repeats for each variant; the first runs do not
-    count. A difference is one of at least 2 % that chance would give in less than 1 of 100 cases; below eight repeats none
-    can be told from chance.
+    count. A variant differs if it does so by 2 % or more and chance would give that in less than 1 of 100 cases; below eight
+    repeats nothing can be told from chance. Seconds from start to end are without those that the launcher takes.
 
     Exit code: 0 compared, 1 a variant failed, 2 the question can't be answered.
     """

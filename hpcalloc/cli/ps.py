@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import click
 from rich.table import Table
 
-from .._text import size_text
+from .._text import plain_text, size_text
 from ..discover.running import Process, read_process, select
 from ..discover.topology import Topology, format_ids, ids_text, parse_ids
 from ..doctor.finding import Finding, merge
@@ -28,7 +30,8 @@ from .options import SECONDS, json_flag
 __all__ = ["command"]
 
 SCHEMA = 1  # of the JSON; goes up when a key changes its meaning
-_SRUN_WAIT = 60  # seconds for the hosts of a job to answer
+_SRUN_WAIT = 60  # seconds for a host of a job to answer
+_STEPS = 16  # started at a time
 
 
 @click.command()
@@ -118,11 +121,14 @@ def _look(pids: Sequence[int]) -> dict[str, Any]:
     topology, host = Topology.from_machine(), socket.gethostname()
     found: list[Process] = []
     ended: list[int] = []
+    closed: list[int] = []
     for pid in pids:
         try:
             found.append(read_process(pid))
         except ProcessLookupError:
             ended.append(pid)
+        except PermissionError:
+            closed.append(pid)
     return {
         "host": host,
         "processes": [
@@ -134,64 +140,74 @@ def _look(pids: Sequence[int]) -> dict[str, Any]:
             for process in found
         ],
         "ended": ended,
+        "closed": closed,
         "findings": [finding.to_dict() for finding in examine(found, topology, host)],
     }
 
 
 def _over_hosts(job: str) -> list[dict[str, Any]]:
-    """Look on each host of a Slurm job by a step of one task a host, beside the job's own steps."""
-    if not job.isdigit():
-        raise HpcallocError(message("ps --job", repr(job), "the number of a Slurm job", "see squeue --me"))
+    """Look on each host of a Slurm job by a step of one task there, beside the job's own steps."""
+    if not re.fullmatch(r"\d+(_\d+)?(\+\d+)?", job):
+        raise HpcallocError(
+            message("ps --job", repr(job), "a job of Slurm: 123, 123_4 of an array, 123+1 of a mixed one")
+        )
     for program in ("squeue", "scontrol", "srun"):
         if shutil.which(program) is None:
-            raise HpcallocError(
-                message("ps --job", f"{program} is not on the PATH", "Slurm's commands", "load them")
-            )
-    nodes = _answer(["squeue", "--noheader", "--states=RUNNING", f"--jobs={job}", "--format=%N"])
-    if not nodes:
+            raise HpcallocError(message("ps --job", f"{program} is not on the PATH", "Slurm's commands"))
+    # An array's task has a number of its own, which its processes know.
+    running = _answer(["squeue", "--noheader", "--states=RUNNING", f"--jobs={job}", "--format=%A %N"])
+    places = [
+        (number, host)
+        for number, _, nodes in (line.strip().partition(" ") for line in running.splitlines())
+        for host in _answer(["scontrol", "show", "hostnames", nodes]).split()
+    ]
+    if not places:
         raise HpcallocError(message("ps --job", f"job {job} does not run", "running jobs", "see squeue --me"))
-    hosts = _answer(["scontrol", "show", "hostnames", nodes]).split()
+    with ThreadPoolExecutor(min(len(places), _STEPS)) as pool:
+        answers = list(pool.map(_on_host, places))
+    silent = [
+        f"{host}: {why}" for (_, host), (seen, why) in zip(places, answers, strict=True) if seen is None
+    ]
+    for line in silent[:8]:
+        click.echo(f"hpcalloc ps: no answer from {line}", err=True)
+    if len(silent) > 8:
+        click.echo(f"hpcalloc ps: nor from {len(silent) - 8} more hosts", err=True)
+    if len(silent) == len(places):
+        raise HpcallocError(message("ps --job", f"job {job}", "hosts that srun --overlap reaches"))
+    return [seen for seen, _ in answers if seen is not None]
+
+
+def _on_host(place: tuple[str, str]) -> tuple[dict[str, Any] | None, str]:
+    """What a step on a host sees; None with the reason if it does not answer."""
+    number, host = place
     step = [
-        "srun", f"--jobid={job}", "--overlap", "--ntasks-per-node=1", f"--nodes={len(hosts)}", f"--ntasks={len(hosts)}",
-        "--kill-on-bad-exit=0", "--mem=0", "--cpu-bind=none", "--mpi=none", "--input=none",
-        sys.executable, "-m", "hpcalloc", "ps", "--job-here", job,
+        "srun", f"--jobid={number}", "--overlap", f"--nodelist={host}", "--nodes=1", "--ntasks=1", "--mem=0",
+        "--cpu-bind=none", "--mpi=none", "--input=none", sys.executable, "-m", "hpcalloc", "ps", "--job-here", number,
     ]  # fmt: skip
     try:
         done = subprocess.run(
             step, capture_output=True, text=True, errors="replace", timeout=_SRUN_WAIT, check=False
         )
-        out, why = done.stdout, done.stderr
-    except subprocess.TimeoutExpired as error:
-        out, why = _text(error.stdout), f"no answer within {_SRUN_WAIT} s"
-    seen: list[dict[str, Any]] = []
-    for line in out.splitlines():
+    except subprocess.TimeoutExpired:
+        return None, f"nothing within {_SRUN_WAIT} s"
+    for line in done.stdout.splitlines():
         try:
-            part = json.loads(line)
+            seen = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(part, dict) and isinstance(part.get("host"), str):
-            seen.append(part)
-    missing = len(hosts) - len(seen)
-    if missing:
-        last = next((line for line in reversed(why.splitlines()) if line.strip()), "no word from srun")
-        click.echo(
-            f"hpcalloc ps: {missing} of {len(hosts)} hosts of job {job} did not answer: {last}", err=True
-        )
-    if not seen:
-        raise HpcallocError(
-            message("ps --job", f"job {job}", "hosts that srun --overlap reaches", "see the line above")
-        )
-    return seen
-
-
-def _text(output: bytes | str | None) -> str:
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+        if isinstance(seen, dict) and isinstance(seen.get("host"), str):
+            return seen, ""
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    return None, plain_text(said[-1] if said else f"srun ended with code {done.returncode}")
 
 
 def _answer(words: Sequence[str]) -> str:
-    done = subprocess.run(
-        words, capture_output=True, text=True, errors="replace", timeout=_SRUN_WAIT, check=False
-    )
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, errors="replace", timeout=_SRUN_WAIT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise HpcallocError(message("ps --job", f"{words[0]}: no answer", f"{_SRUN_WAIT} s")) from None
     if done.returncode != 0:
         why = next(iter(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
         raise HpcallocError(
@@ -208,7 +224,7 @@ def _show(seen: list[dict[str, Any]], threads: bool, as_json: bool) -> int:
     findings = merge(_finding(fields) for host in seen for fields in host["findings"])
     found = any(finding.severity != "note" for finding in findings)
     if as_json:
-        parts = [{name: host[name] for name in ("host", "processes", "ended")} for host in seen]
+        parts = [{name: host[name] for name in ("host", "processes", "ended", "closed")} for host in seen]
         whole = {"schema": SCHEMA, "hosts": parts, "findings": [finding.to_dict() for finding in findings]}
         click.echo(json.dumps(whole, indent=2))
         return int(found)
@@ -308,6 +324,10 @@ def _remarks(seen: Sequence[dict[str, Any]], rows: Sequence[tuple[str, dict[str,
     for host in seen:
         if host["ended"]:
             lines.append(f"ended while looked at: PID {', '.join(map(str, host['ended']))} on {host['host']}")
+        if host["closed"]:
+            lines.append(
+                f"hidden by /proc's hidepid: PID {', '.join(map(str, host['closed']))} on {host['host']}"
+            )
     closed = [(process, why) for _, process in rows if (why := process["hidden"])]
     if closed:
         pids = ", ".join(f"{process['pid']} ({process['user']})" for process, _ in closed[:4])

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import sys
@@ -34,6 +35,9 @@ from .options import bind_option, smt_option, threads_option
 __all__ = ["command"]
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as shells
+_LAUNCHERS = frozenset(
+    ["mpirun", "mpiexec", "mpiexec.hydra", "prterun", "orterun", "srun", "aprun", "jsrun", "torchrun"]
+)
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
@@ -80,12 +84,16 @@ def command(
     """
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run")
+    if os.path.basename(program[0]) in _LAUNCHERS:
+        line = f"{shlex.join(program[:1])} ... hpcalloc run PROGRAM"
+        raise HpcallocError(message("run", f"{program[0]!r} is a launcher", "the program of a rank", line))
     words, found = resolve(program, os.environ.get("PATH", os.defpath))
     launch, ancestor = launch_and_process()
     obstacle = found.obstacle
     files = None
     if not directory_told(os.environ):  # else inside a rank that is counted already
-        files = files_of({name: v for name, v in os.environ.items() if name not in INSIDE}, ancestor)
+        environ = {name: v for name, v in os.environ.items() if name not in INSIDE}
+        files = files_of(environ, ancestor, launch.rank, launch.size)  # of the inner one of nested launchers
     wishes = Wishes(bind, threads, smt, parse_policy(policy, strict), preload)  # type: ignore[arg-type]
     topology = Topology.from_machine()
     steps = decide(topology, _look(obstacle, launch, ancestor), wishes)
@@ -317,8 +325,6 @@ def _is_binary(path: str) -> bool:
 
 def text(steps: Steps, words: Sequence[str]) -> str:
     """Write what would be done, for people to read: a line for one of several ranks, in full for one alone."""
-    import shlex
-
     who = (
         "alone" if steps.local_rank is None else f"local rank {steps.local_rank} of {steps.local_size or '?'}"
     )

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .._text import plain_text
 from .launcher import ancestors, environment_of, parent_command, rank_name
 
 __all__ = ["Neighbour", "on_same_cpus", "other_jobs"]
@@ -63,7 +64,7 @@ def other_jobs(cpus: frozenset[int], launcher_pid: int | None) -> tuple[Neighbou
         job = _job(pid, name, environ[name], launched=name != _RUN)
         if job not in mine and job not in found:
             words = parent_command(pid)
-            found[job] = Neighbour(pid, " ".join(words)[:60], theirs, _RUN in environ)
+            found[job] = Neighbour(pid, plain_text(" ".join(words))[:60], theirs, _RUN in environ)
     return tuple(found.values())
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._text import plain_text
 from .launcher import detect_launcher, global_rank
 from .topology import format_ids, parse_ids
 
@@ -200,6 +201,8 @@ def read_process(pid: int, root: str | os.PathLike[str] = "/") -> Process:
     ------
     ProcessLookupError
         It is not there, ended meanwhile, or is a zombie.
+    PermissionError
+        This user may not look into it at all (/proc is mounted with hidepid).
     """
     base = pathlib.Path(root) / "proc" / str(pid)
     try:
@@ -224,7 +227,7 @@ def read_process(pid: int, root: str | os.PathLike[str] = "/") -> Process:
     return Process(
         pid=pid,
         user=_user(owner),
-        command=words or f"[{status.get('Name', '?')}]",
+        command=plain_text(words or f"[{status.get('Name', '?')}]"),
         threads=threads,
         mems=frozenset(parse_ids(status.get("Mems_allowed_list", ""))),
         rank=rank if ranked else None,
@@ -278,7 +281,7 @@ def _threads(base: pathlib.Path) -> Iterator[Thread]:
             continue
         yield Thread(
             task,
-            stat[stat.find("(") + 1 : stat.rfind(")")],
+            plain_text(stat[stat.find("(") + 1 : stat.rfind(")")]),
             int(words[36]),
             frozenset(parse_ids(status.get("Cpus_allowed_list", ""))),
             words[0] == "R",

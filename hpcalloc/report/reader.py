@@ -18,7 +18,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-__all__ = ["UnreadableError", "plain_text", "read", "read_file"]
+from .._text import plain_text
+
+__all__ = ["UnreadableError", "read", "read_file"]
 
 FILE_MAX = 16 << 20  # bytes of a file
 ITEMS_MAX = 1 << 16  # of a list or an object
@@ -29,11 +31,6 @@ T = TypeVar("T")
 
 class UnreadableError(ValueError):
     """A value is not what its type says; the message names the field."""
-
-
-def plain_text(text: str) -> str:
-    """Replace bytes that are no UTF-8, and characters that would control a terminal."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", "\ufffd", text)
 
 
 def read(kind: type[T], data: object, where: str = "") -> T:

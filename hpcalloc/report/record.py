@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _native
 from .._native import _handler
+from .._text import plain_text
 from ..bind.affinity import inherited_memory_policy
 from ..discover.topology import Topology, format_ids
 from ..memory.placement import Placement, ProcessMemory, process_memory, range_placement
 from ..shared.mapping import own_ranges
-from .reader import plain_text
 
 if TYPE_CHECKING:
     from ..bind.rank import RankState
