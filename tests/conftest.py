@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Options of the test suite."""
 
+import os
+
 import pytest
+from launching import without_launcher
+
+import hpcalloc
+from hpcalloc import _native
 
 
 def pytest_addoption(parser):
@@ -15,6 +21,23 @@ def pytest_addoption(parser):
         action="store_true",
         help="no other run has more MPI ranks: with --fail-on-skip, a test for more ranks is a failure",
     )
+
+
+@pytest.fixture
+def no_launcher(monkeypatch):
+    """An environment in which no launcher has started this process."""
+    for name in os.environ.keys() - without_launcher(os.environ).keys():
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def a_quarter_elsewhere(monkeypatch):
+    """Of all memory, the kernel says a quarter to be on a node that no rank has: so it must be counted, on any machine."""
+
+    def page_counts(address, length):
+        return _native.PageCounts(4096, 4, on_node={hpcalloc.current().nodes[0]: 3, 999: 1})
+
+    monkeypatch.setattr(_native, "page_counts", page_counts)
 
 
 def _has_another_run(item):

@@ -10,6 +10,21 @@ import sys
 
 import pytest
 
+# Of variables that tell a process which rank it is.
+LAUNCHER_VARIABLES = (
+    "OMPI_", "PMI", "PRTE_", "PALS_", "MPI_LOCAL", "MPIR_", "HYDRA_", "SLURM_", "FLUX_", "MV2_",
+    "JSM_", "LOCAL_RANK", "LOCAL_WORLD_SIZE",
+)  # fmt: skip
+
+
+def without_launcher(environ):
+    """An environment as it is where no launcher has started the process."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(LAUNCHER_VARIABLES) or name.startswith("OMPI_ALLOW_")
+    }
+
 
 def mpirun_path():
     """The launcher; skips the test where there is none."""

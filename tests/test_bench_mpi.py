@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 
-from launching import mpirun_words
+from launching import mpirun_words, without_launcher
 from rich.console import Console
 
 from hpcalloc.cli.bench.mpi import _table
@@ -20,13 +20,14 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples/mpi"
 
 def bench(*options, **environment):
     mpirun_words(1)  # skips without mpirun
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM", "PMI"))}
     return subprocess.run(
         [sys.executable, "-m", "hpcalloc", "bench", "mpi", *map(str, options)],
         capture_output=True,
         text=True,
         timeout=300,
-        env=clean | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} | environment,
+        env=without_launcher(os.environ)
+        | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        | environment,
         check=False,
     )
 

@@ -14,6 +14,7 @@ import types
 
 import numpy as np
 import pytest
+from launching import without_launcher
 
 import hpcalloc
 from hpcalloc import _native
@@ -23,14 +24,11 @@ from hpcalloc.plan.ranks import RankPlan
 
 ALL = frozenset(os.sched_getaffinity(0))
 NODES = _native.node_ids()
-LAUNCHER = ("OMPI_", "PMI", "PALS_", "MPI_LOCAL", "SLURM_", "FLUX_", "MV2_", "JSM_")
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch):
+def _alone(no_launcher, monkeypatch):
     """No launcher, no communicator; and everything is as before afterwards."""
-    for name in [name for name in os.environ if name.startswith(LAUNCHER)]:
-        monkeypatch.delenv(name)
     monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
     environment = dict(os.environ)
     yield
@@ -38,12 +36,12 @@ def _alone(monkeypatch):
         hpcalloc.current().close()
     assert os.sched_getaffinity(0) == ALL
     assert hpcalloc.current_policy() == hpcalloc.local()
-    changed = {k for k in os.environ if os.environ[k] != environment.get(k) and not k.startswith(LAUNCHER)}
+    changed = {k for k, value in without_launcher(os.environ).items() if value != environment.get(k)}
     assert changed <= {"PYTEST_CURRENT_TEST"}
 
 
 def run_python(code, **environment):
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER)}
+    clean = without_launcher(os.environ)
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         capture_output=True,
@@ -100,6 +98,13 @@ def test_attributes():
     assert hpcalloc.current() is None
 
 
+def test_placement_counts_pages_of_the_ranks_nodes(a_quarter_elsewhere):
+    with hpcalloc.init() as ctx:
+        where = ctx.placement(ctx.ones(100_000))
+        assert where.local_nodes == ctx.nodes
+        assert where.local_fraction == 0.75
+
+
 def test_arrays_of_a_context():
     with hpcalloc.init() as ctx:
         made = [
@@ -120,11 +125,8 @@ def test_arrays_of_a_context():
         assert made[1].flags.f_contiguous
         with pytest.raises(ValueError, match="shape=-1"):
             ctx.zeros(-1)
-        where = ctx.placement(ctx.ones(100_000))
-        assert where.local_nodes == ctx.nodes
-        assert where.local_fraction in (1.0, None)
     made[2][:] = 3  # arrays outlive the context
-    made[2].resize(100)
+    made[2].resize(100, refcheck=False)
     assert made[2].sum() == 12
 
 

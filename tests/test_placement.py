@@ -186,6 +186,6 @@ def test_answers_travel(again):
     ("nodes", "kind"), [(3, TypeError), ("01", TypeError), ([0.5], TypeError), ([-1], hpcalloc.NodeError)]
 )
 def test_local_nodes_that_are_none(nodes, kind):
-    with pytest.raises(kind, match=r"placement: node.*remedy"):
+    with pytest.raises(kind, match=r"placement: node.*limit"):
         hpcalloc.placement(np.zeros(10), local_nodes=nodes)
     assert hpcalloc.placement(np.zeros(10), local_nodes=()).local_nodes == ()

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
+from launching import without_launcher
 
 from hpcalloc.cli import ps
 from hpcalloc.cli.main import cli
@@ -63,11 +64,7 @@ def sleeper():
         sys.stdin.read()
     """
     environment = {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("OMPI_", "PMI", "SLURM"))
-        },
+        **without_launcher(os.environ),
         "OMPI_COMM_WORLD_RANK": "5",
         "OMPI_COMM_WORLD_SIZE": "8",
         "OMPI_COMM_WORLD_LOCAL_RANK": "1",

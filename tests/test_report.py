@@ -23,10 +23,8 @@ CORES = len(os.sched_getaffinity(0))
 
 
 @pytest.fixture
-def ctx(monkeypatch):
+def ctx(no_launcher, monkeypatch):
     monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
-    for name in [name for name in os.environ if name.startswith(("OMPI_", "PMI", "SLURM_"))]:
-        monkeypatch.delenv(name)
     with hpcalloc.init() as context:
         yield context
 
