@@ -11,6 +11,7 @@ import itertools
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -161,6 +162,7 @@ class Topology:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
+        cores = Counter(core.node for core in self.cores)
         return {
             "source": self.source,
             "packages": len(self.packages),
@@ -170,7 +172,7 @@ class Topology:
                     "package": n.package,
                     "memory_bytes": n.memory_bytes,
                     "cpus": format_ids(n.cpus),
-                    "cores": sum(c.node == n.id for c in self.cores),
+                    "cores": cores[n.id],
                     "allowed": n.id in self.allowed_nodes,
                     "distances": {str(m.id): self.distance(n.id, m.id) for m in self.nodes},
                 }
