@@ -304,11 +304,11 @@ struct na_region {
     uint32_t span_count;              /* descriptors ever made */
     na_span *span_unused;
     na_part part[2];
-    na_queue reserves; /* of the small part, in the order in which they were made or served last */
-    uint64_t reserved; /* slices in them */
-    uint64_t tick;     /* as the lists by age know it */
-    na_link purging;   /* spans whose memory is being given back, outside the lock */
-    uint32_t in_purge; /* batches of them */
+    na_queue reserves;                 /* of the small part, in the order in which they were made or served last */
+    uint64_t reserved;                 /* slices in them */
+    uint64_t tick;                     /* as the lists by age know it */
+    na_link purging;                   /* spans whose memory is being given back, outside the lock */
+    uint32_t in_purge[2], purge_epoch; /* batches of them, by parity of the epoch in which they were taken out */
     na_span *mixed_cache_first, *mixed_cache_last; /* mixed: freed spans with their policy, oldest first */
     uint32_t mixed_cache_count;
     /* Changed under the lock; looked at without, to skip it. */

@@ -120,6 +120,7 @@ static void *while_cancelled(void *came_back) {
     (void)pthread_cancel(pthread_self());
     (void)os_read_file("/proc/sys/vm/overcommit_memory", text, sizeof text, &length);
     (void)os_random();
+    os_nap();
     os_message("still here");
     *(int *)came_back = length > 0;
     pthread_testcancel();

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
@@ -81,6 +82,52 @@ static void each_slice_has_its_age_body(void) {
     CHECK_EQUAL(na_dirty_count((uintptr_t)young, 16 * MIB / NA_SLICE), 16 * MIB / NA_SLICE);
     numalloc_free(live);
     CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+/* NUMALLOC_PURGE_DELAY=600000. mallopt() changes the delay while a batch is out: what counts as zero is what was purged. */
+static void a_delay_that_changes_body(void) {
+    char *old = take(16 * MIB), *young = take(16 * MIB);
+    void *live = take(64 * MIB);
+    na_region *r = region();
+    memset(young, 1, 16 * MIB);
+    numalloc_free(old);
+    numalloc_free(young);
+    pthread_mutex_lock(&r->lock);
+    uint64_t later = r->tick + NA_AGES;
+    (void)na_rest_tick(r, later * na_rest_tick_ms());
+    na_dirty_set((uintptr_t)young, 16 * MIB / NA_SLICE, later);
+    na_rest_batch batch = {.age = NA_AGES};
+    na_opt.purge_delay_ms = 0;
+    na_rest_take(r, 1, UINT64_MAX / 2, &batch);
+    na_opt.purge_delay_ms = NA_PURGE_NEVER;
+    na_rest_purge(&batch);
+    na_opt.purge_delay_ms = 0;
+    CHECK_EQUAL(na_rest_put_back(r, &batch), 32 * MIB);
+    na_opt.purge_delay_ms = 600000;
+    pthread_mutex_unlock(&r->lock);
+    char *zeros = numalloc_calloc(1, 32 * MIB);
+    CHECK(zeros != NULL && zeros <= young && young < zeros + 32 * MIB);
+    for (size_t at = 0; at < 32 * MIB; at += 4096) CHECK_EQUAL(zeros[at], 0);
+    numalloc_free(zeros);
+    numalloc_free(live);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+/* NUMALLOC_PURGE_DELAY=100. More goes by age than was ever in use at a time. */
+static void more_goes_than_was_in_use_body(void) {
+    enum { COUNT = 20 };
+    void *block[COUNT];
+    for (int i = 0; i < COUNT; i++) block[i] = take(3 * MIB / 2);
+    for (int i = 0; i < COUNT; i++) numalloc_free(block[i]);
+    numalloc_free(take(30 * MIB));
+    for (int i = 0; i < 100 && resting_mib() > 4; i++) {
+        sleep_ms(150);
+        numalloc_free(take(3 * MIB));
+    }
+    CHECK(region()->used_most <= 40 * MIB);
+    for (int i = 0; i < COUNT; i++) block[i] = take(8 * MIB); /* the rule of volume goes by that */
+    for (int i = 0; i < COUNT; i++) numalloc_free(block[i]);
+    CHECK(resting_mib() < 60);
 }
 
 /* ---- by volume --------------------------------------------------------------------------------------------- */
@@ -250,7 +297,7 @@ static void no_lock_over_system_calls_body(void) {
 
 static void child_has_all(void) {
     CHECK_EQUAL(numalloc_verify(), 0);
-    for (int i = 0; i < na_region_count; i++) CHECK_EQUAL(na_regions[i].in_purge, 0);
+    for (int i = 0; i < na_region_count; i++) CHECK_EQUAL(na_regions[i].in_purge[0] + na_regions[i].in_purge[1], 0);
     free_all_kinds();
     CHECK_EQUAL(numalloc_verify(), 0);
 }
@@ -281,6 +328,63 @@ static void a_child_finds_what_was_going_body(void) {
     CHECK_EQUAL(child_code, 0);
 }
 
+/* NUMALLOC_PURGE_DELAY=0. Two threads purge such that at each time one of them is at it. numalloc_purge() waits for what was
+ * going when it was called, not for what comes later. */
+enum { TURNS_MOST = 20000 };
+static atomic_int turns;
+static atomic_bool turns_end;
+static pthread_t does_not_wait;
+static void waits_for_the_other(void) {
+    if (pthread_equal(pthread_self(), does_not_wait)) return;
+    int turn = atomic_fetch_add(&turns, 1) + 1;
+    while (atomic_load(&turns) == turn && !turns_end) sched_yield();
+}
+static void *purges_by_turns(void *unused) {
+    while (!turns_end && turns < TURNS_MOST) numalloc_free(numalloc(2 * MIB));
+    turns_end = true;
+    return unused;
+}
+static void a_purge_ends_body(void) {
+    pthread_t thread[2];
+    does_not_wait = pthread_self();
+    at_purge = waits_for_the_other;
+    machine_hook = hook;
+    for (int i = 0; i < 2; i++) CHECK_EQUAL(pthread_create(&thread[i], NULL, purges_by_turns, NULL), 0);
+    while (turns < 10) sched_yield();
+    (void)numalloc_purge();
+    bool ended = turns < TURNS_MOST;
+    turns_end = true;
+    for (int i = 0; i < 2; i++) CHECK_EQUAL(pthread_join(thread[i], NULL), 0);
+    CHECK(ended);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+/* NUMALLOC_RESERVE=64M. What another thread is giving back is free memory: a request waits for it. */
+static atomic_int purge_step;
+static void is_slow(void) {
+    if (pthread_equal(pthread_self(), does_not_wait)) return;
+    purge_step = 1;
+    sleep_ms(50);
+}
+static void *purges_all(void *unused) {
+    (void)numalloc_purge();
+    return unused;
+}
+static void a_request_waits_for_memory_that_goes_body(void) {
+    pthread_t thread;
+    does_not_wait = pthread_self();
+    numalloc_free(take(30 * MIB));
+    at_purge = is_slow;
+    machine_hook = hook;
+    CHECK_EQUAL(pthread_create(&thread, NULL, purges_all, NULL), 0);
+    while (purge_step == 0) sched_yield();
+    void *block = numalloc(30 * MIB);
+    CHECK_EQUAL(pthread_join(thread, NULL), 0);
+    CHECK(block != NULL);
+    numalloc_free(block);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 /* ---- the thread -------------------------------------------------------------------------------------------- */
 
 static void no_thread_unless_asked_body(void) {
@@ -304,9 +408,30 @@ static void a_failed_start_backs_off_body(void) {
     CHECK(calls >= 1 && calls <= 3); /* the next is tried after a second */
 }
 
+/* NUMALLOC_PURGER=1. The end of a thread starts the purger's, which may free blocks of other threads: they go home. */
+static void *of_main;
+static void frees_at_start(enum machine_call call) {
+    if (call == MACHINE_ticker_start) numalloc_free(of_main);
+}
+static void *leaves_much(void *unused) {
+    for (int i = 0; i < 2000; i++) (void)take(1000);
+    return unused;
+}
+static void frees_at_a_threads_end_body(void) {
+    pthread_t thread;
+    of_main = take(1000);
+    machine_hook = frees_at_start;
+    CHECK_EQUAL(pthread_create(&thread, NULL, leaves_much, NULL), 0);
+    CHECK_EQUAL(pthread_join(thread, NULL), 0);
+    CHECK_EQUAL(machine_calls(MACHINE_ticker_start), 1);
+    CHECK_EQUAL(na_remote_count(na_span_at(of_main)), 1);
+}
+
 static const check_case bodies[] = {
     {"joining_makes_nothing_younger", joining_makes_nothing_younger_body},
     {"each_slice_has_its_age", each_slice_has_its_age_body},
+    {"a_delay_that_changes", a_delay_that_changes_body},
+    {"more_goes_than_was_in_use", more_goes_than_was_in_use_body},
     {"what_is_left_is_little", what_is_left_is_little_body},
     {"what_threads_leave_is_little", what_threads_leave_is_little_body},
     {"what_is_used_again_stays", what_is_used_again_stays_body},
@@ -316,15 +441,20 @@ static const check_case bodies[] = {
     {"zeros_stay_sparse", zeros_stay_sparse_body},
     {"no_lock_over_system_calls", no_lock_over_system_calls_body},
     {"a_child_finds_what_was_going", a_child_finds_what_was_going_body},
+    {"a_purge_ends", a_purge_ends_body},
+    {"a_request_waits_for_memory_that_goes", a_request_waits_for_memory_that_goes_body},
     {"no_thread_unless_asked", no_thread_unless_asked_body},
     {"no_thread_at_all", no_thread_at_all_body},
     {"a_failed_start_backs_off", a_failed_start_backs_off_body},
+    {"frees_at_a_threads_end", frees_at_a_threads_end_body},
 };
 
 #define CASE(name, environment)                                                                                        \
     static void name(void) { check_start(environment, #name); }
 CASE(joining_makes_nothing_younger, "NUMALLOC_PURGE_DELAY=200")
 CASE(each_slice_has_its_age, "NUMALLOC_PURGE_DELAY=600000")
+CASE(a_delay_that_changes, "NUMALLOC_PURGE_DELAY=600000")
+CASE(more_goes_than_was_in_use, "NUMALLOC_PURGE_DELAY=100")
 CASE(what_is_left_is_little, "NUMALLOC_PURGE_DELAY=600000")
 CASE(what_threads_leave_is_little, "NUMALLOC_PURGE_DELAY=600000")
 CASE(what_is_used_again_stays, "NUMALLOC_PURGE_DELAY=600000")
@@ -334,13 +464,18 @@ CASE(caches_give_way, "NUMALLOC_RESERVE=64M")
 CASE(zeros_stay_sparse, "NUMALLOC_PURGE_DELAY=600000")
 CASE(no_lock_over_system_calls, "NUMALLOC_PURGE_DELAY=0")
 CASE(a_child_finds_what_was_going, "NUMALLOC_PURGE_DELAY=0")
+CASE(a_purge_ends, "NUMALLOC_PURGE_DELAY=0")
+CASE(a_request_waits_for_memory_that_goes, "NUMALLOC_RESERVE=64M NUMALLOC_PURGE_DELAY=600000")
 CASE(no_thread_unless_asked, "")
 CASE(no_thread_at_all, "NUMALLOC_PURGER=0")
+CASE(frees_at_a_threads_end, "NUMALLOC_PURGER=1")
 CASE(a_failed_start_backs_off, "NUMALLOC_PURGER=1 MACHINE_FAULT=ticker_start:1:1000000:11")
 
 static const check_case cases[] = {
     {"joining_makes_nothing_younger", joining_makes_nothing_younger},
     {"each_slice_has_its_age", each_slice_has_its_age},
+    {"a_delay_that_changes", a_delay_that_changes},
+    {"more_goes_than_was_in_use", more_goes_than_was_in_use},
     {"what_is_left_is_little", what_is_left_is_little},
     {"what_threads_leave_is_little", what_threads_leave_is_little},
     {"what_is_used_again_stays", what_is_used_again_stays},
@@ -350,9 +485,12 @@ static const check_case cases[] = {
     {"zeros_stay_sparse", zeros_stay_sparse},
     {"no_lock_over_system_calls", no_lock_over_system_calls},
     {"a_child_finds_what_was_going", a_child_finds_what_was_going},
+    {"a_purge_ends", a_purge_ends},
+    {"a_request_waits_for_memory_that_goes", a_request_waits_for_memory_that_goes},
     {"no_thread_unless_asked", no_thread_unless_asked},
     {"no_thread_at_all", no_thread_at_all},
     {"a_failed_start_backs_off", a_failed_start_backs_off},
+    {"frees_at_a_threads_end", frees_at_a_threads_end},
 };
 
 CHECK_MAIN_OF_BODIES(cases, bodies)

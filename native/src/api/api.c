@@ -186,11 +186,13 @@ static void *counted(na_region *region, bool strict, void *block) {
     return block;
 }
 
+/* The first failure is followed by another try in any case: what was in the way may have been another thread's purge, which
+ * relieve waits for, or another thread has just made the room that both need. */
 void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
     if (!size_fits(size)) return NULL;
     void *block = alloc_in(region, size, align, flags);
     for (int attempt = 0; NA_UNLIKELY(block == NULL) && errno == ENOMEM && attempt < NA_RELIEVE_ATTEMPTS; attempt++)
-        if (na_reclaim_relieve(region, attempt)) block = alloc_in(region, size, align, flags);
+        if (na_reclaim_relieve(region, attempt) || attempt == 0) block = alloc_in(region, size, align, flags);
     if (NA_UNLIKELY(block == NULL) && made_room(region->strict, flags)) block = alloc_in(region, size, align, flags);
     return counted(region, region->strict, block);
 }
@@ -198,8 +200,10 @@ void *na_alloc(na_region *region, size_t size, size_t align, unsigned flags) {
 static void *mixed_alloc(const na_placement *placement, size_t size, size_t align, unsigned flags) {
     na_region *region = na_region_mixed();
     void *block = na_mixed_alloc(placement, size, align, flags);
-    if (NA_UNLIKELY(block == NULL) && errno == ENOMEM && na_reclaim_relieve(region, 0))
+    if (NA_UNLIKELY(block == NULL) && errno == ENOMEM) {
+        (void)na_reclaim_relieve(region, 0);
         block = na_mixed_alloc(placement, size, align, flags);
+    }
     if (NA_UNLIKELY(block == NULL) && made_room(placement->strict, flags))
         block = na_mixed_alloc(placement, size, align, flags);
     na_reclaim_pass(region, false);

@@ -116,7 +116,8 @@ static void thread_end(void *record) {
     int saved = errno;
     na_remote_flush(thread);
     if (leave_heaps(thread)) {
-        after_peak(); /* which may allocate */
+        after_peak(); /* which may allocate, and free blocks of other threads */
+        na_remote_flush(thread);
         (void)leave_heaps(thread);
     }
     na_self.thread = NULL;

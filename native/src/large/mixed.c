@@ -145,13 +145,13 @@ static na_placement *placement_new(na_region *region, const na_placement *value)
 static void dissolve_oldest(na_region *region) {
     na_span *span = region->mixed_cache_first;
     mixed_cache_remove(region, span);
-    na_rest_begin(region, span);
+    unsigned count = na_rest_begin(region, span);
     pthread_mutex_unlock(&region->lock);
     bool purged = na_opt.purge_delay_ms != NA_PURGE_NEVER && os_purge((void *)span->start, na_span_bytes(span)) == 0;
     drop_policy(region, mixed_cache_placement(span), span);
     (void)count_share(mixed_cache_placement(span), span->slices, -1);
     pthread_mutex_lock(&region->lock);
-    na_rest_end(region, span);
+    na_rest_end(region, span, count);
     placement_delete(region, mixed_cache_placement(span));
     span->free = 0;
     if (purged) region->purged_bytes += na_span_bytes(span);

@@ -113,7 +113,7 @@ int os_ticker_start(uint64_t first_ms, uint64_t (*tick)(void)) {
 void os_nap(void) {
     int saved = errno;
     const struct timespec nap = {0, 100000};
-    (void)nanosleep(&nap, NULL);
+    (void)syscall(SYS_nanosleep, &nap, NULL); /* the C library's nanosleep is a cancellation point */
     errno = saved;
 }
 

@@ -34,11 +34,11 @@ enum {
 /* Purges a batch that was taken out. The lock is held before and after, but not meanwhile. */
 static uint64_t purge(na_region *region, na_rest_batch *batch) {
     if (batch->first == NULL) return 0;
-    region->in_purge++;
+    unsigned count = na_rest_count(region);
     pthread_mutex_unlock(&region->lock);
     na_rest_purge(batch);
     pthread_mutex_lock(&region->lock);
-    region->in_purge--;
+    region->in_purge[count]--;
     return na_rest_put_back(region, batch);
 }
 
@@ -74,7 +74,8 @@ static void by_age(na_region *region, uint64_t now, uint64_t quiet) {
     for (unsigned p = 2; p-- > 0 && gone < budget;) gone += purge_part(region, p, NA_AGES, budget - gone);
     /* What nobody wanted for so long: the next peak is a new one. */
     uint64_t have = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) + region->dirty_bytes;
-    if (region->used_most > have) region->used_most = region->used_most - gone > have ? region->used_most - gone : have;
+    uint64_t low = above(region->used_most, gone);
+    if (region->used_most > have) region->used_most = low > have ? low : have;
 }
 
 /* What rests beyond measure goes, from all three forms. The lock is held before and after, but not meanwhile. */
@@ -196,12 +197,17 @@ void na_reclaim_thread_left(void) {
     }
 }
 
-/* All dirty memory of a region, also what others are just giving back. */
+/* All dirty memory of a region, also what others are just giving back: the epoch moves on when all batches of the one before
+ * are back, so after two steps those of the present one are. */
 static void purge_all(na_region *region) {
     if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return;
     pthread_mutex_lock(&region->lock);
     for (unsigned p = 0; p < 2; p++) (void)purge_part(region, p, 0, UINT64_MAX);
-    while (region->in_purge != 0) {
+    for (uint32_t epoch = region->purge_epoch; region->purge_epoch - epoch < 2;) {
+        if (region->in_purge[(region->purge_epoch + 1) % 2] == 0) {
+            region->purge_epoch++;
+            continue;
+        }
         pthread_mutex_unlock(&region->lock);
         os_nap();
         pthread_mutex_lock(&region->lock);

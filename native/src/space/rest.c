@@ -115,15 +115,13 @@ static int unit_age(const uint8_t *stamps, uint32_t slices, uint64_t tick) {
     return youngest;
 }
 
-static bool goes(int age, int least) { return age != NO_AGE && (age >= least || na_opt.purge_delay_ms == 0); }
-
 /* Calls visit(start, slices, context) for each run of units of a span that can go, until it gives false. */
 static void each_run(const na_span *span, const na_rest_batch *batch,
                      bool (*visit)(uintptr_t start, uint32_t slices, void *context), void *context) {
     uint32_t unit = unit_of(span, batch->all);
     uintptr_t step = (uintptr_t)unit << NA_SLICE_SHIFT, end = na_span_end(span) & ~(step - 1), from = 0;
     for (uintptr_t at = na_round_up(span->start, step); at < end; at += step) {
-        bool go = goes(unit_age(&na_dirty[na_slice_index(at)], unit, batch->tick), batch->age);
+        bool go = unit_age(&na_dirty[na_slice_index(at)], unit, batch->tick) >= batch->least;
         if (go && from == 0) from = at;
         if (from == 0 || (go && at + step < end)) continue;
         uintptr_t to = go ? at + step : at;
@@ -153,7 +151,7 @@ static void add_from_end(const na_span *span, const na_rest_batch *batch, struct
     uintptr_t step = (uintptr_t)unit << NA_SLICE_SHIFT, start = na_round_up(span->start, step);
     for (uintptr_t at = na_span_end(span) & ~(step - 1); at > start && stretch->found < stretch->wanted;) {
         at -= step;
-        if (!goes(unit_age(&na_dirty[na_slice_index(at)], unit, batch->tick), batch->age)) continue;
+        if (unit_age(&na_dirty[na_slice_index(at)], unit, batch->tick) < batch->least) continue;
         if (stretch->found == 0) stretch->end = at + step;
         stretch->start = at;
         stretch->found += (uint64_t)na_dirty_count(at, unit) << NA_SLICE_SHIFT;
@@ -181,13 +179,13 @@ static void file_by_oldest(na_region *region, na_span *span) {
 
 /* ---- how it goes ----------------------------------------------------------------------------------------- */
 
-void na_rest_begin(na_region *region, na_span *span) {
-    region->in_purge++;
+unsigned na_rest_begin(na_region *region, na_span *span) {
     list_append(&region->purging, &span->rest);
+    return na_rest_count(region);
 }
 
-void na_rest_end(na_region *region, na_span *span) {
-    region->in_purge--;
+void na_rest_end(na_region *region, na_span *span, unsigned count) {
+    region->in_purge[count]--;
     list_leave(&span->rest);
     span->older = span->newer = NULL;
 }
@@ -213,6 +211,7 @@ void na_rest_take(na_region *region, unsigned part, uint64_t bytes, na_rest_batc
     enum { LOOKS = 256 }; /* spans without a whole huge page in a row */
     int looks = LOOKS;
     batch->tick = region->tick;
+    batch->least = na_opt.purge_delay_ms == 0 ? 0 : batch->age;
     uint64_t upto = batch->bytes + bytes;
     int lists = batch->all ? NA_REST_LISTS : NA_AGES + 1 - batch->age;
     for (int i = 0; i < lists && batch->bytes < upto; i++) { /* the oldest first */
@@ -281,5 +280,5 @@ void na_rest_fork_child(na_region *region) {
         if (span->kind == NA_PURGING) na_span_put_back(region, span);
         else na_span_free_locked(region, span, os_now_ms());
     }
-    region->in_purge = 0;
+    region->in_purge[0] = region->in_purge[1] = 0;
 }

@@ -149,6 +149,7 @@ typedef struct na_rest_batch {
     int age;  /* ticks for which slices must have rested: NA_AGES, those that are due; 0: any, the oldest spans first */
     bool all; /* every dirty slice; else in the large part whole huge pages only */
     na_span *first;
+    int least; /* ticks, at least 0: `age`, or 0 if the delay was 0 when spans were taken out; mallopt may change it then */
     uint64_t tick;
     uint64_t bytes; /* to be purged, about */
 } na_rest_batch;
@@ -159,8 +160,14 @@ void na_rest_take(na_region *region, unsigned part, uint64_t bytes, na_rest_batc
 void na_rest_purge(na_rest_batch *batch);                           /* the system calls; no lock may be held */
 uint64_t na_rest_put_back(na_region *region, na_rest_batch *batch); /* gives bytes that went */
 /* The same for a span that another module purges: a child of fork finds it between these two. */
-void na_rest_begin(na_region *region, na_span *span);
-void na_rest_end(na_region *region, na_span *span);
+unsigned na_rest_begin(na_region *region, na_span *span);
+void na_rest_end(na_region *region, na_span *span, unsigned count);
+/* A batch is out from now on; gives the element of in_purge that counts it. */
+static inline unsigned na_rest_count(na_region *region) {
+    unsigned count = region->purge_epoch % 2;
+    region->in_purge[count]++;
+    return count;
+}
 void na_rest_fork_child(na_region *region); /* who was purging is gone */
 
 /* ---- span.c: spans of slices ---- */
