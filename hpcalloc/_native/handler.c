@@ -501,8 +501,8 @@ static int sort_arguments(const shortcut *self, PyObject *const *args, Py_ssize_
         value[form->parameter[which].slot] = args[count + i];
     }
     int filled = form->parameter[1].slot == FILL; /* in place of what the memory holds */
-    return value[FIRST] != NULL && (!filled || value[FILL] != NULL) && (value[OTHER] == NULL || value[OTHER] == Py_None) &&
-           (value[SUBOK] == NULL || value[SUBOK] == Py_False);
+    return value[FIRST] != NULL && (!filled || value[FILL] != NULL) &&
+           (value[OTHER] == NULL || value[OTHER] == Py_None) && (value[SUBOK] == NULL || value[SUBOK] == Py_False);
 }
 
 /* Whether each way to put `value` into an array of the dtype, NumPy's casts and its scalars' conversions, gives the
