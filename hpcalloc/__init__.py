@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .context import Context, current, init
-from .discover.topology import Topology
+from .bind import agreement as _agreement  # noqa: F401  # notices forks from now on
 from .exceptions import (
     BindingError,
     ContextClosedError,
@@ -35,26 +34,36 @@ from .memory.arrays import (
     zeros,
     zeros_like,
 )
-from .memory.placement import Placement, placement
-from .plan.ranks import Plan, make_plan
 from .policy import Policy, blocked, interleave, local, on_node
 
 if TYPE_CHECKING:
+    from .context import Context, current, init
+    from .discover.topology import Topology
     from .memory.numpy_allocator import NumpyAllocator, numpy_allocator
     from .memory.paging import Migration, Prefault, migrate, prefault
+    from .memory.placement import Placement, placement
+    from .plan.ranks import Plan, make_plan
     from .report.report import Report
     from .shared.array import SharedArray
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Context": "context",
     "Migration": "memory.paging",
     "NumpyAllocator": "memory.numpy_allocator",
+    "Placement": "memory.placement",
+    "Plan": "plan.ranks",
     "Prefault": "memory.paging",
     "Report": "report.report",
     "SharedArray": "shared.array",
+    "Topology": "discover.topology",
+    "current": "context",
+    "init": "context",
+    "make_plan": "plan.ranks",
     "migrate": "memory.paging",
     "numpy_allocator": "memory.numpy_allocator",
+    "placement": "memory.placement",
     "prefault": "memory.paging",
 }
 

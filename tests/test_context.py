@@ -60,7 +60,7 @@ def test_import_has_no_side_effects():
         import hpcalloc
         assert (os.sched_getaffinity(0), dict(os.environ)) == before
         late = {"mpi4py", "threadpoolctl", "rich", "click"}
-        late |= {f"hpcalloc.{name}" for name in ("memory.numpy_allocator", "memory.paging", "report.record", "shared.array")}
+        late |= {f"hpcalloc.{name}" for name in ("context", "discover", "memory.paging", "plan", "report", "shared")}
         assert not late & set(sys.modules), late & set(sys.modules)
         import hpcalloc.memory.placement
         assert callable(hpcalloc.placement) and callable(hpcalloc.init) and hpcalloc.Context

@@ -20,7 +20,6 @@ import os
 import pickle
 import sys
 import time
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -337,6 +336,8 @@ class Ranks:
         """Reduce what each rank has to say; wait for it unless this rank is leaving."""
         assert self.comm is not None
         self._posted.clear()
+        import zlib  # not needed without MPI
+
         key = zlib.crc32(call.encode())
         nobody = self.size
         self._mine[:] = (

@@ -60,10 +60,11 @@ _KINDS = {
     "blocked": _handler.BLOCKED,
 }
 _PIECES_MAX = 8192  # policy ranges of one array that the allocator accepts
-_DIMS_MAX = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
+_NUMPY_1 = np.__version__.startswith("1.")
+_DIMS_MAX = 32 if _NUMPY_1 else 64
 _ERRORS = (MemoryError, OverflowError, TypeError, ValueError)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_IF_NEEDED: Any = None if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else False  # numpy.array's copy=
+_IF_NEEDED: Any = False if _NUMPY_1 else None  # numpy.array's copy=
 
 
 # ---- policies and handlers ---------------------------------------------------------------------------
