@@ -301,6 +301,7 @@ struct na_region {
     _Atomic(bool) opened;             /* policy set, metadata ready */
     uintptr_t descriptors_end;        /* descriptors are open up to here */
     uintptr_t meta_next, meta_opened; /* other metadata: carved downwards so far, opened so far; see meta.c */
+    uintptr_t kept_low, kept_high;    /* after na_regions_let_go: metadata between them is not reserved */
     uint32_t span_count;              /* descriptors ever made */
     na_span *span_unused;
     na_part part[2];

@@ -256,6 +256,31 @@ static void zeros_stay_sparse_body(void) {
     numalloc_free(full);
 }
 
+/* NUMALLOC_PURGE_DELAY=never. A device may know pages of free memory: no new block takes them away. */
+static void registered_pages_stay_body(void) {
+    size_t bytes = 16 * MIB;
+    char *sparse = take(bytes);
+    for (size_t at = 0; at < bytes; at += 4 * MIB) memset(sparse + at, 1, MIB / 2);
+    numalloc_free(sparse);
+    CHECK(numalloc_calloc(1, bytes) == sparse);
+    for (size_t at = 0; at < bytes; at += 4096) CHECK_EQUAL(sparse[at], 0);
+    numalloc_free(sparse);
+    for (int round = 0; round < 2; round++) { /* the span cache of mixed memory gives way to other placements */
+        void *block[2 * NA_MIXED_CACHE_SLOTS];
+        for (int i = 0; i < 2 * NA_MIXED_CACHE_SLOTS; i++) {
+            numalloc_nodemask_t nodes = {{3}};
+            numalloc_request_t request = {.size = (size_t)(i + 1) * 300000, .flags = NUMALLOC_ZERO, .nodes = &nodes};
+            request.policy = round == 0 ? NUMALLOC_INTERLEAVE : NUMALLOC_BLOCKED;
+            CHECK((block[i] = numalloc_request(&request)) != NULL);
+            for (size_t at = 0; at < request.size; at += 4096) CHECK_EQUAL(((char *)block[i])[at], 0);
+            memset(block[i], 1, request.size);
+        }
+        for (int i = 0; i < 2 * NA_MIXED_CACHE_SLOTS; i++) numalloc_free(block[i]);
+    }
+    CHECK_EQUAL(numalloc_purge(), 0);
+    CHECK_EQUAL(machine_calls(MACHINE_purge), 0);
+}
+
 /* ---- nobody waits ------------------------------------------------------------------------------------------ */
 
 static void (*at_purge)(void);
@@ -439,6 +464,7 @@ static const check_case bodies[] = {
     {"limits_are_looked_at", limits_are_looked_at_body},
     {"caches_give_way", caches_give_way_body},
     {"zeros_stay_sparse", zeros_stay_sparse_body},
+    {"registered_pages_stay", registered_pages_stay_body},
     {"no_lock_over_system_calls", no_lock_over_system_calls_body},
     {"a_child_finds_what_was_going", a_child_finds_what_was_going_body},
     {"a_purge_ends", a_purge_ends_body},
@@ -462,6 +488,7 @@ CASE(large_memory_makes_room_for_small, "NUMALLOC_PURGE_DELAY=700")
 CASE(limits_are_looked_at, "NUMALLOC_PURGE_DELAY=600000")
 CASE(caches_give_way, "NUMALLOC_RESERVE=64M")
 CASE(zeros_stay_sparse, "NUMALLOC_PURGE_DELAY=600000")
+CASE(registered_pages_stay, "MACHINE_NODES=2 NUMALLOC_PURGE_DELAY=never")
 CASE(no_lock_over_system_calls, "NUMALLOC_PURGE_DELAY=0")
 CASE(a_child_finds_what_was_going, "NUMALLOC_PURGE_DELAY=0")
 CASE(a_purge_ends, "NUMALLOC_PURGE_DELAY=0")
@@ -483,6 +510,7 @@ static const check_case cases[] = {
     {"limits_are_looked_at", limits_are_looked_at},
     {"caches_give_way", caches_give_way},
     {"zeros_stay_sparse", zeros_stay_sparse},
+    {"registered_pages_stay", registered_pages_stay},
     {"no_lock_over_system_calls", no_lock_over_system_calls},
     {"a_child_finds_what_was_going", a_child_finds_what_was_going},
     {"a_purge_ends", a_purge_ends},

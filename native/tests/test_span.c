@@ -194,6 +194,35 @@ static void allocates_some(void) {
     }
 }
 
+/* Address space was let go, and somebody else's mappings fill what is not reserved of the metadata, and a place far up in the
+ * small part. */
+static void others_move_in_body(void) {
+    enum { BLOCKS = 1000 };
+    static char *block[BLOCKS];
+    na_region *region = na_region_node(0, na_use_local(false));
+    numalloc_free(numalloc(100000));
+    CHECK(na_regions_let_go((uint64_t)16 << 30));
+    uintptr_t hole = region->kept_low, end = region->kept_high, page = region->part[0].limit - NA_SLICE;
+    CHECK(hole - region->base >= (((uintptr_t)1 << 30) >> NA_SLICE_SHIFT) * sizeof(na_span));
+    CHECK_EQUAL(os_map_at((void *)region->descriptors_end, NA_SLICE), EEXIST);
+    CHECK_EQUAL(os_map_at((void *)(region->meta_opened - NA_SLICE), NA_SLICE), EEXIST);
+    CHECK_EQUAL(os_map_at((void *)hole, end - hole), 0);
+    CHECK_EQUAL(os_map_at((void *)page, NA_SLICE), 0);
+    for (int i = 0; i < BLOCKS; i++) {
+        CHECK((block[i] = numalloc(i % 2 == 0 ? 70000 : 600000)) != NULL);
+        block[i][0] = 1;
+    }
+    CHECK(na_is_ours(block[0]) && na_is_ours((void *)region->base) && na_is_ours((void *)(end + 1)));
+    CHECK(!na_is_ours((void *)hole) && !na_is_ours((void *)page));
+    numalloc_nodemask_t node = nodeset_single(na_topo.node_id[0]);
+    CHECK_EQUAL(numalloc_prefault((void *)page, NA_SLICE), 0);
+    CHECK_EQUAL(numalloc_bind_range((void *)page, NA_SLICE, &node), 0);
+    CHECK_EQUAL(numalloc_prefault(block[0] + 100, NA_SLICE * 3), EFAULT); /* beyond one of its blocks */
+    for (int i = 0; i < BLOCKS; i++) numalloc_free(block[i]);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+static void others_move_in(void) { CHECK_EQUAL(check_child(others_move_in_body, NULL, 0), 0); }
+
 static const check_case cases[] = {
     {"dirty_bits_count_ranges", dirty_bits_count_ranges},
     {"spans_are_aligned_and_disjoint", spans_are_aligned_and_disjoint},
@@ -202,6 +231,7 @@ static const check_case cases[] = {
     {"memory_returns", memory_returns},
     {"limits_hold", limits_hold},
     {"allocates_some", allocates_some},
+    {"others_move_in", others_move_in},
     {"reservation_fits_the_process", reservation_fits_the_process},
 };
 

@@ -43,7 +43,7 @@ static bool is_free(const void *start) { return NA_UNLIKELY(na_secure) ? !na_liv
 static const char *fault_of(const na_span *span, const void *ptr, const char **remedy) {
     *remedy = REMEDY_ONCE;
     if (span == NULL) {
-        bool inside = (uintptr_t)ptr - na_base < na_reserved;
+        bool inside = na_is_ours(ptr);
         if (!inside) *remedy = REMEDY_OURS;
         return inside ? NOT_LIVE : NOT_OURS;
     }
@@ -519,7 +519,7 @@ size_t numalloc_purge(void) {
 int numalloc_purger(void) { return na_init() ? na_purger_ask() : errno; }
 
 void numalloc_release_address_space(void) {
-    if (na_init()) (void)na_regions_let_go();
+    if (na_init()) (void)na_regions_let_go(UINT64_MAX);
 }
 
 void numalloc_cleanup(void) {

@@ -69,7 +69,10 @@ static bool within_one_block(const void *ptr, size_t len) {
     return len <= info.size - (size_t)((uintptr_t)ptr - (uintptr_t)info.start);
 }
 
-static bool is_ours(uintptr_t start, uintptr_t end) { return start < na_base + na_reserved && end > na_base; }
+static bool is_ours(uintptr_t start, uintptr_t end) {
+    if (start >= na_base + na_reserved || end <= na_base) return false;
+    return na_held || na_is_ours((void *)start) || na_is_ours((void *)(end - 1));
+}
 
 int numalloc_prefault(void *ptr, size_t len) {
     if (len == 0) return 0;

@@ -29,8 +29,10 @@ static void zero_range(uintptr_t start, uintptr_t end) {
         if (next > end) next = end;
         uintptr_t whole = next & ~((uintptr_t)os_page_size() - 1);
         size_t resident;
-        bool sparse = next - start > NA_SLICE && os_resident((void *)start, whole - start, &resident) == 0 &&
-                      resident < (whole - start) / 2 && os_purge((void *)start, whole - start) == 0;
+        bool may_purge = na_opt.purge_delay_ms != NA_PURGE_NEVER; /* else a device may know these pages */
+        bool sparse = may_purge && next - start > NA_SLICE &&
+                      os_resident((void *)start, whole - start, &resident) == 0 && resident < (whole - start) / 2 &&
+                      os_purge((void *)start, whole - start) == 0;
         uintptr_t from = sparse ? whole : start;
         memset((void *)from, 0, next - from);
     }

@@ -234,8 +234,9 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
                 error = 0;
             }
             /* Pages that are there already lie where the last user had them. They stay there when they can't be
-             * purged (mlockall), but for strict requests, which look. */
-            stale = !clean && os_purge((void *)span->start, na_span_bytes(span)) != 0;
+             * purged (mlockall) or may not be (a device may know them), but for strict requests, which look. */
+            bool may_purge = na_opt.purge_delay_ms != NA_PURGE_NEVER;
+            stale = !clean && !(may_purge && os_purge((void *)span->start, na_span_bytes(span)) == 0);
         } else {
             if (counted) (void)count_share(&placement, slices, -1);
             error = ENOMEM;

@@ -6,7 +6,8 @@
  * Threads: no state.
  */
 #define _GNU_SOURCE
-#include "numa_alloc.h"
+#include "api/api.h"
+#include "space/space.h"
 
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -15,7 +16,7 @@
 static int set(pid_t process, int resource, const struct rlimit *limit, struct rlimit *before) {
     if (resource == RLIMIT_AS && limit != NULL && limit->rlim_cur != RLIM_INFINITY &&
         (process == 0 || process == getpid()))
-        numalloc_release_address_space();
+        (void)(na_init() && na_regions_let_go(limit->rlim_cur));
     return (int)syscall(SYS_prlimit64, process, resource, limit, before);
 }
 

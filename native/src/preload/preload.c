@@ -26,7 +26,7 @@
 extern void __libc_free(void *ptr);
 extern void *__libc_realloc(void *ptr, size_t size);
 
-static bool foreign(const void *ptr) { return (uintptr_t)ptr - na_base >= na_reserved; }
+static bool foreign(const void *ptr) { return !na_is_ours(ptr); }
 
 NUMALLOC_API void *malloc(size_t size) { return na_alloc_any(size); }
 

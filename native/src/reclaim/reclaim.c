@@ -263,7 +263,7 @@ bool na_reclaim_relieve(na_region *region, int attempt) {
         (void)na_reclaim_region(each);
         any |= held(each) < before;
     }
-    if (os_address_space_left() == 0) any |= na_regions_let_go();
+    if (os_address_space_left() == 0) any |= na_regions_let_go(UINT64_MAX);
     errno = saved;
     return any;
 }

@@ -27,7 +27,7 @@ na_span **na_map;
 uint8_t *na_dirty;
 na_region *na_regions;
 int na_region_count;
-static bool held; /* what is not open is reserved as well; changes once, with all locks of regions held */
+_Atomic(bool) na_held;
 bool na_secure;
 _Atomic(uint64_t) *na_live;
 
@@ -35,8 +35,9 @@ enum {
     NA_REGION_SHIFT_MIN = 26, /* 64 MiB */
     NA_TOTAL_SHIFT_MAX = 46,  /* half of a 47-bit address space */
     NA_OPEN_STEP = 64 << 20,  /* bytes a part is opened by */
-    NA_META_SHARE = 64        /* of a region is for metadata; descriptors of all its slices take an eighth of that */
+    NA_META_SHARE = 64,       /* of a region is for metadata; descriptors of all its slices take an eighth of that */
 };
+#define LIMIT_UNKNOWN ((uint64_t)4 << 30) /* of address space: taken for one that is not known */
 
 /* Sanitizers and valgrind keep shadow tables in proportion to what is mapped. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -139,7 +140,7 @@ int na_regions_reserve(void) {
     na_regions = regions;
     for (int i = 0; i < na_region_count; i++)
         region_lay_out(&na_regions[i], i, (na_span **)((char *)regions + bins_at) + (size_t)i * bins);
-    held = true;
+    na_held = true;
     na_reserved = total; /* last: na_span_at sees nothing before */
     return 0;
 }
@@ -176,9 +177,24 @@ int na_region_restore(na_region *region, uintptr_t start, size_t bytes) {
     return error;
 }
 
+static int commit_kept(na_region *region, uintptr_t start, uintptr_t end) {
+    int error = os_commit((void *)start, end - start);
+    return error != 0 || na_held ? error : na_region_restore(region, start, end - start);
+}
+
 int na_region_commit(na_region *region, uintptr_t start, uintptr_t end) {
-    if (held) return os_commit((void *)start, end - start);
-    int error = os_map_at((void *)start, end - start);
+    if (na_held) return commit_kept(region, start, end);
+    int error = 0;
+    if (start < region->part[0].start) { /* metadata: some of it is kept, at both ends */
+        uintptr_t low = region->kept_low < end ? region->kept_low : end;
+        uintptr_t high = region->kept_high > start ? region->kept_high : start;
+        if (start < low) error = commit_kept(region, start, low);
+        if (error == 0 && high < end) error = commit_kept(region, high, end);
+        if (start < low) start = low;
+        if (high < end) end = high;
+        if (error != 0 || start >= end) return error;
+    }
+    error = os_map_at((void *)start, end - start);
     if (error != 0) return ENOMEM; /* others may have come to be there */
     error = na_region_restore(region, start, end - start);
     if (error != 0) (void)os_release((void *)start, end - start);
@@ -189,15 +205,31 @@ static void let_go(uintptr_t start, uintptr_t end) {
     if (start < end) (void)os_release((void *)start, end - start);
 }
 
-bool na_regions_let_go(void) {
+bool na_is_open(uintptr_t address) {
+    const na_region *region = &na_regions[(address - na_base) >> na_shift];
+    if (address < region->part[0].start) return address < region->kept_low || address >= region->kept_high;
+    return address < __atomic_load_n(&region->part[address >= region->part[1].start].opened, __ATOMIC_RELAXED);
+}
+
+bool na_regions_let_go(uint64_t limit) {
+    uint64_t most = (uint64_t)1 << na_shift;
+    if (limit == UINT64_MAX) limit = LIMIT_UNKNOWN;
+    if (limit > most) limit = most;
+    uintptr_t descriptors = na_round_up(limit / NA_SLICE * sizeof(na_span), NA_SLICE);
     for (int i = 0; i < na_region_count; i++) pthread_mutex_lock(&na_regions[i].lock);
-    bool any = held;
-    held = false;
+    bool any = na_held;
+    na_held = false;
     for (int i = 0; any && i < na_region_count; i++) {
         na_region *region = &na_regions[i];
-        let_go(region->descriptors_end, region->meta_opened);
+        uintptr_t low = region->base + descriptors, high = region->meta_opened - na_round_up(descriptors / 4, NA_SLICE);
+        if (low < region->descriptors_end) low = region->descriptors_end;
+        if (high < low || high > region->meta_opened) low = high = region->meta_opened;
+        region->kept_low = low;
+        region->kept_high = high;
+        let_go(low, high);
         for (int p = 0; p < 2; p++) {
-            region->part[p].opened = region->part[p].top; /* what lies behind was never used */
+            __atomic_store_n(&region->part[p].opened, region->part[p].top,
+                             __ATOMIC_RELAXED); /* what lies behind was never used */
             let_go(region->part[p].top, region->part[p].limit);
         }
     }
@@ -211,9 +243,9 @@ int na_region_open(na_region *region) {
     int error = 0;
     if (!atomic_load_explicit(&region->opened, memory_order_relaxed)) {
         size_t bytes = (size_t)1 << na_shift;
-        if (held) error = set_policy(region, region->base, bytes);
+        if (na_held) error = set_policy(region, region->base, bytes);
         if (error == 0) {
-            for (int p = 0; held && p < 2; p++)
+            for (int p = 0; na_held && p < 2; p++)
                 advise(region, region->part[p].start, region->part[p].limit - region->part[p].start);
             /* The map's share of this region is read by all threads and written by this node's: keep it here. */
             uintptr_t share = (uintptr_t)&na_map[na_slice_index(region->base)];
@@ -252,9 +284,9 @@ static int open_to(na_part *part, uintptr_t end) {
     if (error == 0) error = table_open(na_map, 64, part->opened, end);
     if (error == 0) error = table_open(na_dirty, 8, part->opened, end);
     if (error == 0 && na_secure) error = table_open(na_live, NA_SLICE / NA_GRANULE, part->opened, end);
-    if (error == 0 && held && os_address_space_left() == 0) error = ENOMEM; /* see na_regions_let_go */
+    if (error == 0 && na_held && os_address_space_left() == 0) error = ENOMEM; /* see na_regions_let_go */
     if (error == 0) error = na_region_commit(region, part->opened, end);
-    if (error == 0) part->opened = end;
+    if (error == 0) __atomic_store_n(&part->opened, end, __ATOMIC_RELAXED);
     return error;
 }
 
@@ -262,7 +294,7 @@ int na_part_open(na_part *part, uintptr_t upto) {
     if (upto <= part->opened) return 0;
     if (upto > part->limit) return ENOMEM;
     /* Under a limit of address space no more than is wanted, but for whole huge pages. */
-    uintptr_t align = held ? NA_OPEN_STEP : NA_HUGE_BYTES;
+    uintptr_t align = na_held ? NA_OPEN_STEP : NA_HUGE_BYTES;
     uintptr_t step = (upto + align - 1) & ~(align - 1);
     if (step > part->limit) step = part->limit;
     int error = open_to(part, step);

@@ -47,7 +47,8 @@ extern na_span **na_map;      /* slice -> descriptor */
 extern bool na_secure;        /* NUMALLOC_SECURE: sealed lists, random order, see heap/secure.c; set before reserving */
 extern _Atomic(uint64_t) *na_live; /* secure: see below; NULL without */
 extern na_region *na_regions;
-extern int na_region_count; /* a region for each node and use, and the mixed one */
+extern _Atomic(bool) na_held; /* what is not open is reserved as well; changes once, with all locks of regions held */
+extern int na_region_count;   /* a region for each node and use, and the mixed one */
 
 int na_regions_reserve(void);                           /* 0 or errno */
 int na_region_open(na_region *region);                  /* sets the policy; idempotent, takes the lock */
@@ -55,8 +56,9 @@ int na_region_prepare(na_region *region, size_t bytes); /* commits address space
 int na_region_restore(na_region *region, uintptr_t start, size_t bytes); /* policy and advice again, after
                                                                            * the mapping was replaced */
 /* Gives all reserved address space that is not open back to the system: it counts against RLIMIT_AS. What is opened from
- * then on is mapped when it is. Takes all locks of regions. false: that was done before. */
-bool na_regions_let_go(void);
+ * then on is mapped when it is. As much stays reserved as metadata needs at most under `limit` bytes of address space
+ * (UINT64_MAX: not known), so that no foreign mapping comes to be there. Takes all locks of regions. false: that was done before. */
+bool na_regions_let_go(uint64_t limit);
 /* Below: with the region's lock held. */
 int na_region_commit(na_region *region, uintptr_t start, uintptr_t end); /* opens reserved space */
 int na_part_open(na_part *part, uintptr_t upto);
@@ -80,6 +82,13 @@ static inline size_t na_slice_index(uintptr_t address) { return (address - na_ba
 static inline na_span *na_span_at(const void *address) {
     uintptr_t offset = (uintptr_t)address - na_base;
     return NA_LIKELY(offset < na_reserved) ? na_map[offset >> NA_SLICE_SHIFT] : NULL;
+}
+
+/* Is it the allocator's own? Foreign mappings may be where address space was let go. */
+bool na_is_open(uintptr_t address); /* of addresses in the reservation, after na_regions_let_go */
+static inline bool na_is_ours(const void *address) {
+    return (uintptr_t)address - na_base < na_reserved &&
+           (NA_LIKELY(atomic_load_explicit(&na_held, memory_order_relaxed)) || na_is_open((uintptr_t)address));
 }
 
 /* Counts a large block: 1 it became one, -1 it was freed, 0 it did not become one after all. With the lock held. */

@@ -17,6 +17,8 @@
 #include "../check.h"
 #include "served.h"
 
+extern void *__libc_malloc(size_t size);
+
 #define MIB ((size_t)1 << 20)
 
 static size_t address_space(void) {
@@ -113,16 +115,38 @@ static void lifted_body(void) {
     free(block);
 }
 
+/* Mappings of others, also glibc's, come to be among blocks of the library: they are none of its own. */
+static void others_move_in_body(void) {
+    enum { COUNT = 40 };
+    static void *mapped[COUNT], *other[COUNT];
+    char *block = malloc(3 * MIB);
+    CHECK(block != NULL);
+    set_limit(16 * 1024 * MIB);
+    char *beside = block + 1024 * MIB;
+    for (int i = 0; i < COUNT; i++) {
+        mapped[i] = mmap(i == 0 ? beside : NULL, 64 * MIB, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        CHECK(mapped[i] != MAP_FAILED);
+        CHECK((other[i] = __libc_malloc(MIB)) != NULL);
+    }
+    CHECK(mapped[0] == beside);
+    for (int i = 0; i < COUNT; i++) CHECK((other[i] = realloc(other[i], 2 * MIB)) != NULL);
+    for (int i = 0; i < COUNT; i++) free(other[i]);
+    free(block);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
 static void child(void (*body)(void)) { CHECK_EQUAL(check_child(body, NULL, 0), 0); }
 static void limited_at_run_time(void) { child(limited_body); }
 static void limited_by_prlimit(void) { child(by_prlimit_body); }
 static void below_what_is_in_use(void) { child(too_low_body); }
 static void limited_from_outside(void) { child(from_outside_body); }
 static void a_limit_that_is_lifted(void) { child(lifted_body); }
+static void others_move_in(void) { child(others_move_in_body); }
 
 static const check_case cases[] = {
     {"limited_at_run_time", limited_at_run_time},       {"limited_by_prlimit", limited_by_prlimit},
     {"below_what_is_in_use", below_what_is_in_use},     {"limited_from_outside", limited_from_outside},
-    {"a_limit_that_is_lifted", a_limit_that_is_lifted},
+    {"a_limit_that_is_lifted", a_limit_that_is_lifted}, {"others_move_in", others_move_in},
 };
 SERVED_MAIN(cases)
