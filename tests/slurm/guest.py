@@ -21,7 +21,7 @@ HEAT = r"^demo ok: {ranks} ranks, 100\.0 % of [1-9]\d* pages local, max error"
 
 def row(rank: int, host: int, cpus: str, nodes: str) -> str:
     """Match a rank's line of the report: bound there, with all of its pages on these nodes."""
-    return rf"^ {rank} +host{host} +{cpus} +{nodes} +honour "
+    return rf"^ +{rank} +host{host} +{cpus} +{nodes} +2 launcher binding kept"
 
 
 def jobs(hosts: int, nodes: int) -> list[Job]:
