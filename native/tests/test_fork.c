@@ -128,6 +128,30 @@ static void caches_that_are_being_taken_over(void) {
     CHECK_EQUAL(fork_while(take_over, NULL, few_blocks_are_lost), 0);
 }
 
+/* A thread vanishes that had set a page's mark and was about to queue it, or had taken it out of its list to collect it. */
+static void *of_this_thread[CACHED];
+static void *free_them(void *unused) {
+    for (int i = 0; i < CACHED; i++) numalloc_free(of_this_thread[i]);
+    na_remote_flush(na_self.thread);
+    atomic_store(&na_span_at(of_this_thread[0])->heap->pending, NULL);
+    maybe_stop((const void *)(uintptr_t)free_them);
+    return unused;
+}
+
+static void pages_are_queued(void) {
+    na_span *page = na_span_at(of_this_thread[0]);
+    CHECK(na_remote_count(page) > CACHED / 2);
+    CHECK(atomic_load(&na_self.heap->pending) != NULL);
+    na_heap_collect(na_self.heap);
+    CHECK_EQUAL(na_remote_count(page), 0);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+static void pages_that_are_being_queued(void) {
+    for (int i = 0; i < CACHED; i++) CHECK((of_this_thread[i] = numalloc(200)) != NULL);
+    CHECK_EQUAL(fork_while(free_them, (const void *)(uintptr_t)free_them, pages_are_queued), 0);
+}
+
 /* ---- demand ------------------------------------------------------------------------------------------------ */
 
 enum { WANTED = 32 << 20 };
@@ -153,6 +177,7 @@ static const check_case cases[] = {
     {"a_heap_that_is_being_adopted", a_heap_that_is_being_adopted},
     {"a_heap_that_is_being_made", a_heap_that_is_being_made},
     {"caches_that_are_being_taken_over", caches_that_are_being_taken_over},
+    {"pages_that_are_being_queued", pages_that_are_being_queued},
     {"what_others_were_faulting_in", what_others_were_faulting_in},
 };
 CHECK_MAIN(cases)

@@ -34,6 +34,19 @@ static void orphan(na_heap *heap) {
     na_heap_orphan(heap);
 }
 
+/* Pages that a vanished thread was about to queue, or had in hand to collect, are in no list, and nobody else would queue
+ * them. So all lists are made anew. */
+static void queue_pending_pages(void) {
+    for (int i = 0; i < na_region_count; i++)
+        for (na_heap *heap = na_regions[i].all; heap != NULL; heap = heap->all_next)
+            atomic_store_explicit(&heap->pending, NULL, memory_order_relaxed);
+    for (int i = 0; i < na_region_count; i++)
+        for (uint32_t k = 0; k < na_regions[i].span_count; k++) {
+            na_span *span = na_descriptor_at(&na_regions[i], k);
+            if (span->kind == NA_PAGE) na_remote_queue_again(span);
+        }
+}
+
 static void child(void) {
     if (na_hooked) na_modes.fork(NA_FORK_CHILD);
     if (na_secure) na_secure_fork();
@@ -42,10 +55,11 @@ static void child(void) {
     pthread_mutex_init(&na_threads_lock, NULL);
     na_purger_fork_child();
     na_populate_fork_child();
+    bool others = false;
     for (na_thread *thread = na_threads_first(), *next; thread != NULL; thread = next) {
         next = thread->next;
         if (thread == na_self.thread) continue;
-        na_cut_short = true;
+        na_cut_short = others = true;
         for (int i = 0; i < na_region_count; i++)
             if (thread->heaps[i] != NULL) orphan(thread->heaps[i]);
         na_thread_forget(thread);
@@ -55,9 +69,10 @@ static void child(void) {
     for (int i = 0; i < na_region_count; i++)
         for (na_heap *heap = na_regions[i].all; heap != NULL; heap = heap->all_next) {
             na_thread *owner = atomic_load_explicit(&heap->thread, memory_order_relaxed);
-            if (heap->pages == 0) na_remote_send(atomic_exchange(&heap->pending, NULL)); /* a push was cut short */
+            others |= heap->in_hand;
             if (heap->in_hand || (owner != NULL && owner != na_self.thread)) orphan(heap);
         }
+    if (others) queue_pending_pages();
 }
 
 /* What pthread_atfork() calls in the C library. That function itself is a part of each library that calls it, at the

@@ -90,6 +90,8 @@ void na_remote_flush(na_thread *thread);
  * meanwhile what else was there. */
 na_span *na_remote_route(na_heap *heap, na_span *page, na_span *rest);
 void na_remote_send(na_span *list); /* each page of the list to its heap */
+/* In a child of fork, after all pending lists were emptied: a page that should be in one. */
+void na_remote_queue_again(na_span *page);
 na_block *na_remote_take(na_span *page, uint32_t *count);
 uint32_t na_remote_count(const na_span *page); /* frees that wait; for statistics */
 

@@ -67,6 +67,13 @@ static void push(na_span *page, na_block *first, na_block *last, uint32_t count)
     na_remote_send(page);
 }
 
+void na_remote_queue_again(na_span *page) {
+    if ((atomic_load_explicit(&page->remote, memory_order_relaxed) & QUEUED) == 0) return;
+    if (atomic_load_explicit(&page->heap, memory_order_relaxed) == NULL) return; /* it was becoming a page */
+    page->pending_next = NULL;
+    na_remote_send(page);
+}
+
 na_block *na_remote_take(na_span *page, uint32_t *count) {
     uint64_t old = atomic_exchange_explicit(&page->remote, 0, memory_order_acq_rel);
     *count = (uint32_t)(old >> COUNT_SHIFT);
