@@ -161,7 +161,7 @@ class _Opening:
         self.context: Context | None = None
 
     def run(self, bind: Any, policy: Any, strict: Any, threads: Any, share: Any) -> Context:
-        theirs = Ranks(self.comm)
+        theirs = Ranks(self.comm, ours=False)
         error: Exception | None = None
         options: InitOptions | None = None
         try:

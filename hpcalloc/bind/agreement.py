@@ -20,7 +20,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -52,7 +52,9 @@ TIMEOUT = "HPCALLOC_TIMEOUT"
 _SECONDS = 600.0  # of it when it is not set
 _SPIN = 2e-4  # seconds of polling before the first sleep
 _HERE, _ANSWER = 32761, 32762  # tags of the roll call; MPI has at least 32767
-_PATIENCE = 1.0  # seconds of waiting after which a rank tells rank 0 that it is here
+_WHO = -1  # in place of the number of missing ranks: rank 0 asks who is here
+_PATIENCE = 1.0  # seconds in which ranks that wait answer rank 0
+_LOOK = 0.01  # seconds of waiting before a rank looks for rank 0's question
 _NAMED = 16  # ranks that a message names
 
 _forked = False  # from a process in which MPI was up
@@ -172,6 +174,8 @@ class Ranks:
     Attributes
     ----------
     comm : mpi4py.MPI.Intracomm or None
+    ours : bool
+        No one else uses `comm`. Otherwise a rank that does not come is not named.
     rank, size : int
     broken : str
         Why no further meeting is possible: a rank did not come, or left; "" as long as all is well.
@@ -179,20 +183,20 @@ class Ranks:
         That a rank has left is the reason.
     """
 
-    def __init__(self, comm: MPI.Comm | None) -> None:
+    def __init__(self, comm: MPI.Comm | None, ours: bool = True) -> None:
+        """Make it of a communicator; on one that is not `ours`, the user may receive any message: none is sent."""
         self.comm = comm
+        self.ours = ours
         self.rank: int = comm.Get_rank() if comm is not None else 0
         self.size: int = comm.Get_size() if comm is not None else 1
         self.broken = ""
         self.left = False
         self._pid = os.getpid()
-        self._mine = np.zeros(5, np.int64)
-        self._all = np.zeros(5, np.int64)
+        self._mine = np.zeros(4, np.int64)
+        self._all = np.zeros(4, np.int64)
         self._posted: list[MPI.Request] = []  # the meeting that is under way
         self._seconds: float | None = None  # in place of HPCALLOC_TIMEOUT
         self._number = 0  # of waits, to tell the messages of one roll call from those of another
-        self._announced = 0  # messages of roll calls that this rank sent
-        self._owed = 0  # such messages on the communicator that this one was made of
 
     @property
     def alone(self) -> bool:
@@ -218,7 +222,7 @@ class Ranks:
                 raise error
             return
         self._post(call, error is not None, False)
-        failed, left, key, negative, _ = self._all.tolist()
+        failed, left, key, negative = self._all.tolist()
         if left < self.size:
             self.left = True
             self.broken = f"rank {left} of {self.size} has left its context or ended"
@@ -243,24 +247,24 @@ class Ranks:
         work = functools.partial(made.extend, itertools.starmap(function, [arguments]))
         self.meet(call)
         self._posted.clear()
+        end = time.monotonic() + seconds_to_wait(call)
         try:
             self.meet(call)
         except BaseException:
             # All have passed the first meeting. If this rank is in the second, they will be in the call.
-            _handler.insist(functools.partial(self._keep_word, call, work))
+            _handler.insist(functools.partial(self._keep_word, end, call, work))
             raise
         _handler.insist(work)
         return made[0]
 
-    def _keep_word(self, call: str, work: Callable[[], object]) -> None:
+    def _keep_word(self, end: float, call: str, work: Callable[[], object]) -> None:
         if not self._posted or self.left:
             return
-        end = time.monotonic() + seconds_to_wait(call)
         while not self._posted[-1].Test():
             if time.monotonic() > end:
                 return
             time.sleep(1e-3)
-        failed, left, key, negative, _ = self._all.tolist()
+        failed, left, key, negative = self._all.tolist()
         if failed == left == self.size and key == -negative:
             work()
 
@@ -312,18 +316,7 @@ class Ranks:
         if self.comm is None:
             return self
         # Not Idup: one that a rank does not come to would keep Open MPI from making any communicator after it.
-        made = Ranks(quiet(self.together(call, self.comm.Dup)))
-        if made.alone:
-            return made
-        made._owed = self._announced
-        made.meet(call)
-        if made._all[4]:  # a roll call was held on the caller's communicator: leave nothing of it there
-            counts = made.gather(call, self._announced)
-            made._owed = 0
-            word = np.empty(1, np.int64)
-            for _ in range(sum(counts or ())):
-                self.comm.Recv(word, source=mpi().ANY_SOURCE, tag=_HERE)
-        return made
+        return Ranks(quiet(self.together(call, self.comm.Dup)))
 
     # ---- how it is done ---------------------------------------------------------------------------------
 
@@ -345,7 +338,6 @@ class Ranks:
             self.rank if leaving else nobody,
             key,
             -key,
-            -self._owed,
         )
         post = functools.partial(self.comm.Iallreduce, self._mine, self._all, mpi().MIN)
         if leaving:
@@ -399,9 +391,11 @@ class Ranks:
                 if waited < _SPIN:
                     os.sched_yield()
                     continue
-                if waited > patience:
+                if not self.ours and waited > seconds:
+                    raise HpcallocError(self._too_late(call, waited, seconds, ()))
+                if self.ours and waited > _LOOK:
                     roll = roll or _RollCall(self)
-                    missing = roll.missing(waited > seconds, waited > seconds + patience)
+                    missing = roll.missing(waited - seconds, patience)
                     if missing is not None:
                         raise HpcallocError(self._too_late(call, waited, seconds, missing))
                 time.sleep(pause)
@@ -416,7 +410,7 @@ class Ranks:
     def _too_late(self, call: str, waited: float, seconds: float, missing: tuple[int, ...]) -> str:
         ranks = ", ".join(map(str, missing[:_NAMED])) + (", ..." if len(missing) > _NAMED else "")
         who = f"rank {ranks} has" if len(missing) == 1 else f"ranks {ranks} have"
-        who = who if missing else "a rank that was here has"
+        who = who if missing else "a rank has"
         self.broken = f"{who} not come to {call}"
         return message(
             call,
@@ -428,63 +422,66 @@ class Ranks:
 
 
 class _RollCall:
-    """Who is here, asked only when a wait is long: ranks tell rank 0, and rank 0 answers who is missing.
+    """Who is here, asked only when the time of a rank is up: a healthy program sends nothing.
 
-    A rank says once that it is here, and once more when its time is up; the second time rank 0 answers. Before it
-    gives up itself, rank 0 answers all.
+    That rank tells rank 0, which asks all; ranks that wait answer, and rank 0 tells them who is missing.
     """
 
     def __init__(self, ranks: Ranks) -> None:
         assert ranks.comm is not None
         self._ranks, self._comm = ranks, ranks.comm
-        self._present = {0: 1}
-        self._asked = False
-        if ranks.rank != 0:
-            self._send(0, _HERE, np.array([ranks._number], np.int64))
-            ranks._announced += 1
+        self._present = {0}
+        self._told = False  # rank 0: has asked; others: have said that they are here
+        self._end = 0.0  # of rank 0's waiting for answers
 
-    def missing(self, late: bool, over: bool) -> tuple[int, ...] | None:
-        """Ranks that are known not to have come, when this one is to give up; None as long as it shall wait."""
-        return self._at_the_root(over) if self._ranks.rank == 0 else self._elsewhere(late, over)
+    def missing(self, late: float, patience: float) -> tuple[int, ...] | None:
+        """Ranks that have not come, when this one is to give up; None as long as it shall wait.
 
-    def _at_the_root(self, over: bool) -> tuple[int, ...] | None:
+        `late`: seconds since its time was up. `patience`: seconds in which ranks answer.
+        """
+        if self._ranks.rank == 0:
+            return self._at_the_root(late >= 0, patience)
+        return self._elsewhere(late >= 0, late > 2 * patience)
+
+    def _at_the_root(self, late: bool, patience: float) -> tuple[int, ...] | None:
         word, status = np.empty(1, np.int64), mpi().Status()
         while self._comm.Iprobe(source=mpi().ANY_SOURCE, tag=_HERE, status=status):
-            source = status.Get_source()
-            self._comm.Recv(word, source=source, tag=_HERE)
+            self._comm.Recv(word, source=status.Get_source(), tag=_HERE)
             if word[0] == self._ranks._number:
-                self._present[source] = self._present.get(source, 0) + 1
-                if self._present[source] == 2:
-                    self._answer(source)
-        if not over:
+                self._present.add(status.Get_source())
+        if not self._told:
+            if late or len(self._present) > 1:
+                self._told, self._end = True, time.monotonic() + patience
+                self._tell(range(1, self._ranks.size), _WHO)
             return None
-        for source in self._present:
-            if source != 0:
-                self._answer(source)
-        return self._absent()
-
-    def _absent(self) -> tuple[int, ...]:
-        return tuple(rank for rank in range(self._ranks.size) if rank not in self._present)
-
-    def _answer(self, to: int) -> None:
-        words = np.full(2 + _NAMED, -1, np.int64)
-        absent = self._absent()
-        words[0], words[1] = self._ranks._number, len(absent)
-        words[2 : 2 + len(absent[:_NAMED])] = absent[:_NAMED]
-        self._send(to, _ANSWER, words)
+        if time.monotonic() < self._end:
+            return None
+        absent = [rank for rank in range(self._ranks.size) if rank not in self._present]
+        self._tell(self._present - {0}, len(absent), absent[:_NAMED])
+        return tuple(absent)
 
     def _elsewhere(self, late: bool, over: bool) -> tuple[int, ...] | None:
         words = np.empty(2 + _NAMED, np.int64)
+        asked = late
         while self._comm.Iprobe(source=0, tag=_ANSWER):
             self._comm.Recv(words, source=0, tag=_ANSWER)
-            if words[0] == self._ranks._number and words[1] > 0:
+            if words[0] != self._ranks._number:
+                continue
+            if words[1] != _WHO:
                 named = words[2 : 2 + min(int(words[1]), _NAMED)].tolist()
                 return (*named, *([-1] if words[1] > _NAMED else []))
-        if late and not self._asked:
-            self._asked = True
+            asked = True
+        if asked and not self._told:
+            self._told = True
             self._send(0, _HERE, np.array([self._ranks._number], np.int64))
-            self._ranks._announced += 1
         return (0,) if over else None  # rank 0 does not answer: it is not here
+
+    def _tell(self, to: Iterable[int], count: int, absent: Sequence[int] = ()) -> None:
+        words = np.full(2 + _NAMED, -1, np.int64)
+        words[:2] = self._ranks._number, count
+        words[2 : 2 + len(absent)] = absent
+        for rank in to:
+            self._send(rank, _ANSWER, words)
 
     def _send(self, to: int, tag: int, words: Any) -> None:
         _handler.keep_for_ever(words)
@@ -535,7 +532,7 @@ def split_by_host(comm: MPI.Comm, told: int | None) -> tuple[MPI.Comm, bool]:
     bool
         Whether MPI misses some of them: it has no shared memory between them then.
     """
-    ranks = Ranks(comm)
+    ranks = Ranks(comm, ours=False)
     rank = ranks.rank
     node: MPI.Comm = ranks.together("split", comm.Split_type, mpi().COMM_TYPE_SHARED, rank)
     seen = node.Get_size()

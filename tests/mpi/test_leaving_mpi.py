@@ -2,6 +2,7 @@
 """Ranks that leave, do not come, or do something else than the others: nobody waits for ever, and all are told who."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -103,7 +104,8 @@ def test_who_does_not_come_is_named(world, monkeypatch, late, call):
         }
         error = raised(calls[call])
         assert isinstance(error, hpcalloc.HpcallocError)
-        assert f"rank {late} has not come" in str(error)
+        # On the caller's communicator no message is sent that could tell who.
+        assert f"{'a rank' if call == 'init' else f'rank {late}'} has not come" in str(error)
         assert "HPCALLOC_TIMEOUT=0.4 s" in str(error)
     MPI.COMM_WORLD.Barrier()
     if call == "barrier":
@@ -128,6 +130,34 @@ def test_an_interrupted_init_is_no_reason_for_a_later_one_to_wait(world, monkeyp
             hpcalloc.init(spoilt)
     monkeypatch.setenv("HPCALLOC_TIMEOUT", "10")
     hpcalloc.init(sound).close()
+
+
+def test_a_late_rank_keeps_init_waiting_and_the_users_messages_alone(world):
+    """A rank that is late sends nothing and has nothing sent: whatever the user receives is the user's."""
+    from mpi4py import MPI
+
+    got = np.zeros(1)
+    pending = world.Irecv(got, MPI.ANY_SOURCE, MPI.ANY_TAG)
+    if culprit_of(world):
+        time.sleep(1.6)
+    with hpcalloc.init(world) as ctx:
+        world.Send(np.ones(1), (ctx.rank + 1) % ctx.size, 5)
+        status = MPI.Status()
+        pending.Wait(status)
+    assert (status.Get_source(), status.Get_tag(), got[0]) == ((ctx.rank - 1) % ctx.size, 5, 1)
+
+
+def test_a_call_that_a_rank_passes_once_waits_once(world, monkeypatch):
+    """A rank that comes to the first of the two meetings before a call of MPI's, and not to the second."""
+    ranks = Ranks(world.Dup())
+    monkeypatch.setenv("HPCALLOC_TIMEOUT", "1.5")
+    start = time.monotonic()
+    if culprit_of(world):
+        ranks.meet("split")
+    else:
+        with pytest.raises(hpcalloc.HpcallocError, match=f"rank {world.Get_size() - 1} has not come"):
+            ranks.together("split", ranks.comm.Split, 0, 0)
+        assert time.monotonic() - start < 2 * 1.5
 
 
 def test_different_calls_are_told_apart(world):
