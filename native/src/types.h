@@ -295,6 +295,7 @@ struct na_region {
     uintptr_t base;                   /* address of the first byte */
     int16_t index;                    /* of the region */
     int16_t node_index;               /* of its home in na_topo.node_id[], -1 mixed */
+    int16_t limited_index;            /* the node whose NUMALLOC_NODE_LIMIT it counts against, -1 mixed */
     int node;                         /* id of its home; -1: mixed, or an inherited policy of several nodes */
     uint8_t use;                      /* enum na_use */
     bool strict;                      /* use is NA_STRICT */

@@ -5,6 +5,7 @@
  * nodes. Each case is a process of its own.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <linux/mempolicy.h>
 #include <sched.h>
 
@@ -74,6 +75,23 @@ static void explicit_requests(void) {
     numalloc_free(block);
 }
 
+/* NUMALLOC_NODE_LIMIT=64M. What the policy puts on node 1 counts there, from whichever CPU it was asked for. */
+static void limited_body(void) {
+    enum { MIB = 1 << 20 };
+    run_on(0);
+    void *first = numalloc(40 * MIB);
+    CHECK(first != NULL);
+    run_on(1);
+    CHECK(numalloc(40 * MIB) == NULL);
+    CHECK_EQUAL(errno, ENOMEM);
+    void *other = numalloc_onnode(40 * MIB, 0);
+    CHECK_EQUAL(numalloc_node_of(other), 0);
+    numalloc_free(first);
+    CHECK((first = numalloc(40 * MIB)) != NULL); /* the free memory of the other CPU's region gives way */
+    numalloc_free(first);
+    numalloc_free(other);
+}
+
 static void check_json(const char *policy) {
     char field[80];
     snprintf(field, sizeof field, "\"inherited_policy\": \"%s\"", policy);
@@ -123,6 +141,7 @@ static void numactl_preferred(void) {
     check_start(IN("1:2"), "preferred_body");
     check_start(IN("1:2") " NUMALLOC_VERBOSE=1", "preferred_body 2>&1 | grep -q 'memory policy prefer:1'");
 }
+static void limits_of_nodes(void) { check_start("NUMALLOC_NODE_LIMIT=64M " IN("2:2"), "limited_body"); }
 static void numactl_interleave(void) { check_start(IN("3:3"), "spread_body"); }
 static void numactl_interleave_static_nodes(void) { check_start(IN("32771:3"), "flags_body"); }
 static void numactl_localalloc(void) { check_start(IN("4:0"), "nobodys_body"); }
@@ -147,6 +166,7 @@ static void one_node_body(void) {
 
 static const check_case cases[] = {
     {"numactl_membind", numactl_membind},
+    {"limits_of_nodes", limits_of_nodes},
     {"numactl_preferred", numactl_preferred},
     {"numactl_interleave", numactl_interleave},
     {"numactl_interleave_static_nodes", numactl_interleave_static_nodes},
@@ -159,6 +179,6 @@ static const check_case cases[] = {
 static const check_case bodies[] = {
     {"bound_body", bound_body},       {"spread_body", spread_body},       {"nobodys_body", nobodys_body},
     {"flags_body", flags_body},       {"preferred_body", preferred_body}, {"set_once_body", set_once_body},
-    {"one_node_body", one_node_body},
+    {"one_node_body", one_node_body}, {"limited_body", limited_body},
 };
 CHECK_MAIN_OF_BODIES(cases, bodies)

@@ -83,6 +83,8 @@ static void region_lay_out(na_region *region, int index, na_span **bins) {
     else if (region->use != NA_INHERITED) region->node = na_topo.node_id[region->node_index];
     else if (nodeset_count(&na_topo.policy_nodes) == 1) region->node = nodeset_next(&na_topo.policy_nodes, 0);
     else region->node = NUMALLOC_NODE_MIXED;
+    int policy_index = region->use == NA_INHERITED && region->node >= 0 ? na_topology_index_of(region->node) : -1;
+    region->limited_index = policy_index >= 0 ? (int16_t)policy_index : region->node_index;
     pthread_mutex_init(&region->lock, NULL);
     region->cached_since = NA_NO_TIME;
 

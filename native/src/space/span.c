@@ -317,13 +317,14 @@ static na_span *grow_top(na_region *region, na_part *part, uint32_t slices, uint
 /* Would `bytes` more on the region's node exceed NUMALLOC_NODE_LIMIT? Free memory that is still committed counts. */
 static bool over_limit(const na_region *region, uint64_t bytes) {
     if (na_opt.node_limit == UINT64_MAX || region->node_index < 0) return false;
-    uint64_t held = na_node_held(region->node_index);
+    uint64_t held = na_node_held(region->limited_index);
     return bytes > na_opt.node_limit || held > na_opt.node_limit - bytes;
 }
 
 uint64_t na_node_held(int node_index) {
     uint64_t bytes = atomic_load_explicit(&na_regions[node_index].mixed_bytes, memory_order_relaxed);
-    for (int i = node_index; i < na_region_count - 1; i += na_topo.node_count) {
+    for (int i = 0; i < na_region_count - 1; i++) {
+        if (na_regions[i].limited_index != node_index) continue;
         bytes += atomic_load_explicit(&na_regions[i].used_bytes, memory_order_relaxed);
         bytes += atomic_load_explicit(&na_regions[i].dirty_bytes, memory_order_relaxed);
     }
