@@ -189,6 +189,7 @@ def numpys_own(nodes):
 def seen_from_outside(nodes):
     """Look at this process as `hpcalloc ps` does: the same bytes as numa_maps has, and the remote ones are found."""
     far = nodes[-1]
+    lib.numalloc_purge()  # what is free on that node would serve
     before = read_process(os.getpid()).memory
     array = hpcalloc.empty(80 << 17, policy=hpcalloc.on_node(far))
     array[...] = 1

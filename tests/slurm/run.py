@@ -162,7 +162,7 @@ def jobs(cores: int, scratch: pathlib.Path) -> list[Job]:
             both[1:],
             (
                 "^in refusing.sif",
-                "may place memory: no",
+                "may ask for placement: no",
                 "^placement unknown: ",
                 "^demo ok: 1 ranks, placement unknown",
             ),
