@@ -11,7 +11,7 @@ online=$(ls -d /sys/devices/system/node/node[0-9]* | wc -l)
 [ "$online" = "$nodes" ] && echo "lab kernel has $nodes nodes: ok" || echo "lab kernel has $online of $nodes nodes: FAILED"
 
 "$root"/build/native/bin/lab_placement
-"$root"/build/native/bin/stress --threads 4 --operations 60000 && echo "stress on $nodes nodes: ok" || echo "stress on $nodes nodes: FAILED"
+"$root"/build/native/bin/stress --threads 4 --operations 20000 && echo "stress on $nodes nodes: ok" || echo "stress on $nodes nodes: FAILED"
 "$root"/build/native/bin/test_api every_policy_gives_memory mixed_cache_interleaved_spans_are_reused block_info_describes_blocks \
     bad_requests_are_refused prefault_and_page_query strict_memory_is_there_at_once >/tmp/api.out 2>&1 && echo "test_api on $nodes nodes: ok" || { tail -5 /tmp/api.out; echo "test_api on $nodes nodes: FAILED"; }
 
