@@ -62,8 +62,8 @@ def environment() -> dict[str, str]:
     return dict(os.environ, PATH=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
-def boot(nodes: int, timeout: int) -> tuple[int, int, int]:
-    """Boot a kernel, run the checks; gives passed, failed, skipped."""
+def boot(nodes: int, timeout: int, *, again: bool = True) -> tuple[int, int, int]:
+    """Boot a kernel, run the checks; gives passed, failed, skipped. QEMU that ends before any check is started once more."""
     command = kernel(nodes, ["bash", ROOT / "tests/lab/guest.sh", nodes, ROOT, sys.executable])
     start = time.monotonic()
     print(f"--- {nodes} nodes: {kernel_image().name}", flush=True)
@@ -88,6 +88,9 @@ def boot(nodes: int, timeout: int) -> tuple[int, int, int]:
                 passed += match["verdict"] == "ok"
                 failed += match["verdict"] == "FAILED"
                 skipped += match["verdict"] == "skipped"
+    if not done and passed + failed + skipped == 0 and process.returncode != 124 and again:
+        print(f"the {nodes}-node guest did not come up (exit {process.returncode}): once more", flush=True)
+        return boot(nodes, timeout, again=False)
     if not done:
         print(f"the {nodes}-node guest ended early (exit {process.returncode}): FAILED")
         failed += 1
