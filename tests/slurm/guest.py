@@ -32,11 +32,6 @@ def jobs(hosts: int, nodes: int) -> list[Job]:
     ]
     all_local = (LOCAL, HEAT.format(ranks=ranks), *where)
     listed = [Job("job_hybrid_numa.sh", LAUNCH, all_local, (f"--nodes={hosts}",), QUICK)]
-    seen = [rf"^host{h + 1} +{h} +\d+ python .* 8\d\.\d MiB +100 % " for h in range(hosts)]
-    if hosts > 1:
-        script = str(pathlib.Path(__file__).parent / "job_ps.sh")
-        options = (f"--nodes={hosts}", f"--ntasks={hosts}", "--chdir=/tmp")
-        listed.append(Job(script, LAUNCH, tuple(seen), options, QUICK))
     if hosts == 1:
         threads = [rf"^thread \d+ on node {n}: home {n}, 2048 of 2048 pages there" for n in range(nodes)]
         done = rf"^thread_buffers ok: {2 * nodes} threads"
