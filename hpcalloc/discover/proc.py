@@ -11,6 +11,7 @@ __all__ = [
     "HugePool",
     "cgroups",
     "cpu_quota",
+    "fields_of",
     "huge_pools",
     "read_number",
     "read_text",
@@ -25,6 +26,11 @@ def read_text(path: str | os.PathLike[str]) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def fields_of(text: str) -> dict[str, str]:
+    """Read the lines ``name: value`` of a file such as status."""
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
 
 
 def read_number(path: str | os.PathLike[str]) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from .._text import plain_text
 from .launcher import detect_launcher, global_rank
+from .proc import fields_of
 from .topology import format_ids, parse_ids
 
 __all__ = ["Memory", "Process", "Thread", "parse_numa_maps", "read_process", "select"]
@@ -209,7 +210,7 @@ def read_process(pid: int, root: str | os.PathLike[str] = "/") -> Process:
         owner = (base / "status").stat().st_uid
         threads = tuple(_threads(base))
         words = (base / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        status = _fields(_read(base / "status"))
+        status = fields_of(_read(base / "status"))
     except (FileNotFoundError, ProcessLookupError):
         raise ProcessLookupError(pid) from None
     if not threads:  # a zombie has none that runs
@@ -220,7 +221,7 @@ def read_process(pid: int, root: str | os.PathLike[str] = "/") -> Process:
     launch = detect_launcher(environ)
     rank, size = global_rank(environ)
     ranked = launch.launcher != "none" or size > 1
-    sizes = _fields(rollup) if rollup is not None else {}
+    sizes = fields_of(rollup) if rollup is not None else {}
     huge = sum(
         _kib(sizes, name) for name in ("AnonHugePages", "ShmemPmdMapped", "Private_Hugetlb", "Shared_Hugetlb")
     )
@@ -273,7 +274,7 @@ def _threads(base: pathlib.Path) -> Iterator[Thread]:
     for task in sorted(int(name) for name in os.listdir(base / "task")):
         try:
             stat = _read(base / "task" / str(task) / "stat")
-            status = _fields(_read(base / "task" / str(task) / "status"))
+            status = fields_of(_read(base / "task" / str(task) / "status"))
         except (FileNotFoundError, ProcessLookupError):
             continue  # the thread ended
         words = stat.rpartition(")")[2].split()
@@ -311,10 +312,6 @@ def _optional(path: pathlib.Path, hidden: list[str]) -> str | None:
 def _environment(base: pathlib.Path, hidden: list[str]) -> dict[str, str]:
     text = _optional(base / "environ", hidden) or ""
     return dict(entry.partition("=")[::2] for entry in text.split("\0") if entry)
-
-
-def _fields(text: str) -> dict[str, str]:
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
 
 
 def _kib(fields: Mapping[str, str], name: str) -> int:

@@ -26,6 +26,7 @@ from ..discover.proc import (
     HugePool,
     cgroups,
     cpu_quota,
+    fields_of,
     huge_pools,
     read_number,
     read_text,
@@ -246,7 +247,7 @@ def gather_rank(
         MPI does not know of all ranks of this host.
     """
     base = pathlib.Path(root)
-    status = _fields(read_text(base / "proc/self/status"))
+    status = fields_of(read_text(base / "proc/self/status"))
     launch = launch or detect_launcher(environ)
     rank, size = launch.rank, launch.size
     mpi_size = None
@@ -415,11 +416,6 @@ def _memory_group(base: pathlib.Path) -> MemoryGroup | None:
 
 
 # ---- files ----------------------------------------------------------------------------------------------
-
-
-def _fields(text: str) -> dict[str, str]:
-    pairs = (line.partition(":") for line in text.splitlines())
-    return {name: value.strip() for name, _, value in pairs}
 
 
 def _hostname(base: pathlib.Path) -> str:
