@@ -78,20 +78,19 @@ static void by_age(na_region *region, uint64_t now, uint64_t quiet) {
     if (region->used_most > have) region->used_most = low > have ? low : have;
 }
 
-/* What rests beyond measure goes, from all three forms. The lock is held before and after, but not meanwhile. */
+/* What rests beyond measure goes, from all three forms. The lock is held before and after, but not meanwhile. What is on its
+ * way into free spans seems to be in use, so other threads see too little then: the excess is looked at again afterwards. */
 static void shrink(na_region *region) {
     uint64_t excess = na_rest_excess(region);
-    region->unproven -= excess;
     if (excess != 0 && region->rested + region->mixed_cache_bytes != 0) {
         pthread_mutex_unlock(&region->lock);
         na_abandoned_release(region, NA_NO_TIME);
         (void)na_span_cache_release(region, NA_NO_TIME);
         (void)na_mixed_release(region, NA_NO_TIME, excess);
         pthread_mutex_lock(&region->lock);
-        region->unproven += excess;
-        excess = least(na_rest_excess(region), excess);
-        region->unproven -= excess;
+        excess = na_rest_excess(region);
     }
+    region->unproven -= excess;
     for (unsigned p = 2; p-- > 0 && excess != 0;) excess = above(excess, purge_part(region, p, 0, excess));
 }
 
