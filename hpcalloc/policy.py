@@ -9,9 +9,10 @@ from typing import SupportsIndex
 
 from .exceptions import NodeError, message
 
-__all__ = ["Policy", "as_policy", "blocked", "interleave", "local", "node_ids", "on_node"]
+__all__ = ["MEMORY_KINDS", "Policy", "as_policy", "blocked", "interleave", "local", "node_ids", "on_node"]
 
 KINDS = ("local", "on_node", "interleave", "blocked")
+MEMORY_KINDS = ("bandwidth", "latency", "capacity")
 MAX_NODES = 1024  # the kernel's own limit on node ids
 
 

@@ -61,6 +61,33 @@ class Machine:
         self.write(f"{here}/nr_hugepages", str(total))
         self.write(f"{here}/free_hugepages", str(free))
 
+    def more_memory(self, node, memory, distances):
+        """Add a node without CPUs; `distances` are from it, and of the others to it."""
+        here = f"sys/devices/system/node/node{node}"
+        for other in self.cpus:
+            row = self.root / f"sys/devices/system/node/node{other}/distance"
+            row.write_text(f"{row.read_text()} {distances[other]}")
+        self.cpus[node] = ()
+        self.write(f"{here}/cpulist", "\n")
+        self.write(f"{here}/meminfo", f"Node {node} MemTotal:       {memory // 1024} kB\n")
+        self.write(f"{here}/distance", " ".join(map(str, distances)))
+        for name in ("online", "has_memory"):
+            self.write(f"sys/devices/system/node/{name}", f"0-{node}")
+        self.status()
+
+    def access(self, node, initiators, bandwidth=("0", "0"), latency=("0", "0"), which="access1"):
+        """What the kernel tells of a node's memory; pairs are of reading and writing, in MB/s and ns."""
+        here = f"sys/devices/system/node/node{node}/{which}/initiators"
+        for name, values in (("bandwidth", bandwidth), ("latency", latency)):
+            for way, value in zip(("read", "write"), values, strict=True):
+                self.write(f"{here}/{way}_{name}", f"{value}\n")
+        for initiator in initiators:
+            (self.root / here / f"node{initiator}").symlink_to(f"../../../node{initiator}")
+
+    def tiers(self, nodes):
+        for tier, listed in nodes.items():
+            self.write(f"sys/devices/virtual/memory_tiering/memory_tier{tier}/nodelist", f"{listed}\n")
+
     def status(self, cpus=None, mems=None, seccomp=0):
         mems = f"0-{len(self.cpus) - 1}" if mems is None else mems
         self.write(

@@ -7,6 +7,7 @@ import string
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ..discover.kinds import node_text
 from ..discover.topology import Core, Node, Topology, ids_text
 
 __all__ = ["draw", "machine_lines"]
@@ -46,9 +47,8 @@ def _caches(topology: Topology, node: Node) -> list[list[Core]]:
     return list(groups.values())
 
 
-def _title(node: Node) -> str:
-    memory = f"{node.memory_bytes / 2**30:.1f} GiB" if node.memory_bytes else "memory unknown"
-    return f"node {node.id}: {memory}" + ("" if node.cpus else ", no CPUs")
+def _title(topology: Topology, node: Node) -> str:
+    return f"node {node.id}: {node_text(topology, node)}"
 
 
 # ---- text -------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def machine_lines(topology: Topology, cpus: Sequence[Sequence[int]] = (), width:
             body = [
                 row for group in _caches(topology, node) for row in _rows(topology, group, ranks, width - 8)
             ]
-            inside += _box(_title(node), body, width - 4)
+            inside += _box(_title(topology, node), body, width - 4)
         lines += _box(f"package {package}" if package >= 0 else "of no package", inside, width)
     legend = [f"{_FREE} a core" + ("" if not cpus else " without a rank")]
     if topology.allowed_cpus != frozenset(pu for core in topology.cores for pu in core.pus):
@@ -149,7 +149,7 @@ def draw(topology: Topology, cpus: Sequence[Sequence[int]], figure: Any) -> Any:
         down = 1.0
         for node in nodes:
             top = down
-            axes.text(left + 0.6, down + 0.65, _title(node), fontsize=9)
+            axes.text(left + 0.6, down + 0.65, _title(topology, node), fontsize=9)
             down += 1.0
             for group in _caches(topology, node):
                 rows = -(-len(group) // _ACROSS)

@@ -8,8 +8,10 @@ import json
 import click
 from rich.table import Table
 
+from ..discover.kinds import kind_nodes, kinds_lines
 from ..discover.topology import Topology
 from ..plan.ranks import make_plan
+from ..policy import MEMORY_KINDS
 from .bench.output import new_figure, plot_option, save_figure
 from .console import plain_console, print_table
 from .drawing import draw, machine_lines
@@ -41,12 +43,17 @@ def gib(count: int) -> str:
 @json_flag
 @plot_option
 def command(source: str | None, ranks: int | None, as_json: bool, plot_file: str | None) -> None:
-    """Draw packages, NUMA nodes and cores, and list nodes and distances."""
+    """Draw packages, NUMA nodes and cores; list nodes, kinds of memory and distances."""
     topology = topology_of(source)
     cpus = [share.cpus for share in make_plan(topology, ranks).ranks] if ranks is not None else []
     if plot_file is not None:
         save_figure(draw(topology, cpus, new_figure(6, 4)), plot_file)
-    facts = topology.to_dict()
+    kinds = {kind: kind_nodes(topology, kind) for kind in MEMORY_KINDS}
+    facts = topology.to_dict() | {
+        "kinds": {
+            kind: {"nodes": list(nodes), "source": source or None} for kind, (nodes, source) in kinds.items()
+        }
+    }
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
@@ -58,6 +65,9 @@ def command(source: str | None, ranks: int | None, as_json: bool, plot_file: str
     )
     for line in machine_lines(topology, cpus):
         console.print(line)
+    console.print("kinds of memory")
+    for line in kinds_lines(topology):
+        console.print(f"  {line}")
     table = Table(
         "node", "package", "cores", "CPUs", "memory", "allowed", *(f"to {n['id']}" for n in facts["nodes"])
     )
