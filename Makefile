@@ -33,7 +33,7 @@ BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi
         test-recipes test-floors test-mpi examples test-examples test-solvers lint test-numa test-slurm test-slurm-numa test-cluster \
         clean help
 
-all: native $(VENV)/installed ## libraries in build/native, the package in the virtual environment
+all: native $(VENV)/package ## libraries in build/native, the package in the virtual environment
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -46,14 +46,17 @@ $(VENV)/created:
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "make: $(PYTHON) can't make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet 'scikit-build-core>=0.10' 'numpy>=1.26' 'cffi>=1.16' cmake ninja $(WHEEL)
+	$(BIN)/python -m pip install --quiet --group build $(WHEEL)
 	@touch $@
 
 # Editable: Python files are used where they are, C changes reinstall.
-$(VENV)/installed: $(VENV)/created pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(BRIDGE_SOURCES) $(PACKAGES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation -C build-dir='build/{wheel_tag}' -e '.[mpi,test]' \
-	  $(if $(and $(CI),$(filter openmpi,$(MPI))),numba scikit-learn)
+$(VENV)/package: $(VENV)/created pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(BRIDGE_SOURCES) $(PACKAGES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation -C build-dir='build/{wheel_tag}' -e '.[mpi]'
 	@$(BIN)/python -m compileall -q hpcalloc  # as pip does with what it copies
+	@touch $@
+
+$(VENV)/installed: $(VENV)/package
+	$(BIN)/python -m pip install --quiet --group test $(if $(and $(CI),$(filter openmpi,$(MPI))),numba scikit-learn)
 	@touch $@
 
 native: build/native/built ## the C libraries, in build/native
@@ -71,8 +74,9 @@ comma := ,
 
 # ---- running -----------------------------------------------------------------------------------------
 
-demo: $(VENV)/installed ## the main job: a heat equation on two pinned ranks
+demo: $(VENV)/package ## the main job: a heat equation on two pinned ranks
 	@$(call mpirun,2) $(BIN)/python examples/mpi/heat2d.py
+	@echo 'For hpcalloc and mpirun on the PATH: . $(VENV)/bin/activate'
 
 quick: native ## threads, time, M ops/s of the allocator
 	@build/native/bin/quick

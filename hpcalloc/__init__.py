@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import _native
 from .bind import agreement as _agreement  # noqa: F401  # notices forks from now on
 from .exceptions import (
     BindingError,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from .report.report import Report
     from .shared.array import SharedArray
 
-__version__ = "0.1.0"
+__version__ = _native.VERSION
 
 _LAZY = {
     "Context": "context",
@@ -116,20 +117,18 @@ __all__ = [
 
 def get_include() -> str:
     """Return the directory of ``numa_alloc.h``, for ``cc -I``; the same in wheels and editable installations."""
-    return _beside("include")
+    return _installed("include")
 
 
 def get_library() -> str:
     """Return the path of ``libnumalloc.so``, for ``cc`` and ``ctypes.CDLL``: the one that this package uses."""
-    return _beside("libnumalloc.so")
+    return _installed("libnumalloc.so")
 
 
-def _beside(name: str) -> str:
-    import os
+def _installed(name: str) -> str:
+    from ._native.installed import installed
 
-    from ._native import _cffi
-
-    return os.path.join(os.path.dirname(_cffi.__file__), name)
+    return str(installed(name))
 
 
 def __getattr__(name: str) -> Any:

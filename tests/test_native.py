@@ -4,6 +4,7 @@
 import errno
 import gc
 import importlib
+import importlib.metadata
 import os
 import pathlib
 import re
@@ -66,8 +67,7 @@ def test_every_declaration_is_bound():
 
 
 def test_version_and_nodes():
-    version = _native.ffi.string(_native.lib.NUMALLOC_VERSION).decode()
-    assert _native.stats_dict()["version"] == version
+    assert _native.stats_dict()["version"] == hpcalloc.__version__ == importlib.metadata.version("hpcalloc")
     nodes = _native.node_ids()
     assert nodes == tuple(sorted(nodes))
     assert len(nodes) >= 1

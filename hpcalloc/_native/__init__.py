@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 try:
     from ._cffi import ffi, lib
@@ -24,13 +24,11 @@ except ImportError as error:
         "GLIBC_TUNABLES=glibc.rtld.optional_static_tls=4096 in the environment"
     ) from error
 
-if TYPE_CHECKING:
-    import pathlib
-
 __all__ = [
     "MAX_NODES",
     "NODE_FOREIGN",
     "NODE_MIXED",
+    "VERSION",
     "BlockInfo",
     "MoveCounts",
     "NodeInfo",
@@ -43,9 +41,7 @@ __all__ = [
     "describe_nodes",
     "describe_room",
     "ffi",
-    "include_dir",
     "lib",
-    "library_dir",
     "memory_policy",
     "migrate",
     "node_ids",
@@ -59,6 +55,7 @@ __all__ = [
     "stats_dict",
 ]
 
+VERSION: str = ffi.string(lib.NUMALLOC_VERSION).decode()
 MAX_NODES: int = lib.NUMALLOC_MAX_NODES  # node ids are below this
 NODE_MIXED: int = lib.NUMALLOC_NODE_MIXED
 NODE_FOREIGN: int = lib.NUMALLOC_NODE_FOREIGN
@@ -125,18 +122,6 @@ class MoveCounts(NamedTuple):
             self.moved + other.moved,
             {name: self.refused.get(name, 0) + other.refused.get(name, 0) for name in names},
         )
-
-
-def include_dir() -> pathlib.Path:
-    """Directory of ``numa_alloc.h``, for C code built against the installed package."""
-    return library_dir() / "include"
-
-
-def library_dir() -> pathlib.Path:
-    """Directory of ``libnumalloc.so``, ``libnumalloc.a`` and ``libnumalloc_preload.so``."""
-    import pathlib  # the only user of a module that takes a while to import
-
-    return pathlib.Path(__file__).parent
 
 
 def node_ids() -> tuple[int, ...]:

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .._native.installed import installed
 from ..exceptions import HpcallocError
-from .installed import installed
 
 __all__ = [
     "OURS",

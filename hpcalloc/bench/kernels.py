@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .._native.errors import name_of
+from .._native.installed import installed
 from ..discover.topology import format_ids
 from ..exceptions import HpcallocError, message
 from ..memory.arrays import empty
 from ..policy import Policy
-from .installed import installed
 
 __all__ = [
     "BYTES_PER_ELEMENT",

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .._native.installed import share
 from ..discover.launcher import this_launch
 from ..exceptions import HpcallocError, message
 from .programs import finish
@@ -38,20 +39,20 @@ SOLVERS: Mapping[str, tuple[str, str]] = {
 
 
 def find_examples(folder: str | None) -> Path:
-    """The folder of the solvers: the one that is given, or that of the source tree that this package is used from.
+    """The folder of the solvers: the one that is given, or that of this installation.
 
     Raises
     ------
     HpcallocError
-        They are not there. An installed package does not contain them.
+        They are not there.
     """
-    path = Path(folder) if folder is not None else Path(__file__).resolve().parents[2] / "examples" / "mpi"
+    path = Path(folder) if folder is not None else share() / "examples" / "mpi"
     if not (path / "stream.py").is_file():
         raise HpcallocError(
             message(
                 "bench mpi",
                 f"no stream.py in {path}",
-                "examples/mpi of hpcalloc's source tree, which an installed package does not contain",
+                "the folder examples/mpi of hpcalloc",
                 "name that folder with --examples DIR",
             )
         )

@@ -27,9 +27,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._native.installed import installed
 from ..exceptions import HpcallocError, message
 from .alloc import Job, Measurement, environment_for
-from .installed import installed
 
 __all__ = ["Program", "jobs", "read_list"]
 

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
+from .._native.installed import installed
 from ..exceptions import HpcallocError
 from ..policy import on_node
 from . import kernels
 from .bandwidth import DROPPED, Options, cores_by_node
-from .installed import installed
 from .kernels import BYTES_PER_ELEMENT, SCALAR, Arrays, Team, pinned
 
 __all__ = ["STREAM", "compare", "steps"]

@@ -26,6 +26,7 @@ VERBS = {
     "plan": "Which nodes, CPUs and threads N ranks on a host would get, and why.",
     "bench": "Measure: this allocator beside others.",
     "run": "Start a program pinned, with threads and memory to match; under mpirun, srun or alone.",
+    "config": "Flags and files for C, C++, Fortran and CMake, of this installation.",
     "jobscript": "Write a Slurm job script for a program, planned for a compute node.",
     "compare": "Which placement is best for a program: run it under several, in turns.",
     "ps": "Running processes: ranks, threads, CPUs, and the nodes their memory is on.",

@@ -13,13 +13,13 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from .. import _native
 from .._native.errors import error_for, name_of
+from .._native.installed import installed
 from .._text import BINDINGS
 from ..bind.affinity import inherited_memory_policy
 from ..discover.launcher import Ancestor, Launch, launch_and_process
@@ -117,7 +117,7 @@ def command(
         _start(files, start_record(steps, topology, words, notes))
         if audits:
             environment["LD_PRELOAD"] = join_preload(
-                environment.get("LD_PRELOAD", ""), str(_library("libnumalloc_audit.so"))
+                environment.get("LD_PRELOAD", ""), str(installed("libnumalloc_audit.so"))
             )
         elif files.rank == 0:
             click.echo(_no_record(obstacle), err=True)
@@ -158,18 +158,6 @@ def resolve(program: Sequence[str], path: str) -> tuple[list[str], Program]:
     return [found, *program[1:]], look_at(found, path)
 
 
-def _library(name: str) -> Path:
-    # An editable installation keeps sources and built files in two folders of one package.
-    for folder in _native.__path__:
-        if (path := Path(folder) / name).exists():
-            return path
-    raise HpcallocError(
-        message(
-            "run", f"{name} is missing", ", ".join(_native.__path__), "reinstall hpcalloc, or --no-preload"
-        )
-    )
-
-
 def _look(obstacle: str, launch: Launch, ancestor: Ancestor | None) -> Situation:
     return Situation(
         dict(os.environ),
@@ -177,7 +165,7 @@ def _look(obstacle: str, launch: Launch, ancestor: Ancestor | None) -> Situation
         frozenset(os.sched_getaffinity(0)),
         ancestor.cpus if ancestor is not None else None,
         inherited_memory_policy(),
-        str(_library("libnumalloc_preload.so")),
+        str(installed("libnumalloc_preload.so")),
         obstacle,
         None if (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) == resource.RLIM_INFINITY else limit,
     )

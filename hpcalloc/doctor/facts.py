@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import _native
+from .._native.installed import installed
 from ..discover.launcher import Launch, detect_launcher, launcher_process
 from ..discover.neighbours import Neighbour, other_jobs
 from ..discover.proc import (
@@ -303,14 +304,13 @@ def _refused(environ: Mapping[str, str]) -> tuple[str, ...]:
     Values that name a file or a command are left out: it would write there.
     """
     mine = {n: v for n, v in environ.items() if n.startswith("NUMALLOC_") and not set("/.") & set(v)}
-    folder = next((f for f in _native.__path__ if os.path.exists(f"{f}/libnumalloc_preload.so")), None)
     program = shutil.which("true", path=os.defpath)
-    if not mine or folder is None or program is None:
+    if not mine or program is None:
         return ()
     try:
         done = subprocess.run(
             [program],
-            env={**mine, "LD_PRELOAD": f"{folder}/libnumalloc_preload.so"},
+            env={**mine, "LD_PRELOAD": str(installed("libnumalloc_preload.so"))},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -76,8 +76,8 @@
 extern "C" {
 #endif
 
-#define NUMALLOC_VERSION "0.1.0"
-#define NUMALLOC_VERSION_NUMBER 100 /* 10000 * major + 100 * minor + patch */
+#define NUMALLOC_VERSION "0.2.0"
+#define NUMALLOC_VERSION_NUMBER 200 /* 10000 * major + 100 * minor + patch */
 
 #if defined(__GNUC__) || defined(__clang__)
 #define NUMALLOC_API __attribute__((visibility("default")))

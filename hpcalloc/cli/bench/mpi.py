@@ -99,7 +99,7 @@ def _print(result: dict[str, Any]) -> None:
 )
 @click.option("--quick", is_flag=True, help="Small sizes: whether it works, nothing about speed.")
 @click.option(
-    "--examples", metavar="DIR", help="Folder of the solvers; examples/mpi of the source tree by default."
+    "--examples", metavar="DIR", help="Folder of the solvers; by default those that came with hpcalloc."
 )
 @click.option(
     "--timeout",
