@@ -23,8 +23,24 @@ void numalloc_free(void *ptr);
 void *numalloc_onnode(size_t size, int node);
 void *numalloc_interleaved(size_t size, const numalloc_nodemask_t *nodes);
 void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes);
+void *numalloc_onkind(size_t size, int kind);
 
-enum numalloc_policy { NUMALLOC_LOCAL = 0, NUMALLOC_ONNODE = 1, NUMALLOC_INTERLEAVE = 2, NUMALLOC_BLOCKED = 3 };
+typedef struct numalloc_weights_t {
+    uint8_t of[1024];
+} numalloc_weights_t;
+
+void *numalloc_weighted(size_t size, const numalloc_weights_t *weights);
+
+enum numalloc_policy {
+    NUMALLOC_LOCAL = 0,
+    NUMALLOC_ONNODE = 1,
+    NUMALLOC_INTERLEAVE = 2,
+    NUMALLOC_BLOCKED = 3,
+    NUMALLOC_WEIGHTED = 4,
+    NUMALLOC_KIND_BANDWIDTH = 5,
+    NUMALLOC_KIND_LATENCY = 6,
+    NUMALLOC_KIND_CAPACITY = 7
+};
 
 enum numalloc_flag { NUMALLOC_STRICT = 1, NUMALLOC_ZERO = 2, NUMALLOC_POPULATE = 4 };
 
@@ -36,6 +52,7 @@ typedef struct numalloc_request_t {
     int node;
     const numalloc_nodemask_t *nodes;
     size_t stripe;
+    const numalloc_weights_t *weights;
 } numalloc_request_t;
 
 void *numalloc_request_sized(const numalloc_request_t *request, size_t bytes);
@@ -105,12 +122,33 @@ typedef struct numalloc_node_info_t {
     int allowed;
     uint64_t total_bytes;
     uint64_t free_bytes;
+    uint32_t read_bandwidth, write_bandwidth;
+    uint32_t read_latency, write_latency;
+    int tier;
 } numalloc_node_info_t;
 
 int numalloc_node_count(void);
 int numalloc_node_ids(int *ids, int capacity);
 int numalloc_node_info_sized(int node, numalloc_node_info_t *info, size_t bytes);
 int numalloc_node_info(int node, numalloc_node_info_t *info);
+
+enum numalloc_source {
+    NUMALLOC_SOURCE_NONE = 0,
+    NUMALLOC_SOURCE_ATTRIBUTES = 1,
+    NUMALLOC_SOURCE_TIERS = 2,
+    NUMALLOC_SOURCE_SIZE = 3
+};
+
+typedef struct numalloc_kind_t {
+    int source;
+    int nearest;
+    numalloc_nodemask_t nodes;
+} numalloc_kind_t;
+
+int numalloc_kind_sized(int kind, numalloc_kind_t *answer, size_t bytes);
+int numalloc_kind(int kind, numalloc_kind_t *answer);
+size_t numalloc_kind_text(char *buffer, size_t capacity);
+int numalloc_weights(const numalloc_nodemask_t *nodes, numalloc_weights_t *weights);
 int numalloc_distance(int from, int to);
 int numalloc_current_node(void);
 int numalloc_bind_thread(int node);

@@ -28,6 +28,7 @@
  *   EINVAL   a pointer that may not be NULL, a range around the end of the address space, a bad alignment, flag or policy
  *   ENOMEM   no memory; more than the machine has; a limit of the process, its cgroup or NUMALLOC_NODE_LIMIT
  *   ENODEV   no such node, or one that this process may not use, or (strict) that was taken from it since
+ *   ENODATA  a kind of memory, or weights, that the kernel does not tell here
  *   EPERM, ENOSYS   a strict request, or a question, where placement can't be set or asked for; see numalloc_can_bind
  * Freeing a foreign pointer, a block twice, or a pointer into a block writes one line that names call, address and remedy
  * to standard error and aborts; with NUMALLOC_ON_ERROR=warn it writes the line and ignores the call. A pointer into a small
@@ -99,7 +100,7 @@ extern "C" {
 enum {
     NUMALLOC_MAX_NODES = 1024, /* node ids are below this: the kernel's own limit */
     NUMALLOC_NODE_MIXED =
-        -1, /* numalloc_node_of: interleaved or blocked memory, or an inherited policy of several nodes */
+        -1, /* numalloc_node_of: interleaved, weighted or blocked memory, or an inherited policy of several nodes */
     NUMALLOC_NODE_FOREIGN = -2 /* numalloc_node_of: not a live block of this allocator */
 };
 
@@ -153,11 +154,31 @@ NUMALLOC_API NUMALLOC_MALLOC NUMALLOC_SIZE(1) void *numalloc_interleaved(size_t 
  * nodes); boundaries are rounded to pages. */
 NUMALLOC_API NUMALLOC_MALLOC NUMALLOC_SIZE(1) void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes);
 
+/* On the node of a kind (enum numalloc_policy, NUMALLOC_KIND_*) that is nearest to the calling thread, preferred: when it is
+ * full, memory comes from the next node by distance from it. In a request, NUMALLOC_STRICT takes the nodes of the kind
+ * alone, the nearest that has room. The node is the block's home. ENODATA: the kernel tells nothing that says which nodes
+ * are of the kind; see numalloc_kind(). */
+NUMALLOC_API NUMALLOC_MALLOC NUMALLOC_SIZE(1) void *numalloc_onkind(size_t size, int kind);
+
+/* Parts of a node for each weight, 1 to 255; 0: not on this node. */
+typedef struct numalloc_weights_t {
+    uint8_t of[NUMALLOC_MAX_NODES]; /* by node id */
+} numalloc_weights_t;
+
+/* Dealt over nodes in the proportion of their weights; NULL: those of numalloc_weights(). The kernel deals pages where it
+ * has the same weights (Linux 6.9); else the block is cut into runs of pages, at most some hundred. NUMALLOC_STRICT: each run
+ * is on its node. EINVAL no weight; ENODEV a node that may not be used; ENODATA as numalloc_weights(). */
+NUMALLOC_API NUMALLOC_MALLOC NUMALLOC_SIZE(1) void *numalloc_weighted(size_t size, const numalloc_weights_t *weights);
+
 enum numalloc_policy {
-    NUMALLOC_LOCAL = 0,      /* the calling thread's node */
-    NUMALLOC_ONNODE = 1,     /* request.node */
-    NUMALLOC_INTERLEAVE = 2, /* request.nodes */
-    NUMALLOC_BLOCKED = 3     /* request.nodes, request.stripe */
+    NUMALLOC_LOCAL = 0,          /* the calling thread's node */
+    NUMALLOC_ONNODE = 1,         /* request.node */
+    NUMALLOC_INTERLEAVE = 2,     /* request.nodes */
+    NUMALLOC_BLOCKED = 3,        /* request.nodes, request.stripe */
+    NUMALLOC_WEIGHTED = 4,       /* request.weights; if NULL, by bandwidth over request.nodes */
+    NUMALLOC_KIND_BANDWIDTH = 5, /* the nearest node of those with the highest bandwidth */
+    NUMALLOC_KIND_LATENCY = 6,   /* ... with the lowest latency */
+    NUMALLOC_KIND_CAPACITY = 7   /* ... of the lowest memory tier; of the largest, where there is one tier */
 };
 
 enum numalloc_flag {
@@ -168,13 +189,14 @@ enum numalloc_flag {
 
 /* The general form of all the calls above. Zero-initialise it and set what matters. */
 typedef struct numalloc_request_t {
-    size_t size;                      /* bytes */
-    size_t align;                     /* 0 (16 bytes) or a power of two up to 1 GiB */
-    int policy;                       /* enum numalloc_policy */
-    unsigned flags;                   /* enum numalloc_flag, or-ed */
-    int node;                         /* NUMALLOC_ONNODE */
-    const numalloc_nodemask_t *nodes; /* INTERLEAVE, BLOCKED; NULL: all allowed nodes */
-    size_t stripe;                    /* BLOCKED: the split repeats every `stripe` bytes; 0: once */
+    size_t size;                       /* bytes */
+    size_t align;                      /* 0 (16 bytes) or a power of two up to 1 GiB */
+    int policy;                        /* enum numalloc_policy */
+    unsigned flags;                    /* enum numalloc_flag, or-ed */
+    int node;                          /* NUMALLOC_ONNODE */
+    const numalloc_nodemask_t *nodes;  /* INTERLEAVE, BLOCKED; NULL: all allowed nodes */
+    size_t stripe;                     /* BLOCKED: the split repeats every `stripe` bytes; 0: once */
+    const numalloc_weights_t *weights; /* WEIGHTED */
 } numalloc_request_t;
 
 NUMALLOC_API NUMALLOC_MALLOC void *numalloc_request_sized(const numalloc_request_t *request, size_t bytes);
@@ -299,6 +321,10 @@ typedef struct numalloc_node_info_t {
     int allowed;          /* 1: this process may allocate here (Mems_allowed) */
     uint64_t total_bytes; /* memory of the node */
     uint64_t free_bytes;  /* free now */
+    /* What the kernel tells of the node's memory, seen from the CPUs next to it (nodeN/access1, else access0). 0: nothing. */
+    uint32_t read_bandwidth, write_bandwidth; /* MB/s */
+    uint32_t read_latency, write_latency;     /* ns */
+    int tier; /* number of its memory tier, the fastest has the smallest; -1: none told */
 } numalloc_node_info_t;
 
 NUMALLOC_API int numalloc_node_count(void);                 /* allowed nodes with memory, at least 1 */
@@ -307,6 +333,35 @@ NUMALLOC_API int numalloc_node_info_sized(int node, numalloc_node_info_t *info, 
 static inline int numalloc_node_info(int node, numalloc_node_info_t *info) {
     return numalloc_node_info_sized(node, info, sizeof *info);
 }
+
+/* Which nodes a kind means here, and how that is known. */
+enum numalloc_source {
+    NUMALLOC_SOURCE_NONE = 0,       /* it is not known */
+    NUMALLOC_SOURCE_ATTRIBUTES = 1, /* the kernel's bandwidths or latencies; nodes within 10 % of the best count */
+    NUMALLOC_SOURCE_TIERS = 2,      /* the kernel's memory tiers, of which it has several */
+    NUMALLOC_SOURCE_SIZE = 3        /* sizes of nodes, within 10 % of the largest: of KIND_CAPACITY only */
+};
+typedef struct numalloc_kind_t {
+    int source;                /* enum numalloc_source */
+    int nearest;               /* of `nodes`, to the calling thread; -1: none */
+    numalloc_nodemask_t nodes; /* of that kind, allowed ones */
+} numalloc_kind_t;
+
+/* Nodes count that this process may use; the kernel's numbers, if it tells them of all of these, else its tiers. Nodes that
+ * are all alike are all of the kind. EINVAL no kind; ENODATA not known: numalloc_kind_text() says what is. */
+NUMALLOC_API int numalloc_kind_sized(int kind, numalloc_kind_t *answer, size_t bytes);
+static inline int numalloc_kind(int kind, numalloc_kind_t *answer) {
+    return numalloc_kind_sized(kind, answer, sizeof *answer);
+}
+
+/* What the machine has, for messages, a node a part: "node 0: 8 CPUs, 1024 MiB, 51200 MB/s, 80 ns, tier 4; node 1: ...".
+ * Returns the length without the NUL, like snprintf. */
+NUMALLOC_API size_t numalloc_kind_text(char *buffer, size_t capacity);
+
+/* Weights in the proportion of the bandwidths of `nodes` (NULL: all allowed nodes), the lower of read and write; at most
+ * 32. ENODATA: the kernel does not tell the bandwidth of one of them; ENODEV as in requests. */
+NUMALLOC_API int numalloc_weights(const numalloc_nodemask_t *nodes, numalloc_weights_t *weights);
+
 NUMALLOC_API int numalloc_distance(int from, int to); /* SLIT, 10 = local; -1 unknown node */
 NUMALLOC_API int numalloc_current_node(void);         /* node of the CPU the caller runs on */
 

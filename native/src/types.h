@@ -191,11 +191,13 @@ typedef struct na_queue {
 /* Policy of a span of the mixed region, beside it for queries, realloc and reuse. */
 typedef struct na_placement {
     na_nodeset nodes;
-    size_t size;    /* blocked: bytes that were split, else 0 */
-    size_t stripe;  /* blocked: bytes after which the split repeats, 0: it does not */
+    size_t size;    /* blocked, weighted: bytes that were split, else 0 */
+    size_t stripe;  /* blocked, weighted: bytes after which the split repeats, 0: it does not */
     uint8_t policy; /* enum numalloc_policy */
     uint8_t strict;
-    struct na_placement *next; /* unused ones */
+    uint32_t dealt_by_kernel; /* weighted: pages of a turn of the kernel's weighted interleaving; 0: runs of our own */
+    numalloc_weights_t *weights; /* weighted: without common divisor. Unused ones keep the memory */
+    struct na_placement *next;   /* unused ones */
 } na_placement;
 
 /* Is a span with this tag a page of the region whose tag_of_pages this is? Then also: of which class. */

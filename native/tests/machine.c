@@ -35,6 +35,7 @@ __attribute__((weak)) int machine_nodes = AS_IT_IS;
 __attribute__((weak)) bool machine_quiet = false;
 uint64_t machine_room = UINT64_MAX;
 int machine_full = -1, machine_removed = -1;
+char machine_weights[8] = "";
 void (*machine_hook)(enum machine_call);
 static int nodes;
 static struct shared {
@@ -120,7 +121,9 @@ static int noted_node(uintptr_t page) {
     for (int i = noted_count; i-- > 0;) {
         if (page < noted[i].start || page >= noted[i].end) continue;
         bool both = (noted[i].set.word[0] & 3) == 3;
+        int weight = atoi(machine_weights), turn = weight + atoi(machine_weights + 4);
         if (noted[i].mode == NA_BIND_DEFAULT) node = 0;
+        else if (noted[i].mode == NA_BIND_WEIGHTED) node = page / os_page_size() % (size_t)turn >= (size_t)weight;
         else if (both) node = (int)(page / os_page_size() & 1);
         else node = (noted[i].set.word[0] & 1) != 0 ? 0 : 1;
         break;
@@ -156,10 +159,20 @@ static const char *made_up_file(const char *path) {
         {"/sys/devices/system/node/node1/cpulist", "1,3,5,7,9,11,13,15\n"},
         {"/sys/devices/system/node/node0/distance", "10 21\n"},
         {"/sys/devices/system/node/node1/distance", "21 10\n"},
+        {"/sys/devices/system/node/node0/access1/initiators/read_bandwidth", "10000\n"},
+        {"/sys/devices/system/node/node0/access1/initiators/write_bandwidth", "12000\n"},
+        {"/sys/devices/system/node/node0/access1/initiators/read_latency", "100\n"},
+        {"/sys/devices/system/node/node0/access1/initiators/write_latency", "100\n"},
+        {"/sys/devices/system/node/node1/access1/initiators/read_bandwidth", "40000\n"},
+        {"/sys/devices/system/node/node1/access1/initiators/write_bandwidth", "30000\n"},
+        {"/sys/devices/system/node/node1/access1/initiators/read_latency", "150\n"},
+        {"/sys/devices/system/node/node1/access1/initiators/write_latency", "150\n"},
         {"/sys/devices/system/node/node0/meminfo", "Node 0 MemTotal: 8388608 kB\nNode 0 MemFree: 4194304 kB\n"},
         {"/sys/devices/system/node/node1/meminfo", "Node 1 MemTotal: 8388608 kB\nNode 1 MemFree: 4194304 kB\n"}};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
         if (strcmp(path, files[i][0]) == 0) return files[i][1];
+    if (strncmp(path, "/sys/kernel/mm/mempolicy/weighted_interleave/node", 49) == 0)
+        return machine_weights[0] == 0 ? "" : path[49] == '0' ? machine_weights : machine_weights + 4;
     return NULL;
 }
 
@@ -322,6 +335,11 @@ WRAP(int, read_file, (const char *path, char *buffer, size_t capacity, size_t *l
     if (*length >= capacity) return EFBIG;
     memcpy(buffer, made_up, *length + 1);
     return 0;
+}
+
+WRAP(int, list, (const char *path, void (*visit)(const char *name, void *context), void *context)) {
+    int error = counted(MACHINE_list);
+    return error != 0 ? error : nodes == TWO ? ENOENT : __real_os_list(path, visit, context);
 }
 
 void __real_os_message(const char *format, ...);

@@ -56,6 +56,7 @@ enum { MISPLACED = 1000, BAD = 1001 };
     X(get_policy, EPERM, ENOSYS)                                                                                       \
     X(now_ms, BAD)                                                                                                     \
     X(random, BAD)                                                                                                     \
+    X(list, ENOENT, EACCES)                                                                                            \
     X(read_file, ENOENT, EACCES, EFBIG)                                                                                \
     X(page_size, 0)                                                                                                    \
     X(message, 0)                                                                                                      \
@@ -76,6 +77,8 @@ extern int machine_nodes;                       /* 1: the machine as it is */
 extern void (*machine_hook)(enum machine_call); /* is called before each call; NULL: nothing is */
 extern int machine_full;                        /* of two nodes, the one whose pages come from the other; -1: none */
 extern int machine_removed;                     /* of two nodes, the one that was taken from this process; -1: none */
+extern char machine_weights[8];                 /* of two nodes, the kernel's for weighted interleaving, each 4 bytes of
+                                                   text; "": it has none */
 extern uint64_t machine_room;                   /* no cgroup has more room than this many bytes */
 extern bool machine_quiet;                      /* os_message writes nothing */
 

@@ -499,6 +499,16 @@ static void structures_of_other_versions(void) {
     void *block = numalloc_request_sized(&request.known, sizeof request);
     CHECK(block != NULL);
     numalloc_free(block);
+    /* Programs of version 0.1.0: without weights, and without what the kernel tells of memory. */
+    block = numalloc_request_sized(&request.known, offsetof(numalloc_request_t, weights));
+    CHECK(block != NULL);
+    numalloc_free(block);
+    int ids[1];
+    numalloc_node_info_t info;
+    memset(&info, 0x55, sizeof info);
+    (void)numalloc_node_ids(ids, 1);
+    CHECK_EQUAL(numalloc_node_info_sized(ids[0], &info, offsetof(numalloc_node_info_t, read_bandwidth)), 0);
+    CHECK(info.node == ids[0] && info.total_bytes != 0 && info.read_bandwidth == 0x55555555);
     request.newer = 1; /* asks for something that this library does not know */
     CHECK(numalloc_request_sized(&request.known, sizeof request) == NULL);
     CHECK_EQUAL(errno, EINVAL);

@@ -216,7 +216,139 @@ static void nothing_is_faulted_in(void) {
 
 static void room_is_compared_first(void) { in_child(nothing_is_faulted_in); }
 
+/* ---- kinds and weights ------------------------------------------------------------------------------------- */
+
+static int node_of_kind(int kind, unsigned flags) {
+    void *block = request_of(kind, flags, 3 * MIB);
+    CHECK(block != NULL);
+    int node = numalloc_node_of(block);
+    numalloc_free(block);
+    return node;
+}
+
+/* Node 1 has three times the bandwidth and half as much latency again. */
+static void each_kind_has_its_node(void) {
+    numalloc_kind_t kind;
+    for (unsigned strict = 0; strict < 2; strict++) {
+        CHECK_EQUAL(node_of_kind(NUMALLOC_KIND_BANDWIDTH, strict * NUMALLOC_STRICT), 1);
+        CHECK_EQUAL(node_of_kind(NUMALLOC_KIND_LATENCY, strict * NUMALLOC_STRICT), 0);
+    }
+    CHECK_EQUAL(node_of_kind(NUMALLOC_KIND_CAPACITY, 0), numalloc_current_node()); /* both are */
+    void *small = numalloc_onkind(50, NUMALLOC_KIND_BANDWIDTH);
+    CHECK_EQUAL(numalloc_node_of(small), 1);
+    numalloc_free(small);
+    CHECK_EQUAL(numalloc_kind(NUMALLOC_KIND_BANDWIDTH, &kind), 0);
+    CHECK(kind.source == NUMALLOC_SOURCE_ATTRIBUTES && kind.nearest == 1 && kind.nodes.word[0] == 2);
+    CHECK_EQUAL(numalloc_kind(NUMALLOC_KIND_CAPACITY, &kind), 0);
+    CHECK(kind.source == NUMALLOC_SOURCE_SIZE && kind.nodes.word[0] == 3);
+    CHECK_EQUAL(numalloc_kind(NUMALLOC_WEIGHTED, &kind), EINVAL);
+    numalloc_node_info_t info;
+    CHECK_EQUAL(numalloc_node_info(1, &info), 0);
+    CHECK(info.read_bandwidth == 40000 && info.write_latency == 150 && info.tier == -1);
+    char text[200];
+    CHECK(numalloc_kind_text(text, sizeof text) < sizeof text);
+    CHECK(strstr(text, "node 1: 8 CPUs, 8192 MiB, 30000 MB/s, 150 ns, no tier told") != NULL);
+    errno = 0;
+    CHECK(numalloc_onkind(50, NUMALLOC_LOCAL) == NULL && errno == EINVAL);
+    machine_full = 1;
+    CHECK(request_of(NUMALLOC_KIND_BANDWIDTH, NUMALLOC_STRICT, 3 * MIB) == NULL && errno == ENOMEM);
+    machine_full = -1;
+}
+
+static void kinds(void) { in_child(each_kind_has_its_node); }
+
+static void check_shares(const void *block, size_t size, unsigned a, unsigned b) {
+    numalloc_page_counts_t counts;
+    CHECK_EQUAL(numalloc_prefault((void *)(uintptr_t)block, size), 0);
+    CHECK_EQUAL(numalloc_page_nodes(block, size, &counts), 0);
+    size_t exact = counts.pages * a / (a + b), got = counts.on_node[0];
+    CHECK_EQUAL(got + counts.on_node[1], counts.pages);
+    /* Boundaries are on pages, and a huge page is not cut. */
+    size_t may = exact / 64 + 1;
+    if (got + may < exact || got > exact + may) printf("%zu bytes, %u:%u: %zu of %zu\n", size, a, b, got, counts.pages);
+    CHECK(got + may >= exact && got <= exact + may);
+}
+
+static void shares_are_as_the_weights(void) {
+    static const unsigned weights[][2] = {{1, 1}, {1, 3}, {9, 3}, {2, 5}, {1, 32}, {255, 254}, {255, 1}};
+    for (size_t i = 0; i < sizeof weights / sizeof weights[0]; i++)
+        for (unsigned strict = 0; strict < 2; strict++)
+            for (size_t size = 4096; size < 200 * MIB; size = size * 3 + 4096) {
+                numalloc_weights_t asked = {{(uint8_t)weights[i][0], (uint8_t)weights[i][1]}};
+                numalloc_request_t request = {
+                    .size = size, .policy = NUMALLOC_WEIGHTED, .weights = &asked, .flags = strict * NUMALLOC_STRICT};
+                uint64_t before = machine_calls(MACHINE_bind);
+                void *block = numalloc_request(&request);
+                CHECK(block != NULL && numalloc_node_of(block) == NUMALLOC_NODE_MIXED);
+                CHECK(machine_calls(MACHINE_bind) - before < 300);
+                check_shares(block, size, weights[i][0], weights[i][1]);
+                numalloc_free(block);
+            }
+    (void)numalloc_purge();
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+/* The kernel's weights 3:9 are ours, 1:3, and others are not. */
+static void by_the_kernel(void) {
+    const numalloc_weights_t same = {{1, 3}}, other = {{3, 1}};
+    strcpy(machine_weights, "3");
+    strcpy(machine_weights + 4, "9");
+    uint64_t before = machine_calls(MACHINE_bind);
+    void *block = numalloc_weighted(8 * MIB, &same);
+    CHECK_EQUAL(machine_calls(MACHINE_bind) - before, 1);
+    check_shares(block, 8 * MIB, 1, 3);
+    void *few = numalloc_weighted(64 << 10, &same), *ours = numalloc_weighted(8 * MIB, &other);
+    check_shares(few, 64 << 10, 1, 3);
+    check_shares(ours, 8 * MIB, 3, 1);
+    numalloc_free(few);
+    numalloc_free(ours);
+    before = machine_calls(MACHINE_bind);
+    numalloc_free(block);
+    CHECK(numalloc_weighted(8 * MIB, &same) == block); /* with its policy */
+    CHECK_EQUAL(machine_calls(MACHINE_bind), before);
+    block = numalloc_realloc(block, 40 * MIB);
+    check_shares(block, 40 * MIB, 1, 3);
+    numalloc_free(block);
+    CHECK_EQUAL(numalloc_verify(), 0);
+}
+
+static void without_weights_by_bandwidth(void) {
+    numalloc_weights_t weights;
+    numalloc_nodemask_t one = {{2}};
+    CHECK_EQUAL(numalloc_weights(NULL, &weights), 0);
+    CHECK(weights.of[0] == 1 && weights.of[1] == 3 && weights.of[2] == 0); /* 10000 and 30000 MB/s */
+    void *block = numalloc_weighted(8 * MIB, NULL);
+    check_shares(block, 8 * MIB, 1, 3);
+    numalloc_free(block);
+    int seen[2] = {0, 0};
+    for (int i = 0; i < 40; i++) seen[numalloc_node_of(numalloc_weighted(100, NULL))]++;
+    CHECK(seen[0] == 10 && seen[1] == 30);
+    numalloc_request_t request = {.size = MIB, .policy = NUMALLOC_WEIGHTED, .nodes = &one};
+    CHECK_EQUAL(numalloc_node_of(numalloc_request(&request)), 1);
+    request.weights = &weights; /* of more nodes */
+    errno = 0;
+    CHECK(numalloc_request(&request) == NULL && errno == EINVAL);
+    const numalloc_weights_t none = {{0}}, absent = {{1, 1, 1}};
+    CHECK(numalloc_weighted(MIB, &none) == NULL && errno == EINVAL);
+    CHECK(numalloc_weighted(MIB, &absent) == NULL && errno == ENODEV);
+    CHECK_EQUAL(numalloc_weights(&one, NULL), EINVAL);
+    machine_full = 1;
+    request.nodes = NULL;
+    request.flags = NUMALLOC_STRICT;
+    errno = 0;
+    CHECK(numalloc_request(&request) == NULL && errno == ENOMEM);
+    machine_full = -1;
+}
+
+static void weighted(void) {
+    in_child(shares_are_as_the_weights);
+    in_child(by_the_kernel);
+    in_child(without_weights_by_bandwidth);
+}
+
 static const check_case cases[] = {
+    {"kinds", kinds},
+    {"weighted", weighted},
     {"removed_node", removed_node},
     {"full_node", full_node},
     {"huge_pages_are_dealt_fairly", huge_pages_are_dealt_fairly},

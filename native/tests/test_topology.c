@@ -371,6 +371,102 @@ static void only_what_exists_is_written(void) {
     CHECK(written * page <= NUMALLOC_MAX_NODES * sizeof(int) + 4 * page); /* of 38 KiB */
 }
 
+/* ---- kinds of memory --------------------------------------------------------------------------------------- */
+
+static void attributes(int id, int access, int bandwidth, int latency) {
+    static const char *const files[] = {"read_bandwidth", "write_bandwidth", "read_latency", "write_latency"};
+    char path[256], text[32];
+    for (int i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "/sys/devices/system/node/node%d/access%d/initiators/%s", id, access, files[i]);
+        snprintf(text, sizeof text, "%d\n", i < 2 ? bandwidth : latency);
+        write_file(path, text);
+    }
+}
+
+static void tier(int number, const char *nodes) {
+    char path[256];
+    snprintf(path, sizeof path, "/sys/devices/virtual/memory_tiering/memory_tier%d/nodelist", number);
+    write_file(path, nodes);
+}
+
+static void check_kind(int kind, uint64_t nodes, int source) {
+    CHECK_EQUAL(na_kind_of(kind)->nodes.word[0], nodes);
+    CHECK_EQUAL(na_kind_of(kind)->source, source);
+}
+
+/* Two packages, each with fast memory of its own (nodes 2 and 3), and one node of much memory; nobody may use node 5. */
+static void kinds_by_attributes(void) {
+    machine("0-5", "0-5", "0-4");
+    node(0, "0-3", 4000, "10 21 20 20 30 10");
+    node(1, "4-7", 4000, "21 10 20 20 30 10");
+    node(2, "", 1000, "20 20 10 20 30 10");
+    node(3, "", 1000, "20 20 20 10 30 10");
+    node(4, "", 9000, "30 30 30 30 10 10");
+    node(5, "", 9000, "30 30 30 30 10 10");
+    static const int bandwidth[] = {100000, 100000, 400000, 390000, 20000, 900000};
+    static const int latency[] = {80, 85, 110, 110, 300, 10};
+    for (int id = 0; id < 6; id++) attributes(id, 1, bandwidth[id], latency[id]);
+    attributes(2, 0, 1, 1); /* of a device that is nearer */
+    write_file("/sys/devices/system/node/node2/access1/initiators/node0/cpulist", "0-3\n");
+    write_file("/sys/devices/system/node/node3/access1/initiators/node1/cpulist", "4-7\n");
+    tier(3, "2-3\n");
+    tier(4, "0-1\n");
+    tier(128, "4-5\n");
+    na_topology_init(root);
+    check_kind(NUMALLOC_KIND_BANDWIDTH, 0xc, NUMALLOC_SOURCE_ATTRIBUTES);
+    check_kind(NUMALLOC_KIND_LATENCY, 0x3, NUMALLOC_SOURCE_ATTRIBUTES);
+    check_kind(NUMALLOC_KIND_CAPACITY, 0x10, NUMALLOC_SOURCE_TIERS);
+    CHECK_EQUAL(na_memory_of(4)->tier, 128);
+    CHECK_EQUAL(na_memory_of(2)->write_bandwidth, 400000);
+    CHECK_EQUAL(na_kind_nearest(NUMALLOC_KIND_BANDWIDTH, 0), 2);
+    CHECK_EQUAL(na_kind_nearest(NUMALLOC_KIND_BANDWIDTH, 1), 3); /* by its initiators: the distances are equal */
+    CHECK_EQUAL(na_kind_nearest(NUMALLOC_KIND_BANDWIDTH, 3), 3);
+    CHECK_EQUAL(na_kind_nearest(NUMALLOC_KIND_LATENCY, 1), 1);
+    CHECK_EQUAL(na_kind_nearest(NUMALLOC_KIND_CAPACITY, 1), 4);
+    discover();
+    CHECK_EQUAL(na_kind_nearest(NUMALLOC_KIND_BANDWIDTH, 0), -1); /* forgotten, and nothing is told any more */
+}
+
+/* Kernels before 5.18 have no access1; some firmware tells of some nodes only. */
+static void kinds_by_what_there_is(void) {
+    machine("0-2", "0-2", "0-2");
+    node(0, "0-3", 4000, "10 20 30");
+    node(1, "", 3900, "20 10 30");
+    node(2, "", 1000, "30 20 10");
+    attributes(0, 0, 5000, 100);
+    attributes(1, 0, 9000, 120);
+    na_topology_init(root);
+    check_kind(NUMALLOC_KIND_BANDWIDTH, 0, NUMALLOC_SOURCE_NONE);
+    check_kind(NUMALLOC_KIND_CAPACITY, 0x3, NUMALLOC_SOURCE_SIZE);
+    attributes(2, 0, 9100, 130);
+    tier(4, "0-2\n");
+    na_topology_init(root);
+    check_kind(NUMALLOC_KIND_BANDWIDTH, 0x6, NUMALLOC_SOURCE_ATTRIBUTES);
+    check_kind(NUMALLOC_KIND_LATENCY, 0x1, NUMALLOC_SOURCE_ATTRIBUTES);
+    check_kind(NUMALLOC_KIND_CAPACITY, 0x3, NUMALLOC_SOURCE_SIZE); /* one tier says nothing */
+    CHECK_EQUAL(na_kind_nearest(NUMALLOC_KIND_BANDWIDTH, 0), 1);
+    char text[300];
+    CHECK_EQUAL(na_kinds_text(text, sizeof text), strlen(text));
+    CHECK(strstr(text, "node 2: 0 CPUs, 1000 MiB, 9100 MB/s, 130 ns, tier 4") != NULL);
+    char cut[20];
+    CHECK_EQUAL(na_kinds_text(cut, sizeof cut), strlen(text));
+    CHECK(strncmp(cut, text, sizeof cut - 1) == 0 && cut[sizeof cut - 1] == '\0');
+    discover();
+}
+
+static void kinds_by_tier(void) {
+    machine("0-1", "0-1", "0-1");
+    node(0, "0-3", 1000, "10 20");
+    node(1, "", 9000, "20 10");
+    tier(4, "0\n");
+    tier(22, "1\n");
+    na_topology_init(root);
+    check_kind(NUMALLOC_KIND_BANDWIDTH, 0x1, NUMALLOC_SOURCE_TIERS);
+    check_kind(NUMALLOC_KIND_LATENCY, 0x1, NUMALLOC_SOURCE_TIERS);
+    check_kind(NUMALLOC_KIND_CAPACITY, 0x2, NUMALLOC_SOURCE_TIERS);
+    discover();
+}
+
 static const check_case cases[] = {
     {"only_what_exists_is_written", only_what_exists_is_written},
     {"two_nodes", two_nodes},
@@ -392,5 +488,8 @@ static const check_case cases[] = {
     {"again_gives_the_same", again_gives_the_same},
     {"contradicting_files_leave_a_node", contradicting_files_leave_a_node},
     {"garbage_is_survived", garbage_is_survived},
+    {"kinds_by_attributes", kinds_by_attributes},
+    {"kinds_by_what_there_is", kinds_by_what_there_is},
+    {"kinds_by_tier", kinds_by_tier},
 };
 CHECK_MAIN(cases)

@@ -3,7 +3,7 @@
  * api.c: the calls that allocate, free and describe blocks: checks arguments, finds the region, and hands over
  * to heap.c or large.c. The fast paths are in fast.h.
  *
- * Threads: no state of its own but what numalloc_init was given.
+ * Threads: no state of its own.
  */
 #include "api/api.h"
 #include "api/sized.h"
@@ -327,6 +327,63 @@ static void *request_spread(const numalloc_request_t *request, size_t align, boo
     return mixed_alloc(&placement, request->size, align, request->flags);
 }
 
+/* Blocks below a page by turns, in the proportion of the weights. */
+static int next_by_weight(const na_placement *placement) {
+    na_thread *thread = na_thread_get();
+    unsigned sum = 0, turn = thread != NULL ? thread->round_robin++ : 0;
+    int node = -1;
+    while ((node = nodeset_next(&placement->nodes, node + 1)) >= 0) sum += placement->weights->of[node];
+    turn %= sum;
+    for (node = nodeset_next(&placement->nodes, 0); turn >= placement->weights->of[node];) {
+        turn -= placement->weights->of[node];
+        node = nodeset_next(&placement->nodes, node + 1);
+    }
+    return node;
+}
+
+static void *request_weighted(const numalloc_request_t *request, size_t align, bool strict) {
+    numalloc_weights_t weights;
+    na_placement placement = {.policy = NUMALLOC_WEIGHTED, .strict = strict, .weights = &weights};
+    if (request->weights != NULL) {
+        weights = *request->weights;
+        for (int node = 0; node < NUMALLOC_MAX_NODES; node++)
+            if (weights.of[node] != 0) nodeset_add(&placement.nodes, node);
+    }
+    int error = request->weights == NULL ? numalloc_weights(request->nodes, &weights) : 0;
+    if (error == 0)
+        error = resolve_nodes(request->weights != NULL ? &placement.nodes : request->nodes, &placement.nodes);
+    if (error == 0 && request->nodes != NULL && !nodeset_equal(request->nodes, &placement.nodes)) error = EINVAL;
+    if (error != 0) {
+        errno = error;
+        return NULL;
+    }
+    if (nodeset_count(&placement.nodes) == 1 || request->size < os_page_size()) {
+        int index = na_topology_index_of(next_by_weight(&placement));
+        return alloc_on(index, strict ? NA_STRICT : NA_ONNODE, request->size, align, request->flags);
+    }
+    if (!size_fits(request->size)) return NULL;
+    na_weights_reduce(&weights, &placement.nodes);
+    return mixed_alloc(&placement, request->size, align, request->flags);
+}
+
+/* Preferred: the nearest node of the kind, and from there as any node. Strict: those of the kind by distance. */
+static void *request_of_kind(const numalloc_request_t *request, size_t align, bool strict) {
+    int node = na_kind_nearest(request->policy, numalloc_current_node());
+    if (node < 0) {
+        errno = ENODATA;
+        return NULL;
+    }
+    int nearest = na_topology_index_of(node);
+    if (!strict) return alloc_on(nearest, NA_ONNODE, request->size, align, request->flags);
+    const na_nodeset *nodes = &na_kind_of(request->policy)->nodes;
+    const int16_t *neighbour = na_topology_neighbours(nearest);
+    void *block = NULL;
+    for (int i = 0; i < na_topo.node_count && block == NULL; i++)
+        if (nodeset_has(nodes, na_topo.node_id[neighbour[i]]))
+            block = alloc_on(neighbour[i], NA_STRICT, request->size, align, request->flags);
+    return block;
+}
+
 void *na_request(const numalloc_request_t *request) {
     if ((request->flags & ~(unsigned)NA_FLAGS) != 0 || (request->align != 0 && !align_valid(request->align))) {
         errno = EINVAL;
@@ -343,6 +400,10 @@ void *na_request(const numalloc_request_t *request) {
                         request->align, request->flags);
     case NUMALLOC_INTERLEAVE:
     case NUMALLOC_BLOCKED: return request_spread(request, request->align, strict);
+    case NUMALLOC_WEIGHTED: return request_weighted(request, request->align, strict);
+    case NUMALLOC_KIND_BANDWIDTH:
+    case NUMALLOC_KIND_LATENCY:
+    case NUMALLOC_KIND_CAPACITY: return request_of_kind(request, request->align, strict);
     default: errno = EINVAL; return NULL;
     }
     errno = ENODEV;
@@ -350,12 +411,13 @@ void *na_request(const numalloc_request_t *request) {
 }
 
 void *numalloc_request_sized(const numalloc_request_t *request, size_t bytes) {
-    if (!na_question(request, bytes, sizeof *request)) {
+    numalloc_request_t own;
+    if (!na_question(request, bytes, offsetof(numalloc_request_t, weights), &own, sizeof own)) {
         errno = EINVAL;
         return NULL;
     }
     if (!na_init()) return NULL;
-    return NA_UNLIKELY(na_hooked) ? na_modes.alloc(request) : na_request(request);
+    return NA_UNLIKELY(na_hooked) ? na_modes.alloc(&own) : na_request(&own);
 }
 
 void *numalloc_onnode(size_t size, int node) {
@@ -370,6 +432,18 @@ void *numalloc_interleaved(size_t size, const numalloc_nodemask_t *nodes) {
 
 void *numalloc_blocked(size_t size, const numalloc_nodemask_t *nodes) {
     numalloc_request_t request = {.size = size, .policy = NUMALLOC_BLOCKED, .nodes = nodes};
+    return numalloc_request(&request);
+}
+
+void *numalloc_onkind(size_t size, int kind) {
+    numalloc_request_t request = {.size = size, .policy = kind};
+    if (na_is_kind(kind)) return numalloc_request(&request);
+    errno = EINVAL;
+    return NULL;
+}
+
+void *numalloc_weighted(size_t size, const numalloc_weights_t *weights) {
+    numalloc_request_t request = {.size = size, .policy = NUMALLOC_WEIGHTED, .weights = weights};
     return numalloc_request(&request);
 }
 
@@ -478,106 +552,3 @@ int numalloc_node_of(const void *ptr) {
     numalloc_block_info_t info;
     return numalloc_block_info(ptr, &info) == 0 ? info.numa_node : NUMALLOC_NODE_FOREIGN;
 }
-
-/* ---- life cycle ------------------------------------------------------------------------------------------ */
-
-int numalloc_version(void) { return NUMALLOC_VERSION_NUMBER; }
-
-int numalloc_init(size_t bytes_per_node) {
-    static _Atomic(size_t) given; /* bytes + 1; 0: not called yet */
-    if (!na_init()) return errno;
-    if (bytes_per_node > PTRDIFF_MAX) return ENOMEM;
-    size_t before = 0;
-    if (!atomic_compare_exchange_strong(&given, &before, bytes_per_node + 1))
-        return before == bytes_per_node + 1 ? 0 : EALREADY;
-    for (int i = 0; i < na_topo.node_count; i++) {
-        int error = na_region_prepare(na_region_node(i, na_use_local(na_opt.strict)), bytes_per_node);
-        if (error != 0) {
-            atomic_store(&given, 0);
-            return error;
-        }
-    }
-    return 0;
-}
-
-size_t numalloc_purge(void) {
-    if (!na_init()) return 0;
-    if (na_hooked) na_modes.cleanup(false);
-    na_thread *thread = na_thread_get();
-    size_t bytes = 0;
-    if (thread != NULL) na_remote_flush(thread);
-    for (int i = 0; i < na_region_count; i++) {
-        na_region *region = &na_regions[i];
-        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
-        na_abandoned_reclaim(region); /* first, since it may send remote frees to the caller's heap */
-        if (thread != NULL && thread->heaps[i] != NULL) na_heap_release(thread->heaps[i], os_now_ms());
-        bytes += na_reclaim_region(region);
-    }
-    return bytes;
-}
-
-int numalloc_purger(void) { return na_init() ? na_purger_ask() : errno; }
-
-void numalloc_release_address_space(void) {
-    if (na_init()) (void)na_regions_let_go(UINT64_MAX);
-}
-
-void numalloc_cleanup(void) {
-    (void)numalloc_purge();
-    if (na_hooked) na_modes.cleanup(true);
-}
-
-/* ---- machine ------------------------------------------------------------------------------------------- */
-
-int numalloc_node_count(void) { return na_init() ? na_topo.node_count : 1; }
-
-int numalloc_node_ids(int *ids, int capacity) {
-    if (!na_init()) return 0;
-    for (int i = 0; ids != NULL && i < na_topo.node_count && i < capacity; i++) ids[i] = na_topo.node_id[i];
-    return na_topo.node_count;
-}
-
-int numalloc_node_info_sized(int node, numalloc_node_info_t *info, size_t bytes) {
-    if (!na_answer(info, bytes, sizeof *info)) return EINVAL;
-    return na_init() ? na_topology_node_info(node, info) : errno;
-}
-
-int numalloc_distance(int from, int to) { return na_init() ? na_topology_distance(from, to) : -1; }
-
-int numalloc_current_node(void) {
-    if (!na_init()) return 0;
-    int node = na_topology_node_of_cpu(na_topology_cpu_now());
-    return node >= 0 ? node : na_topo.node_id[0];
-}
-
-int numalloc_bind_thread(int node) {
-    if (!na_init()) return errno;
-    if (!nodeset_has(&na_topo.online, node)) return ENODEV;
-    na_cpuset cpus;
-    na_topology_cpus_of(node, &cpus);
-    int error = os_set_affinity(&cpus);
-    return error == EINVAL ? ENODEV : error; /* EINVAL: none of them is in our cpuset */
-}
-
-int numalloc_memory_policy(int policy, unsigned flags, const numalloc_nodemask_t *nodes) {
-    if (!na_init()) return errno;
-    bool strict = flags == NUMALLOC_STRICT;
-    if (flags != 0 && !strict) return EINVAL;
-    if (nodes == NULL) nodes = &na_topo.allowed;
-    if (!nodeset_within(nodes, &na_topo.allowed) || nodeset_count(nodes) == 0) return ENODEV;
-    enum na_bind_mode mode = strict ? NA_BIND_STRICT : NA_BIND_DEFAULT;
-    if (policy == NUMALLOC_INTERLEAVE && !strict) mode = NA_BIND_INTERLEAVE;
-    else if (policy == NUMALLOC_ONNODE && !strict && nodeset_count(nodes) == 1) mode = NA_BIND_PREFERRED;
-    else if (policy != NUMALLOC_LOCAL) return EINVAL;
-    int error = os_set_policy(mode, nodes);
-    return error == EINVAL ? ENODEV : error; /* they were taken from this process */
-}
-
-int numalloc_memory_policy_now(int *mode, numalloc_nodemask_t *nodes) {
-    if (mode == NULL || nodes == NULL) return EINVAL;
-    *nodes = (numalloc_nodemask_t){{0}};
-    return os_get_policy(mode, nodes);
-}
-
-int numalloc_can_bind(void) { return na_init() && na_topo.online_count == 1 ? 0 : os_can_bind(); }
-int numalloc_can_query(void) { return os_can_query(); }

@@ -11,7 +11,7 @@
 
 #pragma GCC visibility push(hidden)
 
-/* ---- init.c: the first call ---- */
+/* ---- init.c: the first call, and the library's life ---- */
 
 /* Idempotent; every public call begins with it. false with errno when the address space can't be had. */
 bool na_init(void);

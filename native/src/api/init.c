@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * init.c: owns the first call: options, machine, address space, modes, in this order.
+ * init.c: owns the first call: options, machine, address space, modes, in this order; and the calls about the library's
+ * life: numalloc_init, purge, cleanup.
  *
  * Threads: na_threads_lock for the first call; one load for all others.
  */
@@ -71,4 +72,52 @@ __attribute__((constructor)) static void load(void) {
     if (na_serves() && na_init() && na_hooked)
         na_modes.start(); /* a failure shows at the first allocation, with errno */
     errno = saved;
+}
+
+/* ---- life cycle ------------------------------------------------------------------------------------------ */
+
+int numalloc_version(void) { return NUMALLOC_VERSION_NUMBER; }
+
+int numalloc_init(size_t bytes_per_node) {
+    static _Atomic(size_t) given; /* bytes + 1; 0: not called yet */
+    if (!na_init()) return errno;
+    if (bytes_per_node > PTRDIFF_MAX) return ENOMEM;
+    size_t before = 0;
+    if (!atomic_compare_exchange_strong(&given, &before, bytes_per_node + 1))
+        return before == bytes_per_node + 1 ? 0 : EALREADY;
+    for (int i = 0; i < na_topo.node_count; i++) {
+        int error = na_region_prepare(na_region_node(i, na_use_local(na_opt.strict)), bytes_per_node);
+        if (error != 0) {
+            atomic_store(&given, 0);
+            return error;
+        }
+    }
+    return 0;
+}
+
+size_t numalloc_purge(void) {
+    if (!na_init()) return 0;
+    if (na_hooked) na_modes.cleanup(false);
+    na_thread *thread = na_thread_get();
+    size_t bytes = 0;
+    if (thread != NULL) na_remote_flush(thread);
+    for (int i = 0; i < na_region_count; i++) {
+        na_region *region = &na_regions[i];
+        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
+        na_abandoned_reclaim(region); /* first, since it may send remote frees to the caller's heap */
+        if (thread != NULL && thread->heaps[i] != NULL) na_heap_release(thread->heaps[i], os_now_ms());
+        bytes += na_reclaim_region(region);
+    }
+    return bytes;
+}
+
+int numalloc_purger(void) { return na_init() ? na_purger_ask() : errno; }
+
+void numalloc_release_address_space(void) {
+    if (na_init()) (void)na_regions_let_go(UINT64_MAX);
+}
+
+void numalloc_cleanup(void) {
+    (void)numalloc_purge();
+    if (na_hooked) na_modes.cleanup(true);
 }

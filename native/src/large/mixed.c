@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * mixed.c: owns interleaved and blocked memory: spans of the last region, each with a kernel policy of its own.
+ * mixed.c: owns interleaved, weighted and blocked memory: spans of the last region, each with a kernel policy of its own.
  *
  * Such a span costs a few VMAs, so freed ones stay in a span cache for a while with their policy and pages, and serve the
  * next request for the same placement; after the purge delay, or when there are too many, policy and memory go
@@ -14,30 +14,49 @@
 #include <errno.h>
 #include <string.h>
 
-enum { NA_PIECES_MAX = 8192 /* policy ranges of one block: the kernel allows 65530 VMAs per process */ };
+/* Policy ranges of one block, if the caller says how it is split, and if not: the kernel allows 65530 VMAs per process. */
+enum { NA_PIECES_MAX = 8192, NA_PIECES_WEIGHTED = 256 };
 
-static bool same_placement(const na_placement *a, const na_placement *b) {
-    return a->policy == b->policy && a->strict == b->strict && a->stripe == b->stripe && a->size == b->size &&
-           nodeset_equal(&a->nodes, &b->nodes);
+static unsigned weight_of(const na_placement *placement, int node) {
+    return placement->policy == NUMALLOC_WEIGHTED ? placement->weights->of[node] : 1;
 }
 
-/* Calls visit for each [from, to) of a blocked array and its node, boundaries on pages. Stops at an error but EINVAL, a
+static size_t sum_of_weights(const na_placement *placement) {
+    size_t sum = 0;
+    for (int node = nodeset_next(&placement->nodes, 0); node >= 0; node = nodeset_next(&placement->nodes, node + 1))
+        sum += weight_of(placement, node);
+    return sum;
+}
+
+static bool same_placement(const na_placement *a, const na_placement *b) {
+    if (a->policy != b->policy || a->strict != b->strict || a->stripe != b->stripe || a->size != b->size ||
+        !nodeset_equal(&a->nodes, &b->nodes))
+        return false;
+    for (int node = nodeset_next(&a->nodes, 0); node >= 0; node = nodeset_next(&a->nodes, node + 1))
+        if (weight_of(a, node) != weight_of(b, node)) return false;
+    return true;
+}
+
+/* Calls visit for each [from, to) of a blocked or weighted array and its node, boundaries on pages. Stops at an error but EINVAL, a
  * node that was taken from this process, which it gives in the end. */
 static int each_piece(const na_placement *placement, uintptr_t start, size_t bytes,
                       int (*visit)(uintptr_t from, size_t length, int node, bool strict), bool strict) {
     size_t page = os_page_size();
     size_t stripe = placement->stripe != 0 ? placement->stripe : bytes;
-    size_t count = (size_t)nodeset_count(&placement->nodes);
+    size_t whole = sum_of_weights(placement);
     size_t end = na_round_up(bytes, page);
     size_t from = 0;
     int removed = 0;
     for (size_t base = 0; base < bytes; base += stripe) {
+        /* A last stripe that is cut off is split as a whole by weights. */
+        size_t here = placement->policy == NUMALLOC_WEIGHTED && bytes - base < stripe ? bytes - base : stripe;
         int node = nodeset_next(&placement->nodes, 0);
-        for (size_t i = 0; i < count; i++, node = nodeset_next(&placement->nodes, node + 1)) {
-            /* stripe * (i + 1) / count without overflow */
-            size_t part = stripe / count * (i + 1) + stripe % count * (i + 1) / count;
+        for (size_t sum = 0; node >= 0; node = nodeset_next(&placement->nodes, node + 1)) {
+            sum += weight_of(placement, node);
+            /* here * sum / whole without overflow */
+            size_t part = here / whole * sum + here % whole * sum / whole;
             size_t to = (base + part + page / 2) & ~(page - 1);
-            if (to > end || (i + 1 == count && base + stripe >= bytes)) to = end;
+            if (to > end || (sum == whole && bytes - base <= stripe)) to = end;
             if (to <= from) continue;
             int error = visit(start + from, to - from, node, strict);
             if (error == EINVAL) removed = error;
@@ -60,23 +79,50 @@ static int populate_piece(uintptr_t from, size_t length, int node, bool strict) 
     return na_populate(from, length, &home, strict ? NA_IN_SET : NA_UNCHECKED);
 }
 
-/* The kernel deals huge pages whole. Interleaved memory has them from so many a node on; below, the nodes' shares would
+/* The kernel deals huge pages whole. Memory that it deals has them from so many turns on; below, the nodes' shares would
  * differ by more than an eighth. */
-enum { HUGE_PAGES_A_NODE = 8 };
+enum { TURNS = 8 };
 static bool has_huge_pages(const na_placement *placement, const na_span *span) {
-    size_t nodes = (size_t)nodeset_count(&placement->nodes);
-    return span->start % NA_HUGE_BYTES == 0 && na_span_bytes(span) >= HUGE_PAGES_A_NODE * nodes * NA_HUGE_BYTES;
+    size_t turn = placement->dealt_by_kernel;
+    if (turn == 0) turn = (size_t)nodeset_count(&placement->nodes);
+    return span->start % NA_HUGE_BYTES == 0 && na_span_bytes(span) >= TURNS * turn * NA_HUGE_BYTES;
 }
 
 static bool lost_huge_pages(const na_placement *placement, const na_span *span) {
-    return placement->policy == NUMALLOC_INTERLEAVE && span->part == 1 && !has_huge_pages(placement, span);
+    bool dealt = placement->policy == NUMALLOC_INTERLEAVE || placement->dealt_by_kernel != 0;
+    return dealt && span->part == 1 && !has_huge_pages(placement, span);
+}
+
+/* Pages of a turn, if the kernel deals memory by the same weights, whatever their common divisor, and so many turns fit.
+ * Strict memory is cut into runs of which each is looked at. */
+static uint32_t kernel_turn(const na_placement *placement, size_t size) {
+    if (placement->policy != NUMALLOC_WEIGHTED || placement->strict) return 0;
+    int first = nodeset_next(&placement->nodes, 0);
+    unsigned first_weight = na_kernel_weight(first), turn = 0;
+    for (int node = first; node >= 0; node = nodeset_next(&placement->nodes, node + 1)) {
+        unsigned weight = na_kernel_weight(node);
+        if (weight == 0 || weight * weight_of(placement, first) != first_weight * weight_of(placement, node)) return 0;
+        turn += weight;
+    }
+    return size / os_page_size() / TURNS >= turn ? turn : 0;
+}
+
+/* Runs of pages, longer ones where there would be too many: huge pages where there are turns enough. 0: one turn. */
+static size_t weighted_stripe(const na_placement *placement, size_t size) {
+    size_t turn = sum_of_weights(placement), unit = os_page_size();
+    size_t most = NA_PIECES_WEIGHTED / (size_t)nodeset_count(&placement->nodes) + 1;
+    if (size / NA_HUGE_BYTES / TURNS >= turn) unit = NA_HUGE_BYTES;
+    while (size / unit / turn > most) unit *= 2;
+    return size / unit / turn > 1 ? unit * turn : 0;
 }
 
 /* Interleaving covers the whole span, since the next user of a cached one may ask for more of it. */
 static int set_policy(const na_placement *placement, const na_span *span, size_t size) {
     if (lost_huge_pages(placement, span)) (void)os_advise_huge((void *)span->start, na_span_bytes(span), false);
-    if (placement->policy == NUMALLOC_INTERLEAVE)
-        return os_bind((void *)span->start, na_span_bytes(span), NA_BIND_INTERLEAVE, &placement->nodes);
+    if (placement->policy == NUMALLOC_INTERLEAVE || placement->dealt_by_kernel != 0) {
+        enum na_bind_mode mode = placement->dealt_by_kernel != 0 ? NA_BIND_WEIGHTED : NA_BIND_INTERLEAVE;
+        return os_bind((void *)span->start, na_span_bytes(span), mode, &placement->nodes);
+    }
     return each_piece(placement, span->start, size, bind_piece, placement->strict);
 }
 
@@ -95,14 +141,15 @@ static int populate(const na_placement *placement, const na_span *span, size_t b
     return each_piece(placement, span->start, bytes, populate_piece, placement->strict);
 }
 
-/* Each node of a placement has an equal share of its span against NUMALLOC_NODE_LIMIT. sign 1: false if that is too much
+/* Each node of a placement has its share of its span against NUMALLOC_NODE_LIMIT. sign 1: false if that is too much
  * for one of them, nothing is counted then. */
 static bool count_share(const na_placement *placement, uint32_t slices, int sign) {
     if (na_opt.node_limit == UINT64_MAX) return true;
-    uint64_t share = ((uint64_t)slices << NA_SLICE_SHIFT) / (uint64_t)nodeset_count(&placement->nodes);
+    uint64_t part = ((uint64_t)slices << NA_SLICE_SHIFT) / sum_of_weights(placement);
     bool fits = true;
     for (int node = nodeset_next(&placement->nodes, 0); node >= 0; node = nodeset_next(&placement->nodes, node + 1)) {
         int index = na_topology_index_of(node);
+        uint64_t share = part * weight_of(placement, node);
         (void)atomic_fetch_add_explicit(&na_regions[index].mixed_bytes, sign > 0 ? share : -share,
                                         memory_order_relaxed);
         fits = fits && (sign < 0 || na_node_held(index) <= na_opt.node_limit);
@@ -135,8 +182,18 @@ static void placement_delete(na_region *region, na_placement *placement) {
 static na_placement *placement_new(na_region *region, const na_placement *value) {
     na_placement *placement = region->placement_unused;
     if (placement != NULL) region->placement_unused = placement->next;
-    else placement = na_meta_alloc(region, sizeof *placement);
-    if (placement != NULL) *placement = *value;
+    else placement = na_meta_alloc(region, sizeof *placement); /* zero */
+    if (placement == NULL) return NULL;
+    numalloc_weights_t *weights = placement->weights;
+    if (weights == NULL && value->policy == NUMALLOC_WEIGHTED) weights = na_meta_alloc(region, sizeof *weights);
+    *placement = *value;
+    placement->weights = weights;
+    if (value->policy != NUMALLOC_WEIGHTED) return placement;
+    if (weights == NULL) {
+        placement_delete(region, placement);
+        return NULL;
+    }
+    *weights = *value->weights;
     return placement;
 }
 
@@ -174,7 +231,7 @@ bool na_mixed_release(na_region *region, uint64_t before, uint64_t bytes) {
 
 static na_span *mixed_cache_take(na_region *region, const na_placement *placement, uint32_t slices, size_t align) {
     for (na_span *span = region->mixed_cache_last; span != NULL; span = span->older) {
-        bool fits = placement->policy == NUMALLOC_BLOCKED
+        bool fits = placement->policy != NUMALLOC_INTERLEAVE
                         ? span->slices == slices
                         : span->slices >= slices && span->slices - slices <= slices / 8;
         if (!fits || (span->start & (align - 1)) != 0 || !same_placement(mixed_cache_placement(span), placement))
@@ -195,7 +252,9 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
     na_placement placement = *wanted;
     size_t bytes = na_round_up(size, NA_SLICE);
     if (placement.stripe >= size || placement.policy == NUMALLOC_INTERLEAVE) placement.stripe = 0;
-    placement.size = placement.policy == NUMALLOC_BLOCKED ? size : 0;
+    if (placement.policy == NUMALLOC_WEIGHTED) placement.stripe = weighted_stripe(&placement, size);
+    placement.size = placement.policy != NUMALLOC_INTERLEAVE ? size : 0;
+    placement.dealt_by_kernel = 0;
     align = na_large_align(bytes, align);
     size_t stripes = placement.stripe == 0 ? 1 : (size + placement.stripe - 1) / placement.stripe;
     size_t pieces = stripes * (size_t)nodeset_count(&placement.nodes);
@@ -225,6 +284,7 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
         if (counted) span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_CACHED_MIXED, &clean);
         if (span != NULL) {
             span->placement = own;
+            own->dealt_by_kernel = placement.dealt_by_kernel = kernel_turn(&placement, size);
             error = os_can_bind();
             if (error == 0) error = set_policy(&placement, span, size);
             if (error == EINVAL) error = ENODEV; /* the nodes were taken from this process meanwhile */

@@ -95,7 +95,8 @@ static void *alloc_before_page(const numalloc_request_t *request, size_t align, 
 void *na_guard_alloc(const numalloc_request_t *request, na_record *record) {
     size_t size = request->size, align = request->align > NA_GRANULE ? request->align : NA_GRANULE;
     if (size > PTRDIFF_MAX / 2 || (align & (align - 1)) != 0) return na_request(request); /* which says what is wrong */
-    bool spread = request->policy == NUMALLOC_INTERLEAVE || request->policy == NUMALLOC_BLOCKED;
+    bool spread = request->policy == NUMALLOC_INTERLEAVE || request->policy == NUMALLOC_BLOCKED ||
+                  request->policy == NUMALLOC_WEIGHTED;
     if (spread && size + align + NA_GRANULE < os_page_size()) spread = false; /* whole, on one node */
     if (na_opt.guard == NA_GUARD_PAGES && !spread && (size >= PAGE_FROM || turn++ % PAGE_EVERY == 0)) {
         void *user = alloc_before_page(request, align, record);
@@ -314,6 +315,7 @@ static void home_of(uintptr_t start, numalloc_request_t *request, na_nodeset *no
     request->policy = span->placement->policy;
     request->nodes = nodes;
     request->stripe = span->placement->stripe;
+    request->weights = span->placement->weights;
     request->flags = span->placement->strict ? NUMALLOC_STRICT : 0;
 }
 

@@ -70,9 +70,10 @@ uint64_t os_data_left(void); /* likewise, of memory that may be written, under R
 
 /* ---- placement ------------------------------------------------------------------------------------ */
 
-enum na_bind_mode { NA_BIND_DEFAULT, NA_BIND_PREFERRED, NA_BIND_STRICT, NA_BIND_INTERLEAVE };
+enum na_bind_mode { NA_BIND_DEFAULT, NA_BIND_PREFERRED, NA_BIND_STRICT, NA_BIND_INTERLEAVE, NA_BIND_WEIGHTED };
 
-/* Sets the policy of a range; pages already there stay. PREFERRED takes exactly one node.
+/* Sets the policy of a range; pages already there stay. PREFERRED takes exactly one node; WEIGHTED is for kernels that
+ * have weights (na_kernel_weight).
  * EPERM, ENOSYS: not allowed here (see os_can_bind). EINVAL: no node of the set is allowed; the kernel drops
  * those that are not from a set that has others, so the caller compares with the allowed nodes first. */
 int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodeset *nodes);
@@ -174,6 +175,9 @@ uint64_t os_random(void); /* from the kernel; never fails, falls back to address
 
 /* Reads a whole small file into buffer (NUL-terminated); *length without the NUL. EFBIG if it doesn't fit. */
 int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length);
+
+/* Calls visit for the name of each entry of a directory. ENOENT, EACCES: it can't be read. */
+int os_list(const char *path, void (*visit)(const char *name, void *context), void *context);
 
 /* Files read and written piece by piece. os_file_create empties or makes the file; NULL is standard error, which
  * os_file_close leaves open. os_file_write writes all of it or fails. *length 0: the end. */

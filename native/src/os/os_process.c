@@ -171,6 +171,29 @@ int os_read_file(const char *path, char *buffer, size_t capacity, size_t *length
     return error;
 }
 
+int os_list(const char *path, void (*visit)(const char *name, void *context), void *context) {
+    struct entry { /* as the kernel writes them */
+        uint64_t inode, offset;
+        uint16_t length;
+        uint8_t type;
+        char name[];
+    };
+    _Alignas(struct entry) char entries[4096];
+    int saved = errno, error = 0;
+    int directory = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (directory < 0) error = errno;
+    while (error == 0) {
+        long got = syscall(SYS_getdents64, directory, entries, sizeof entries);
+        if (got < 0) error = errno;
+        if (got <= 0) break;
+        for (long at = 0; at < got; at += ((struct entry *)(void *)(entries + at))->length)
+            visit(((struct entry *)(void *)(entries + at))->name, context);
+    }
+    if (directory >= 0) (void)syscall(SYS_close, directory);
+    errno = saved;
+    return error;
+}
+
 /* A descriptor other than standard error's, which the program may have closed, or an errno value; errno stays. */
 static int open_file(const char *path, int flags, int *file) {
     int saved = errno;

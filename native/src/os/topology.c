@@ -39,7 +39,7 @@ static char *append(char *to, const char *text_to_add) {
     return to;
 }
 
-static int read_under_root(const char *path, char *into, size_t capacity) {
+int na_topology_read(const char *path, char *into, size_t capacity) {
     char full[2 * PATH];
     size_t length;
     if (into == NULL) return ENOMEM;
@@ -54,11 +54,16 @@ static int read_of_node(int node, const char *file, char *into, size_t capacity)
     do *--first = (char)('0' + node % 10);
     while ((node /= 10) != 0);
     append(append(append(path, "/sys/devices/system/node/node"), first), file);
-    return read_under_root(path, into, capacity);
+    return na_topology_read(path, into, capacity);
 }
 
-/* Calls visit for each number of a list like "0-3,8". */
-static void each_in_list(const char *list, void (*visit)(int id, void *context), void *context) {
+int na_topology_list(const char *path, void (*visit)(const char *name, void *context), void *context) {
+    char full[2 * PATH];
+    append(append(full, root_path), path);
+    return os_list(full, visit, context);
+}
+
+void na_topology_each_in_list(const char *list, void (*visit)(int id, void *context), void *context) {
     const char *c = list;
     while (*c >= '0' && *c <= '9') {
         long from = 0, to;
@@ -92,7 +97,7 @@ static bool value_of(const char *meminfo, const char *key, uint64_t *bytes) {
 }
 
 static int read_meminfo(int node, char *into, size_t capacity) {
-    if (without_sysfs) return read_under_root("/proc/meminfo", into, capacity);
+    if (without_sysfs) return na_topology_read("/proc/meminfo", into, capacity);
     return read_of_node(node, "/meminfo", into, capacity);
 }
 
@@ -114,12 +119,12 @@ static void add_cpu(int cpu, void *cpus) {
 static bool read_cpus(int node, char *into, na_cpuset *cpus) {
     memset(cpus, 0, sizeof *cpus);
     if (without_sysfs) {
-        if (read_under_root("/sys/devices/system/cpu/online", into, TEXT) != 0 || into[0] < '0' || into[0] > '9')
+        if (na_topology_read("/sys/devices/system/cpu/online", into, TEXT) != 0 || into[0] < '0' || into[0] > '9')
             return os_get_affinity(cpus) == 0;
     } else if (read_of_node(node, "/cpulist", into, TEXT) != 0) {
         return false;
     }
-    each_in_list(into, add_cpu, cpus);
+    na_topology_each_in_list(into, add_cpu, cpus);
     return true;
 }
 
@@ -173,19 +178,19 @@ const int16_t *na_topology_neighbours(int from) {
 /* The set in a file, false if it can't be read or is empty. */
 static bool read_nodeset(const char *path, na_nodeset *set) {
     memset(set, 0, sizeof *set);
-    if (read_under_root(path, text, TEXT) != 0) return false;
-    each_in_list(text, add_node, set);
+    if (na_topology_read(path, text, TEXT) != 0) return false;
+    na_topology_each_in_list(text, add_node, set);
     return nodeset_count(set) != 0;
 }
 
 static bool read_mems_allowed(na_nodeset *set) {
     memset(set, 0, sizeof *set);
-    if (read_under_root("/proc/self/status", text, TEXT) != 0) return false;
+    if (na_topology_read("/proc/self/status", text, TEXT) != 0) return false;
     const char *line = strstr(text, "Mems_allowed_list:");
     if (line == NULL) return false;
     line += strlen("Mems_allowed_list:");
     while (*line == ' ' || *line == '\t') line++;
-    each_in_list(line, add_node, set);
+    na_topology_each_in_list(line, add_node, set);
     return nodeset_count(set) != 0;
 }
 
@@ -205,8 +210,8 @@ static void find_nodes(void) {
  * space is exempt from the kernel's look, so what is asked of us is compared here. Under 2 the kernel counts what is opened. */
 static uint64_t overcommit_bytes(void) {
     uint64_t memory, swap = 0;
-    if (read_under_root("/proc/sys/vm/overcommit_memory", text, TEXT) != 0 || text[0] != '0') return UINT64_MAX;
-    if (read_under_root("/proc/meminfo", text, TEXT) != 0 || !value_of(text, "MemTotal:", &memory)) return UINT64_MAX;
+    if (na_topology_read("/proc/sys/vm/overcommit_memory", text, TEXT) != 0 || text[0] != '0') return UINT64_MAX;
+    if (na_topology_read("/proc/meminfo", text, TEXT) != 0 || !value_of(text, "MemTotal:", &memory)) return UINT64_MAX;
     (void)value_of(text, "SwapTotal:", &swap);
     return memory + swap;
 }
@@ -251,6 +256,7 @@ void na_topology_init(const char *root) {
     append(root_path, root != NULL && strlen(root) < PATH ? root : "");
     if (tables_known) memset(na_topo.cpu, 0, sizeof na_topo.cpu);
     tables_known = true;
+    na_kinds_forget();
     memset(&na_topo, 0, offsetof(na_topology, cpu));
     void *memory = NULL;
     (void)os_map(TEXT, &memory); /* without, nothing can be read */

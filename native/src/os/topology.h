@@ -70,4 +70,32 @@ uint64_t na_topology_available_bytes(void);          /* memory and swap that the
                                              * memory, which others need; UINT64_MAX if unknown */
 void na_topology_cpus_of(int node, na_cpuset *cpus); /* online CPUs of a node */
 
+/* Files and lists like "0-3,8" as the topology reads them: below the root that it was given. */
+int na_topology_read(const char *path, char *into, size_t capacity);
+int na_topology_list(const char *path, void (*visit)(const char *name, void *context), void *context);
+void na_topology_each_in_list(const char *list, void (*visit)(int id, void *context), void *context);
+
+/* ---- kinds.c: what the kernel tells of a node's memory, and kinds of memory by that ---- */
+
+typedef struct na_memory {
+    uint32_t read_bandwidth, write_bandwidth; /* MB/s, as the CPUs next to the node see it; 0: not told */
+    uint32_t read_latency, write_latency;     /* ns; 0: not told */
+    int tier;                                 /* -1: not told */
+} na_memory;
+enum { NA_KINDS = NUMALLOC_KIND_CAPACITY - NUMALLOC_KIND_BANDWIDTH + 1 };
+static inline bool na_is_kind(int kind) { return kind >= NUMALLOC_KIND_BANDWIDTH && kind <= NUMALLOC_KIND_CAPACITY; }
+typedef struct na_memory_kind {
+    na_nodeset nodes;
+    int source; /* enum numalloc_source */
+} na_memory_kind;
+
+const na_memory *na_memory_of(int node);               /* of an online node */
+uint32_t na_memory_bandwidth(const na_memory *memory); /* the lower of reading and writing; 0: not told */
+void na_weights_reduce(numalloc_weights_t *weights, const na_nodeset *nodes); /* by their common divisor */
+unsigned na_kernel_weight(int node); /* of the kernel's weighted interleaving, now; 0: it has none */
+const na_memory_kind *na_kind_of(int kind);
+int na_kind_nearest(int kind, int from);         /* node id, seen from a node id; -1: kind not known */
+size_t na_kinds_text(char *to, size_t capacity); /* as numalloc_kind_text */
+void na_kinds_forget(void);                      /* the topology is read anew; no other thread asks meanwhile */
+
 #endif
