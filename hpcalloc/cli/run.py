@@ -7,7 +7,6 @@ import contextlib
 import errno
 import json
 import os
-import resource
 import shlex
 import shutil
 import signal
@@ -57,7 +56,7 @@ _LAUNCHERS = frozenset(
 @click.option(
     "--preload/--no-preload",
     default=None,
-    help="Serve malloc by this allocator (LD_PRELOAD); by default wherever that works and ulimit -v is unlimited.",
+    help="Serve malloc by this allocator (LD_PRELOAD); by default wherever that works.",
 )
 @click.option(
     "--dry-run",
@@ -167,7 +166,6 @@ def _look(obstacle: str, launch: Launch, ancestor: Ancestor | None) -> Situation
         inherited_memory_policy(),
         str(installed("libnumalloc_preload.so")),
         obstacle,
-        None if (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) == resource.RLIM_INFINITY else limit,
     )
 
 

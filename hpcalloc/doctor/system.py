@@ -285,10 +285,7 @@ def limits(host: Host) -> Iterator[Finding]:
                     "warning",
                     f"{'address space' if flag == '-v' else 'data'} is limited",
                     seen=[f"ulimit {flag}: {value // 1024} KiB"],
-                    effect="the allocator reserves less, blocks can be no larger than that, all of a node's no more than "
-                    "an eighth of the limit; MPI and thread stacks may fail to start"
-                    if flag == "-v"
-                    else "MPI and thread stacks may fail to start",
+                    effect="MPI and thread stacks may fail to start",
                     mend=(f"ulimit {flag} unlimited",),
                     ranks=(rank,),
                 )

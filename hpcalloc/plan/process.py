@@ -50,8 +50,6 @@ class Situation:
         Path of the preload library.
     obstacle : str
         Why the program would not load it; "": it would.
-    address_space : int or None
-        Bytes that it may map (``ulimit -v``); None: any number.
     """
 
     environ: Mapping[str, str]
@@ -61,7 +59,6 @@ class Situation:
     inherited_policy: str = ""
     library: str = ""
     obstacle: str = ""
-    address_space: int | None = None
 
 
 @dataclass(frozen=True)
@@ -307,11 +304,6 @@ def _preload(found: Situation, wishes: Wishes, reasons: list[str]) -> bool:
         obstacles.append(f"{found.library!r}: LD_PRELOAD can't hold blanks and colons")
     if found.obstacle:
         obstacles.append(found.obstacle)
-    if found.address_space is not None and wishes.preload is None:
-        # It reserves a region for each node and kind of memory, all of one size: one node's arrays get the smallest part.
-        obstacles.append(
-            f"under ulimit -v ({found.address_space >> 10} KiB) it could give the program less than an eighth of that"
-        )
     if obstacles and wishes.preload:
         raise PlanError(message("run", "--preload", "; ".join(obstacles), "leave --preload out"))
     reasons += [f"the allocator is not preloaded: {why}" for why in obstacles]

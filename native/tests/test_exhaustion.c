@@ -104,6 +104,47 @@ static void fills_and_recovers(void) {
     try_everything();
 }
 
+/* Blocks of `size` until there are no more, first and last word written; all are freed again. Gives the bytes. */
+static size_t fill_and_free(size_t size) {
+    struct block {
+        struct block *next;
+    } *all = NULL, *block;
+    size_t have = 0;
+    while ((block = numalloc(size)) != NULL) {
+        block->next = all;
+        all = block;
+        ((uint64_t *)block)[size / 8 - 1] = size;
+        have += size;
+    }
+    CHECK_EQUAL(errno, ENOMEM);
+    while ((block = all) != NULL) {
+        CHECK_EQUAL(((uint64_t *)block)[size / 8 - 1], size);
+        all = block->next;
+        numalloc_free(block);
+    }
+    CHECK_EQUAL(numalloc_verify(), 0);
+    return have;
+}
+
+/* Of a limit on address space a node's blocks have most, whatever was allocated and freed before. */
+static void most_of_it(void) {
+    static const size_t sizes[] = {64, 26 * MIB, 130000, 26 * MIB, 1000};
+    struct rlimit limit;
+    CHECK_EQUAL(getrlimit(RLIMIT_AS, &limit), 0);
+    for (int i = 0; i < 5; i++) {
+        size_t have = fill_and_free(sizes[i]);
+        printf("%zu MiB in blocks of %zu\n", have >> 20, sizes[i]);
+        CHECK(have >= limit.rlim_cur / 4 * 3);
+    }
+    numalloc_request_t request = {.size = limit.rlim_cur / 2, .flags = NUMALLOC_STRICT}; /* of another region */
+    for (int policy = NUMALLOC_LOCAL; policy <= NUMALLOC_BLOCKED; policy++) {
+        request.policy = policy;
+        void *block = numalloc_request(&request);
+        CHECK(block != NULL || errno == ENOSYS || errno == EPERM);
+        numalloc_free(block);
+    }
+}
+
 /* Limits on address space that come after the start. */
 static void address_space_body(void) {
     struct rlimit limit;
@@ -368,6 +409,7 @@ static void pages_go_home_body(void) {
 
 static const struct check_case bodies[] = {
     {"fills_and_recovers", fills_and_recovers},
+    {"most_of_it", most_of_it},
     {"address_space", address_space_body},
     {"data", data_body},
     {"spread_data", spread_data_body},
@@ -403,8 +445,10 @@ static void misplaced_pages(void) {
 static void small_address_space(void) {
     if (SANITIZED) return;
     starts("ulimit -v 400000;", "fills_and_recovers");
-    starts("ulimit -v 1000000;", "fills_and_recovers");
-    starts("ulimit -v 3000000;", "fills_and_recovers");
+    starts("ulimit -v 200000;", "fills_and_recovers");
+    starts("ulimit -v 300000;", "most_of_it");
+    starts("ulimit -v 300000; NUMALLOC_SECURE=1", "most_of_it");
+    starts("ulimit -v 300000; MACHINE_NODES=2", "most_of_it");
     starts("", "address_space");
 }
 

@@ -44,8 +44,8 @@ static const struct option {
     const char *standard; /* the default, in the same notation */
     void *value;
 } table[] = {
-    /* bytes of address space per node; 0: four times the memory of the largest node, at least 256 GiB, less
-     * under ulimit -v */
+    /* bytes of address space per node; 0: four times the memory of the largest node, at least 256 GiB; under
+     * ulimit -v not reserved */
     {"RESERVE", "reserve", SIZE, "a size such as 64G, or 0", "0", &na_opt.reserve},
     /* most bytes of memory the allocator may hold on one node, free but unreturned memory included */
     {"NODE_LIMIT", "node_limit", LIMIT, "a size such as 8G, or none", "none", &na_opt.node_limit},

@@ -262,7 +262,8 @@ bool na_reclaim_relieve(na_region *region, int attempt) {
         (void)na_reclaim_region(each);
         any |= held(each) < before;
     }
-    if (os_address_space_left() == 0) any |= na_regions_let_go(UINT64_MAX);
+    uint64_t space = os_address_space_left();
+    if (space == 0 || (!na_held && space != UINT64_MAX)) any |= na_regions_let_go(UINT64_MAX);
     errno = saved;
     return any;
 }

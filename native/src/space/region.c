@@ -6,9 +6,10 @@
  *                (before mixed, with an inherited memory policy: | node 0 local | node 1 local | ... |)
  *   region:      | metadata | small part -> | large part ->                           |
  *
- * Invariants. A region's policy is set once, over the whole region, before its first byte is opened; under a limit of
- * address space (RLIMIT_AS) that comes later, what is not open is given back, and then set for each piece. A part
- * is open from its start up to `opened` and tiled by spans up to `top`; both only grow. Map entries are
+ * Invariants. A region's policy is set once, over the whole region, before its first byte is opened. Reserved address
+ * space counts against RLIMIT_AS. Under such a limit nothing is reserved (na_held is false): addresses are chosen where
+ * others are not likely to map, a piece is mapped and given its policy when it is opened, and free ends of parts go back.
+ * A part is open from its start up to `opened` and tiled by spans up to `top`; both shrink only then. Map entries are
  * never unmapped, so that a stale pointer may be looked up safely.
  * Strict regions have the same kernel policy as the others (preferred): strictness is populate-and-verify,
  * because a bind policy answers a full node with the OOM killer at fault time.
@@ -66,10 +67,38 @@ static unsigned region_shift_wanted(void) {
     if (shift < NA_REGION_SHIFT_MIN) shift = NA_REGION_SHIFT_MIN;
     unsigned count = log2_ceil((uint64_t)na_region_count);
     while (shift > NA_REGION_SHIFT_MIN && shift + count > NA_TOTAL_SHIFT_MAX) shift--;
-    /* Under ulimit -v leave half of what is left to everybody else. */
-    uint64_t left = os_address_space_left();
-    while (shift > NA_REGION_SHIFT_MIN && ((uint64_t)na_region_count << shift) > left / 2) shift--;
     return shift;
+}
+
+/* Bytes of the tables for so many bytes of address space. */
+static size_t map_bytes(size_t total) { return (total >> NA_SLICE_SHIFT) * sizeof(na_span *); }
+static size_t dirty_bytes(size_t total) { return na_round_up(total >> NA_SLICE_SHIFT, os_page_size()); }
+static size_t live_bytes(size_t total) { return na_secure ? total / NA_GRANULE / 8 : 0; }
+
+/* Under a limit of address space: a part as long as all that is left, if the tables leave room for it. */
+static unsigned region_shift_under(uint64_t left, unsigned shift) {
+    if (shift > log2_ceil(left) + 2) shift = log2_ceil(left) + 2;
+    for (; shift > NA_REGION_SHIFT_MIN; shift--) {
+        size_t total = (size_t)na_region_count << shift;
+        if (map_bytes(total) + dirty_bytes(total) + live_bytes(total) <= left / 8) break;
+    }
+    return shift;
+}
+
+/* Addresses at which nothing is mapped, far from where the system maps, be it downwards or upwards from there. */
+static int find_addresses(size_t bytes, size_t align, void **address) {
+    int error = os_map(os_page_size(), address);
+    if (error != 0) return error;
+    (void)os_release(*address, os_page_size());
+    uintptr_t at = (uintptr_t)*address;
+    do { /* ENOMEM is beyond the limit only after what is there */
+        at = (at / 2) & ~(align - 1);
+        if (at < bytes) return ENOMEM;
+        error = os_map_at((void *)at, bytes);
+    } while (error == EEXIST);
+    if (error == 0) (void)os_release((void *)at, bytes);
+    *address = (void *)at;
+    return 0;
 }
 
 static void region_lay_out(na_region *region, int index, na_span **bins) {
@@ -91,7 +120,8 @@ static void region_lay_out(na_region *region, int index, na_span **bins) {
     size_t bytes = (size_t)1 << na_shift;
     uintptr_t meta_end = region->base + na_round_up(bytes / NA_META_SHARE, NA_HUGE_BYTES);
     region->descriptors_end = region->base;
-    region->meta_next = region->meta_opened = meta_end;
+    region->meta_next = region->meta_opened = region->kept_high = meta_end;
+    region->kept_low = region->base;
     uintptr_t middle = region->base + bytes / 4;
     region->part[0] = (na_part){.start = meta_end, .limit = middle, .bin = bins};
     region->part[1] = (na_part){.start = middle, .limit = region->base + bytes, .bin = bins + NA_SPAN_BINS};
@@ -104,32 +134,33 @@ int na_regions_reserve(void) {
     void *base = NULL;
     int error = ENOMEM;
     unsigned shift = region_shift_wanted();
+    uint64_t left = os_address_space_left();
+    bool held = ((uint64_t)na_region_count << shift) <= left / 2;
+    if (!held) shift = region_shift_under(left, shift);
     for (; shift >= NA_REGION_SHIFT_MIN; shift--) {
-        size_t align = (size_t)1 << (shift < 30 ? shift : 30); /* a 1 GiB page fits */
-        error = os_reserve((size_t)na_region_count << shift, align, &base);
+        size_t total = (size_t)na_region_count << shift,
+               align = (size_t)1 << (shift < 30 ? shift : 30); /* a 1 GiB page fits */
+        error = held ? os_reserve(total, align, &base) : find_addresses(total, align, &base);
         if (error == 0) break;
     }
     if (error != 0) return error;
 
     size_t total = (size_t)na_region_count << shift;
-    size_t slices = total >> NA_SLICE_SHIFT;
     size_t page = os_page_size();
-    size_t dirty_bytes = (slices + page - 1) & ~(page - 1);
-    size_t live_bytes = na_secure ? total / NA_GRANULE / 8 : 0;
     void *map = NULL, *dirty = NULL, *regions = NULL, *live = NULL;
-    error = os_reserve_readable(slices * sizeof(na_span *), &map);
-    if (error == 0) error = os_reserve_readable(dirty_bytes, &dirty);
-    if (error == 0 && live_bytes != 0) error = os_reserve_readable(live_bytes, &live);
+    error = os_reserve_readable(map_bytes(total), &map);
+    if (error == 0) error = os_reserve_readable(dirty_bytes(total), &dirty);
+    if (error == 0 && na_secure) error = os_reserve_readable(live_bytes(total), &live);
     /* The bins come last: few processes use those of more than one region. */
     size_t bins_at = na_round_up((size_t)na_region_count * sizeof(na_region), 64);
     size_t bins = 2 * NA_SPAN_BINS;
     size_t bytes = na_round_up(bins_at + (size_t)na_region_count * bins * sizeof(na_span *), page);
     if (error == 0) error = os_map(bytes, &regions);
     if (error != 0) {
-        os_release(base, total);
-        if (map != NULL) os_release(map, slices * sizeof(na_span *));
-        if (dirty != NULL) os_release(dirty, dirty_bytes);
-        if (live != NULL) os_release(live, live_bytes);
+        if (held) os_release(base, total);
+        if (map != NULL) os_release(map, map_bytes(total));
+        if (dirty != NULL) os_release(dirty, dirty_bytes(total));
+        if (live != NULL) os_release(live, live_bytes(total));
         return error;
     }
     na_shift = shift;
@@ -142,7 +173,7 @@ int na_regions_reserve(void) {
     na_regions = regions;
     for (int i = 0; i < na_region_count; i++)
         region_lay_out(&na_regions[i], i, (na_span **)((char *)regions + bins_at) + (size_t)i * bins);
-    na_held = true;
+    na_held = held;
     na_reserved = total; /* last: na_span_at sees nothing before */
     return 0;
 }
@@ -213,26 +244,34 @@ bool na_is_open(uintptr_t address) {
     return address < __atomic_load_n(&region->part[address >= region->part[1].start].opened, __ATOMIC_RELAXED);
 }
 
+/* What is reserved of metadata, but for what may be needed. */
+static void let_metadata_go(na_region *region, uintptr_t descriptors) {
+    uintptr_t low = region->base + descriptors, high = region->meta_opened - na_round_up(descriptors / 4, NA_SLICE);
+    if (low < region->descriptors_end) low = region->descriptors_end;
+    if (high < low || high > region->meta_opened) low = high = region->meta_opened;
+    region->kept_low = low;
+    region->kept_high = high;
+    let_go(low, high);
+}
+
 bool na_regions_let_go(uint64_t limit) {
     uint64_t most = (uint64_t)1 << na_shift;
     if (limit == UINT64_MAX) limit = LIMIT_UNKNOWN;
     if (limit > most) limit = most;
     uintptr_t descriptors = na_round_up(limit / NA_SLICE * sizeof(na_span), NA_SLICE);
     for (int i = 0; i < na_region_count; i++) pthread_mutex_lock(&na_regions[i].lock);
-    bool any = na_held;
+    bool was_held = na_held, any = was_held;
     na_held = false;
-    for (int i = 0; any && i < na_region_count; i++) {
+    for (int i = 0; i < na_region_count; i++) {
         na_region *region = &na_regions[i];
-        uintptr_t low = region->base + descriptors, high = region->meta_opened - na_round_up(descriptors / 4, NA_SLICE);
-        if (low < region->descriptors_end) low = region->descriptors_end;
-        if (high < low || high > region->meta_opened) low = high = region->meta_opened;
-        region->kept_low = low;
-        region->kept_high = high;
-        let_go(low, high);
+        if (was_held) let_metadata_go(region, descriptors);
         for (int p = 0; p < 2; p++) {
-            __atomic_store_n(&region->part[p].opened, region->part[p].top,
-                             __ATOMIC_RELAXED); /* what lies behind was never used */
-            let_go(region->part[p].top, region->part[p].limit);
+            na_part *part = &region->part[p];
+            uintptr_t end = was_held ? part->limit : part->opened;
+            na_span_drop_top(region, part);
+            __atomic_store_n(&part->opened, part->top, __ATOMIC_RELAXED);
+            let_go(part->top, end);
+            any |= part->top < end;
         }
     }
     for (int i = na_region_count; i-- > 0;) pthread_mutex_unlock(&na_regions[i].lock);

@@ -47,7 +47,7 @@ extern na_span **na_map;      /* slice -> descriptor */
 extern bool na_secure;        /* NUMALLOC_SECURE: sealed lists, random order, see heap/secure.c; set before reserving */
 extern _Atomic(uint64_t) *na_live; /* secure: see below; NULL without */
 extern na_region *na_regions;
-extern _Atomic(bool) na_held; /* what is not open is reserved as well; changes once, with all locks of regions held */
+extern _Atomic(bool) na_held; /* what is not open is reserved as well; becomes false with all locks of regions held */
 extern int na_region_count;   /* a region for each node and use, and the mixed one */
 
 int na_regions_reserve(void);                           /* 0 or errno */
@@ -55,9 +55,10 @@ int na_region_open(na_region *region);                  /* sets the policy; idem
 int na_region_prepare(na_region *region, size_t bytes); /* commits address space ahead of use */
 int na_region_restore(na_region *region, uintptr_t start, size_t bytes); /* policy and advice again, after
                                                                            * the mapping was replaced */
-/* Gives all reserved address space that is not open back to the system: it counts against RLIMIT_AS. What is opened from
- * then on is mapped when it is. As much stays reserved as metadata needs at most under `limit` bytes of address space
- * (UINT64_MAX: not known), so that no foreign mapping comes to be there. Takes all locks of regions. false: that was done before. */
+/* Gives all address space that is only reserved, and free ends of parts, back to the system: it counts against RLIMIT_AS.
+ * What is opened from then on is mapped when it is. Where there was a reservation, as much of it stays as metadata needs at
+ * most under `limit` bytes of address space (UINT64_MAX: not known), so that no foreign mapping comes to be there. Takes
+ * all locks of regions. false: there was nothing to give. */
 bool na_regions_let_go(uint64_t limit);
 /* Below: with the region's lock held. */
 int na_region_commit(na_region *region, uintptr_t start, uintptr_t end); /* opens reserved space */
@@ -193,6 +194,8 @@ void na_span_free_locked(na_region *region, na_span *span, uint64_t rested_since
 void na_span_free_zero_locked(na_region *region, na_span *span);        /* its memory is gone */
 bool na_span_extend(na_region *region, na_span *span, uint32_t slices); /* in place, to `slices`; takes the lock */
 void na_span_trim(na_region *region, na_span *span, uint32_t slices);   /* takes the lock */
+/* For region.c, with the lock held: a free span at the top of a part is no more, and its addresses are to be unmapped. */
+void na_span_drop_top(na_region *region, na_part *part);
 /* For rest.c, with the lock held. A piece of a free span, or all of a reserve, leaves the bins; and comes back. */
 void na_span_take_out(na_region *region, na_span *span, uintptr_t start, uint32_t slices);
 void na_span_put_back(na_region *region, na_span *span);

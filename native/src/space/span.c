@@ -551,6 +551,19 @@ void na_span_trim(na_region *region, na_span *span, uint32_t slices) {
     pthread_mutex_unlock(&region->lock);
 }
 
+/* ---- for region.c ------------------------------------------------------------------------------------------ */
+
+void na_span_drop_top(na_region *region, na_part *part) {
+    na_span *span = part->top > part->start ? na_map[na_slice_index(part->top) - 1] : NULL;
+    if (span == NULL || na_kind(span) != NA_FREE) return;
+    if (span->dirty_slices != 0 && na_opt.purge_delay_ms == NA_PURGE_NEVER) return; /* a device may know its pages */
+    part->top = span->start;
+    free_span_remove(region, span);
+    region->dirty_bytes -= (uint64_t)span->dirty_slices << NA_SLICE_SHIFT;
+    na_dirty_clear(span->start, span->slices);
+    na_descriptor_delete(region, span);
+}
+
 /* ---- for rest.c -------------------------------------------------------------------------------------------- */
 
 void na_span_take_out(na_region *region, na_span *span, uintptr_t start, uint32_t slices) {

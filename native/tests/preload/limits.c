@@ -136,6 +136,36 @@ static void others_move_in_body(void) {
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
+/* Started under a limit: most of it is for blocks, of any size. Without one it is for the case below to run. */
+static void most_of_the_address_space(void) {
+    static const size_t sizes[] = {64, 26 * MIB, MIB, 26 * MIB};
+    struct rlimit limit;
+    CHECK_EQUAL(getrlimit(RLIMIT_AS, &limit), 0);
+    for (int i = 0; limit.rlim_cur != RLIM_INFINITY && i < 4; i++) {
+        void **all = NULL, **block;
+        size_t have = 0;
+        while ((block = malloc(sizes[i])) != NULL) {
+            *block = all;
+            all = block;
+            have += sizes[i];
+        }
+        while ((block = all) != NULL) {
+            all = *block;
+            free(block);
+        }
+        printf("%zu MiB in blocks of %zu\n", have >> 20, sizes[i]);
+        CHECK(have >= limit.rlim_cur / 4 * 3);
+    }
+}
+static void started_under_a_limit(void) {
+    char self[4096], command[5000];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    CHECK(length > 0);
+    self[length] = '\0';
+    snprintf(command, sizeof command, "ulimit -v 300000; exec '%s' most_of_the_address_space", self);
+    CHECK_EQUAL(system(command), 0);
+}
+
 static void child(void (*body)(void)) { CHECK_EQUAL(check_child(body, NULL, 0), 0); }
 static void limited_at_run_time(void) { child(limited_body); }
 static void limited_by_prlimit(void) { child(by_prlimit_body); }
@@ -145,8 +175,13 @@ static void a_limit_that_is_lifted(void) { child(lifted_body); }
 static void others_move_in(void) { child(others_move_in_body); }
 
 static const check_case cases[] = {
-    {"limited_at_run_time", limited_at_run_time},       {"limited_by_prlimit", limited_by_prlimit},
-    {"below_what_is_in_use", below_what_is_in_use},     {"limited_from_outside", limited_from_outside},
-    {"a_limit_that_is_lifted", a_limit_that_is_lifted}, {"others_move_in", others_move_in},
+    {"limited_at_run_time", limited_at_run_time},
+    {"limited_by_prlimit", limited_by_prlimit},
+    {"below_what_is_in_use", below_what_is_in_use},
+    {"limited_from_outside", limited_from_outside},
+    {"a_limit_that_is_lifted", a_limit_that_is_lifted},
+    {"others_move_in", others_move_in},
+    {"most_of_the_address_space", most_of_the_address_space},
+    {"started_under_a_limit", started_under_a_limit},
 };
 SERVED_MAIN(cases)
