@@ -35,7 +35,7 @@ from .memory.arrays import (
     zeros,
     zeros_like,
 )
-from .policy import Policy, blocked, interleave, local, on_node
+from .policy import Policy, blocked, interleave, kind, local, on_node, weighted
 
 if TYPE_CHECKING:
     from .context import Context, current, init
@@ -101,6 +101,7 @@ __all__ = [
     "get_library",
     "init",
     "interleave",
+    "kind",
     "local",
     "make_plan",
     "migrate",
@@ -110,6 +111,7 @@ __all__ = [
     "ones_like",
     "placement",
     "prefault",
+    "weighted",
     "zeros",
     "zeros_like",
 ]

@@ -96,9 +96,11 @@ def init(
     bind : {"auto", "force", "off"}
         auto: honour a binding that somebody asked for, replace none and unasked defaults; force: replace any,
         within the cgroup's CPUs; off: change no affinity and no thread pool.
-    policy : Policy or {"local", "interleave", "blocked"}
+    policy : Policy or {"local", "interleave", "blocked", "weighted", "bandwidth", "latency", "capacity"}
         Placement of arrays made without one. local: on the rank's node, interleaved over them where it has
-        several. interleave and blocked without nodes: over the rank's nodes.
+        several. interleave and blocked without nodes: over the rank's nodes; weighted: and the nodes without CPUs
+        (HBM, CXL) next to them. A kind of memory, as of `kind`: on that kind's node next to the thread, which counts as
+        local in reports.
     strict : bool
         Arrays are on their nodes before they are returned, or OutOfMemoryError is raised; and it is an error
         where the process may not place memory at all, or not be pinned.
@@ -123,7 +125,7 @@ def init(
     BindingError
         The kernel refuses the affinity; with ``strict`` also where memory can't be placed.
     NodeError
-        `policy` names a node that this process may not use.
+        `policy` names a node that this process may not use, or a kind of memory that the machine does not tell.
     TypeError, ValueError, HpcallocError
         A bad argument or communicator; MPI is not up; a rank did not come within HPCALLOC_TIMEOUT seconds.
     """
@@ -575,8 +577,8 @@ class Context(_handler.Scope):
         return create(self._checked("shared_zeros")._state, "shared_zeros", shape, dtype, axis, halo, split)
 
     def placement(self, a: npt.NDArray[Any]) -> Placement:
-        """Ask the kernel where an array's pages are; `local_fraction` counts those on this rank's nodes."""
-        return placement(a, local_nodes=self._checked("placement").nodes)
+        """Ask the kernel where an array's pages are; `local_fraction` counts those on this rank's nodes, and its policy's."""
+        return placement(a, local_nodes=self._checked("placement")._state.home_nodes)
 
     def install_numpy_allocator(
         self, policy: Policy | str | None = None, *, new_threads: bool = False
@@ -585,8 +587,8 @@ class Context(_handler.Scope):
 
         Parameters
         ----------
-        policy : Policy or {"local", "interleave"}, optional
-            By default that of this context.
+        policy : Policy or str, optional
+            As of `numpy_allocator`; by default that of this context.
         new_threads : bool
             As of `numpy_allocator`.
 

@@ -3,29 +3,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import SupportsIndex
+from typing import SupportsFloat, SupportsIndex
 
 from .exceptions import NodeError, message
 
-__all__ = ["MEMORY_KINDS", "Policy", "as_policy", "blocked", "interleave", "local", "node_ids", "on_node"]
+__all__ = [
+    "MEMORY_KINDS",
+    "Policy",
+    "as_policy",
+    "blocked",
+    "interleave",
+    "kind",
+    "local",
+    "node_ids",
+    "on_node",
+    "weighted",
+]
 
-KINDS = ("local", "on_node", "interleave", "blocked")
 MEMORY_KINDS = ("bandwidth", "latency", "capacity")
+KINDS = ("local", "on_node", "interleave", "blocked", "weighted", *MEMORY_KINDS)
 MAX_NODES = 1024  # the kernel's own limit on node ids
+_WEIGHT_MAX = 255  # the kernel's
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A placement; make one with `local`, `on_node`, `interleave` or `blocked`.
+    """A placement; make one with `local`, `on_node`, `interleave`, `blocked`, `weighted` or `kind`.
 
     Attributes
     ----------
     kind : str
-        "local", "on_node", "interleave" or "blocked".
+        "local", "on_node", "interleave", "blocked", "weighted"; or a kind of memory: "bandwidth", "latency", "capacity".
     nodes : tuple of int
-        Node ids, ascending; empty means the calling thread's node (local) or all allowed nodes that have CPUs.
+        Node ids, ascending; empty means the calling thread's node (local), all allowed nodes that have CPUs (interleave,
+        blocked), all allowed nodes (weighted), or those that the machine tells (kinds of memory).
     axis : int
         Blocked: the axis that is split over the nodes.
     strict : bool
@@ -33,6 +47,8 @@ class Policy:
         nodes are preferred and the next nearest serve when they are full.
     populate : bool
         The pages are faulted in before the call returns (strict implies it).
+    weights : tuple of int
+        Weighted: parts of each node, 1 to 255; empty: in the proportion of their bandwidths.
     """
 
     kind: str
@@ -40,26 +56,34 @@ class Policy:
     axis: int = 0
     strict: bool = False
     populate: bool = False
+    weights: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(message("Policy", f"kind={self.kind!r}", ", ".join(KINDS)))
         if self.kind == "on_node" and len(self.nodes) != 1:
             raise NodeError(message("Policy", f"on_node with nodes={self.nodes!r}", "one id"))
+        if self.weights and (self.kind != "weighted" or len(self.weights) != len(self.nodes)):
+            what = f"{self.kind} with {len(self.weights)} weights for {len(self.nodes)} nodes"
+            raise ValueError(message("Policy", what, "weighted, a weight for each node"))
         for name in ("strict", "populate"):
             if not isinstance(value := getattr(self, name), bool):
                 raise TypeError(message("Policy", f"{name}={value!r}", "True or False"))
 
     def __reduce__(self) -> tuple[type[Policy], tuple[object, ...]]:
         # Without what other modules keep with the value (arrays.py: its data handler).
-        return Policy, (self.kind, self.nodes, self.axis, self.strict, self.populate)
+        return Policy, (self.kind, self.nodes, self.axis, self.strict, self.populate, self.weights)
 
     def __str__(self) -> str:
         inside = [str(n) for n in self.nodes]
+        if self.weights:
+            inside = [f"{node}:{weight}" for node, weight in zip(self.nodes, self.weights, strict=True)]
+        if self.kind in MEMORY_KINDS:
+            inside.insert(0, self.kind)
         if self.kind == "blocked":
             inside.insert(0, f"axis={self.axis}")
         inside += [flag for flag in ("strict", "populate") if getattr(self, flag)]
-        return f"{self.kind}({', '.join(inside)})"
+        return f"{'kind' if self.kind in MEMORY_KINDS else self.kind}({', '.join(inside)})"
 
 
 def node_ids(call: str, nodes: Iterable[SupportsIndex]) -> tuple[int, ...]:
@@ -135,15 +159,109 @@ def blocked(
     return Policy("blocked", ids, axis=axis.__index__(), strict=strict, populate=populate)
 
 
+def kind(name: str, *, strict: bool = False, populate: bool = False) -> Policy:
+    """Ask for memory on the node of a kind of memory that is nearest to the calling thread.
+
+    Which nodes are of a kind is what the machine tells: its firmware's bandwidths and latencies (HMAT, CXL), else the
+    kernel's memory tiers; for capacity also the sizes of its nodes. `hpcalloc topology` shows it. Nodes that are at most a
+    tenth worse than the best count, so where all are alike each thread has its own node.
+
+    Parameters
+    ----------
+    name : {"bandwidth", "latency", "capacity"}
+        The highest bandwidth (HBM), the lowest latency, the lowest memory tier or the largest nodes (CXL).
+    strict : bool
+        On nodes of that kind alone, or OutOfMemoryError. False: the next nodes by distance serve when it is full.
+    populate : bool
+        Fault the pages in.
+
+    Raises
+    ------
+    ValueError
+        Another name. That the machine does not tell of the kind is a NodeError when an array is made.
+    """
+    if name not in MEMORY_KINDS:
+        raise ValueError(message("kind", f"name={name!r}", ", ".join(map(repr, MEMORY_KINDS))))
+    return Policy(name, strict=strict, populate=populate)
+
+
+def weighted(
+    nodes: Iterable[SupportsIndex] | None = None,
+    weights: Iterable[SupportsFloat] | None = None,
+    *,
+    strict: bool = False,
+    populate: bool = False,
+) -> Policy:
+    """Ask for pages dealt over `nodes` in the proportion of weights: what has more bandwidth gets more pages.
+
+    Parameters
+    ----------
+    nodes : iterable of int, optional
+        Default: all allowed nodes, those without CPUs (HBM, CXL) included.
+    weights : iterable of float, optional
+        One for each of `nodes`, none negative; of a node with weight 0 no memory is taken. Whole numbers up to 255 are
+        taken as they are, others rounded to such. Default: the nodes' bandwidths, which the machine has to tell.
+
+    Raises
+    ------
+    ValueError
+        Weights without nodes, of another number than the nodes, negative, not finite, or all 0.
+    NodeError, TypeError
+        What can't be node ids, or a node twice.
+    """
+    if weights is None:
+        return Policy("weighted", _some_ids("weighted", nodes), strict=strict, populate=populate)
+    if nodes is None:
+        raise ValueError(
+            message("weighted", "weights without nodes", "a weight for each of nodes", "name the nodes")
+        )
+    try:
+        listed, values = list(nodes), [_weight(value) for value in weights]
+    except TypeError:
+        raise TypeError(
+            message("weighted", f"nodes={nodes!r}, weights={weights!r}", "sequences of numbers")
+        ) from None
+    ids = node_ids("weighted", listed)
+    if len(ids) != len(listed):
+        raise NodeError(message("weighted", f"nodes={listed!r}", "each node once"))
+    if len(values) != len(listed):
+        what = f"{len(values)} weights for {len(listed)} nodes"
+        raise ValueError(message("weighted", what, "a weight for each node"))
+    if not any(values):
+        raise ValueError(message("weighted", f"weights={values!r}", "at least one above 0"))
+    parts = {int(node): part for node, part in zip(listed, _parts(values), strict=True) if part}
+    used = tuple(sorted(parts))
+    return Policy(
+        "weighted", used, strict=strict, populate=populate, weights=tuple(parts[node] for node in used)
+    )
+
+
+def _weight(value: SupportsFloat) -> float:
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        raise TypeError
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ValueError(message("weighted", f"weight {value!r}", "a number from 0 up"))
+    return number
+
+
+def _parts(values: list[float]) -> list[int]:
+    """Whole numbers up to 255 in the proportion of these, as small as can be; 0 for 0 alone."""
+    most = max(values)
+    if most > _WEIGHT_MAX or not all(value.is_integer() for value in values):
+        values = [_WEIGHT_MAX * (value / most) for value in values]
+    whole = [max(1, round(value)) if value else 0 for value in values]
+    divisor = math.gcd(*whole)
+    return [part // divisor for part in whole]
+
+
 def as_policy(call: str, policy: Policy | str) -> Policy:
     """Return a policy, given one or the name of one that needs no node."""
     if isinstance(policy, Policy):
         return policy
-    names = ("local", "interleave", "blocked")
+    names = tuple(name for name in KINDS if name != "on_node")
     if isinstance(policy, str) and policy in names:
         return Policy(policy)
     error = ValueError if isinstance(policy, str) else TypeError
-    limit = (
-        f"{', '.join(map(repr, names))} or a Policy: hpcalloc.local(), on_node(n), interleave(), blocked()"
-    )
+    limit = f"{', '.join(map(repr, names))} or a Policy: hpcalloc.local(), on_node(n), interleave(), ..."
     raise error(message(call, f"policy={policy!r}", limit))

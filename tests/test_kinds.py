@@ -2,14 +2,21 @@
 """Kinds of memory: what machines tell of their nodes, and which nodes a kind means."""
 
 import json
+import math
 import pathlib
+import pickle
 import shutil
 import subprocess
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from made_up import GIB, Machine
 
+import hpcalloc
+from hpcalloc import _native
+from hpcalloc.bind.rank import RankState
 from hpcalloc.cli.main import cli
 from hpcalloc.discover.kinds import (
     Kind,
@@ -18,10 +25,11 @@ from hpcalloc.discover.kinds import (
     machine_text,
     nearest,
     nodes_of_kind,
-    weights_of,
+    with_memory_beside,
 )
 from hpcalloc.discover.topology import Access, Topology
 from hpcalloc.exceptions import NodeError, TopologyError
+from hpcalloc.memory.paging import cut
 from hpcalloc.policy import MEMORY_KINDS
 
 DATA = pathlib.Path(__file__).parent / "data" / "topologies"
@@ -249,16 +257,196 @@ def test_nearest_of_a_kind():
     assert [nearest(t, (1, 3), home) for home in (0, 2)] == [1, 3]
 
 
-def test_weights_by_bandwidth():
-    assert weights_of(recorded("xeon_max"), (0, 8)) == {0: 8, 8: 32}
-    assert weights_of(recorded("cxl"), (0, 1, 2)) == {0: 32, 1: 32, 2: 4}
-    assert weights_of(recorded("2x"), (0, 1)) is None
-
-
 def test_machine_text_is_short_however_many_nodes():
     assert machine_text(recorded("xeon_max")) == (
         "nodes 0-7: 32.0 GiB DRAM, 52 GB/s, 115 ns, tier 1; nodes 8-15: 16.0 GiB HBM, 200 GB/s, 130 ns, tier 0, no CPUs"
     )
+
+
+# ---- policies ---------------------------------------------------------------------------------------------
+
+FACTS = Topology.from_machine()
+
+
+def told(kind):
+    """What this machine tells, as the Python side reads it."""
+    return kind_nodes(FACTS, kind)
+
+
+@pytest.mark.parametrize("kind", MEMORY_KINDS)
+def test_both_sides_read_the_same_of_this_machine(kind):
+    nodes, nearest_node = _native.kind_nodes(kind)
+    assert nodes == told(kind).nodes
+    assert nearest_node in nodes or (nodes, nearest_node) == ((), -1)
+    assert f"node {FACTS.nodes[0].id}: " in _native.kind_text()
+
+
+@pytest.mark.parametrize("kind", MEMORY_KINDS)
+@pytest.mark.parametrize("strict", [False, True])
+def test_arrays_by_kind(kind, strict):
+    policy = hpcalloc.kind(kind, strict=strict)
+    if not told(kind).nodes:
+        with pytest.raises(NodeError, match=f"kind\\({kind}.*{kind}.*limit: node .*remedy: name nodes"):
+            hpcalloc.zeros(1000, policy=policy)
+        with pytest.raises(NodeError):
+            hpcalloc.numpy_allocator(policy)
+        with pytest.raises(NodeError):
+            hpcalloc.migrate(np.ones(10), kind)
+        return
+    for size in (2, 100_000, 1_000_000):
+        a = hpcalloc.ones(size, policy=policy)
+        where = hpcalloc.placement(a)
+        assert where.home_nodes[0] in told(kind).nodes
+        assert where.policy == "on_node"
+        assert where.unknown or where.local_fraction == 1.0
+    with hpcalloc.numpy_allocator(policy):
+        b = np.arange(100_000) + 1
+    assert hpcalloc.placement(b).home_nodes[0] in told(kind).nodes
+    assert _native.can_bind() or hpcalloc.migrate(np.ones(100_000), policy).unmoved == 0
+
+
+def test_a_context_by_kind():
+    if not told("capacity").nodes:
+        with pytest.raises(NodeError):
+            hpcalloc.init(policy="capacity")
+        return
+    with hpcalloc.init(policy=hpcalloc.kind("capacity"), bind="off") as ctx:
+        a = hpcalloc.ones(100_000)
+        assert hpcalloc.placement(a).home_nodes[0] in told("capacity").nodes
+        rank = ctx.report().ranks[0]
+        assert rank["policy"] == "kind(capacity)"
+        assert set(rank["nodes"]) >= set(ctx.nodes)
+
+
+def test_weighted_arrays():
+    node = _native.node_ids()[0]
+    a = hpcalloc.zeros((300, 1000), policy=hpcalloc.weighted([node], [3]))
+    a += 1
+    assert hpcalloc.placement(a).home_nodes == (node,)
+    nodes = _native.node_ids()
+    if len(nodes) > 1:
+        a = hpcalloc.ones(1 << 20, policy=hpcalloc.weighted(nodes[:2], [3, 1], strict=True))
+        pages = hpcalloc.placement(a).pages_per_node
+        assert pages[nodes[0]] == pytest.approx(3 * pages[nodes[1]], rel=0.1)
+    if all(FACTS.best_access(n).bandwidth for n in nodes):
+        assert hpcalloc.placement(hpcalloc.ones(1 << 20, policy="weighted")).policy in ("weighted", "on_node")
+    else:
+        with pytest.raises(NodeError, match=r"weighted\(\).*bandwidth of each node.*remedy: name weights"):
+            hpcalloc.zeros(10, policy="weighted")
+    with pytest.raises(NodeError, match="node 1023"):
+        hpcalloc.zeros(10, policy=hpcalloc.weighted([1023], [1]))
+
+
+@pytest.mark.parametrize(
+    ("weights", "parts"),
+    [
+        ((3, 1), (3, 1)),
+        ((6, 2), (3, 1)),
+        ((255, 1), (255, 1)),
+        ((0.75, 0.25), (3, 1)),
+        ((0.6, 0.4), (3, 2)),
+        ((1e9, 1e9), (1, 1)),
+        ((1, 1e-9), (255, 1)),
+        ((np.float32(2), np.int64(4)), (1, 2)),
+        ((5e-324, 5e-324), (1, 1)),
+        ((1.7e308, 1), (255, 1)),
+    ],
+)
+def test_weights_are_small_numbers_in_proportion(weights, parts):
+    assert hpcalloc.weighted([0, 1], weights).weights == parts
+
+
+def test_weights_belong_to_the_nodes_as_listed():
+    assert hpcalloc.weighted([2, 0], [1, 3]) == hpcalloc.weighted([0, 2], [3, 1])
+    assert hpcalloc.weighted([0, 1, 2], [1, 0, 1]).nodes == (0, 2)
+    assert str(hpcalloc.weighted([2, 0], [1, 3], strict=True)) == "weighted(0:3, 2:1, strict)"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "error", "text"),
+    [
+        ([0, 1], [1], ValueError, "1 weights for 2 nodes"),
+        ([0, 1], [1, -1], ValueError, "weight -1"),
+        ([0, 1], [1, math.nan], ValueError, "weight nan"),
+        ([0, 1], [1, math.inf], ValueError, "weight inf"),
+        ([0, 1], [0, 0], ValueError, "at least one above 0"),
+        ([], [], ValueError, "at least one above 0"),
+        (None, [1], ValueError, "without nodes"),
+        ([0, 0], [1, 1], NodeError, "each node once"),
+        ([0, -1], [1, 1], NodeError, "node -1"),
+        ([0, 1], ["1", "2"], TypeError, "sequences of numbers"),
+        ([0], [True], TypeError, "sequences of numbers"),
+        ([0], [1 + 0j], TypeError, "sequences of numbers"),
+        ([0], 3, TypeError, "sequences of numbers"),
+        (0, [3], TypeError, "sequences of numbers"),
+        (["a"], [3], TypeError, "'a'"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_none(nodes, weights, error, text):
+    with pytest.raises(error, match=text):
+        hpcalloc.weighted(nodes, weights)
+
+
+@pytest.mark.parametrize("name", ["", "hbm", "Bandwidth", None, 3, ["bandwidth"]])
+def test_kinds_that_are_none(name):
+    with pytest.raises(ValueError, match="limit: 'bandwidth', 'latency', 'capacity'"):
+        hpcalloc.kind(name)
+
+
+def test_policies_are_values():
+    for policy in (
+        hpcalloc.kind("latency", strict=True),
+        hpcalloc.weighted([0, 3], [1, 2]),
+        hpcalloc.weighted(),
+    ):
+        assert pickle.loads(pickle.dumps(policy)) == policy
+        assert len({policy, pickle.loads(pickle.dumps(policy))}) == 1
+    assert str(hpcalloc.kind("latency", strict=True)) == "kind(latency, strict)"
+    with pytest.raises(ValueError, match="a weight for each node"):
+        hpcalloc.Policy("interleave", (0, 1), weights=(1, 2))
+
+
+@pytest.mark.parametrize("length", [1, 4096, 4096 * 7, 4096 * 4000 + 5])
+@pytest.mark.parametrize("weights", [(3, 1), (1, 255), (8, 8)])
+def test_what_moves_by_weight_is_cut_into_runs(length, weights):
+    start = 4096 * 10 + 100
+    pieces = list(cut(hpcalloc.weighted([0, 2], weights), start, length, 4096))
+    assert [at for at, _, _ in pieces] == [start, *(at + size for at, size, _ in pieces[:-1])]
+    assert sum(size for _, size, _ in pieces) == length
+    assert len(pieces) <= 2 * 65
+    assert all(at % 4096 == 0 for at, _, _ in pieces[1:])
+    if length > 4096 * 256 * 4:
+        shares = [sum(size for _, size, where in pieces if where == (node,)) for node in (0, 2)]
+        assert shares[0] / length == pytest.approx(weights[0] / sum(weights), abs=0.05)
+
+
+# ---- which pages are local by kind ------------------------------------------------------------------------
+
+
+def home_nodes(topology, nodes, policy):
+    """`RankState.home_nodes` of a rank on these nodes."""
+    state = RankState.__new__(RankState)
+    state.plan = SimpleNamespace(topology=topology)
+    state.share, state.policy = SimpleNamespace(nodes=nodes), policy
+    return state.home_nodes
+
+
+def test_local_by_kind_is_the_kinds_node_next_to_the_rank():
+    t = recorded("xeon_max")
+    assert home_nodes(t, (2,), hpcalloc.kind("bandwidth")) == (2, 10)
+    assert home_nodes(t, (2, 3), hpcalloc.kind("bandwidth")) == (2, 3, 10, 11)
+    assert home_nodes(t, (2,), hpcalloc.kind("latency")) == (2,)
+    assert home_nodes(t, (2,), hpcalloc.local()) == (2,)
+    assert home_nodes(recorded("cxl"), (0,), hpcalloc.kind("capacity")) == (0, 2)
+    assert home_nodes(recorded("2x"), (0,), hpcalloc.kind("bandwidth")) == (0,)
+
+
+def test_weighted_without_nodes_is_over_the_ranks_nodes_and_the_memory_beside_them():
+    assert with_memory_beside(recorded("xeon_max"), (2, 5)) == (2, 5, 10, 13)
+    assert with_memory_beside(recorded("cxl"), (0,)) == (0,)
+    assert with_memory_beside(recorded("cxl"), (1,)) == (1, 2)
+    assert with_memory_beside(Topology.from_source(HBM), (2,)) == (2, 3)
+    assert with_memory_beside(recorded("memory_only"), (0,)) == (0, 2)
 
 
 # ---- shown ------------------------------------------------------------------------------------------------

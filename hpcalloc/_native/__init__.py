@@ -26,6 +26,7 @@ except ImportError as error:
 
 __all__ = [
     "MAX_NODES",
+    "MEMORY_KINDS",
     "NODE_FOREIGN",
     "NODE_MIXED",
     "VERSION",
@@ -41,6 +42,8 @@ __all__ = [
     "describe_nodes",
     "describe_room",
     "ffi",
+    "kind_nodes",
+    "kind_text",
     "lib",
     "memory_policy",
     "migrate",
@@ -53,6 +56,7 @@ __all__ = [
     "room",
     "stats",
     "stats_dict",
+    "weights",
 ]
 
 VERSION: str = ffi.string(lib.NUMALLOC_VERSION).decode()
@@ -77,7 +81,7 @@ class BlockInfo(NamedTuple):
     start: int  # address of the first byte
     size: int  # usable bytes
     node: int  # home by policy, or NODE_MIXED
-    policy: int  # lib.NUMALLOC_LOCAL, _ONNODE, _INTERLEAVE or _BLOCKED
+    policy: int  # lib.NUMALLOC_LOCAL, _ONNODE (of blocks by kind too), _INTERLEAVE, _BLOCKED or _WEIGHTED
     strict: bool
     huge_page: int  # bytes of the explicit huge page behind it, else 0
 
@@ -140,6 +144,42 @@ def spread_nodes() -> tuple[int, ...]:
     return tuple(n for n in nodes if (info := node_info(n)) is not None and info.cpus > 0) or nodes
 
 
+MEMORY_KINDS: Mapping[str, int] = {
+    "bandwidth": lib.NUMALLOC_KIND_BANDWIDTH,
+    "latency": lib.NUMALLOC_KIND_LATENCY,
+    "capacity": lib.NUMALLOC_KIND_CAPACITY,
+}
+
+
+def kind_nodes(kind: str) -> tuple[tuple[int, ...], int]:
+    """Nodes of a kind of memory, and of these the nearest to the calling thread; none and -1 where it is not told."""
+    answer = ffi.new("numalloc_kind_t *")
+    if lib.numalloc_kind(MEMORY_KINDS[kind], answer) != 0:
+        return (), -1
+    return _ids(answer.nodes), int(answer.nearest)
+
+
+def kind_text() -> str:
+    """What the machine has and the kernel tells of it, a node a part, for messages."""
+    buffer = ffi.new("char[]", lib.numalloc_kind_text(ffi.NULL, 0) + 1)
+    lib.numalloc_kind_text(buffer, len(buffer))
+    return str(ffi.string(buffer).decode())
+
+
+def weights(nodes: Iterable[int]) -> tuple[int, ...] | int:
+    """Weights of nodes, ascending, in the proportion of their bandwidths; or the errno."""
+    listed = sorted(nodes)
+    answer = ffi.new("numalloc_weights_t *")
+    code: int = lib.numalloc_weights(nodemask(listed), answer)
+    return code if code != 0 else tuple(answer.of[node] for node in listed)
+
+
+def _ids(nodes: Any) -> tuple[int, ...]:
+    return tuple(
+        64 * i + bit for i, word in enumerate(nodes.word) if word for bit in range(64) if word >> bit & 1
+    )
+
+
 def node_info(node: int) -> NodeInfo | None:
     """Return what is known of a node; None if there is no such node."""
     info = ffi.new("numalloc_node_info_t *")
@@ -164,8 +204,7 @@ def memory_policy() -> tuple[int, tuple[int, ...]] | int:
     code: int = lib.numalloc_memory_policy_now(mode, nodes)
     if code != 0:
         return code
-    ids = (64 * i + bit for i, word in enumerate(nodes.word) if word for bit in range(64) if word >> bit & 1)
-    return int(mode[0]), tuple(ids)
+    return int(mode[0]), _ids(nodes)
 
 
 def can_bind() -> int:

@@ -137,10 +137,26 @@ static int read_nodes(PyObject *nodes, handler *self) {
     return 0;
 }
 
+/* weights: for each of `nodes`, ascending, 1 to 255; they lie behind the handler. -1 with an exception. */
+static int read_weights(PyObject *weights, handler *self) {
+    numalloc_weights_t *own = (numalloc_weights_t *)(self + 1);
+    Py_ssize_t count = PyBytes_GET_SIZE(weights), at = 0;
+    if (count == 0) return 0;
+    for (int node = 0; node < NUMALLOC_MAX_NODES; node++)
+        if ((self->nodes.word[node / 64] >> (node % 64) & 1) != 0 && at++ < count)
+            own->of[node] = (uint8_t)PyBytes_AS_STRING(weights)[at - 1];
+    if (at != count) {
+        PyErr_Format(PyExc_ValueError, "make_handler: %zd weights for %zd nodes", count, at);
+        return -1;
+    }
+    self->request.weights = own;
+    return 0;
+}
+
 PyDoc_STRVAR(
     make_handler_doc,
-    "make_handler(name, policy, node, nodes, stripe, flags)\n--\n\n"
-    "A capsule for numalloc_request's (policy, node, nodes, stripe, flags); `name` is what NumPy's\n"
+    "make_handler(name, policy, node, nodes, stripe, flags, weights=b'')\n--\n\n"
+    "A capsule for numalloc_request's (policy, node, nodes, stripe, flags, weights); `name` is what NumPy's\n"
     "get_handler_name shows, at most 126 bytes. Whether the nodes exist is found out by the first allocation.");
 
 static PyObject *make_handler(PyObject *module, PyObject *args) {
@@ -150,10 +166,12 @@ static PyObject *make_handler(PyObject *module, PyObject *args) {
     unsigned flags;
     PyObject *nodes;
     Py_ssize_t stripe;
-    if (!PyArg_ParseTuple(args, "siiOnI:make_handler", &name, &policy, &node, &nodes, &stripe, &flags)) return NULL;
+    PyObject *weights = NULL;
+    if (!PyArg_ParseTuple(args, "siiOnI|S:make_handler", &name, &policy, &node, &nodes, &stripe, &flags, &weights))
+        return NULL;
     if (strlen(name) >= sizeof((PyDataMem_Handler *)0)->name || stripe < 0)
         return PyErr_Format(PyExc_ValueError, "make_handler: name '%s' too long or stripe %zd negative", name, stripe);
-    handler *self = calloc(1, sizeof *self);
+    handler *self = calloc(1, sizeof *self + (weights != NULL ? sizeof(numalloc_weights_t) : 0));
     if (self == NULL) return PyErr_NoMemory();
     strcpy(self->numpy.name, name);
     self->numpy.version = 1;
@@ -163,7 +181,8 @@ static PyObject *make_handler(PyObject *module, PyObject *args) {
     self->request.stripe = (size_t)stripe;
     self->request.flags = flags;
     self->plain = policy == NUMALLOC_LOCAL && flags == 0;
-    PyObject *capsule = read_nodes(nodes, self) == 0 ? PyCapsule_New(self, CAPSULE, capsule_delete) : NULL;
+    int read = read_nodes(nodes, self) == 0 && (weights == NULL || read_weights(weights, self) == 0);
+    PyObject *capsule = read ? PyCapsule_New(self, CAPSULE, capsule_delete) : NULL;
     if (capsule == NULL) free(self);
     return capsule;
 }

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .. import _native
 from .._native.errors import error_for, name_of
+from ..discover.kinds import homes_of_kind, with_memory_beside
 from ..discover.launcher import Launch
 from ..discover.topology import Topology
 from ..discover.variables import report_unknown
 from ..exceptions import BindingError, HpcallocError, PlanError, message
 from ..plan.ranks import LauncherBinding, Plan, RankPlan, make_plan
-from ..policy import Policy, as_policy
+from ..policy import MEMORY_KINDS, Policy, as_policy
 from .affinity import Binding, ThreadPool, inherited_memory_policy
 from .agreement import Ranks, free, is_up, quiet, split_by_host
 
@@ -120,8 +121,15 @@ class RankState:
 
     @property
     def nodes(self) -> tuple[int, ...]:
-        """NUMA nodes that are home to this rank's memory."""
+        """NUMA nodes that are home to this rank, and to its memory unless the policy says otherwise."""
         return self.share.nodes
+
+    @property
+    def home_nodes(self) -> tuple[int, ...]:
+        """NUMA nodes whose pages count as local: the rank's, those of its policy's kind next to them, those it weighs."""
+        kind = self.policy.kind
+        more = homes_of_kind(self.topology, kind, self.nodes) if kind in MEMORY_KINDS else ()
+        return tuple(sorted({*self.nodes, *more, *(self.policy.nodes if kind == "weighted" else ())}))
 
     @property
     def cpus(self) -> tuple[int, ...]:
@@ -296,7 +304,7 @@ def prepare(
         share = plan.ranks[local_rank]
     if ranks.rank == 0 and not launch.rank and "HPCALLOC_RUN" not in os.environ:  # `hpcalloc run` has done it
         report_unknown(os.environ)
-    policy = _effective_policy(options.policy, share)
+    policy = _effective_policy(options.policy, share, plan.topology)
     _check_capabilities(options, notes)
     return RankState(
         options, comm, ranks, host, launch, local_rank, local_size, plan, share, policy, notes, missed
@@ -371,7 +379,7 @@ def _alone(
     return rank, size, [own._replace(explicit=True)]
 
 
-def _effective_policy(asked: Policy, share: RankPlan) -> Policy:
+def _effective_policy(asked: Policy, share: RankPlan, topology: Topology) -> Policy:
     """Fill in the nodes that the policy leaves to the plan."""
     if asked.nodes:
         return asked
@@ -380,6 +388,8 @@ def _effective_policy(asked: Policy, share: RankPlan) -> Policy:
         return replace(asked, kind="interleave", nodes=share.nodes)
     if asked.kind in ("interleave", "blocked"):
         return replace(asked, nodes=share.nodes)
+    if asked.kind == "weighted":
+        return replace(asked, nodes=with_memory_beside(topology, share.nodes))
     return asked
 
 

@@ -7,22 +7,23 @@ where a machine tells neither attributes nor tiers, there is no node of a kind b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..exceptions import NodeError, message
 from ..policy import MEMORY_KINDS
-from .topology import Node, Topology, ids_text
+from .topology import Access, Node, Topology, ids_text
 
 __all__ = [
     "Kind",
+    "homes_of_kind",
     "kind_nodes",
     "kinds_lines",
     "machine_text",
     "nearest",
     "node_text",
     "nodes_of_kind",
-    "weights_of",
+    "with_memory_beside",
 ]
 
 _SOURCES = {
@@ -31,8 +32,6 @@ _SOURCES = {
     "tiers": "by memory tiers",
     "size": "by size",
 }
-_ALIKE = 10  # a node counts if it is at most a tenth worse than the best
-_WEIGHT_MAX = 32
 
 
 class Kind(NamedTuple):
@@ -43,36 +42,41 @@ class Kind(NamedTuple):
 
 
 def kind_nodes(topology: Topology, kind: str) -> Kind:
-    """Find the nodes of a kind, one of `MEMORY_KINDS`."""
+    """Find the nodes of a kind, one of `MEMORY_KINDS`. What one node is not told of, the others are not compared by."""
     nodes = [node for node in topology.nodes if node.id in topology.allowed_nodes]
-    access = {node.id: topology.best_access(node.id) for node in nodes}
-    tiers = {node.id: node.tier for node in nodes if node.tier is not None}
-    if kind == "bandwidth" and (told := {n: a.bandwidth for n, a in access.items() if a.bandwidth}):
-        best = max(told.values())
-        return Kind(
-            tuple(n for n, value in told.items() if _ALIKE * value >= (_ALIKE - 1) * best), "attributes"
-        )
-    if kind == "latency" and (told := {n: a.latency for n, a in access.items() if a.latency}):
-        best = min(told.values())
-        return Kind(
-            tuple(n for n, value in told.items() if _ALIKE * value <= (_ALIKE + 1) * best), "attributes"
-        )
-    if len(set(tiers.values())) > 1:
-        wanted = max(tiers.values()) if kind == "capacity" else min(tiers.values())
-        return Kind(tuple(n for n, tier in tiers.items() if tier == wanted), "tiers")
-    if kind == "capacity" and (most := max(node.memory_bytes for node in nodes)):
-        large = (n.id for n in nodes if _ALIKE * n.memory_bytes >= (_ALIKE - 1) * most)
-        return Kind(tuple(large), "size")
-    return Kind((), "")
+    nodes = [node for node in nodes if node.memory_bytes] or nodes
+    access = [topology.best_access(node.id) for node in nodes]
+    tiers = [node.tier for node in nodes if node.tier is not None]
+    by_tier = Kind((), "")
+    if len(tiers) == len(nodes) and len(set(tiers)) > 1:
+        wanted = max(tiers) if kind == "capacity" else min(tiers)
+        by_tier = Kind(tuple(node.id for node in nodes if node.tier == wanted), "tiers")
+    if kind == "capacity":
+        sizes = [node.memory_bytes for node in nodes]
+        return by_tier if by_tier.nodes or not all(sizes) else Kind(_best(nodes, sizes), "size")
+    values = [a.bandwidth if kind == "bandwidth" else a.latency for a in access]
+    if not all(values):
+        return by_tier
+    return Kind(_best(nodes, values, least=kind == "latency"), "attributes")
+
+
+def _best(nodes: Sequence[Node], values: Sequence[int], least: bool = False) -> tuple[int, ...]:
+    """Nodes that are at most a tenth worse than the best."""
+    if least:
+        return tuple(n.id for n, value in zip(nodes, values, strict=True) if 10 * value <= 11 * min(values))
+    return tuple(n.id for n, value in zip(nodes, values, strict=True) if 10 * value >= 9 * max(values))
 
 
 def nearest(topology: Topology, nodes: tuple[int, ...], home: int) -> int:
-    """Of these nodes the one that the CPUs of node `home` reach best: by distance, then by what is told, then by id."""
+    """Of these nodes the one that the CPUs of node `home` reach best.
+
+    Itself; then those whose best initiator it is, as firmware often has no distances of such nodes; then by distance.
+    """
     package = {node.id: node.package for node in topology.nodes}
 
-    def cost(node: int) -> tuple[int, bool, bool, int]:
-        told = topology.access(home, node) == topology.best_access(node)
-        return topology.distance(home, node), not told, package[node] != package[home], node
+    def cost(node: int) -> tuple[bool, bool, int, bool, int]:
+        told = topology.access(home, node) == topology.best_access(node) != Access()
+        return node != home, not told, topology.distance(home, node), package[node] != package[home], node
 
     return min(nodes, key=cost)
 
@@ -92,13 +96,26 @@ def nodes_of_kind(call: str, topology: Topology, kind: str) -> Kind:
     )
 
 
-def weights_of(topology: Topology, nodes: tuple[int, ...]) -> dict[int, int] | None:
-    """Weights from 1 to 32 in the proportion of the nodes' bandwidths; None where one of them is not told."""
-    bandwidth = {node: topology.best_access(node).bandwidth for node in nodes}
-    best = max(bandwidth.values(), default=0)
-    if not all(bandwidth.values()):
-        return None
-    return {node: max(1, round(_WEIGHT_MAX * value / best)) for node, value in bandwidth.items()}
+def homes_of_kind(topology: Topology, kind: str, nodes: Iterable[int]) -> tuple[int, ...]:
+    """Nodes of a kind that are nearest to one of `nodes` each, ascending; none where the machine tells none."""
+    found = kind_nodes(topology, kind).nodes
+    return tuple(sorted({nearest(topology, found, node) for node in nodes})) if found else ()
+
+
+def with_memory_beside(topology: Topology, nodes: Iterable[int]) -> tuple[int, ...]:
+    """These nodes and the allowed ones without CPUs to which no others are nearer, ascending."""
+    near = set(nodes)
+    initiators = [node.id for node in topology.nodes if node.cpus]
+    for node in topology.nodes:
+        if node.cpus or node.id not in topology.allowed_nodes:
+            continue
+        cost = {
+            a: (topology.access(a, node.id) != topology.best_access(node.id), topology.distance(a, node.id))
+            for a in initiators
+        }
+        if any(cost[a] == min(cost.values()) for a in near if a in cost):
+            near.add(node.id)
+    return tuple(sorted(near))
 
 
 def machine_text(topology: Topology) -> str:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from .. import _native
 from .._native import _handler
 from .._native.errors import error_for
-from ..exceptions import NodeError
+from ..exceptions import NodeError, message
 from ..policy import Policy, as_policy
 
 __all__ = [
@@ -58,6 +58,8 @@ _KINDS = {
     "on_node": _handler.ON_NODE,
     "interleave": _handler.INTERLEAVE,
     "blocked": _handler.BLOCKED,
+    "weighted": _native.lib.NUMALLOC_WEIGHTED,
+    **_native.MEMORY_KINDS,
 }
 _PIECES_MAX = 8192  # policy ranges of one array that the allocator accepts
 _NUMPY_1 = np.__version__.startswith("1.")
@@ -76,7 +78,7 @@ def handler_of(policy: Policy) -> object:
     Raises
     ------
     NodeError
-        A node that this process may not use.
+        A node that this process may not use; a kind of memory, or bandwidths to weigh by, that the machine does not tell.
     """
     try:
         return policy.__dict__["_handler"]  # kept with the value: hashing it would cost more than an array
@@ -95,7 +97,12 @@ def _make_handler(policy: Policy, stripe: int) -> object:
                 f"{', '.join(map(str, allowed))}"
             )
     nodes = None  # all allowed
-    if policy.kind in ("interleave", "blocked"):
+    if policy.kind in _native.MEMORY_KINDS:
+        kind_nodes("hpcalloc", policy)
+    elif policy.kind == "weighted":
+        weights_of("hpcalloc", policy)
+        nodes = policy.nodes or None
+    elif policy.kind in ("interleave", "blocked"):
         nodes = policy.nodes or _native.spread_nodes()
         if not policy.nodes and nodes == _native.node_ids():
             nodes = None
@@ -106,7 +113,40 @@ def _make_handler(policy: Policy, stripe: int) -> object:
         nodes,
         stripe,
         (_handler.STRICT if policy.strict else 0) | (_handler.POPULATE if policy.populate else 0),
+        bytes(policy.weights),
     )
+
+
+def kind_nodes(call: str, policy: Policy) -> tuple[tuple[int, ...], int]:
+    """Return the nodes of a policy's kind of memory, and of these the nearest to the calling thread.
+
+    Raises
+    ------
+    NodeError
+        The machine does not tell which nodes are of the kind.
+    """
+    nodes, nearest = _native.kind_nodes(policy.kind)
+    if not nodes:
+        what = f"policy {policy}: the kernel tells neither the {policy.kind} of each node nor memory tiers"
+        raise NodeError(message(call, what, _native.kind_text(), "name nodes: on_node(n), interleave(nodes)"))
+    return nodes, nearest
+
+
+def weights_of(call: str, policy: Policy) -> tuple[int, ...]:
+    """Return the weights of a weighted policy, of its nodes or of all allowed ones.
+
+    Raises
+    ------
+    NodeError
+        None are named, and the machine does not tell the bandwidth of each node.
+    """
+    if policy.weights:
+        return policy.weights
+    weights = _native.weights(policy.nodes or _native.node_ids())
+    if isinstance(weights, int):
+        what = f"policy {policy}: the kernel does not tell the bandwidth of each node"
+        raise NodeError(message(call, what, _native.kind_text(), "name weights: weighted(nodes, weights)"))
+    return weights
 
 
 def current_policy() -> Policy:
@@ -237,6 +277,8 @@ def _explain(
         nodes = chosen.nodes
         if not nodes:
             nodes = (_native.current_node(),) if chosen.kind == "local" else _native.spread_nodes()
+        if chosen.kind in _native.MEMORY_KINDS:
+            nodes = kind_nodes(call, chosen)[0]
         only_nodes = code == errno.ENOMEM and chosen.strict and not _native.exceeded(size)
         return error_for(
             code,

@@ -254,7 +254,7 @@ def _handler_for(call: str, policy: Policy) -> object:
             message(
                 f"numpy_allocator: {call}",
                 f"policy {policy}",
-                "local, on_node and interleave: NumPy tells the size of an array, not its shape",
+                "any but blocked: NumPy tells the size of an array, not its shape",
                 f"take interleave(), or make the arrays that count by hpcalloc.empty(..., policy={policy})",
             )
         )
@@ -269,7 +269,7 @@ def numpy_allocator(policy: Policy | str | None = None, *, new_threads: bool = F
 
     Parameters
     ----------
-    policy : Policy or {"local", "interleave"}, optional
+    policy : Policy or {"local", "interleave", "weighted", "bandwidth", "latency", "capacity"}, optional
         Placement; by default `current_policy()` at the time it is installed.
     new_threads : bool
         False: the calling thread, in its present ``contextvars`` context, and asyncio tasks created

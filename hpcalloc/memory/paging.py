@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import mmap
 import os
 import sys
@@ -37,6 +38,7 @@ __all__ = ["Migration", "Prefault", "cut", "migrate", "prefault"]
 Array = npt.NDArray[Any]
 Piece = tuple[int, int, tuple[int, ...]]  # address, length in bytes, nodes
 
+_TURNS = 64  # of weighted runs
 _HUGE = 2 << 20  # bytes of a transparent huge page, which is faulted in and moved whole
 _CHUNK = 32 << 20  # bytes that a thread faults in at a time
 _BAR_FROM = 1 << 30  # bytes from which a bar is shown on a terminal
@@ -67,7 +69,8 @@ def cut(policy: Policy, start: int, length: int, granule: int, stripe: int = 0) 
     Parameters
     ----------
     policy : Policy
-        Blocked ones are cut into equal parts, the others are one piece.
+        Blocked ones are cut into equal parts, weighted ones into runs for one node after another, in the proportion of
+        their weights and as often as `_TURNS` allows. The others are one piece.
     start, length : int
         Address and bytes.
     granule : int
@@ -75,6 +78,9 @@ def cut(policy: Policy, start: int, length: int, granule: int, stripe: int = 0) 
     stripe : int
         Bytes after which the split of a blocked policy repeats; 0: never.
     """
+    if policy.kind == "weighted":
+        yield from _runs(policy, start, length, granule)
+        return
     if policy.kind != "blocked":
         if length:
             yield start, length, policy.nodes
@@ -89,6 +95,17 @@ def cut(policy: Policy, start: int, length: int, granule: int, stripe: int = 0) 
             if to > at:
                 yield at, to - at, (node,)
                 at = to
+
+
+def _runs(policy: Policy, start: int, length: int, granule: int) -> Iterator[Piece]:
+    end, at = start + length, start // granule * granule
+    unit = granule * max(1, -(-length // (granule * sum(policy.weights) * _TURNS)))
+    for node, weight in itertools.cycle(zip(policy.nodes, policy.weights, strict=True)):
+        if at >= end:
+            return
+        to = min(end, at + weight * unit)
+        yield max(at, start), to - max(at, start), (node,)
+        at = to
 
 
 # ---- faulting in --------------------------------------------------------------------------------------
@@ -247,7 +264,7 @@ def _homes(a: Array, start: int, length: int) -> Iterable[Piece]:
     _, _, nodes, stripe, _ = _handler.describe(handler)
     home = Policy(
         "blocked" if info.policy == _handler.BLOCKED else "interleave", tuple(nodes or _native.node_ids())
-    )
+    )  # of a weighted one any of its nodes: its pages come from where the allocator has bound them
     end = start + length
     pieces = cut(home, info.start, owner.nbytes, _native.page_size(), stripe)
     return [
@@ -449,9 +466,9 @@ def migrate(a: Array, policy: Policy | str) -> Migration:
     a : numpy.ndarray
         Any, also of others' memory. What lies between the elements of a strided view, and in the array's first and
         last page, moves along.
-    policy : Policy or {"local", "interleave", "blocked"}
-        local: the node of the calling thread. interleave: pages, or where the memory is in huge pages these,
-        round-robin. blocked: equal parts along its axis, for arrays in C or F order. With ``populate`` the pages
+    policy : Policy or {"local", "interleave", "blocked", "weighted", "bandwidth", "latency", "capacity"}
+        local: the node of the calling thread. A kind of memory: its node nearest to the calling thread. interleave: pages, or where the memory is in huge pages these,
+        round-robin. weighted: runs of these in turns. blocked: equal parts along its axis, for arrays in C or F order. With ``populate`` the pages
         are faulted in first; with ``strict`` as well, and it is an error if one would not go.
 
     Returns
@@ -461,7 +478,7 @@ def migrate(a: Array, policy: Policy | str) -> Migration:
     Raises
     ------
     NodeError
-        A node that this process may not use.
+        A node that this process may not use; a kind of memory that the machine does not tell.
     PlacementError
         The kernel lets this process move nothing; or with ``strict`` a page would not go.
     OutOfMemoryError
@@ -471,7 +488,7 @@ def migrate(a: Array, policy: Policy | str) -> Migration:
     """
     start, length = _checked("migrate", a)
     asked = as_policy("migrate", policy)
-    target = _with_nodes(asked)
+    target = with_nodes("migrate", asked)
     if target.populate or target.strict:
         prefault(a, progress=False)
     granule = _unit(start, length)
@@ -506,21 +523,25 @@ def migrate(a: Array, policy: Policy | str) -> Migration:
     return result
 
 
-def _with_nodes(policy: Policy) -> Policy:
-    """Name the nodes of a policy that leaves them open."""
+def with_nodes(call: str, policy: Policy) -> Policy:
+    """Name the nodes, and weights, of a policy that leaves them open."""
     allowed = _native.node_ids()
     if policy.kind == "local":
         return replace(policy, kind="on_node", nodes=(_native.current_node(),))
+    if policy.kind in _native.MEMORY_KINDS:
+        return replace(policy, kind="on_node", nodes=(arrays.kind_nodes(call, policy)[1],))
     for node in policy.nodes:
         if node not in allowed:
             raise NodeError(
                 message(
-                    "migrate",
+                    call,
                     f"node {node} of policy {policy}",
                     f"this process may use nodes {', '.join(map(str, allowed))}",
                     "name one of these",
                 )
             )
+    if policy.kind == "weighted":
+        return replace(policy, nodes=policy.nodes or allowed, weights=arrays.weights_of(call, policy))
     return policy if policy.nodes else replace(policy, nodes=_native.spread_nodes())
 
 

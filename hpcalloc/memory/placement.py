@@ -23,6 +23,7 @@ _POLICIES = {
     _handler.ON_NODE: "on_node",
     _handler.INTERLEAVE: "interleave",
     _handler.BLOCKED: "blocked",
+    _native.lib.NUMALLOC_WEIGHTED: "weighted",
 }
 
 
@@ -47,7 +48,8 @@ class Placement(NamedTuple):
     home_nodes : tuple of int
         Nodes that hpcalloc's policy for the block names; empty for memory of others.
     policy : str
-        That policy: "on_node" (also for blocks made local), "interleave", "blocked"; "" for memory of others.
+        That policy: "on_node" (also for blocks made local or by kind), "interleave", "blocked", "weighted"; "" for
+        memory of others.
     huge_page : int
         Bytes of the explicit huge pages behind the block, else 0.
     local_nodes : tuple of int
@@ -139,7 +141,8 @@ def placement(a: npt.NDArray[Any], *, local_nodes: Iterable[int] | None = None) 
     a : numpy.ndarray
         Any array, also a view, a strided slice, or memory of others.
     local_nodes : iterable of int, optional
-        Nodes that count as local. By default the array's home; for memory of others the nodes of the
+        Nodes that count as local. By default the array's home: of an array by kind the node of that kind that was nearest
+        when it was made, or with ``strict`` the nearest that had room; for memory of others the nodes of the
         innermost open context; without one the node that the calling thread is on.
 
     Returns

@@ -208,7 +208,7 @@ def record_of(state: RankState) -> Record:
     """Say what this rank knows of itself."""
     allocator = _native.stats_dict()
     total = allocator["total"]
-    arrays, count, missed = arrays_placement(state.nodes)
+    arrays, count, missed = arrays_placement(state.home_nodes)
     return Record(
         rank=state.rank,
         host=host_name(),
@@ -219,7 +219,7 @@ def record_of(state: RankState) -> Record:
         pid=os.getpid(),
         cpus=format_ids(os.sched_getaffinity(os.getpid())),
         planned_cpus=format_ids(state.cpus),
-        nodes=tuple(state.nodes),
+        nodes=state.home_nodes,
         threads=state.threads,
         launcher=state.launcher,
         job=job_of(os.environ),

@@ -59,7 +59,7 @@ MEMORY_COLUMNS: dict[str, tuple[str, Callable[[Record], str]]] = {
     ),
 }
 LEGEND = {
-    "nodes": "NUMA nodes that are home to the rank's memory",
+    "nodes": "NUMA nodes that are home to the rank's memory: its own and, by kind or weight, those of the policy",
     "binding": "what was done about the CPUs that the launcher gave the rank",
     **{name: what for name, (what, _) in MEMORY_COLUMNS.items()},
 }

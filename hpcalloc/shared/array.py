@@ -32,7 +32,7 @@ from ..bind import agreement
 from ..bind.rank import RankState
 from ..exceptions import ContextClosedError, HpcallocError, OutOfMemoryError, message
 from ..memory import arrays
-from ..memory.paging import cut
+from ..memory.paging import cut, with_nodes
 from ..memory.placement import Placement, placement, range_placement
 from .arguments import Arguments, ArrayRequest, cgroup, check, check_room, check_same, shm
 from .layout import Blocks, Split, make_blocks
@@ -184,6 +184,7 @@ def _place(state: RankState, call: str, mapping: SharedMapping, blocks: Blocks) 
     home = state.policy
     if home.kind == "local":
         home = replace(home, kind="on_node", nodes=state.nodes[:1])
+    home = with_nodes(call, home)
     what = f"{size_text(length)} of local rank {rank} on {home}"
     for at, size, nodes in cut(home, start, length, blocks.page):
         code = _native.bind_range(at, size, nodes) if _native.can_bind() == 0 else 0
