@@ -21,7 +21,7 @@ from hpcalloc.discover.launcher import Launch, detect_launcher, find_launcher_pr
 from hpcalloc.discover.neighbours import on_same_cpus, other_jobs
 from hpcalloc.discover.program import look_at
 from hpcalloc.discover.topology import Topology, parse_ids
-from hpcalloc.plan.process import Situation, Wishes, decide, join_preload, parse_policy
+from hpcalloc.plan.process import MemoryPolicy, Situation, Wishes, decide, join_preload, parse_memory, parse_policy
 from hpcalloc.policy import interleave, local, on_node
 
 TWO = "pack:2 [numa] core:4 pu:2"  # nodes 0 and 1 with PUs 0-7 and 8-15, siblings neighbours
@@ -39,7 +39,7 @@ def openmpi(rank, size, explicit=False):
 
 
 def steps(launch=ALONE, cpus=EVERYTHING, outer=EVERYTHING, topology=TWO, **rest):
-    wishes = {k: rest.pop(k) for k in ("bind", "threads", "smt", "policy", "preload") if k in rest}
+    wishes = {k: rest.pop(k) for k in ("bind", "threads", "smt", "policy", "preload", "memory") if k in rest}
     found = Situation(rest.pop("environ", {}), launch, cpus, outer, library="/lib/ours.so", **rest)
     return decide(Topology.from_source(topology), found, Wishes(**wishes))
 
@@ -265,6 +265,56 @@ def test_policy_words():
             parse_policy(bad, False)
 
 
+# ---- kinds of memory ---------------------------------------------------------------------------------------
+
+# Nodes 0 and 2 with PUs 0-3 and 4-7, HBM on 1 and 3, CXL on 4.
+KINDS = (
+    "[numa(memory=512GB bandwidth=30000 latency=300 tier=5)] pack:2"
+    " [numa(memory=64GB bandwidth=100000 latency=90 tier=4)] [numa(memory=16GB bandwidth=400000 latency=120 tier=3)] core:4 pu:1"
+)
+
+
+def rank_of_two(**rest):
+    return steps(Launch("mpich", 1, 2, None), ids("0-7"), ids("0-7"), KINDS, **rest)
+
+
+@pytest.mark.parametrize(
+    ("memory", "nodes", "homes", "why"),
+    [
+        ("bandwidth", (1, 3), (3,), "nodes 1,3, as the machine tells"),
+        ("latency", (0, 2), (2,), "nodes 0,2, as the machine tells"),
+        ("capacity", (4,), (4,), "nodes 4, by memory tiers"),
+        ((2, 4), (2, 4), (2,), ""),
+    ],
+)
+def test_memory_by_kind_or_name(memory, nodes, homes, why):
+    told = rank_of_two(memory=memory)
+    assert told.share.nodes == (2,)
+    assert told.memory == MemoryPolicy("nearest", nodes, False, homes)
+    assert not why or any(why in reason for reason in told.reasons)
+    told = rank_of_two(memory=memory, policy=local(strict=True))
+    assert told.memory == MemoryPolicy("local", nodes, True, homes)
+    assert "NUMALLOC_STRICT" not in told.environment
+
+
+def test_memory_by_kind_goes_before_what_was_inherited():
+    assert rank_of_two(memory="bandwidth", inherited_policy="bind:0").memory.nodes == (1, 3)
+
+
+def test_a_kind_that_the_machine_does_not_tell_is_refused():
+    with pytest.raises(hpcalloc.NodeError, match=r"run --memory latency: .*limit: nodes 0-1: .*remedy: name nodes"):
+        steps(memory="latency")
+    with pytest.raises(hpcalloc.NodeError, match="--memory names node 7"):
+        steps(memory=(0, 7))
+
+
+def test_memory_words():
+    assert [parse_memory(text) for text in (None, "latency", "0,2-3")] == [(), "latency", (0, 2, 3)]
+    for bad in ("", "hbm", "-1", "3-1", "0-99999999999"):
+        with pytest.raises(hpcalloc.PlanError, match="limit: bandwidth, latency, capacity, or nodes"):
+            parse_memory(bad)
+
+
 # ---- the launcher's side -----------------------------------------------------------------------------------
 
 
@@ -391,6 +441,10 @@ def test_memory_policy_survives_exec():
     assert " interleave:0 " in next(line for line in done.stdout.splitlines() if "stack" in line)
     done = run("--policy", "on_node:0", "cat", "/proc/self/numa_maps")
     assert " prefer" in next(line for line in done.stdout.splitlines() if "stack" in line)
+    done = run("--memory", "0", "cat", "/proc/self/numa_maps")
+    assert " prefer" in next(line for line in done.stdout.splitlines() if "stack" in line)
+    done = run("--memory", "0", "--strict", "cat", "/proc/self/numa_maps")
+    assert " bind:0" in next(line for line in done.stdout.splitlines() if "stack" in line)
     done = run("--strict", "cat", "/proc/self/numa_maps")
     assert " bind:0" in next(line for line in done.stdout.splitlines() if "stack" in line)
 
@@ -427,7 +481,8 @@ def test_programs_that_cant_run(tmp_path):
         assert "remedy:" in done.stderr
     assert run().returncode == 2
     assert run("--json", "true").returncode == 2
-    for bad in (["--policy", "near"], ["--policy", "on_node:999"], ["--threads", "0"], ["--threads", "x"]):
+    for bad in (["--policy", "near"], ["--policy", "on_node:999"], ["--memory", "hbm"], ["--memory", "999"],
+                ["--memory", "0", "--policy", "interleave"], ["--threads", "0"], ["--threads", "x"]):
         assert run(*bad, "true").returncode == 2
 
 

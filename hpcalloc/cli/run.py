@@ -26,7 +26,7 @@ from ..discover.neighbours import on_same_cpus, other_jobs
 from ..discover.program import Program, look_at
 from ..discover.topology import Topology, format_ids, ids_text
 from ..exceptions import BindingError, HpcallocError, message
-from ..plan.process import MemoryPolicy, Situation, Steps, Wishes, decide, join_preload, parse_policy
+from ..plan.process import MemoryPolicy, Situation, Steps, Wishes, decide, join_preload, parse_memory, parse_policy
 from ..report.files import INSIDE, VARIABLE, ReportFiles, directory_told, files_of, start_record
 from ..report.record import Record
 from .options import bind_option, smt_option, threads_option
@@ -52,6 +52,11 @@ _LAUNCHERS = frozenset(
     metavar="local|interleave[:NODES]|on_node:NODE",
     help="Where the program's memory goes.",
 )
+@click.option(
+    "--memory",
+    metavar="bandwidth|latency|capacity|NODES",
+    help="Memory of that kind or of these nodes, the nearest to each thread first; others when it is full.",
+)
 @click.option("--strict", is_flag=True, help="Memory on these nodes or none; no pinning, no start.")
 @click.option(
     "--preload/--no-preload",
@@ -70,6 +75,7 @@ def command(
     threads: int | str,
     smt: bool,
     policy: str,
+    memory: str | None,
     strict: bool,
     preload: bool | None,
     dry_run: bool,
@@ -83,6 +89,8 @@ def command(
     """
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run")
+    if memory is not None and policy != "local":
+        raise click.UsageError("--memory and --policy both say where memory goes: give one")
     if os.path.basename(program[0]) in _LAUNCHERS:
         line = f"{shlex.join(program[:1])} ... hpcalloc run PROGRAM"
         raise HpcallocError(message("run", f"{program[0]!r} is a launcher", "the program of a rank", line))
@@ -93,7 +101,7 @@ def command(
     if not directory_told(os.environ):  # else inside a rank that is counted already
         environ = {name: v for name, v in os.environ.items() if name not in INSIDE}
         files = files_of(environ, ancestor, launch.rank, launch.size)  # of the inner one of nested launchers
-    wishes = Wishes(bind, threads, smt, parse_policy(policy, strict), preload)  # type: ignore[arg-type]
+    wishes = Wishes(bind, threads, smt, parse_policy(policy, strict), preload, parse_memory(memory))  # type: ignore[arg-type]
     topology = Topology.from_machine()
     steps = decide(topology, _look(obstacle, launch, ancestor), wishes)
     if dry_run:
@@ -107,7 +115,8 @@ def command(
             click.echo(_no_record(obstacle), err=True)
         files = None
     _pin(steps, wishes)
-    notes = _place(steps.memory, required=wishes.policy.strict or wishes.policy.kind != "local")
+    asked = wishes.policy.strict or wishes.policy.kind != "local" or bool(wishes.memory)
+    notes = _place(steps.memory, required=asked)
     notes += _crowded(steps, topology, ancestor)
     environment = {**original_environment(), **steps.environment}
     if files is not None:
@@ -215,10 +224,15 @@ def _place(memory: MemoryPolicy | None, required: bool) -> list[str]:
     kinds = {
         "local": _native.lib.NUMALLOC_LOCAL,
         "on_node": _native.lib.NUMALLOC_ONNODE,
+        "nearest": _native.lib.NUMALLOC_ONNODE,
         "interleave": _native.lib.NUMALLOC_INTERLEAVE,
     }
     flags = _native.lib.NUMALLOC_STRICT if memory.strict else 0
     code = _native.lib.numalloc_memory_policy(kinds[memory.kind], flags, _native.nodemask(memory.nodes))
+    if code == errno.ENOSYS and memory.kind == "nearest":
+        code = _native.lib.numalloc_memory_policy(kinds["on_node"], 0, _native.nodemask(memory.homes[:1]))
+        if code == 0:
+            return [f"Linux before 5.15 prefers one node alone: node {memory.homes[0]} of {memory}"]
     if code == 0:
         return []
     if required:
@@ -227,7 +241,7 @@ def _place(memory: MemoryPolicy | None, required: bool) -> list[str]:
             "run",
             f"set_mempolicy {memory}",
             "what the kernel allows here",
-            "leave --policy and --strict out",
+            "leave --policy, --memory and --strict out",
             kind=BindingError,
         )
     note = f"memory is where it is first touched: set_mempolicy: {name_of(code)}"

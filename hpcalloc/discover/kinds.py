@@ -15,6 +15,7 @@ from ..policy import MEMORY_KINDS
 from .topology import Access, Node, Topology, ids_text
 
 __all__ = [
+    "SOURCES",
     "Kind",
     "homes_of_kind",
     "kind_nodes",
@@ -26,7 +27,7 @@ __all__ = [
     "with_memory_beside",
 ]
 
-_SOURCES = {
+SOURCES = {
     "": "not told",
     "attributes": "as the machine tells",
     "tiers": "by memory tiers",
@@ -142,7 +143,7 @@ def kinds_lines(topology: Topology) -> list[str]:
     """Which nodes each kind means, and how that is known, a line a kind."""
     found = {kind: kind_nodes(topology, kind) for kind in MEMORY_KINDS}
     return [
-        f"{kind}: {f'{_nodes(nodes)}, ' if nodes else ''}{_SOURCES[source]}"
+        f"{kind}: {f'{_nodes(nodes)}, ' if nodes else ''}{SOURCES[source]}"
         for kind, (nodes, source) in found.items()
     ]
 

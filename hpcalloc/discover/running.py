@@ -242,6 +242,16 @@ def read_process(pid: int, root: str | os.PathLike[str] = "/") -> Process:
     )
 
 
+def split_policy(line: str) -> tuple[str, str]:
+    """Policy of a line of `numa_maps`, which may be of two words, and what follows."""
+    _, _, rest = line.partition(" ")
+    policy, _, rest = rest.partition(" ")
+    if rest.startswith("(many)") or policy == "weighted":  # "prefer (many):0-1", "weighted interleave:0-1"
+        more, _, rest = rest.partition(" ")
+        policy = f"{policy} {more}"
+    return policy, rest
+
+
 def parse_numa_maps(text: str) -> Memory:
     """Sum the lines of `numa_maps` by kind of mapping and node.
 
@@ -250,11 +260,7 @@ def parse_numa_maps(text: str) -> Memory:
     sums: dict[str, Counter[int]] = {"private": Counter(), "shared": Counter(), "files": Counter()}
     policies: Counter[str] = Counter()
     for line in text.splitlines():
-        _, _, rest = line.partition(" ")
-        policy, _, rest = rest.partition(" ")
-        if rest.startswith("("):  # "prefer (many):0-1"
-            more, _, rest = rest.partition(" ")
-            policy = f"{policy} {more}"
+        policy, rest = split_policy(line)
         fields = dict(word.partition("=")[::2] for word in rest.split())
         page = _number(fields.get("kernelpagesize_kB", "4")) * 1024
         kind = "private"

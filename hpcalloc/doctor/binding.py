@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ..discover.neighbours import on_same_cpus
+from ..discover.kinds import with_memory_beside
 from ..discover.topology import format_ids
 from .facts import RankFacts
 from .finding import Finding
@@ -316,9 +317,9 @@ def memory_elsewhere(host: Host) -> Iterator[Finding]:
             )
         kind, _, listed = rank.memory_policy.partition(":")
         kind = kind.partition("=")[0]
-        if kind in ("bind", "prefer") and listed:
+        if kind in ("bind", "prefer", "prefer (many)") and listed:
             bound = {int(word) for part in listed.split(",") for word in _ends(part)}
-            if not bound & nodes:
+            if not bound & set(with_memory_beside(host.facts.topology, nodes)):  # HBM and CXL are asked for by policy
                 yield host.finding(
                     "memory-policy",
                     "warning",

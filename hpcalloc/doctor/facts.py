@@ -33,6 +33,7 @@ from ..discover.proc import (
     read_text,
     transparent_huge_pages,
 )
+from ..discover.running import split_policy
 from ..discover.topology import Topology, parse_ids
 
 __all__ = [
@@ -359,7 +360,7 @@ def _hwloc_binding() -> str:
 
 def _memory_policy(base: pathlib.Path) -> str:
     lines = read_text(base / "proc/self/numa_maps").splitlines()
-    return next((line.split()[1] for line in lines if " stack" in line), "")
+    return next((split_policy(line)[0] for line in lines if " stack" in line), "")
 
 
 def _limits(base: pathlib.Path) -> dict[str, int | None]:

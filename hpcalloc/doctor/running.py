@@ -7,7 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..discover.running import Process
-from ..discover.topology import Topology, format_ids
+from ..discover.kinds import with_memory_beside
+from ..discover.topology import Topology, format_ids, parse_ids
+from ..exceptions import TopologyError
 from .finding import Finding, merge
 
 __all__ = ["WORTH", "examine", "local_share", "nodes_of"]
@@ -25,13 +27,28 @@ def nodes_of(cpus: Iterable[int], topology: Topology) -> frozenset[int]:
 
 
 def local_share(process: Process, topology: Topology) -> float | None:
-    """Share of a process's private and shared memory on the nodes its threads ran on; None where that is unknown."""
+    """Share of a process's private and shared memory that is local to its threads; None where that is unknown.
+
+    Local are the nodes that they ran on, and the nodes without CPUs beside these that the memory's policy names.
+    """
     if process.memory is None:
         return None
     data = process.memory.data
     total = sum(data.values())
-    near = nodes_of(process.ran_on, topology)
+    near = {*nodes_of(process.ran_on, topology), *_asked_for(process, topology)}
     return sum(count for node, count in data.items() if node in near) / total if total else None
+
+
+def _asked_for(process: Process, topology: Topology) -> set[int]:
+    """Nodes without CPUs (HBM, CXL) beside the process's that the policy of most of its memory names."""
+    policy = process.memory.policy if process.memory is not None else ""
+    _, _, listed = policy.partition(":")
+    try:
+        named = set(parse_ids(listed))
+    except TopologyError:
+        return set()
+    near = nodes_of(process.ran_on, topology)
+    return named.intersection(with_memory_beside(topology, near)).difference(near)
 
 
 def examine(processes: Sequence[Process], topology: Topology, host: str) -> tuple[Finding, ...]:
@@ -139,7 +156,7 @@ def _of_nodes(process: Process, topology: Topology, data: Mapping[int, int], tot
                 "hpcalloc run --policy interleave PROGRAM",
             ),
         )
-    bare = {node.id for node in topology.nodes if not node.cpus}
+    bare = {node.id for node in topology.nodes if not node.cpus} - _asked_for(process, topology)
     there = sum(count for node, count in data.items() if node in bare)
     if there >= WORTH:
         yield (

@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from ..discover.kinds import SOURCES, nearest, nodes_of_kind
 from ..discover.launcher import Launch
 from ..discover.topology import Topology, format_ids
 from ..exceptions import NodeError, PlanError, message
-from ..policy import Policy
+from ..policy import MEMORY_KINDS, Policy
 from .ranks import MOST, LauncherBinding, RankPlan, is_launcher_default, make_plan
 
 __all__ = ["MemoryPolicy", "Situation", "Steps", "Wishes", "bindings_of", "decide", "join_preload"]
@@ -70,15 +71,28 @@ class Wishes:
     smt: bool = False
     policy: Policy = field(default_factory=lambda: Policy("local"))
     preload: bool | None = None
+    memory: str | tuple[int, ...] = ()  # a kind of memory, or nodes of which the nearest is to serve first
 
 
 @dataclass(frozen=True)
 class MemoryPolicy:
-    """Policy of the process that survives exec: "local" with strict, "on_node" or "interleave", over `nodes`."""
+    """Policy of the process that survives exec, over `nodes`.
+
+    Attributes
+    ----------
+    kind : str
+        "local" with strict: on these nodes alone, the nearest with room first. "on_node", "interleave". "nearest": as the
+        former, but others serve when these are full.
+    nodes : tuple of int
+    strict : bool
+    homes : tuple of int
+        Of the nodes that somebody asked for, those nearest to the rank: their pages count as local.
+    """
 
     kind: str
     nodes: tuple[int, ...]
     strict: bool = False
+    homes: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.kind}({format_ids(self.nodes)}{', strict' if self.strict else ''})"
@@ -215,7 +229,7 @@ def decide(topology: Topology, found: Situation, wishes: Wishes) -> Steps:
     environment[MARK] = launch.launcher
     if preload:
         environment["LD_PRELOAD"] = join_preload(found.environ.get("LD_PRELOAD", ""), found.library)
-        if wishes.policy.strict and wishes.policy.kind == "local":  # else the kernel's policy is strict
+        if wishes.policy.strict and wishes.policy.kind == "local" and not wishes.memory:  # else the kernel's policy is strict
             environment["NUMALLOC_STRICT"] = "1"
     return Steps(
         launch.local_rank,
@@ -248,12 +262,13 @@ def _memory(
 ) -> MemoryPolicy | None:
     """Return the policy to set; the preloaded allocator follows it, as it does one that is there already."""
     policy = wishes.policy
-    unknown = sorted(set(policy.nodes) - topology.allowed_nodes)
+    named = wishes.memory if isinstance(wishes.memory, tuple) else ()
+    unknown = sorted({*policy.nodes, *named} - topology.allowed_nodes)
     if unknown:
         raise NodeError(
             message(
                 "run",
-                f"--policy names node {format_ids(unknown)}",
+                f"--{'memory' if named else 'policy'} names node {format_ids(unknown)}",
                 f"nodes {format_ids(topology.allowed_nodes)}",
                 "name allowed ones, see `hpcalloc topology`",
             )
@@ -267,6 +282,8 @@ def _memory(
                 "a program's arrays have no axis here",
             )
         )
+    if wishes.memory:
+        return _wanted_memory(topology, wishes, share, reasons)
     spread = policy.kind == "interleave" or (policy.kind == "local" and share.memory == "interleave")
     if policy.strict and spread:
         raise PlanError(
@@ -290,6 +307,19 @@ def _memory(
     if {node_of[cpu] for cpu in share.cpus} - set(share.nodes):  # its own has no memory
         return MemoryPolicy("on_node", share.nodes[:1])
     return None
+
+
+def _wanted_memory(
+    topology: Topology, wishes: Wishes, share: RankPlan, reasons: list[str]
+) -> MemoryPolicy:
+    """The kernel takes, for each thread, the nearest of several preferred nodes, and of those it is bound to."""
+    nodes = wishes.memory
+    if isinstance(nodes, str):
+        nodes, source = nodes_of_kind(f"run --memory {nodes}", topology, nodes)
+        reasons.append(f"memory of kind {wishes.memory}: nodes {format_ids(nodes)}, {SOURCES[source]}")
+    homes = tuple(dict.fromkeys(nearest(topology, nodes, node) for node in share.nodes))
+    strict = wishes.policy.strict
+    return MemoryPolicy("local" if strict else "nearest", nodes, strict, homes)
 
 
 def _preload(found: Situation, wishes: Wishes, reasons: list[str]) -> bool:
@@ -336,6 +366,27 @@ def _environment(
                 result[name] = str(share.threads)
     kept |= {name: environ[name] for name in PLACE_VARIABLES if environ.get(name)}
     return result, kept
+
+
+def parse_memory(text: str | None) -> str | tuple[int, ...]:
+    """Read a kind of memory, or nodes such as ``0,2``; () without a wish.
+
+    Raises
+    ------
+    PlanError
+        Anything else.
+    """
+    from ..discover.topology import parse_ids
+
+    if text is None or text in MEMORY_KINDS:
+        return text or ()
+    try:
+        nodes = parse_ids(text)
+    except ValueError:
+        nodes = ()
+    if not nodes:
+        raise PlanError(message("run", f"--memory {text!r}", f"{', '.join(MEMORY_KINDS)}, or nodes such as 0,2"))
+    return nodes
 
 
 def parse_policy(text: str, strict: bool) -> Policy:

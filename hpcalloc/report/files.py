@@ -504,7 +504,7 @@ def _of_audit(start: Record, audit: Audit) -> Record:
 
 def start_record(steps: Any, topology: Topology, words: Sequence[str], notes: Sequence[str]) -> Record:
     """What a rank knows of itself before its program starts; `steps` is a `hpcalloc.plan.process.Steps`."""
-    share = steps.share
+    share, memory = steps.share, steps.memory
     return Record(
         rank=0,
         host=host_name(),
@@ -514,7 +514,7 @@ def start_record(steps: Any, topology: Topology, words: Sequence[str], notes: Se
         local_size=steps.local_size or 1,
         cpus=format_ids(os.sched_getaffinity(0)),
         planned_cpus=format_ids(share.cpus),
-        nodes=tuple(share.nodes),
+        nodes=tuple(sorted({*share.nodes, *(memory.homes if memory is not None else ())})),
         threads=share.threads,
         launcher=steps.launcher,
         job=job_of(os.environ),

@@ -372,7 +372,8 @@ NUMALLOC_API int numalloc_bind_thread(int node);
 /* Sets the memory policy of the calling thread, which threads and programs that it starts inherit, for memory that is
  * not this library's: the stack, static data, mmap, other allocators. LOCAL: where it is first touched, `nodes` is
  * ignored; with NUMALLOC_STRICT on `nodes` alone, and what does not fit there ends in the kernel's OOM killer.
- * ONNODE: `nodes` has one node, preferred. INTERLEAVE: dealt over `nodes`. NULL: all allowed nodes.
+ * ONNODE: `nodes` are preferred, of several the nearest to each thread first (ENOSYS before Linux 5.15). INTERLEAVE: dealt
+ * over `nodes`. NULL: all allowed nodes.
  * EINVAL another policy, another flag, or STRICT with one of the latter two; ENODEV a node that is not allowed;
  * EPERM, ENOSYS not permitted here. */
 NUMALLOC_API int numalloc_memory_policy(int policy, unsigned flags, const numalloc_nodemask_t *nodes);

@@ -60,10 +60,12 @@ int numalloc_memory_policy(int policy, unsigned flags, const numalloc_nodemask_t
     if (!nodeset_within(nodes, &na_topo.allowed) || nodeset_count(nodes) == 0) return ENODEV;
     enum na_bind_mode mode = strict ? NA_BIND_STRICT : NA_BIND_DEFAULT;
     if (policy == NUMALLOC_INTERLEAVE && !strict) mode = NA_BIND_INTERLEAVE;
-    else if (policy == NUMALLOC_ONNODE && !strict && nodeset_count(nodes) == 1) mode = NA_BIND_PREFERRED;
+    else if (policy == NUMALLOC_ONNODE && !strict)
+        mode = nodeset_count(nodes) == 1 ? NA_BIND_PREFERRED : NA_BIND_NEAREST;
     else if (policy != NUMALLOC_LOCAL) return EINVAL;
     int error = os_set_policy(mode, nodes);
-    return error == EINVAL ? ENODEV : error; /* they were taken from this process */
+    if (error != EINVAL) return error;
+    return mode == NA_BIND_NEAREST ? ENOSYS : ENODEV; /* they were taken from this process */
 }
 
 int numalloc_memory_policy_now(int *mode, numalloc_nodemask_t *nodes) {

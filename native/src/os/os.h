@@ -70,10 +70,18 @@ uint64_t os_data_left(void); /* likewise, of memory that may be written, under R
 
 /* ---- placement ------------------------------------------------------------------------------------ */
 
-enum na_bind_mode { NA_BIND_DEFAULT, NA_BIND_PREFERRED, NA_BIND_STRICT, NA_BIND_INTERLEAVE, NA_BIND_WEIGHTED };
+enum na_bind_mode {
+    NA_BIND_DEFAULT,
+    NA_BIND_PREFERRED,
+    NA_BIND_STRICT,
+    NA_BIND_INTERLEAVE,
+    NA_BIND_WEIGHTED,
+    NA_BIND_NEAREST
+};
 
 /* Sets the policy of a range; pages already there stay. PREFERRED takes exactly one node; WEIGHTED is for kernels that
- * have weights (na_kernel_weight).
+ * have weights (na_kernel_weight). NEAREST prefers, of several nodes, the nearest to the thread that touches a page (EINVAL before
+ * Linux 5.15).
  * EPERM, ENOSYS: not allowed here (see os_can_bind). EINVAL: no node of the set is allowed; the kernel drops
  * those that are not from a set that has others, so the caller compares with the allowed nodes first. */
 int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodeset *nodes);
