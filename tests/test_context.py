@@ -152,12 +152,16 @@ def test_policy_of_a_context():
 
 def test_several_nodes_interleave(monkeypatch):
     share = RankPlan(0, (0, 2), (0, 1), 2, "interleave", False, "bind", ())
-    effective = rank_setup._effective_policy
+    topology = hpcalloc.Topology.from_source("pack:2 [numa] [numa] core:1")  # nodes 1 and 3 have no CPUs
+    effective = lambda policy, share: rank_setup._effective_policy(policy, share, topology)  # noqa: E731
     assert effective(hpcalloc.local(strict=True), share) == hpcalloc.interleave([0, 2], strict=True)
     assert effective(hpcalloc.interleave(), share) == hpcalloc.interleave([0, 2])
     assert effective(hpcalloc.blocked(1), share) == hpcalloc.blocked(1, [0, 2])
     assert effective(hpcalloc.interleave([5]), share) == hpcalloc.interleave([5])
     assert effective(hpcalloc.on_node(7), share) == hpcalloc.on_node(7)
+    assert effective(hpcalloc.weighted(), share) == hpcalloc.weighted([0, 1, 2, 3])
+    assert effective(hpcalloc.weighted([5], [1]), share) == hpcalloc.weighted([5], [1])
+    assert effective(hpcalloc.kind("latency"), share) == hpcalloc.kind("latency")
 
 
 def test_use_after_close():

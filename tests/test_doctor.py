@@ -335,7 +335,9 @@ def test_an_inherited_memory_policy(machine, policy, named):
     assert not named or checks["memory-policy"].ranks == (1,)
 
 
-@pytest.mark.parametrize(("policy", "named"), [("bind:2", False), ("prefer (many):0,2", False), ("prefer (many):0", True)])
+@pytest.mark.parametrize(
+    ("policy", "named"), [("bind:2", False), ("prefer (many):0,2", False), ("prefer (many):0", True)]
+)
 def test_a_policy_for_memory_beside_the_rank_is_no_mistake(machine, policy, named):
     machine.more_memory(2, 64 * GIB, distances=(30, 20, 10))
     machine.write("proc/self/numa_maps", f"7ff0 {policy} stack anon=3 N0=3 kernelpagesize_kB=4\n")

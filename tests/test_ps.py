@@ -187,7 +187,9 @@ def process(pid=100, cpus=(0, 1, 2, 3), memory=None, threads=1, running=True, hu
             Thread(pid + i, "t", cpus[i % len(cpus)], frozenset(cpus), running) for i in range(threads)
         ),
         mems=frozenset({0, 1}),
-        memory=Memory({0: 1024 * MIB} if memory is None else memory, {}, {}, {more.pop("policy", "default"): 1}),
+        memory=Memory(
+            {0: 1024 * MIB} if memory is None else memory, {}, {}, {more.pop("policy", "default"): 1}
+        ),
         huge=huge,
         swapped=more.pop("swapped", 0),
         **more,
@@ -250,7 +252,9 @@ def test_swap_base_pages_and_memory_only_nodes():
     assert checks(there, topology=far_memory) == {"memory-only-node"}
 
 
-@pytest.mark.parametrize("policy", ["prefer (many):1,3", "bind:1", "prefer=static:1", "weighted interleave:0-1"])
+@pytest.mark.parametrize(
+    "policy", ["prefer (many):1,3", "bind:1", "prefer=static:1", "weighted interleave:0-1"]
+)
 def test_memory_of_a_kind_that_was_asked_for_is_local(policy):
     hbm = Topology.from_source("pack:2 [numa(tier=4)] [numa(tier=3)] core:4 pu:1")
     there = process(memory={1: 1024 * MIB}, policy=policy)

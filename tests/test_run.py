@@ -21,7 +21,15 @@ from hpcalloc.discover.launcher import Launch, detect_launcher, find_launcher_pr
 from hpcalloc.discover.neighbours import on_same_cpus, other_jobs
 from hpcalloc.discover.program import look_at
 from hpcalloc.discover.topology import Topology, parse_ids
-from hpcalloc.plan.process import MemoryPolicy, Situation, Wishes, decide, join_preload, parse_memory, parse_policy
+from hpcalloc.plan.process import (
+    MemoryPolicy,
+    Situation,
+    Wishes,
+    decide,
+    join_preload,
+    parse_memory,
+    parse_policy,
+)
 from hpcalloc.policy import interleave, local, on_node
 
 TWO = "pack:2 [numa] core:4 pu:2"  # nodes 0 and 1 with PUs 0-7 and 8-15, siblings neighbours
@@ -302,7 +310,9 @@ def test_memory_by_kind_goes_before_what_was_inherited():
 
 
 def test_a_kind_that_the_machine_does_not_tell_is_refused():
-    with pytest.raises(hpcalloc.NodeError, match=r"run --memory latency: .*limit: nodes 0-1: .*remedy: name nodes"):
+    with pytest.raises(
+        hpcalloc.NodeError, match=r"run --memory latency: .*limit: nodes 0-1: .*remedy: name nodes"
+    ):
         steps(memory="latency")
     with pytest.raises(hpcalloc.NodeError, match="--memory names node 7"):
         steps(memory=(0, 7))
@@ -481,8 +491,15 @@ def test_programs_that_cant_run(tmp_path):
         assert "remedy:" in done.stderr
     assert run().returncode == 2
     assert run("--json", "true").returncode == 2
-    for bad in (["--policy", "near"], ["--policy", "on_node:999"], ["--memory", "hbm"], ["--memory", "999"],
-                ["--memory", "0", "--policy", "interleave"], ["--threads", "0"], ["--threads", "x"]):
+    for bad in (
+        ["--policy", "near"],
+        ["--policy", "on_node:999"],
+        ["--memory", "hbm"],
+        ["--memory", "999"],
+        ["--memory", "0", "--policy", "interleave"],
+        ["--threads", "0"],
+        ["--threads", "x"],
+    ):
         assert run(*bad, "true").returncode == 2
 
 

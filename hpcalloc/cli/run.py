@@ -26,7 +26,16 @@ from ..discover.neighbours import on_same_cpus, other_jobs
 from ..discover.program import Program, look_at
 from ..discover.topology import Topology, format_ids, ids_text
 from ..exceptions import BindingError, HpcallocError, message
-from ..plan.process import MemoryPolicy, Situation, Steps, Wishes, decide, join_preload, parse_memory, parse_policy
+from ..plan.process import (
+    MemoryPolicy,
+    Situation,
+    Steps,
+    Wishes,
+    decide,
+    join_preload,
+    parse_memory,
+    parse_policy,
+)
 from ..report.files import INSIDE, VARIABLE, ReportFiles, directory_told, files_of, start_record
 from ..report.record import Record
 from .options import bind_option, smt_option, threads_option

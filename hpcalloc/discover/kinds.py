@@ -73,13 +73,13 @@ def nearest(topology: Topology, nodes: tuple[int, ...], home: int) -> int:
 
     Itself; then those whose best initiator it is, as firmware often has no distances of such nodes; then by distance.
     """
-    package = {node.id: node.package for node in topology.nodes}
+    return min(nodes, key=lambda node: (node != home, _cost(topology, home, node), node))
 
-    def cost(node: int) -> tuple[bool, bool, int, bool, int]:
-        told = topology.access(home, node) == topology.best_access(node) != Access()
-        return node != home, not told, topology.distance(home, node), package[node] != package[home], node
 
-    return min(nodes, key=cost)
+def _cost(topology: Topology, home: int, node: int) -> tuple[bool, int, bool]:
+    package = {n.id: n.package for n in topology.nodes}
+    told = topology.access(home, node) == topology.best_access(node) != Access()
+    return not told, topology.distance(home, node), package.get(node) != package.get(home)
 
 
 def nodes_of_kind(call: str, topology: Topology, kind: str) -> Kind:
@@ -105,18 +105,13 @@ def homes_of_kind(topology: Topology, kind: str, nodes: Iterable[int]) -> tuple[
 
 def with_memory_beside(topology: Topology, nodes: Iterable[int]) -> tuple[int, ...]:
     """These nodes and the allowed ones without CPUs to which no others are nearer, ascending."""
-    near = set(nodes)
+    near, beside = set(nodes), set()
     initiators = [node.id for node in topology.nodes if node.cpus]
     for node in topology.nodes:
-        if node.cpus or node.id not in topology.allowed_nodes:
-            continue
-        cost = {
-            a: (topology.access(a, node.id) != topology.best_access(node.id), topology.distance(a, node.id))
-            for a in initiators
-        }
-        if any(cost[a] == min(cost.values()) for a in near if a in cost):
-            near.add(node.id)
-    return tuple(sorted(near))
+        if not node.cpus and node.id in topology.allowed_nodes:
+            cost = {a: _cost(topology, a, node.id) for a in initiators}
+            beside |= {node.id for a in near if cost.get(a) == min(cost.values())}
+    return tuple(sorted(near | beside))
 
 
 def machine_text(topology: Topology) -> str:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from ..discover.neighbours import on_same_cpus
 from ..discover.kinds import with_memory_beside
+from ..discover.neighbours import on_same_cpus
 from ..discover.topology import format_ids
 from .facts import RankFacts
 from .finding import Finding
@@ -319,7 +319,9 @@ def memory_elsewhere(host: Host) -> Iterator[Finding]:
         kind = kind.partition("=")[0]
         if kind in ("bind", "prefer", "prefer (many)") and listed:
             bound = {int(word) for part in listed.split(",") for word in _ends(part)}
-            if not bound & set(with_memory_beside(host.facts.topology, nodes)):  # HBM and CXL are asked for by policy
+            if not bound & set(
+                with_memory_beside(host.facts.topology, nodes)
+            ):  # HBM and CXL are asked for by policy
                 yield host.finding(
                     "memory-policy",
                     "warning",

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ..discover.running import Process
 from ..discover.kinds import with_memory_beside
+from ..discover.running import Process
 from ..discover.topology import Topology, format_ids, parse_ids
 from ..exceptions import TopologyError
 from .finding import Finding, merge

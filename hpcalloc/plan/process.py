@@ -229,7 +229,9 @@ def decide(topology: Topology, found: Situation, wishes: Wishes) -> Steps:
     environment[MARK] = launch.launcher
     if preload:
         environment["LD_PRELOAD"] = join_preload(found.environ.get("LD_PRELOAD", ""), found.library)
-        if wishes.policy.strict and wishes.policy.kind == "local" and not wishes.memory:  # else the kernel's policy is strict
+        if (
+            wishes.policy.strict and wishes.policy.kind == "local" and not wishes.memory
+        ):  # else the kernel's policy is strict
             environment["NUMALLOC_STRICT"] = "1"
     return Steps(
         launch.local_rank,
@@ -309,9 +311,7 @@ def _memory(
     return None
 
 
-def _wanted_memory(
-    topology: Topology, wishes: Wishes, share: RankPlan, reasons: list[str]
-) -> MemoryPolicy:
+def _wanted_memory(topology: Topology, wishes: Wishes, share: RankPlan, reasons: list[str]) -> MemoryPolicy:
     """The kernel takes, for each thread, the nearest of several preferred nodes, and of those it is bound to."""
     nodes = wishes.memory
     if isinstance(nodes, str):
@@ -385,7 +385,9 @@ def parse_memory(text: str | None) -> str | tuple[int, ...]:
     except ValueError:
         nodes = ()
     if not nodes:
-        raise PlanError(message("run", f"--memory {text!r}", f"{', '.join(MEMORY_KINDS)}, or nodes such as 0,2"))
+        raise PlanError(
+            message("run", f"--memory {text!r}", f"{', '.join(MEMORY_KINDS)}, or nodes such as 0,2")
+        )
     return nodes
 
 

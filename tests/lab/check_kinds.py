@@ -51,7 +51,9 @@ def expected_kinds():
     tiers = {n: tier(n) for n in nodes}
     assert all(bandwidth.values()), f"not an HMAT machine: {bandwidth}"
     assert all(latency.values()), latency
-    size = {n: int(re.search(r"MemTotal:\s+(\d+)", (NODES / f"node{n}/meminfo").read_text())[1]) for n in nodes}
+    size = {
+        n: int(re.search(r"MemTotal:\s+(\d+)", (NODES / f"node{n}/meminfo").read_text())[1]) for n in nodes
+    }
     capacity = {n for n in nodes if 10 * size[n] >= 9 * max(size.values())}
     if len(set(tiers.values())) > 1 and None not in tiers.values():
         capacity = {n for n in nodes if tiers[n] == max(tiers.values())}
@@ -123,7 +125,11 @@ def arrays_by_kind(kinds, homes):
             for strict in (False, True):
                 policy = hpcalloc.kind(kind, strict=strict)
                 what = f"{policy} from node {home}"
-                check(lambda policy=policy, home=home: on_cpus_of(home, lambda: fill(policy, homes[-1])), node, what)
+                check(
+                    lambda policy=policy, home=home: on_cpus_of(home, lambda: fill(policy, homes[-1])),
+                    node,
+                    what,
+                )
             small = on_cpus_of(home, lambda kind=kind: hpcalloc.ones(16, policy=kind))
             assert hpcalloc.placement(small).home_nodes == (node,), (kind, home)
 
@@ -140,7 +146,11 @@ def other_ways(kinds, homes):
     hpcalloc.migrate(a, hpcalloc.kind("capacity", strict=True))
     assert set(hpcalloc.placement(a).pages_per_node) == {large}
     with hpcalloc.init(policy="bandwidth", bind="force") as ctx:
-        check(lambda: hpcalloc.ones(BYTES // 8), expected_nearest(kinds["bandwidth"], lib.numalloc_current_node()), "init")
+        check(
+            lambda: hpcalloc.ones(BYTES // 8),
+            expected_nearest(kinds["bandwidth"], lib.numalloc_current_node()),
+            "init",
+        )
         b = hpcalloc.ones(BYTES // 8)
         assert ctx.placement(b).local_fraction == 1.0, ctx.placement(b)
         assert ctx.report().ranks[0]["arrays"]["local_fraction"] > 0.99
@@ -157,7 +167,10 @@ def weighted(bandwidth):
         a = hpcalloc.ones(32 << 17, policy=policy)
         where = hpcalloc.placement(a)
         for node in nodes:
-            share, wanted = where.pages_per_node.get(node, 0) / where.pages, weights.get(node, 0) / sum(weights.values())
+            share, wanted = (
+                where.pages_per_node.get(node, 0) / where.pages,
+                weights.get(node, 0) / sum(weights.values()),
+            )
             assert abs(share - wanted) < 0.04, (policy, node, share, wanted, where)
         del a
 
@@ -166,7 +179,18 @@ def unmodified_programs(kinds):
     """`hpcalloc run --memory`: a program's own memory, from its allocator and from ours."""
     code = "a = bytearray(64 << 20); print(open('/proc/self/numa_maps').read())"
     for kind, words in (("bandwidth", []), ("bandwidth", ["--no-preload"]), ("capacity", ["--strict"])):
-        command = [sys.executable, "-m", "hpcalloc", "run", "--memory", kind, *words, sys.executable, "-c", code]
+        command = [
+            sys.executable,
+            "-m",
+            "hpcalloc",
+            "run",
+            "--memory",
+            kind,
+            *words,
+            sys.executable,
+            "-c",
+            code,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
         there = numa_maps(done.stdout)
         assert sum(there.get(node, 0) for node in kinds[kind]) >= 64 << 20, (kind, words, there, done.stderr)
@@ -174,7 +198,9 @@ def unmodified_programs(kinds):
 
 def shown(kinds):
     command = [sys.executable, "-m", "hpcalloc", "topology", "--json"]
-    facts = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
+    facts = json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    )
     assert {kind: set(facts["kinds"][kind]["nodes"]) for kind in kinds} == kinds, (facts["kinds"], kinds)
 
 

@@ -144,8 +144,12 @@ int os_remap(void *from, size_t bytes, void *to) {
 
 /* ---- placement ---------------------------------------------------------------------------------------- */
 
-static const int kernel_mode[] = {MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND, MPOL_INTERLEAVE,
-                                  6 /* MPOL_WEIGHTED_INTERLEAVE */, 5 /* MPOL_PREFERRED_MANY */};
+static const int kernel_mode[] = {MPOL_DEFAULT,
+                                  MPOL_PREFERRED,
+                                  MPOL_BIND,
+                                  MPOL_INTERLEAVE,
+                                  6 /* MPOL_WEIGHTED_INTERLEAVE */,
+                                  5 /* MPOL_PREFERRED_MANY */};
 
 int os_bind(void *address, size_t bytes, enum na_bind_mode mode, const na_nodeset *nodes) {
     if (mode == NA_BIND_DEFAULT) return OS_RESULT((int)syscall(SYS_mbind, address, bytes, MPOL_DEFAULT, NULL, 0UL, 0U));
