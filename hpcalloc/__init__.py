@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import _native
-from .bind import agreement as _agreement  # noqa: F401  # notices forks from now on
+from .bind import mpi as _mpi  # noqa: F401  # notices forks from now on
 from .exceptions import (
     BindingError,
     ContextClosedError,

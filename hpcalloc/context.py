@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec
 import numpy.typing as npt
 
 from ._native import _handler, lib
-from .bind import agreement, rank
+from .bind import mpi, rank
 from .bind.affinity import ThreadPool, undo_openmp
-from .bind.agreement import Ranks
+from .bind.agreement import OneCall, Ranks, tell_late
 from .bind.rank import InitOptions, RankRequest, RankState
 from .discover.launcher import this_launch
 from .discover.topology import Topology, format_ids
@@ -69,6 +69,7 @@ def _at_exit() -> None:
     """Tell the ranks that wait for this one, or will."""
     if _state is not None:
         _state.leave()
+    tell_late()
 
 
 # ---- init ---------------------------------------------------------------------------------------------
@@ -130,21 +131,23 @@ def init(
         A bad argument or communicator; MPI is not up; a rank did not come within HPCALLOC_TIMEOUT seconds.
     """
     if comm is not None:
-        agreement.check_comm("init", comm)
-    elif share is None and agreement.world_size() > 1:
+        mpi.check_comm("init", comm)
+    elif share is None and mpi.world_size() > 1:
         raise PlanError(
             message(
                 "init",
-                f"no communicator in an MPI program of {agreement.world_size()} ranks",
+                f"no communicator in an MPI program of {mpi.world_size()} ranks",
                 "comm= or share=",
                 "hpcalloc.init(MPI.COMM_WORLD), on all ranks; or share=(i, n) for this process alone",
             )
         )
     opening = _Opening(comm)
     try:
-        return opening.run(bind, policy, strict, threads, share)
+        with OneCall("init"):
+            return opening.run(bind, policy, strict, threads, share)
     except BaseException:
-        _handler.insist(opening.undo)  # whatever interrupts it
+        if opening.begun:
+            _handler.insist(opening.undo)  # whatever interrupts it
         raise
 
 
@@ -159,10 +162,12 @@ class _Opening:
 
     def __init__(self, comm: MPI.Intracomm | None) -> None:
         self.comm = comm
+        self.begun = False
         self.state: RankState | None = None
         self.context: Context | None = None
 
     def run(self, bind: Any, policy: Any, strict: Any, threads: Any, share: Any) -> Context:
+        self.begun = True
         theirs = Ranks(self.comm, ours=False)
         error: Exception | None = None
         options: InitOptions | None = None
@@ -174,14 +179,15 @@ class _Opening:
             self.enter(options)
         except Exception as bad:
             error = bad
-        theirs.meet("init", error)
+        # All ranks of all hosts have a context open, or none.
+        theirs.meet("init" if self.state is None else "init inside of a context", error)
         assert options is not None
         launch = this_launch()
         ranks = theirs.duplicate("init")
         host, missed = rank.host_of(ranks, launch.local_size)
         affinity, taken = undo_openmp(leave=bind == "off" or self.state is not None)
         binding = LauncherBinding(affinity, launch.launcher, launch.explicit)
-        requests = host.allgather("init", RankRequest(binding, options, self.state is not None))
+        requests = host.allgather("init", RankRequest(binding, options))
         try:
             rank.check_same(requests)
             if self.state is None:
@@ -199,14 +205,14 @@ class _Opening:
             ranks.meet("init", error)
         except Exception:
             if not ranks.broken:  # all ranks raise, and have no use for these
-                agreement.free(host.comm, ranks.comm)
+                mpi.free(host.comm, ranks.comm)
             raise
         state = self.state
         assert state is not None
         if state.ranks is ranks:
             state.make_communicators()
         else:
-            agreement.free(host.comm, ranks.comm)
+            mpi.free(host.comm, ranks.comm)
         self.context = Context(state)
         self.complete(self.context)
         return self.context
@@ -294,7 +300,7 @@ def _check_nested(state: RankState, options: InitOptions, comm: MPI.Intracomm | 
     outer = None if state.left_behind else state.ranks.comm
     same_comm = (comm is None) == (outer is None)
     if comm is not None and outer is not None:
-        module = agreement.mpi()
+        module = mpi.library()
         same_comm = module.Comm.Compare(comm, outer) in (module.IDENT, module.CONGRUENT)
     if options != state.options or not same_comm:
         asked = str(options) if options != state.options else "another communicator"
@@ -634,7 +640,8 @@ class Context(_handler.Scope):
         BindingError
             The former affinity is refused, for instance because the cpuset has shrunk.
         HpcallocError
-            MPI is not to be called from this thread: the context stays open. Not all ranks come within
+            MPI is not to be called from this thread, or another thread is in a collective call of the context: it stays
+            open. Not all ranks come within
             HPCALLOC_TIMEOUT seconds: it is closed.
         """
         self._close(True)
@@ -651,9 +658,17 @@ class Context(_handler.Scope):
         state = self._state
         if self._closed:
             return
-        with_others = state.comm is not None and not state.left_behind and agreement.is_up()
+        if together:
+            with state.ranks.one_call("Context.close"):
+                self._close_now(True, tell)
+        else:
+            self._close_now(False, tell)
+
+    def _close_now(self, together: bool, tell: bool) -> None:
+        state = self._state
+        with_others = state.comm is not None and not state.left_behind and mpi.is_up()
         if together and with_others:
-            agreement.check_thread("Context.close")
+            mpi.check_thread("Context.close")
         refused: BindingError | None = None
         try:
             _handler.insist(self._release)  # also where a signal's handler raises in the middle of it

@@ -17,7 +17,7 @@ from hpcalloc._native.errors import name_of
 from hpcalloc.bind import affinity as binding
 
 ALL = frozenset(os.sched_getaffinity(0))
-two_cpus = pytest.mark.skipif(len(ALL) < 2, reason="capability: needs two CPUs")
+two_cpus = pytest.mark.skipif(len(ALL) < 2, reason="missing capability: two CPUs")
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +142,7 @@ def test_refused():
 
 def test_refused_half_way(monkeypatch, sleepers):
     if len(ALL) < 2:
-        pytest.skip("capability: needs two CPUs")
+        pytest.skip("missing capability: two CPUs")
     real = os.sched_setaffinity
 
     def third_time_refused(tid, cpus):
@@ -198,10 +198,10 @@ def pool(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     libraries = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
     if not libraries:
-        pytest.skip("capability: NumPy has no BLAS whose pool can be sized")
+        pytest.skip("missing capability: NumPy has no BLAS whose pool can be sized")
     with threadpoolctl.threadpool_limits(limits=2, user_api="blas"):
         if libraries[0].num_threads != 2:
-            pytest.skip("capability: NumPy's BLAS has no threads")
+            pytest.skip("missing capability: NumPy's BLAS has no threads")
         yield libraries[0]
 
 

@@ -14,7 +14,7 @@ import pytest
 SOURCE = pathlib.Path(__file__).parents[1]
 
 
-@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="missing capability: cmake")
 def test_numpys_own_headers_come_before_the_interpreters(tmp_path):
     """Debian's python3-numpy puts NumPy 1.24's headers into the interpreter's folder."""
     configure = [

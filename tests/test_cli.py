@@ -123,7 +123,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_run(
     benchmark, option, name, what, tmp_path, monkeypatch
 ):
     if option == "--plot":
-        pytest.importorskip("matplotlib", reason="capability: matplotlib")
+        pytest.importorskip("matplotlib", reason="missing capability: matplotlib")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(f"hpcalloc.cli.bench.{benchmark}.give", pytest.fail)
     result = run("bench", benchmark, option, name)

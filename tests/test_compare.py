@@ -91,7 +91,7 @@ def test_a_slurm_job_starts_ranks_by_srun_over_its_hosts(monkeypatch, tmp_path):
 # ---- the verb ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="missing capability: two CPUs")
 def test_a_program_that_its_launcher_bound_to_one_cpu_is_best_pinned(program, one_cpu, tmp_path):
     words = program("print(f'time: {1 / len(os.sched_getaffinity(0))} s')")
     out, plot = tmp_path / "out.json", tmp_path / "out.png"

@@ -225,7 +225,7 @@ def test_exceptions_restore():
     assert os.sched_getaffinity(0) == ALL
 
 
-@pytest.mark.skipif(len(ALL) < 2, reason="capability: needs two CPUs")
+@pytest.mark.skipif(len(ALL) < 2, reason="missing capability: two CPUs")
 def test_honours_and_forces():
     one = {max(ALL)}
     os.sched_setaffinity(0, one)
@@ -271,7 +271,7 @@ def test_bad_arguments(kwargs, kind, match):
 
 def test_pinning_not_permitted(monkeypatch):
     if len(ALL) < 2:
-        pytest.skip("capability: needs two CPUs")
+        pytest.skip("missing capability: two CPUs")
 
     def refused(tid, cpus):
         raise PermissionError(errno.EPERM, "Operation not permitted")
@@ -328,7 +328,7 @@ def test_local_rank_of_the_launcher(monkeypatch):
         assert any("no communicator" in note for note in ctx.notes)
 
 
-@pytest.mark.skipif(len(ALL) < 2, reason="capability: needs two CPUs")
+@pytest.mark.skipif(len(ALL) < 2, reason="missing capability: two CPUs")
 def test_binding_of_the_launcher_is_kept_alone(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "1")
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
@@ -342,7 +342,7 @@ def test_binding_of_the_launcher_is_kept_alone(monkeypatch):
 
 
 def test_mpi_down():
-    pytest.importorskip("mpi4py", reason="capability: needs mpi4py")
+    pytest.importorskip("mpi4py", reason="missing capability: mpi4py")
     result = run_python(
         """
         import mpi4py

@@ -5,6 +5,6 @@ from faults import job
 
 
 def test_a_few_rounds_of_faults():
-    counts, said = job(2, seed=1, rounds=6, killing=False)
+    counts, _, said = job(2, seed=1, rounds=6)
     assert counts is not None, said
     assert sum(counts.values()) == 12

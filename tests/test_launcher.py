@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from hpcalloc.discover.launcher import Launch, detect_launcher, global_rank, parent_command
+from hpcalloc.discover.launcher import Launch, detect_launcher, global_rank
+from hpcalloc.discover.proc import ancestors, command_of, environment_of
 from hpcalloc.discover.topology import Topology
 from hpcalloc.plan.process import Situation, Wishes, decide
 
@@ -130,9 +131,14 @@ def test_open_mpis_variables():
     assert detect_launcher({**OPENMPI, "PRTE_MCA_hwloc_default_binding_policy": "numa"}).explicit is True
 
 
-def test_parent_command():
-    assert parent_command(os.getpid())
-    assert parent_command(2**30) == ()
+def test_other_processes():
+    assert command_of(os.getpid())
+    assert command_of(2**30) == ()
+    assert [pid for pid, _ in ancestors(os.getpid())][:2] == [os.getpid(), os.getppid()]
+    assert list(ancestors("self")) == list(ancestors(os.getpid()))
+    assert list(ancestors(2**30)) == []
+    with pytest.raises(FileNotFoundError):
+        environment_of(2**30)
 
 
 def test_a_debugging_variable_asks_for_no_binding():

@@ -114,7 +114,7 @@ def test_page_counts_of_foreign_memory():
     a = np.ones(MIB // 8)
     counts = _native.page_counts(a.ctypes.data, a.nbytes)
     if isinstance(counts, int):
-        pytest.skip(f"capability: move_pages gives errno {counts}")
+        pytest.skip(f"missing capability: move_pages gives errno {counts}")
     assert counts.pages >= a.nbytes // counts.page_size
     assert sum(counts.on_node.values()) + counts.untouched + counts.failed == counts.pages
     assert _native.block_info(a.ctypes.data) is None
@@ -144,7 +144,7 @@ else:
 def test_import_without_static_tls_names_its_cure():
     directory = ROOT / "build/native/bin"
     if not (directory / "libtls_4096.so").exists():
-        pytest.skip("the C tests are not built")
+        pytest.skip("missing capability: the C tests, which make native builds")
     environment = {k: v for k, v in os.environ.items() if k not in ("GLIBC_TUNABLES", "LD_PRELOAD")}
     command = [sys.executable, "-c", LATE, str(directory)]
     text = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
@@ -359,7 +359,7 @@ def test_zeros_do_not_touch_fresh_pages():
     ):
         counts = _native.page_counts(a.ctypes.data, a.nbytes)
         if isinstance(counts, int):
-            pytest.skip(f"capability: move_pages gives errno {counts}")
+            pytest.skip(f"missing capability: move_pages gives errno {counts}")
         assert counts.untouched >= counts.pages // 2
         assert not a.any()
         _native.lib.numalloc_purge()

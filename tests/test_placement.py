@@ -19,7 +19,9 @@ from hpcalloc.memory.placement import Placement, _add_mapping, bounds, process_m
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 NODES = _native.node_ids()
-needs_query = pytest.mark.skipif(_native.can_query() != 0, reason="capability: move_pages is not allowed")
+needs_query = pytest.mark.skipif(
+    _native.can_query() != 0, reason="missing capability: move_pages is not allowed"
+)
 
 
 @needs_query

@@ -282,7 +282,7 @@ def test_verb():
     assert run("--bind", "tight").returncode == 2
 
 
-@pytest.mark.skipif(shutil.which("mpirun") is None, reason="capability: needs mpirun")
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="missing capability: mpirun")
 def test_verb_under_mpirun():
     version = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=False).stdout
     openmpi = "Open MPI" in version or "Open RTE" in version

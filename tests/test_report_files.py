@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """HPCALLOC_REPORT: reports of programs that know nothing of hpcalloc, of those that do, and of ranks that are lost."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -19,6 +21,7 @@ from hpcalloc import _native
 from hpcalloc.cli.main import cli
 from hpcalloc.discover.launcher import Ancestor
 from hpcalloc.exceptions import HpcallocError
+from hpcalloc.report import leave
 from hpcalloc.report.files import files_of, merge
 from hpcalloc.report.record import record_of
 
@@ -229,7 +232,8 @@ def test_a_merge_that_failed_does_not_keep_later_jobs_from_theirs(tmp_path, prog
             verb("run", program, "k", report=report, environ=environ)
             (left,) = tmp_path.glob("r.json.ranks*")
             (left / "merging").mkdir()
-            (left / "arrived").write_text("1")
+            (left / "arrived-2-0").mkdir()
+            (left / "arrived-2-0" / "0").touch()
             verb("run", program, report=report, environ=environ)
         else:
             assert not report.exists()
@@ -244,7 +248,9 @@ def test_a_larger_job_before_leaves_nothing(tmp_path, program):
     for rank in (0, 1, 3):  # the others are lost
         verb("run", program, report=report, environ={**told, "PMI_RANK": str(rank), "PMI_SIZE": "5"})
     left = tmp_path / "r.json.ranks"
-    assert (left / "arrived").read_bytes() == b"11\x001"
+    assert sorted(str(file.relative_to(left)) for file in left.rglob("arrived*/*")) == [
+        "arrived-5-0/0", "arrived-5-0/1", "arrived-5-1/3", "arrived-5/0",
+    ]  # fmt: skip
     for rank in (1, 0):  # the first rank last: what it takes back is its own
         verb("run", program, report=report, environ={**told, "PMI_RANK": str(rank), "PMI_SIZE": "2"})
     data = json.loads(report.read_text())
@@ -252,6 +258,22 @@ def test_a_larger_job_before_leaves_nothing(tmp_path, program):
     assert [r["rank"] for r in data["ranks"]] == [0, 1]
     assert all(r["processes"] == 1 for r in data["ranks"])
     assert not left.exists()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 17, 64, 100])
+def test_one_of_the_ranks_is_the_last(tmp_path, size):
+    """In any order and at the same time; no rank writes to a file of another's, nor lists all."""
+    directory = leave.open_private(str(tmp_path / "ranks"), create=True)
+    order = random.Random(size).sample(range(size), size)
+    assert [leave.arrive(directory, rank, size) for rank in order] == [False] * (size - 1) + [True]
+    assert max(len(list(inside.iterdir())) for inside in (tmp_path / "ranks").iterdir()) <= size**0.5 + 2
+    (tmp_path / "ranks" / leave.MERGING).rmdir()
+    for rank in order:
+        leave.take_back(directory, rank, size)
+    assert [path for path in (tmp_path / "ranks").rglob("*") if path.is_file()] == []
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(lambda rank: leave.arrive(directory, rank, size), order)) == 1
+    os.close(directory)
 
 
 def test_a_rank_that_is_lost_is_not_replaced_by_its_predecessor(tmp_path, program):

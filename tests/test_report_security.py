@@ -52,7 +52,7 @@ def test_a_directory_that_others_may_enter_is_refused(name, mode):
     assert os.listdir(name.directory) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="capability: another user's file needs root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="missing capability: another user's file needs root")
 def test_anothers_directory_is_refused(name):
     os.mkdir(name.directory, 0o700)
     os.chown(name.directory, 1, 1)
@@ -95,11 +95,15 @@ def test_what_we_make_is_ours_alone(name):
     finally:
         os.umask(old)
     assert stat.S_IMODE(os.stat(name.directory).st_mode) == 0o700
-    for file in os.scandir(name.directory):
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file.name
+    made = list(pathlib.Path(name.directory).rglob("*"))
+    assert len(made) == 5
+    for file in made:
+        assert stat.S_IMODE(file.stat().st_mode) == (0o700 if file.is_dir() else 0o600), file
 
 
-@pytest.mark.parametrize("planted", ["arrived", "rank-000000.context.json", "rank-000000.start.json"])
+@pytest.mark.parametrize(
+    "planted", ["arrived-1-0", "arrived-1", "rank-000000.context.json", "rank-000000.start.json"]
+)
 def test_links_in_the_directory_are_not_followed(name, tmp_path, planted):
     victim = tmp_path / "victim"
     victim.write_text("precious")
@@ -134,8 +138,11 @@ def test_files_of_others_are_not_removed(name, tmp_path):
     merged = merge([name.directory])
     assert merged.summary["failed"] == 0
     with name.opened() as directory:
-        os.mkdir(leave.MERGING, dir_fd=directory)
+        leave.arrive(directory, 0, 1)
     clear([name.directory], merged)
+    assert os.listdir(name.directory) == ["results.dat"]
+    name.write("context", RECORD)
+    clear([name.directory], merged)  # which nobody merges at this time
     assert os.listdir(name.directory) == ["results.dat"]
 
 

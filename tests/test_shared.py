@@ -172,6 +172,31 @@ def test_an_uncaught_exception_ends_the_job():
     assert "went on" not in done.stdout
 
 
+def test_a_rank_that_leaves_in_another_thread_is_known_at_its_end():
+    """Below MPI_THREAD_SERIALIZED that thread can't tell the others; the main one does when the program ends."""
+    leaving = """
+import mpi4py, threading
+mpi4py.rc.thread_level = "funneled"
+from mpi4py import MPI
+import hpcalloc
+ctx = hpcalloc.init(MPI.COMM_WORLD)
+if ctx.rank == 1:
+    thread = threading.Thread(target=ctx.__exit__, args=(ZeroDivisionError, None, None))
+    thread.start()
+    thread.join()
+    assert hpcalloc.current() is None
+else:
+    try:
+        ctx.report()
+    except hpcalloc.HpcallocError as error:
+        print("told:", error)
+    ctx.__exit__(ZeroDivisionError, None, None)
+"""
+    done = mpirun(2, sys.executable, "-c", leaving, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "told: Context.report: rank 1 of 2 has left" in done.stdout
+
+
 def test_last_words_are_kept():
     """What is said while a window is made comes out even if the process ends inside."""
     last = """
@@ -184,7 +209,7 @@ class Win:
 class Module:
     def __getattr__(self, name):
         return Win if name == "Win" else getattr(MPI, name)
-window.agreement.mpi = Module
+window.mpi.library = Module
 ctx.shared_zeros(10)
 """
     done = mpirun(2, sys.executable, "-c", START + last, timeout=120)

@@ -8,15 +8,54 @@
  * must do the rest of its work when it is called again. */
 #include "scope.h"
 
-#define TRIES 100 /* of an exit that is interrupted again and again */
+#include <signal.h>
+
+/* Of what is interrupted again and again. In the later tries signals that have handlers wait until it is done: a machine
+ * that gives the process less time than there is between two signals would undo each try. */
+enum { TRIES = 20, TRIES_WITH_SIGNALS = 10 };
+
+static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF};
+enum { SIGNALS = sizeof signals / sizeof *signals };
+static volatile sig_atomic_t waiting[SIGNALS];
+
+static void note(int number) {
+    for (int i = 0; i < SIGNALS; i++)
+        if (signals[i] == number) waiting[i] = 1;
+}
+
+/* For the process: a signal that one thread blocks is another's. before[i] is what to put back, where changed[i]. */
+static void defer_signals(struct sigaction before[SIGNALS], int changed[SIGNALS]) {
+    struct sigaction action = {.sa_handler = note, .sa_flags = SA_RESTART};
+    for (int i = 0; i < SIGNALS; i++) {
+        changed[i] = sigaction(signals[i], NULL, &before[i]) == 0 && before[i].sa_handler != SIG_DFL &&
+                     before[i].sa_handler != SIG_IGN && before[i].sa_handler != note &&
+                     sigaction(signals[i], &action, NULL) == 0;
+    }
+}
+
+static void deliver_signals(const struct sigaction before[SIGNALS], const int changed[SIGNALS]) {
+    for (int i = 0; i < SIGNALS; i++) {
+        if (!changed[i]) continue;
+        (void)sigaction(signals[i], &before[i], NULL);
+        if (waiting[i]) {
+            waiting[i] = 0;
+            (void)raise(signals[i]);
+        }
+    }
+}
 
 /* Call `function`, with `kind` unless it is NULL, until it returns; then raise what it raised first, if anything.
  * After an interruption `kind` is that of the interruption. 0 without an error, -1 with one. */
 static int insist_on(PyObject *function, PyObject *kind) {
     PyObject *first[3] = {NULL, NULL, NULL};
+    struct sigaction before[SIGNALS];
+    int changed[SIGNALS];
     for (int i = 0; i < TRIES; i++) {
+        int alone = i >= TRIES_WITH_SIGNALS;
+        if (alone) defer_signals(before, changed);
         PyObject *result = kind != NULL ? PyObject_CallFunctionObjArgs(function, kind, NULL)
                                         : PyObject_CallFunctionObjArgs(function, NULL);
+        if (alone) deliver_signals(before, changed);
         if (result != NULL) {
             Py_DECREF(result);
             break;
@@ -37,13 +76,13 @@ static int insist_on(PyObject *function, PyObject *kind) {
     return -1;
 }
 
-PyObject *scope_insist(PyObject *module, PyObject *function) {
+static PyObject *scope_insist(PyObject *module, PyObject *function) {
     (void)module;
     if (insist_on(function, NULL) != 0) return NULL;
     Py_RETURN_NONE;
 }
 
-PyObject *scope_keep(PyObject *module, PyObject *object) {
+static PyObject *scope_keep(PyObject *module, PyObject *object) {
     (void)module;
     Py_INCREF(object);
     Py_RETURN_NONE;
@@ -103,3 +142,10 @@ int scope_add(PyObject *module) {
     Py_DECREF(type);
     return failed;
 }
+
+PyMethodDef scope_methods[] = {
+    {"keep_for_ever", scope_keep, METH_O, "keep_for_ever(object, /)\n--\n\nKeep it beyond the end of the interpreter."},
+    {"insist", scope_insist, METH_O,
+     "insist(function, /)\n--\n\nCall it until it returns; then raise what it raised first."},
+    {NULL, NULL, 0, NULL},
+};

@@ -5,7 +5,5 @@
 
 #include <Python.h>
 
-int scope_add(PyObject *module); /* add the type Scope; -1 with an exception set */
-
-PyObject *scope_insist(PyObject *module, PyObject *function); /* the module's `insist` */
-PyObject *scope_keep(PyObject *module, PyObject *object);     /* its `keep_for_ever` */
+int scope_add(PyObject *module);    /* add the type Scope; -1 with an exception set */
+extern PyMethodDef scope_methods[]; /* functions of the module */

@@ -7,18 +7,19 @@ call, or has left. All that follows waits in the same way. A blocking call of MP
 after two meetings in a row (`Ranks.together`): a rank that gave up in the first is not in the second, so nobody passes
 that one; and a rank that has passed the first makes the call, also when a signal's handler raises in between.
 
-mpi4py is never imported here: where it is not imported yet, there is no communicator. A forked child of a process in
-which MPI is up has MPI's memory and none of its connections: it has no communicator either.
+Collective calls on one communicator have an order, which two threads would not keep: each call that users make is
+`Ranks.one_call`, which refuses another meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
 import os
 import pickle
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,23 +29,12 @@ import numpy as np
 from .. import exceptions
 from .._native import _handler
 from ..exceptions import HpcallocError, message
+from .mpi import check_thread, check_usable, is_up, library, quiet
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-__all__ = [
-    "Ranks",
-    "check_comm",
-    "check_thread",
-    "check_usable",
-    "free",
-    "is_up",
-    "mpi",
-    "quiet",
-    "seconds_to_wait",
-    "split_by_host",
-    "world_size",
-]
+__all__ = ["OneCall", "Ranks", "seconds_to_wait", "split_by_host", "tell_late"]
 
 T = TypeVar("T")
 
@@ -56,91 +46,6 @@ _WHO = -1  # in place of the number of missing ranks: rank 0 asks who is here
 _PATIENCE = 1.0  # seconds in which ranks that wait answer rank 0
 _LOOK = 0.01  # seconds of waiting before a rank looks for rank 0's question
 _NAMED = 16  # ranks that a message names
-
-_forked = False  # from a process in which MPI was up
-
-
-# ---- MPI as it is ---------------------------------------------------------------------------------------
-
-
-def mpi() -> Any:
-    """Return ``mpi4py.MPI`` if it is imported, else None."""
-    return sys.modules.get("mpi4py.MPI")
-
-
-def is_up() -> bool:
-    """Whether MPI can be called by this process: initialised, not finalised, not a forked child."""
-    module = mpi()
-    return not _forked and module is not None and module.Is_initialized() and not module.Is_finalized()
-
-
-def world_size() -> int:
-    """Ranks of this MPI job; 1 where MPI is not up."""
-    return int(mpi().COMM_WORLD.Get_size()) if is_up() else 1
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = is_up() or _forked
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-def check_comm(call: str, comm: MPI.Comm) -> None:
-    """Check that a communicator can be used here.
-
-    Raises
-    ------
-    HpcallocError
-        MPI is not initialised, or finalised, or not to be called from this thread or process.
-    TypeError, ValueError
-        Not an mpi4py communicator; an intercommunicator or ``COMM_NULL``.
-    """
-    module = mpi()
-    if module is None or not isinstance(comm, module.Comm):
-        limit = "an mpi4py communicator or None"
-        raise TypeError(message(call, f"comm= a {type(comm).__name__}", limit, "pass MPI.COMM_WORLD"))
-    check_usable(call)
-    if comm == module.COMM_NULL:
-        raise ValueError(
-            message(call, "comm is COMM_NULL", "an intracommunicator", "make no such call on this rank")
-        )
-    if comm.Is_inter():
-        limit, remedy = "an intracommunicator", "pass comm.Merge(), or the local group"
-        raise ValueError(message(call, "comm is an intercommunicator", limit, remedy))
-
-
-def check_usable(call: str) -> None:
-    """Raise HpcallocError unless MPI may be called now, by this process and thread."""
-    module = mpi()
-    if _forked:
-        limit = "the process that called MPI_Init"
-        remedy = "leave comm out, or start the process with multiprocessing's spawn"
-        raise HpcallocError(message(call, "a communicator in a forked child", limit, remedy))
-    if module is None or not module.Is_initialized() or module.Is_finalized():
-        finalised = module is not None and module.Is_finalized()
-        state = "finalised" if finalised else "not initialised"
-        remedy = "call it earlier" if finalised else "call MPI.Init() first"
-        raise HpcallocError(message(call, f"MPI is {state}", "between MPI.Init and MPI.Finalize", remedy))
-    check_thread(call)
-
-
-def check_thread(call: str) -> None:
-    """Raise HpcallocError unless this thread may call MPI, which must be up."""
-    module = mpi()
-    level = module.Query_thread()
-    if level < module.THREAD_SERIALIZED and not module.Is_thread_main():
-        name = "MPI_THREAD_SINGLE" if level == module.THREAD_SINGLE else "MPI_THREAD_FUNNELED"
-        remedy = "call it there, or set mpi4py.rc.thread_level = 'multiple' before MPI is imported"
-        raise HpcallocError(
-            message(
-                call,
-                f"called from a thread that is not MPI's main one, under {name}",
-                "the main thread",
-                remedy,
-            )
-        )
 
 
 def seconds_to_wait(call: str) -> float:
@@ -157,12 +62,52 @@ def seconds_to_wait(call: str) -> float:
     return seconds or math.inf
 
 
-def free(*comms: MPI.Comm | None) -> None:
-    """Free communicators, on which all ranks must have met; nothing after MPI_Finalize."""
-    if is_up():
-        for comm in comms:
-            if comm is not None and comm != mpi().COMM_NULL:
-                comm.Free()
+# ---- one call at a time -----------------------------------------------------------------------------------
+
+Calls = dict[int, "OneCall"]  # the call that is under way, by process: a forked child is in none
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.under_way: Calls = {}
+
+
+_thread = _Thread()
+_process: Calls = {}
+
+
+class OneCall(_handler.Scope):
+    """A collective call, in which there is no other: by this thread, in a signal's handler, or as `under_way` says.
+
+    Raises
+    ------
+    HpcallocError
+        On entering: there is one.
+    """
+
+    def __init__(self, call: str, *under_way: Calls) -> None:
+        self._call, self._under_way = call, (_thread.under_way, *under_way)
+
+    def _enter(self) -> None:
+        for calls in self._under_way:
+            other = calls.setdefault(os.getpid(), self)  # at once, whatever thread or handler comes
+            if other is self:
+                continue
+            here = calls is _thread.under_way
+            value = (
+                f"inside of {other._call}, in a signal's handler"
+                if here
+                else f"another thread is in {other._call}"
+            )
+            remedy = (
+                "let the handler set a flag, and call it later" if here else "let one thread make these calls"
+            )
+            raise HpcallocError(message(self._call, value, "one collective call at a time", remedy))
+
+    def _exit(self, kind: object) -> None:
+        for calls in self._under_way:
+            if calls.get(os.getpid()) is self:
+                del calls[os.getpid()]
 
 
 # ---- ranks that meet --------------------------------------------------------------------------------------
@@ -192,16 +137,22 @@ class Ranks:
         self.broken = ""
         self.left = False
         self._pid = os.getpid()
-        self._mine = np.zeros(4, np.int64)
-        self._all = np.zeros(4, np.int64)
+        self._all = np.zeros(4, np.int64)  # what the last meeting came to
         self._posted: list[MPI.Request] = []  # the meeting that is under way
         self._seconds: float | None = None  # in place of HPCALLOC_TIMEOUT
+        self._under_way: Calls = {}
         self._number = 0  # of waits, to tell the messages of one roll call from those of another
 
     @property
     def alone(self) -> bool:
         """Whether there is nobody to wait for: one rank, or a forked child."""
         return self.comm is None or self.size == 1 or self._pid != os.getpid()
+
+    def one_call(self, call: str) -> OneCall:
+        """Return a context manager for a collective call that users make."""
+        level = library().Query_thread() if not self.alone and is_up() else None
+        serialized = level is not None and level < library().THREAD_MULTIPLE
+        return OneCall(call, _process if serialized else self._under_way)
 
     def meet(self, call: str, error: Exception | None = None) -> None:
         """Wait until all ranks are in this call, and raise on all of them if one has an error; collective.
@@ -275,9 +226,14 @@ class Ranks:
         self.broken = f"rank {self.rank} of {self.size} has left its context"
         try:
             check_thread("leave")
-            self._post("leave", False, True)
-        except Exception:  # the others have the time limit
+        except HpcallocError:
+            _to_tell.append(self)  # by the main thread, at its end
             return
+        self._tell_leaving()
+
+    def _tell_leaving(self) -> None:
+        with contextlib.suppress(Exception):  # the others have the time limit
+            self._post("leave", False, True)
 
     def allgather(self, call: str, value: T) -> list[T]:
         """Return what each rank says; collective, after a meeting."""
@@ -328,22 +284,20 @@ class Ranks:
     def _post(self, call: str, failing: bool, leaving: bool) -> None:
         """Reduce what each rank has to say; wait for it unless this rank is leaving."""
         assert self.comm is not None
-        self._posted.clear()
         import zlib  # not needed without MPI
 
-        key = zlib.crc32(call.encode())
-        nobody = self.size
-        self._mine[:] = (
-            self.rank if failing else nobody,
-            self.rank if leaving else nobody,
-            key,
-            -key,
+        key, nobody = zlib.crc32(call.encode()), self.size
+        mine = np.array(
+            [self.rank if failing else nobody, self.rank if leaving else nobody, key, -key], np.int64
         )
-        post = functools.partial(self.comm.Iallreduce, self._mine, self._all, mpi().MIN)
+        everyone = np.zeros(4, np.int64)
+        post = functools.partial(self.comm.Iallreduce, mine, everyone, library().MIN)
         if leaving:
             _handler.keep_for_ever(post)  # its buffers, as in _wait
             _handler.keep_for_ever(post())
         else:
+            self._posted.clear()
+            self._all = everyone
             self._wait(call, post, self._posted)
 
     def _bcast(self, call: str, value: Any, root: int) -> Any:
@@ -421,6 +375,17 @@ class Ranks:
         )
 
 
+_to_tell: list[Ranks] = []  # that this rank has left them, in a thread that may not call MPI
+
+
+def tell_late() -> None:
+    """Tell the ranks that this one has left and could not tell; by the main thread."""
+    while _to_tell:
+        ranks = _to_tell.pop()
+        if is_up() and not ranks.alone:
+            ranks._tell_leaving()
+
+
 class _RollCall:
     """Who is here, asked only when the time of a rank is up: a healthy program sends nothing.
 
@@ -444,8 +409,8 @@ class _RollCall:
         return self._elsewhere(late >= 0, late > 2 * patience)
 
     def _at_the_root(self, late: bool, patience: float) -> tuple[int, ...] | None:
-        word, status = np.empty(1, np.int64), mpi().Status()
-        while self._comm.Iprobe(source=mpi().ANY_SOURCE, tag=_HERE, status=status):
+        word, status = np.empty(1, np.int64), library().Status()
+        while self._comm.Iprobe(source=library().ANY_SOURCE, tag=_HERE, status=status):
             self._comm.Recv(word, source=status.Get_source(), tag=_HERE)
             if word[0] == self._ranks._number:
                 self._present.add(status.Get_source())
@@ -494,12 +459,6 @@ def _split(everything: Any, sizes: Any) -> list[Any]:
     return [pickle.loads(data[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
 
 
-def quiet(comm: MPI.Comm) -> MPI.Comm:
-    """Let an error on a communicator be an exception, not the end of the process, whatever its parent says."""
-    comm.Set_errhandler(mpi().ERRORS_RETURN)
-    return comm
-
-
 def _as_here(name: str, text: str, code: int | None) -> Exception:
     known: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError}
     known |= {n: getattr(exceptions, n) for n in exceptions.__all__ if n.endswith("Error")}
@@ -534,7 +493,7 @@ def split_by_host(comm: MPI.Comm, told: int | None) -> tuple[MPI.Comm, bool]:
     """
     ranks = Ranks(comm, ours=False)
     rank = ranks.rank
-    node: MPI.Comm = ranks.together("split", comm.Split_type, mpi().COMM_TYPE_SHARED, rank)
+    node: MPI.Comm = ranks.together("split", comm.Split_type, library().COMM_TYPE_SHARED, rank)
     seen = node.Get_size()
     if not any(ranks.allgather("split", seen < min(told or 1, ranks.size))):
         return node, False

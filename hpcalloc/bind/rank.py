@@ -26,7 +26,8 @@ from ..exceptions import BindingError, HpcallocError, PlanError, message
 from ..plan.ranks import LauncherBinding, Plan, RankPlan, make_plan
 from ..policy import MEMORY_KINDS, Policy, as_policy
 from .affinity import Binding, ThreadPool, inherited_memory_policy
-from .agreement import Ranks, free, is_up, quiet, split_by_host
+from .agreement import Ranks, split_by_host
+from .mpi import free, is_up, quiet
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -66,13 +67,13 @@ class RankRequest(NamedTuple):
 
     binding: LauncherBinding
     options: InitOptions
-    nested: bool  # a context is open already
 
 
 class Window(Protocol):
     """What a `RankState` has to know of a shared array's window."""
 
     number: int
+    ranks: Ranks
 
     def free(self) -> None: ...  # collective over the host
     def abandon(self) -> None: ...  # the others don't come
@@ -195,8 +196,8 @@ class RankState:
     def leave(self) -> None:
         """Tell the others that this rank comes to no collective call any more, and wait for nobody."""
         if not self.left_behind:
-            self.host.leave()
-            self.ranks.leave()
+            for ranks in (*(window.ranks for window in self.windows), self.host, self.ranks):
+                ranks.leave()
 
     def free(self) -> None:
         """Free windows and communicators; collective. Without the other ranks they stay until MPI_Finalize."""
@@ -250,14 +251,12 @@ def check_same(requests: Sequence[RankRequest]) -> None:
     """Check that the ranks of this host asked for the same."""
     first = requests[0]
     for i, request in enumerate(requests):
-        if request.options != first.options or request.nested != first.nested:
-            differs = str(request.options) if request.options != first.options else "a context open already"
+        if request.options != first.options:
             raise PlanError(
                 message(
                     "init",
-                    f"local rank {i} has {differs}, local rank 0 has {first.options}",
+                    f"local rank {i} has {request.options}, local rank 0 has {first.options}",
                     "the same on all ranks of a host",
-                    "pass the same arguments everywhere, and open and close contexts on all ranks",
                 )
             )
 

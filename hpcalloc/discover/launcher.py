@@ -14,21 +14,21 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from .proc import ancestors, command_of, environment_of
+
 __all__ = [
     "LAUNCHERS",
     "Ancestor",
     "Launch",
     "Launcher",
-    "ancestors",
     "detect_launcher",
-    "environment_of",
     "expects_mpi",
     "find_launcher_process",
     "global_rank",
     "launch_and_process",
     "launcher_of",
     "launcher_process",
-    "parent_command",
+    "parents",
     "rank_name",
     "this_launch",
 ]
@@ -238,7 +238,7 @@ def detect_launcher(
     environ : mapping
         Such as ``os.environ``.
     command : sequence of str, optional
-        Words of the parent process' command line (`parent_command`). Open MPI exports nothing about its binding;
+        Words of the parent process' command line. Open MPI exports nothing about its binding;
         where its ``mpirun`` is the parent, its options tell.
     parents : sequence of mapping
         Environments of the processes above, the nearest first, which tell an inner launcher from an outer one.
@@ -341,15 +341,6 @@ def _maps_to(command: Sequence[str]) -> bool:
     return False
 
 
-def parent_command(pid: int) -> tuple[str, ...]:
-    """Words of a process' command line; empty if it can't be read."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return tuple(word.decode(errors="replace") for word in file.read().split(b"\0") if word)
-    except OSError:
-        return ()
-
-
 # ---- the process that started the rank -------------------------------------------------------------------
 
 
@@ -367,35 +358,17 @@ class Ancestor(NamedTuple):
     cpus: frozenset[int] | None
 
 
-def environment_of(pid: int) -> dict[str, str] | None:
-    """Return the environment that a process was started with; None if it can't be read."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            entries = file.read().split(b"\0")
-    except OSError:
-        return None
-    pairs = (os.fsdecode(entry).partition("=") for entry in entries)
-    return {name: value for name, _, value in pairs}
-
-
-def ancestors(pid: int) -> Iterator[tuple[int, dict[str, str] | None]]:
+def parents(pid: int) -> Iterator[tuple[int, dict[str, str] | None]]:
     """Yield a process and those above it, the nearest first, with their environments; an unreadable one is the last."""
-    for _ in range(64):
-        if pid <= 1:
+    for above, _ in ancestors(pid):
+        if above == 1:
             return
-        environ = environment_of(pid)
-        yield pid, environ
-        if environ is None:
+        try:
+            environ = environment_of(above)
+        except OSError:
+            yield above, None
             return
-        pid = _parent(pid)
-
-
-def _parent(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/stat", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
+        yield above, environ
 
 
 def find_launcher_process(pid: int, variable: str, value: str) -> Ancestor | None:
@@ -411,19 +384,19 @@ def find_launcher_process(pid: int, variable: str, value: str) -> Ancestor | Non
     variable, value : str
         The rank's own variable, as the launcher set it.
     """
-    return _first_without(ancestors(pid), variable, value)
+    return _first_without(parents(pid), variable, value)
 
 
 def _first_without(
-    parents: Iterable[tuple[int, dict[str, str] | None]], variable: str, value: str
+    above: Iterable[tuple[int, dict[str, str] | None]], variable: str, value: str
 ) -> Ancestor | None:
-    for pid, environ in parents:
+    for pid, environ in above:
         if environ is None or environ.get(variable) != value:
             try:
                 cpus = frozenset(os.sched_getaffinity(pid))
             except OSError:
                 cpus = None
-            return Ancestor(pid, parent_command(pid), cpus)
+            return Ancestor(pid, command_of(pid), cpus)
     return None
 
 
@@ -434,11 +407,11 @@ def launch_and_process(environ: Mapping[str, str] = os.environ) -> tuple[Launch,
     if row is None:
         return launch, None
     if len({told[1:3] for _, told in _candidates(environ)}) > 1:
-        readable = [inside for _, inside in ancestors(os.getppid()) if inside is not None]
+        readable = [inside for _, inside in parents(os.getppid()) if inside is not None]
         launch = detect_launcher(environ, None, readable)
         row = launcher_of(launch.launcher) or row
     name = _rank_name(row, environ)
-    ancestor = _first_without(ancestors(os.getppid()), name, environ[name])
+    ancestor = _first_without(parents(os.getppid()), name, environ[name])
     explicit = _explicit(row, environ, ancestor.command if ancestor is not None else None)
     return launch._replace(explicit=explicit), ancestor
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from .._text import plain_text
-from .launcher import ancestors, environment_of, parent_command, rank_name
+from .launcher import parents, rank_name
+from .proc import ancestors, command_of, environment_of
 
 __all__ = ["Neighbour", "on_same_cpus", "other_jobs"]
 
@@ -55,23 +56,23 @@ def other_jobs(cpus: frozenset[int], launcher_pid: int | None) -> tuple[Neighbou
             continue
         if pid in mine or not theirs & cpus:
             continue
-        environ = environment_of(pid)
-        if not environ:
+        try:
+            environ = environment_of(pid)
+        except OSError:
             continue
         name = rank_name(environ) or (_RUN if _RUN in environ else None)
         if name is None:
             continue
         job = _job(pid, name, environ[name], launched=name != _RUN)
         if job not in mine and job not in found:
-            words = parent_command(pid)
-            found[job] = Neighbour(pid, plain_text(" ".join(words))[:60], theirs, _RUN in environ)
+            found[job] = Neighbour(pid, plain_text(" ".join(command_of(pid)))[:60], theirs, _RUN in environ)
     return tuple(found.values())
 
 
 def _job(pid: int, name: str, value: str, *, launched: bool) -> int:
     """Return the launcher's process of a rank, or of what `run` started alone the first process."""
     last = pid
-    for above, environ in ancestors(pid):
+    for above, environ in parents(pid):
         if environ is None or environ.get(name) != value:
             return above if launched else last
         last = above

@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Small files of /proc and /sys, read below a root directory that a made-up tree can stand in for."""
+"""Small files of /proc and /sys, read below a root directory that a made-up tree can stand in for; other processes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
 
 __all__ = [
     "HugePool",
+    "ancestors",
     "cgroups",
+    "command_of",
     "cpu_quota",
+    "environment_of",
     "fields_of",
     "huge_pools",
     "read_number",
     "read_text",
     "transparent_huge_pages",
 ]
+
+_DEPTH = 64  # of processes that have started each other
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -43,6 +48,46 @@ def transparent_huge_pages(setting: str, root: str | os.PathLike[str] = "/") -> 
     """The choice in force of "enabled" or "defrag", which the kernel puts in brackets; "" if it has none."""
     text = read_text(os.path.join(root, "sys/kernel/mm/transparent_hugepage", setting))
     return text.partition("[")[2].partition("]")[0] or text.strip()
+
+
+# ---- processes ------------------------------------------------------------------------------------------
+
+
+def _entries(pid: int, file: str, root: str | os.PathLike[str]) -> list[bytes]:
+    """Content of a file of entries that end with 0; OSError where it can't be read."""
+    with open(os.path.join(root, f"proc/{pid}", file), "rb") as entries:
+        return [entry for entry in entries.read().split(b"\0") if entry]
+
+
+def environment_of(pid: int, root: str | os.PathLike[str] = "/") -> dict[str, str]:
+    """Return the environment that a process was started with; OSError where it can't be read."""
+    pairs = (os.fsdecode(entry).partition("=") for entry in _entries(pid, "environ", root))
+    return {name: value for name, _, value in pairs}
+
+
+def command_of(pid: int, root: str | os.PathLike[str] = "/") -> tuple[str, ...]:
+    """Words of a process' command line; none where it can't be read."""
+    try:
+        return tuple(word.decode(errors="replace") for word in _entries(pid, "cmdline", root))
+    except OSError:
+        return ()
+
+
+def ancestors(
+    process: int | Literal["self"], root: str | os.PathLike[str] = "/"
+) -> Iterator[tuple[int, str]]:
+    """Yield a process and those above it, the nearest first, as far as /proc shows them: their ids and names."""
+    for _ in range(_DEPTH):
+        before, _, after = read_text(os.path.join(root, f"proc/{process}/stat")).rpartition(")")
+        pid, _, name = before.partition(" (")
+        words = after.split()
+        if not pid.isdigit() or len(words) < 2:
+            return
+        yield int(pid), name
+        process = int(words[1])
+
+
+# ---- the kernel's settings --------------------------------------------------------------------------------
 
 
 class HugePool(NamedTuple):

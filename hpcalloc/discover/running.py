@@ -6,17 +6,18 @@ Nothing is attached to or stopped. A value is a snapshot: threads move and pages
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import pwd
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .._text import plain_text
 from .launcher import detect_launcher, global_rank
-from .proc import fields_of
+from .proc import ancestors, command_of, environment_of, fields_of
 from .topology import format_ids, parse_ids
 
 __all__ = ["Memory", "Process", "Thread", "parse_numa_maps", "read_process", "select"]
@@ -209,14 +210,15 @@ def read_process(pid: int, root: str | os.PathLike[str] = "/") -> Process:
     try:
         owner = (base / "status").stat().st_uid
         threads = tuple(_threads(base))
-        words = (base / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         status = fields_of(_read(base / "status"))
     except (FileNotFoundError, ProcessLookupError):
         raise ProcessLookupError(pid) from None
     if not threads:  # a zombie has none that runs
         raise ProcessLookupError(pid)
     hidden: list[str] = []
-    environ = _environment(base, hidden)
+    environ: dict[str, str] = {}
+    with _noting("environ", base, hidden):
+        environ = environment_of(pid, root)
     maps, rollup = _optional(base / "numa_maps", hidden), _optional(base / "smaps_rollup", hidden)
     launch = detect_launcher(environ)
     rank, size = global_rank(environ)
@@ -228,7 +230,7 @@ def read_process(pid: int, root: str | os.PathLike[str] = "/") -> Process:
     return Process(
         pid=pid,
         user=_user(owner),
-        command=plain_text(words or f"[{status.get('Name', '?')}]"),
+        command=plain_text(" ".join(command_of(pid, root)) or f"[{status.get('Name', '?')}]"),
         threads=threads,
         mems=frozenset(parse_ids(status.get("Mems_allowed_list", ""))),
         rank=rank if ranked else None,
@@ -301,23 +303,24 @@ def _read(path: pathlib.Path) -> str:
 
 def _optional(path: pathlib.Path, hidden: list[str]) -> str | None:
     """Content of a file, None where it is not to be had: then `hidden` says why."""
-    try:
+    with _noting(path.name, path.parent, hidden):
         return _read(path)
+    return None
+
+
+@contextlib.contextmanager
+def _noting(name: str, base: pathlib.Path, hidden: list[str]) -> Iterator[None]:
+    """Note in `hidden` why a process' file can't be read; ProcessLookupError where the process has ended."""
+    try:
+        yield
     except FileNotFoundError:
-        if path.parent.exists():
-            hidden.append(f"{path.name}: this kernel has none")
-            return None
-        raise ProcessLookupError(int(path.parent.name)) from None
+        if not base.exists():
+            raise ProcessLookupError(int(base.name)) from None
+        hidden.append(f"{name}: this kernel has none")
     except ProcessLookupError:
         raise
     except OSError as error:
-        hidden.append(f"{path.name}: {error.strerror}")
-        return None
-
-
-def _environment(base: pathlib.Path, hidden: list[str]) -> dict[str, str]:
-    text = _optional(base / "environ", hidden) or ""
-    return dict(entry.partition("=")[::2] for entry in text.split("\0") if entry)
+        hidden.append(f"{name}: {error.strerror}")
 
 
 def _kib(fields: Mapping[str, str], name: str) -> int:
@@ -346,17 +349,17 @@ def select(
     Shells and launchers have a rank's environment too: they are left out, but where a user's processes are asked for.
     """
     proc = pathlib.Path(root) / "proc"
-    mine = set(_ancestors(proc, os.getpid()))
+    mine = {pid for pid, _ in ancestors(os.getpid(), root)}
     chosen = []
     for pid in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):
         base = proc / str(pid)
         try:
             if pid in mine or (uid is not None and base.stat().st_uid != uid):
                 continue
-            if not (base / "cmdline").read_bytes():  # a thread of the kernel, or a zombie
+            if not command_of(pid, root):  # a thread of the kernel, or a zombie
                 continue
             if job or ranks:
-                environ = _environment(base, [])
+                environ = environment_of(pid, root)
                 if (job and environ.get("SLURM_JOB_ID") != job) or (
                     ranks and detect_launcher(environ).launcher == "none"
                 ):
@@ -367,17 +370,3 @@ def select(
             continue
         chosen.append(pid)
     return chosen
-
-
-def _parent(proc: pathlib.Path, pid: int) -> int:
-    words = _read(proc / str(pid) / "stat").rpartition(")")[2].split()
-    return int(words[1]) if len(words) > 1 else 0
-
-
-def _ancestors(proc: pathlib.Path, pid: int) -> Iterable[int]:
-    while pid > 1:
-        yield pid
-        try:
-            pid = _parent(proc, pid)
-        except OSError:
-            return

@@ -25,6 +25,7 @@ from ..discover.launcher import Launch, detect_launcher, launcher_process
 from ..discover.neighbours import Neighbour, other_jobs
 from ..discover.proc import (
     HugePool,
+    ancestors,
     cgroups,
     cpu_quota,
     fields_of,
@@ -290,7 +291,7 @@ def gather_rank(
         mpirun=shutil.which("mpirun", path=path) or "",
         own_mpirun=str(own) if own.exists() else "",
         hwloc_binding=_hwloc_binding(),
-        ancestors=_ancestors(base),
+        ancestors=tuple(name for _, name in ancestors("self", base))[1:],
     )
 
 
@@ -370,21 +371,6 @@ def _limits(base: pathlib.Path) -> dict[str, int | None]:
         if match:
             limits[match[1]] = None if match[2] == "unlimited" else int(match[2])
     return limits
-
-
-def _ancestors(base: pathlib.Path) -> tuple[str, ...]:
-    names: list[str] = []
-    process = "self"
-    while len(names) < 64:
-        stat = read_text(base / f"proc/{process}/stat")
-        if not stat:
-            break
-        if process != "self":
-            names.append(stat[stat.find("(") + 1 : stat.rfind(")")])
-        process = stat.rpartition(")")[2].split()[1]
-        if process == "0":
-            break
-    return tuple(names)
 
 
 # ---- cgroups --------------------------------------------------------------------------------------------

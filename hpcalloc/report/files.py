@@ -8,7 +8,8 @@ waits for another, so one that dies delays nobody: the set stays incomplete, its
     rank-000003.start.json            at the start by ``hpcalloc run``: where the rank was put, and why
     rank-000003.context.json          when the rank's last context closes: its record
     rank-000003.PID.STAMP.audit.json  at exit by libnumalloc_audit: of programs that know nothing of hpcalloc
-    arrived                           a byte for each rank, at its place: 1 when it is done (`leave`)
+    arrived-SIZE-GROUP/3              when the rank is done (`leave`)
+    arrived-SIZE/GROUP                when all ranks of the group are
     merging                           a directory, made by the rank that merges
 
 The directory is the user's own, with mode 700, or it is refused: its name can be guessed, and others may write where it
@@ -199,10 +200,7 @@ class ReportFiles:
             for kind in ("start", "context"):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._name(kind), dir_fd=directory)
-            with contextlib.suppress(FileNotFoundError):
-                file = os.open(leave.ARRIVED, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-                os.pwrite(file, b"0", self.rank)
-                os.close(file)
+            leave.take_back(directory, self.rank, self.size)
             if self.rank == 0:
                 # Of a merge that failed; with it there nobody would merge again.
                 with contextlib.suppress(FileNotFoundError):
@@ -242,15 +240,28 @@ def clear(directories: Sequence[str], merged: Report) -> None:
         with contextlib.suppress(OSError):
             directory = os.open(name, leave.READ | os.O_DIRECTORY)
             try:
-                os.rmdir(leave.MERGING, dir_fd=directory)
+                with contextlib.suppress(FileNotFoundError):  # merged by hand
+                    os.rmdir(leave.MERGING, dir_fd=directory)
                 if merged.summary["failed"]:
                     continue
                 for file in os.listdir(directory):
-                    if _NAME.fullmatch(file) or file == leave.ARRIVED:
+                    if _NAME.fullmatch(file):
                         os.unlink(file, dir_fd=directory)
+                    elif leave.is_arrivals(file):
+                        _remove_arrivals(directory, file)
             finally:
                 os.close(directory)
             os.rmdir(name)
+
+
+def _remove_arrivals(directory: int, name: str) -> None:
+    inside = os.open(name, leave.READ | os.O_DIRECTORY, dir_fd=directory)
+    try:
+        for file in os.listdir(inside):
+            os.unlink(file, dir_fd=inside)
+    finally:
+        os.close(inside)
+    os.rmdir(name, dir_fd=directory)
 
 
 def directory_told(environ: Mapping[str, str]) -> str | None:

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-__all__ = ["arrive", "is_told", "open_private"]
+__all__ = ["arrive", "is_arrivals", "is_told", "open_private", "take_back"]
 
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 MERGING, ARRIVED = "merging", "arrived"
@@ -42,20 +42,55 @@ def open_private(path: str, create: bool = False) -> int:
 def arrive(directory: int, rank: int, size: int) -> bool:
     """Count a rank; True for one rank, after which all have come.
 
-    Each rank has a byte of a file: writes to different bytes do not disturb each other on any file system, and a file
-    that is opened after another host has closed it shows what that host wrote (NFS: close-to-open).
+    Ranks are in groups of about the root of their number. A rank makes a file in its group's directory, and where all of
+    the group have theirs, the group's file. No file is written by two ranks: on NFS the cached pages of one host could
+    undo what another wrote. Who makes a file then lists the directory: the server's word, which the host asks for anew
+    after a change of its own. So the last of two that come at the same time sees both.
     """
-    file = os.open(ARRIVED, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    os.pwrite(file, b"1", rank)
-    os.close(file)
-    with open(os.open(ARRIVED, READ, dir_fd=directory), "rb") as whole:
-        if whole.read(size).count(b"1") < size:
-            return False
+    group, number, members, groups = _group(rank, size)
+    if len(_come(directory, group, rank)) < members:
+        return False
+    if len(_come(directory, f"{ARRIVED}-{size}", number)) < groups:
+        return False
     try:
         os.mkdir(MERGING, 0o700, dir_fd=directory)
     except FileExistsError:
         return False  # another one does
     return True
+
+
+def take_back(directory: int, rank: int, size: int) -> None:
+    """Undo what `arrive` noted of this rank in an earlier job."""
+    group, number, _, _ = _group(rank, size)
+    for inside, name in ((group, rank), (f"{ARRIVED}-{size}", number)):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{inside}/{name}", dir_fd=directory)
+
+
+def is_arrivals(name: str) -> bool:
+    """Whether a directory in the ranks' directory is one of `arrive`."""
+    word, *numbers = name.split("-")
+    return word == ARRIVED and len(numbers) in (1, 2) and all(number.isdigit() for number in numbers)
+
+
+def _group(rank: int, size: int) -> tuple[str, int, int, int]:
+    """Return the directory of a rank's group, the group's number and members, and how many groups there are."""
+    width = max(1, int(size**0.5))
+    number = rank // width
+    return f"{ARRIVED}-{size}-{number}", number, min(width, size - number * width), -(-size // width)
+
+
+def _come(directory: int, name: str, number: int) -> list[str]:
+    """Make a file for a number in a directory, and return who has one."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=directory)
+    inside = os.open(name, READ | os.O_DIRECTORY, dir_fd=directory)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(str(number), flags, 0o600, dir_fd=inside))
+        return os.listdir(inside)
+    finally:
+        os.close(inside)
 
 
 def is_told(environ: Mapping[str, str]) -> tuple[str, str, int, int]:

@@ -149,8 +149,9 @@ def gather(state: RankState) -> Report:
 
     A rank that can't say something says why in its record; it does not keep the others waiting.
     """
-    entry = record_or_absent(state)
-    if isinstance(entry, Record):
-        entry = _without_statistics(entry, state.size)
-    entries = state.ranks.gather("Context.report", entry)
+    with state.ranks.one_call("Context.report"):
+        entry = record_or_absent(state)
+        if isinstance(entry, Record):
+            entry = _without_statistics(entry, state.size)
+        entries = state.ranks.gather("Context.report", entry)
     return make_report(entries if entries is not None else [entry], state.size)

@@ -28,7 +28,8 @@ from .. import _native
 from .._native import _handler
 from .._native.errors import error_for
 from .._text import size_text
-from ..bind import agreement
+from ..bind import mpi
+from ..bind.agreement import Ranks
 from ..bind.rank import RankState
 from ..exceptions import ContextClosedError, HpcallocError, OutOfMemoryError, message
 from ..memory import arrays
@@ -63,6 +64,19 @@ def create(
     split: Split,
 ) -> SharedArray:
     """Make a shared array for `Context.shared_empty` and `Context.shared_zeros`."""
+    with state.ranks.one_call(f"Context.{call}"):
+        return _create(state, call, shape, dtype, axis, halo, split)
+
+
+def _create(
+    state: RankState,
+    call: str,
+    shape: Any,
+    dtype: npt.DTypeLike,
+    axis: SupportsIndex,
+    halo: SupportsIndex,
+    split: Split,
+) -> SharedArray:
     ranks, host = state.ranks, state.host
     ranks.meet(call)
     state.windows_made += 1
@@ -100,6 +114,8 @@ def create(
     locks = -(-blocks.nbytes // _SLOT) * _SLOT  # where the words of the locks are
     end = locks + _SLOT * blocks.ranks
     window = _make_window(state, call, number, blocks, end)
+    if window is not None:
+        state.windows.append(window)
     mapping: SharedMapping | None = None
     stored: Array | None = None
     try:
@@ -117,12 +133,12 @@ def create(
         if mapping is not None:
             mapping.discard()  # the exception's frames would keep the memory
         if window is not None:
+            state.windows.remove(window)
             window.abandon() if ranks.broken else window.free()
         raise
     if window is not None:
         assert mapping is not None
         stored = mapping.array(arguments.stored, arguments.dtype)
-        state.windows.append(window)
     assert stored is not None
     return SharedArray(state, arguments, blocks, stored, window)
 
@@ -142,10 +158,12 @@ def _check_shareable(state: RankState, call: str) -> None:
 def _make_window(state: RankState, call: str, number: int, blocks: Blocks, end: int) -> Window | None:
     """Make the window of `end` bytes in all; None where the host has one rank."""
     window: Window | None = None
+    ranks: Ranks | None = None
     error: Exception | None = None
     try:
         if blocks.ranks > 1:
-            window = Window(call, state.host, number, blocks, end - blocks.nbytes)
+            ranks = state.host.duplicate(call)
+            window = Window(call, state.host, ranks, number, blocks, end - blocks.nbytes)
     except Exception as bad:
         error = bad
     try:
@@ -156,6 +174,8 @@ def _make_window(state: RankState, call: str, number: int, blocks: Blocks, end: 
             all_have_one = all(state.host.allgather(call, window is not None))
             if window is not None:
                 window.free() if all_have_one else window.abandon()
+            if ranks is not None and not all_have_one:
+                mpi.free(ranks.comm)
         raise
     return window
 
@@ -434,13 +454,16 @@ class SharedArray(_handler.Scope, np.lib.mixins.NDArrayOperatorsMixin):
         Raises
         ------
         HpcallocError
-            A rank has left or did not come within HPCALLOC_TIMEOUT seconds. Others as of `sync`.
+            A rank has left or did not come within HPCALLOC_TIMEOUT seconds; another thread is in a barrier of this
+            array (below MPI_THREAD_MULTIPLE in any collective call). Others as of `sync`.
         """
         window = self._usable("barrier")
         if window is not None:
-            window.win.Sync()
-            self._state.host.meet(f"SharedArray.barrier of array {window.number}")
-            window.win.Sync()
+            call = f"SharedArray.barrier of array {window.number}"
+            with window.ranks.one_call(call):
+                window.win.Sync()
+                window.ranks.meet(call)
+                window.win.Sync()
 
     @contextlib.contextmanager
     def lock(self, rank: int | None = None, timeout: float | None = None) -> Iterator[None]:
@@ -526,7 +549,7 @@ class SharedArray(_handler.Scope, np.lib.mixins.NDArrayOperatorsMixin):
         window.win.Sync()
 
     def _release(self, window: Window, target: int) -> None:
-        module = agreement.mpi()
+        module = mpi.library()
         window.win.Sync()
         free, found = np.array([_FREE], np.int64), np.zeros(1, np.int64)
         last = self.size - 1
@@ -552,14 +575,15 @@ class SharedArray(_handler.Scope, np.lib.mixins.NDArrayOperatorsMixin):
             seconds, has left, or frees another array: the window stays until MPI_Finalize.
         """
         window = self._window
-        if window is not None and window.usable():
-            agreement.check_thread("SharedArray.free")
-        self._stored = None
         if window is None or not window.usable():
+            self._stored = None
             return
-        window.free()
-        if window in self._state.windows:
-            self._state.windows.remove(window)
+        mpi.check_thread("SharedArray.free")
+        with self._state.ranks.one_call("SharedArray.free"):
+            self._stored = None
+            window.free()
+            if window in self._state.windows:
+                self._state.windows.remove(window)
 
     def _enter(self) -> None:
         self._rows("__enter__", 0, 0)
@@ -634,7 +658,7 @@ class SharedArray(_handler.Scope, np.lib.mixins.NDArrayOperatorsMixin):
             raise HpcallocError(
                 message(call, "a forked child", "the process that called MPI_Init", "use the views alone")
             )
-        agreement.check_usable(call)
+        mpi.check_usable(call)
         return window
 
 

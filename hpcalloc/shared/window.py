@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..bind import agreement
+from ..bind import mpi
 from ..bind.agreement import Ranks
 from ..exceptions import PlacementError, message
 from .layout import Blocks
@@ -26,6 +26,8 @@ class Window:
 
     Attributes
     ----------
+    ranks : Ranks
+        Those of the host once more: a barrier of one array does not disturb another's.
     number : int
         Of the windows that these ranks have made.
     win : mpi4py.MPI.Win
@@ -36,9 +38,10 @@ class Window:
     freed : bool
     """
 
-    def __init__(self, call: str, host: Ranks, number: int, blocks: Blocks, extra: int) -> None:
-        module = agreement.mpi()
+    def __init__(self, call: str, host: Ranks, ranks: Ranks, number: int, blocks: Blocks, extra: int) -> None:
+        module = mpi.library()
         self._host = host
+        self.ranks = ranks
         self.number = number
         self.freed = False
         self.pid = os.getpid()
@@ -59,7 +62,7 @@ class Window:
 
     def locate(self, call: str, blocks: Blocks) -> None:
         """Find where the memory is in this process; PlacementError unless it is one run."""
-        module = agreement.mpi()
+        module = mpi.library()
         first, _ = self.win.Shared_query(module.PROC_NULL)  # of the first rank that has any
         begin = int(first.address)
         for rank in range(blocks.ranks):
@@ -78,7 +81,7 @@ class Window:
 
     def usable(self) -> bool:
         """Whether MPI can still be called on it, by this process."""
-        return not self.freed and self.pid == os.getpid() and agreement.is_up()
+        return not self.freed and self.pid == os.getpid() and mpi.is_up()
 
     def free(self) -> None:
         """Free it; collective. Does nothing twice, after MPI_Finalize or in a forked child."""
@@ -87,6 +90,7 @@ class Window:
             self.win.Unlock_all()
             call = f"SharedArray.free of array {self.number}"
             self._host.together(call, operator.methodcaller("Free"), self.win)
+            mpi.free(self.ranks.comm)
 
     def abandon(self) -> None:
         """Leave it to MPI_Finalize: the other ranks don't come to free it."""

@@ -9,7 +9,7 @@ import pytest
 from raising import raised
 
 import hpcalloc
-from hpcalloc.bind import agreement
+from hpcalloc.bind import mpi
 from hpcalloc.shared import window
 
 pytestmark = pytest.mark.mpi
@@ -211,16 +211,14 @@ def test_a_window_that_fails(world, monkeypatch, failing, step):
     module.Win, module.Info = Win, Info
     with hpcalloc.init(world) as context:
         bad = failing == "all ranks" or context.rank == context.size - 1
-        monkeypatch.setattr(
-            window, "agreement", types.SimpleNamespace(mpi=lambda: module, is_up=lambda: True)
-        )
+        monkeypatch.setattr(window, "mpi", types.SimpleNamespace(library=lambda: module, is_up=lambda: True))
         for _ in range(3):
             error = raised(lambda: context.shared_zeros(1000))
             assert isinstance(error, hpcalloc.HpcallocError if not bad else MPI.Exception)
         assert len(infos) == 3
         assert all(info == MPI.INFO_NULL for info in infos)
         monkeypatch.undo()
-        assert window.agreement is agreement
+        assert window.mpi is mpi
         context.shared_zeros(10).barrier()
 
 

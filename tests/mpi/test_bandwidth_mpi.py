@@ -12,7 +12,7 @@ from hpcalloc.bench import bandwidth, ranks
 from hpcalloc.bench.kernels import KERNELS
 from hpcalloc.cli.main import cli
 
-MPI = pytest.importorskip("mpi4py.MPI")
+MPI = pytest.importorskip("mpi4py.MPI", reason="missing capability: mpi4py")
 pytestmark = pytest.mark.mpi
 QUICK = bandwidth.Options(nbytes=1 << 18, small=True, iterations=2, repeats=1)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Ranks that leave, do not come, or do something else than the others: nobody waits for ever, and all are told who."""
 
+import signal
 import threading
 import time
 
@@ -207,6 +208,113 @@ def test_threads_with_communicators_of_their_own(world):
         world.Barrier()
     assert {type(error) for error in errors} <= {type(None), hpcalloc.PlanError}
     assert hpcalloc.current() is None
+
+
+def in_threads(*calls):
+    """What each call raises in a thread of its own, all at the same time."""
+    errors = [None] * len(calls)
+
+    def work(i):
+        errors[i] = raised(calls[i])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def test_threads_in_barriers_of_arrays_of_their_own(world):
+    """They come in any order on each rank, and wait for their own array alone."""
+    from mpi4py import MPI
+
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        pytest.skip("missing capability: MPI_THREAD_MULTIPLE")
+    with hpcalloc.init(world) as ctx:
+        arrays = [ctx.shared_zeros((ctx.local_size, 8), int) for _ in range(3)]
+        bad = []
+
+        def rounds(a):
+            for step in range(1, 60):
+                a.mine[...] = step
+                a.barrier()
+                if not (a.whole == step).all():
+                    bad.append(a.whole.copy())
+                a.barrier()
+
+        order = arrays if ctx.rank % 2 else arrays[::-1]
+        assert in_threads(*(lambda a=a: rounds(a) for a in order)) == [None] * 3
+        assert bad == []
+
+
+def test_a_second_thread_is_refused(world):
+    """At once; the call that waits goes on."""
+    from mpi4py import MPI
+
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        pytest.skip("missing capability: MPI_THREAD_MULTIPLE")
+    with hpcalloc.init(world) as ctx:
+        a = ctx.shared_zeros(10)
+        if ctx.rank == 0:
+            waits = []
+            thread = threading.Thread(target=lambda: waits.append(raised(a.barrier)))
+            thread.start()
+            while not a._window.ranks._under_way:
+                time.sleep(1e-3)
+            error = raised(a.barrier)
+            assert isinstance(error, hpcalloc.HpcallocError)
+            assert "another thread is in SharedArray.barrier of array 1" in str(error)
+            world.Barrier()
+            thread.join()
+            assert waits == [None]
+        else:
+            world.Barrier()
+            a.barrier()
+        a.barrier()
+
+
+def test_a_signals_handler_is_refused(world, monkeypatch):
+    """Its collective call would come between those of the call that it has interrupted."""
+    outer = hpcalloc.init(world)
+    a = outer.shared_zeros(10)
+    inside = (
+        lambda: hpcalloc.init(world),
+        outer.close,
+        outer.report,
+        a.barrier,
+        lambda: outer.shared_zeros(5),
+    )
+    said = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: said.append([str(raised(call)) for call in inside]))
+    meet = Ranks.meet
+
+    def interrupted(self, *rest):
+        if not said:
+            signal.raise_signal(signal.SIGUSR1)
+        return meet(self, *rest)
+
+    monkeypatch.setattr(Ranks, "meet", interrupted)
+    for call in (lambda: hpcalloc.init(world).close(), *inside[2:]):
+        said.clear()
+        call()
+        assert all("inside of" in text and "in a signal's handler" in text for text in said[0]), said
+    signal.signal(signal.SIGUSR1, before)
+    outer.close()
+
+
+def test_contexts_open_on_some_ranks_only(world, monkeypatch):
+    """All ranks are told, on whichever hosts they are."""
+    from mpi4py import MPI
+
+    outer = hpcalloc.init(MPI.COMM_SELF) if culprit_of(world) else None
+    monkeypatch.setattr("hpcalloc.context._check_nested", lambda *_: None)
+    error = raised(lambda: hpcalloc.init(world))
+    assert isinstance(error, hpcalloc.HpcallocError)
+    assert "init inside of a context" in str(error)
+    assert hpcalloc.current() is outer
+    if outer is not None:
+        outer.close()
 
 
 def test_numpy_takes_a_shared_array_for_the_whole(world):

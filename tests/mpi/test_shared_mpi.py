@@ -336,7 +336,7 @@ def test_memory_fails_on_one_rank(ctx, monkeypatch, step):
 @pytest.mark.mpi(min_size=2)
 def test_strict_memory_elsewhere(world, monkeypatch):
     if _native.can_bind() != 0:
-        pytest.skip("mbind is not permitted")
+        pytest.skip("missing capability: mbind is not permitted")
     with hpcalloc.init(world, strict=True) as context:
         context.shared_zeros(1 << 16).barrier()
         if context.rank == 0:
@@ -471,7 +471,7 @@ def test_two_threads_of_a_rank_and_a_lock(ctx):
     from mpi4py import MPI
 
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
-        pytest.skip("MPI_THREAD_MULTIPLE is not provided")
+        pytest.skip("missing capability: MPI_THREAD_MULTIPLE")
     a = ctx.shared_zeros(ctx.local_size)
 
     def add():
