@@ -6,6 +6,7 @@
  *   numa_alloc::memory_resource strict_here{numa_alloc::local().strict()};
  *   std::pmr::vector<double> b(n, &strict_here);
  *   auto c = numa_alloc::make_unique<double[]>(n, numa_alloc::interleaved());
+ *   std::vector<double, numa_alloc::allocator<double>> d(n, numa_alloc::on_kind(numa_alloc::kind::bandwidth));
  *
  * A `placement` says where memory comes from. Allocators, memory resources and the make_unique functions take one; without
  * one, memory comes from the node of the calling thread.
@@ -24,6 +25,7 @@
 #define NUMA_ALLOC_HPP
 
 #include <cstddef>
+#include <cstring>
 #include <initializer_list>
 #include <iterator>
 #include <limits>
@@ -57,6 +59,21 @@ template <class Ids = std::initializer_list<int>> [[nodiscard]] placement interl
 template <class Ids = std::initializer_list<int>>
 [[nodiscard]] placement blocked(std::size_t stripe = 0, const Ids &nodes = {});
 
+/* Pages in the proportion of weights, 0 to 255, of nodes: {{0, 3}, {1, 1}}, any container of such pairs; none: over all
+ * allowed nodes, by the bandwidths that the kernel tells. std::out_of_range for what can be no node or no weight. */
+template <class Pairs = std::initializer_list<std::pair<int, int>>>
+[[nodiscard]] placement weighted(const Pairs &weights = {});
+
+/* Kinds of memory; numalloc_kind() tells which nodes they mean here. */
+enum class kind {
+    bandwidth = NUMALLOC_KIND_BANDWIDTH,
+    latency = NUMALLOC_KIND_LATENCY,
+    capacity = NUMALLOC_KIND_CAPACITY
+};
+
+/* The node of a kind that is nearest to the calling thread; strict: nodes of that kind alone. */
+[[nodiscard]] constexpr placement on_kind(kind which) noexcept;
+
 /* Where memory comes from: a policy of numa_alloc.h, its node or nodes, and whether it is strict. A small value. */
 class placement {
   public:
@@ -86,6 +103,7 @@ class placement {
         request.node = node_;
         request.nodes = nodes_;
         request.stripe = stripe_;
+        request.weights = weights_;
         void *block = ::numalloc_request(&request);
         if (block == nullptr) throw std::bad_alloc();
         return block;
@@ -93,7 +111,7 @@ class placement {
 
     friend constexpr bool operator==(const placement &a, const placement &b) noexcept {
         return a.policy_ == b.policy_ && a.flags_ == b.flags_ && a.node_ == b.node_ && a.stripe_ == b.stripe_ &&
-               a.nodes_ == b.nodes_; /* equal sets have one address */
+               a.nodes_ == b.nodes_ && a.weights_ == b.weights_; /* equal sets have one address */
     }
     friend constexpr bool operator!=(const placement &a, const placement &b) noexcept { return !(a == b); }
 
@@ -101,13 +119,16 @@ class placement {
     friend constexpr placement on_node(int node) noexcept;
     template <class Ids> friend placement interleaved(const Ids &nodes);
     template <class Ids> friend placement blocked(std::size_t stripe, const Ids &nodes);
+    template <class Pairs> friend placement weighted(const Pairs &weights);
+    friend constexpr placement on_kind(kind which) noexcept;
 
   private:
     int policy_ = NUMALLOC_LOCAL;
     unsigned flags_ = 0;
     int node_ = -1;
     std::size_t stripe_ = 0;
-    const numalloc_nodemask_t *nodes_ = nullptr; /* of the table below; NULL: all allowed nodes */
+    const numalloc_nodemask_t *nodes_ = nullptr;  /* of the table below; NULL: all allowed nodes */
+    const numalloc_weights_t *weights_ = nullptr; /* likewise; NULL: by bandwidth */
 
     [[nodiscard]] constexpr placement with(unsigned flag) const noexcept {
         placement result = *this;
@@ -115,27 +136,31 @@ class placement {
         return result;
     }
 
-    /* One copy of each node set that the program names, for the program's life. */
-    template <class Ids> static const numalloc_nodemask_t *mask_of(const char *call, const Ids &nodes) {
-        if (std::size(nodes) == 0) return nullptr;
+    static void check(const char *call, const char *what, int value, int limit) {
+        if (value < 0 || value >= limit)
+            throw std::out_of_range(std::string("numa_alloc::") + call + ": " + what + " " + std::to_string(value) +
+                                    " is not in 0.." + std::to_string(limit - 1));
+    }
+
+    /* One copy of each set of nodes or weights that the program names, for the program's life. */
+    template <class Set> static const Set *kept(const Set &set) {
         struct less {
-            bool operator()(const numalloc_nodemask_t &a, const numalloc_nodemask_t &b) const noexcept {
-                for (std::size_t i = 0; i < std::size(a.word); i++)
-                    if (a.word[i] != b.word[i]) return a.word[i] < b.word[i];
-                return false;
-            }
+            bool operator()(const Set &a, const Set &b) const noexcept { return std::memcmp(&a, &b, sizeof a) < 0; }
         };
         static std::mutex lock;
-        static auto &masks = *new std::set<numalloc_nodemask_t, less>; /* destructors of others may still allocate */
+        static auto &sets = *new std::set<Set, less>; /* destructors of others may still allocate */
+        std::lock_guard<std::mutex> hold(lock);
+        return &*sets.insert(set).first;
+    }
+
+    template <class Ids> static const numalloc_nodemask_t *mask_of(const char *call, const Ids &nodes) {
+        if (std::size(nodes) == 0) return nullptr;
         numalloc_nodemask_t mask{};
         for (int node : nodes) {
-            if (node < 0 || node >= NUMALLOC_MAX_NODES)
-                throw std::out_of_range(std::string("numa_alloc::") + call + ": node " + std::to_string(node) +
-                                        " is not in 0.." + std::to_string(NUMALLOC_MAX_NODES - 1));
+            check(call, "node", node, NUMALLOC_MAX_NODES);
             mask.word[node / 64] |= std::uint64_t{1} << (node % 64);
         }
-        std::lock_guard<std::mutex> hold(lock);
-        return &*masks.insert(mask).first;
+        return kept(mask);
     }
 };
 
@@ -160,6 +185,26 @@ template <class Ids> placement blocked(std::size_t stripe, const Ids &nodes) {
     result.policy_ = NUMALLOC_BLOCKED;
     result.stripe_ = stripe;
     result.nodes_ = placement::mask_of("blocked", nodes);
+    return result;
+}
+
+template <class Pairs> placement weighted(const Pairs &weights) {
+    placement result;
+    result.policy_ = NUMALLOC_WEIGHTED;
+    if (std::size(weights) == 0) return result;
+    numalloc_weights_t all{};
+    for (const auto &[node, weight] : weights) {
+        placement::check("weighted", "node", node, NUMALLOC_MAX_NODES);
+        placement::check("weighted", "weight", weight, 256);
+        all.of[node] = static_cast<std::uint8_t>(weight);
+    }
+    result.weights_ = placement::kept(all);
+    return result;
+}
+
+constexpr placement on_kind(kind which) noexcept {
+    placement result;
+    result.policy_ = static_cast<int>(which);
     return result;
 }
 

@@ -53,6 +53,26 @@ contains
     b = 2
     call check(sum(b) == 200000, 'blocked')
     call numalloc_free(b)
+    call numalloc_array(b, [100000], policy=NUMALLOC_WEIGHTED, nodes=[node], weights=[200], strict=.true.)
+    b = 3
+    call check(sum(b) == 300000 .and. numalloc_node_of(c_loc(b)) == node, 'weighted')
+    call numalloc_free(b)
+    call by_kind()
+  end subroutine
+
+  ! 61 is ENODATA: the machine does not tell which nodes are of the kind.
+  subroutine by_kind()
+    real(real64), pointer, contiguous :: a(:)
+    integer, parameter :: kinds(3) = [NUMALLOC_KIND_BANDWIDTH, NUMALLOC_KIND_LATENCY, NUMALLOC_KIND_CAPACITY]
+    integer :: i, stat
+    do i = 1, 3
+      call numalloc_array(a, [100000], policy=kinds(i), strict=.true., stat=stat)
+      call check(stat == 0 .or. stat == 61, 'by kind')
+      if (stat /= 0) cycle
+      a = i
+      call check(sum(a) == 100000 * i .and. numalloc_node_of(c_loc(a)) >= 0, 'an array by kind')
+      call numalloc_free(a)
+    end do
   end subroutine
 
   subroutine errors()
@@ -81,6 +101,14 @@ contains
     call check(stat == 22, 'on a node without one')
     call numalloc_array(a, [2, 2], stripe=4096_int64, stat=stat, errmsg=text)
     call check(stat == 22, 'stripe without blocked')
+    call numalloc_array(a, [2, 2], policy=NUMALLOC_WEIGHTED, weights=[1], stat=stat, errmsg=text)
+    call check(stat == 22 .and. index(text, 'weights=') > 0, 'weights without nodes')
+    call numalloc_array(a, [2, 2], policy=NUMALLOC_WEIGHTED, nodes=[0], weights=[256], stat=stat, errmsg=text)
+    call check(stat == 22 .and. index(text, '0 to 255') > 0, 'a weight that is none')
+    call numalloc_array(a, [2, 2], policy=NUMALLOC_WEIGHTED, nodes=[0], weights=[1, 2], stat=stat, errmsg=text)
+    call check(stat == 22 .and. index(text, 'each of nodes') > 0, 'more weights than nodes')
+    call numalloc_array(a, [2, 2], policy=NUMALLOC_WEIGHTED, nodes=[0], weights=[0], stat=stat)
+    call check(stat == 22, 'no weight at all')
     call numalloc_array(a, [2, 2], policy=77, stat=stat)
     call check(stat == 22, 'no such policy')
     call numalloc_array(a, [-5, 2], stat=stat)

@@ -64,6 +64,11 @@ static void placements_are_values() {
     CHECK(numa_alloc::blocked(4096, {0}) != numa_alloc::blocked(8192, {0}));
     const std::vector<int> ids = allowed_nodes();
     CHECK(numa_alloc::interleaved(ids) == numa_alloc::interleaved(ids));
+    CHECK(numa_alloc::weighted({{0, 3}, {1, 1}}) == numa_alloc::weighted({{1, 1}, {0, 3}}));
+    CHECK(numa_alloc::weighted({{0, 3}, {1, 1}}) != numa_alloc::weighted({{0, 1}, {1, 3}}));
+    CHECK(numa_alloc::on_kind(numa_alloc::kind::bandwidth) != numa_alloc::on_kind(numa_alloc::kind::latency));
+    THROWS(std::out_of_range, numa_alloc::weighted({{0, 256}}));
+    THROWS(std::out_of_range, numa_alloc::weighted({{NUMALLOC_MAX_NODES, 1}}));
     THROWS(std::out_of_range, numa_alloc::interleaved({-1}));
     THROWS(std::out_of_range, numa_alloc::blocked(0, {NUMALLOC_MAX_NODES}));
 }
@@ -84,6 +89,32 @@ static void vectors_are_where_they_say() {
     };
     vector<wide> aligned(33, on_node(far_node()));
     CHECK(reinterpret_cast<std::uintptr_t>(aligned.data()) % 256 == 0);
+}
+
+/* What the machine does not tell of is no memory. */
+static void memory_by_kind() {
+    using numa_alloc::kind;
+    for (kind which : {kind::bandwidth, kind::latency, kind::capacity}) {
+        numalloc_kind_t known;
+        const numa_alloc::placement strict = numa_alloc::on_kind(which).strict();
+        if (numalloc_kind(static_cast<int>(which), &known) != 0) {
+            THROWS(std::bad_alloc, vector<double>(1000, 1.5, strict));
+            continue;
+        }
+        vector<double> a(100000, 1.5, strict);
+        int node = numalloc_node_of(a.data());
+        CHECK(node >= 0 && (known.nodes.word[node / 64] >> (node % 64) & 1) != 0);
+    }
+    vector<int> weighed(1 << 20, 7, numa_alloc::weighted({{allowed_nodes().front(), 1}, {far_node(), 3}}));
+    numalloc_block_info_t info;
+    CHECK(numalloc_block_info(weighed.data(), &info) == 0);
+    CHECK(info.policy == NUMALLOC_WEIGHTED || numalloc_node_count() == 1);
+    const std::map<int, int> weights{{far_node(), 2}};
+    CHECK(numalloc_node_of(vector<int>(1 << 20, 7, numa_alloc::weighted(weights)).data()) == far_node());
+    THROWS(std::bad_alloc, vector<int>(10, 7, numa_alloc::weighted({{0, 0}})));
+    numalloc_weights_t by_bandwidth;
+    if (numalloc_weights(nullptr, &by_bandwidth) != 0)
+        THROWS(std::bad_alloc, vector<int>(10, 7, numa_alloc::weighted()));
 }
 
 static void containers_move_and_swap() {
@@ -216,6 +247,7 @@ static void threads_free_for_each_other() {
 int main() {
     placements_are_values();
     vectors_are_where_they_say();
+    memory_by_kind();
     containers_move_and_swap();
     resources_do_not_move();
     unique_pointers_destroy();
