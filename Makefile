@@ -31,7 +31,7 @@ BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi
 
 .PHONY: test-aarch64 all native demo quick bench bench-pauses bench-public test test-native test-preload fuzz test-long test-preload-long test-python \
         test-recipes test-floors test-mpi examples test-examples test-solvers lint test-numa test-slurm test-slurm-numa test-cluster \
-        clean help
+        test-readme man wheels clean help
 
 all: native $(VENV)/package ## libraries in build/native, the package in the virtual environment
 
@@ -183,15 +183,15 @@ test-python: $(VENV)/installed native ## Python tests, a process for each core
 # The oldest versions that pyproject.toml allows, and the newest Python found, each as far as it is installed.
 python-of = $(firstword $(foreach version,$(1), \
   $(foreach at,$(wildcard $(HOME)/.pyenv/versions/$(version).*/bin/python) $(shell command -v python$(version)), \
-    $(shell $(at) -c 'import venv' 2>/dev/null && echo $(at)))) $(PYTHON))
+    $(shell $(at) -c 'import venv' 2>/dev/null && echo $(at)))))
 floor-versions := $(shell sed -n '/^dependencies = \[/{s/.*\[//;s/\].*//;s/>=/==/g;s/[",]/ /g;p}' pyproject.toml)
 floor-tests := $(addprefix tests/test_,$(addsuffix .py,arrays handler native placement plan topology blocks))
 test-floors: .venv-oldest/installed .venv-newest/installed ## Python tests with the oldest supported Python and NumPy, and with the newest Python
 	for venv in .venv-oldest .venv-newest; do \
 	  $$venv/bin/python -c 'import sys, numpy; print("Python", sys.version.split()[0], "NumPy", numpy.__version__)'; \
 	  $$venv/bin/python -m pytest -q -m 'not slow' -k 'not numpys_own' $(PYTEST_OPTIONS) $(floor-tests); done
-.venv-oldest/installed: floor-python = $(call python-of,3.10)
-.venv-newest/installed: floor-python = $(call python-of,3.15 3.14 3.13 3.12)
+.venv-oldest/installed: floor-python = $(or $(call python-of,3.10),$(PYTHON))
+.venv-newest/installed: floor-python = $(or $(call python-of,3.15 3.14 3.13 3.12),$(PYTHON))
 .venv-oldest/installed: versions = $(floor-versions)
 .venv-oldest/installed .venv-newest/installed: .venv-%/installed: pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(BRIDGE_SOURCES)
 	[ -d .venv-$* ] || $(floor-python) -m venv .venv-$*
@@ -270,6 +270,17 @@ test-slurm-numa: native ## a rank per NUMA node by Slurm in a 4-node kernel
 test-cluster: native ## the halo solver by Slurm over two hosts with two NUMA nodes each
 	$(slurm-kernels) --hosts 2 --nodes 2
 
+# The wheels first with WHEELS=dist, which takes hpcalloc from there.
+test-readme: ## the commands of README and tutorial, verbatim, in a bare root: SUITE=bookworm [WHEELS=dist]; needs root, debootstrap
+	$(PYTHON) tests/bare.py $(or $(SUITE),bookworm) $(addprefix --wheels ,$(WHEELS))
+
+man: $(VENV)/package ## man pages of hpcalloc and its verbs, in build/man
+	$(BIN)/python -m pip install --quiet --group man
+	$(BIN)/python packaging/man.py build/man
+
+wheels: ## manylinux wheels for every Python found, and the source distribution, in dist
+	packaging/wheels.sh $(foreach version,3.10 3.11 3.12 3.13 3.14,$(call python-of,$(version)))
+
 clean: ## everything that was built
-	rm -rf build .venv .venv-mpich .venv-system .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist .venv .venv-mpich .venv-system .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

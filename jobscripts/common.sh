@@ -1,9 +1,13 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: BSD-3-Clause
 #
-# What the job scripts share: the geometry of a job, taken from SLURM_*, and its launch. They source it from the
-# checkout they are submitted in, or from HPCALLOC_HOME. From the environment (sbatch passes it on):
+# What the job scripts share: the environment of a job, its geometry, taken from SLURM_*, and its launch. They source it
+# from the folder they are submitted in, or from HPCALLOC_HOME: a checkout, or the folder that `hpcalloc config --share`
+# names. From the environment (sbatch passes it on; with --export=NONE nothing is needed, --export=NAME=VALUE gives one):
 #
+#   SETUP='module load openmpi'   what comes first, for bash
+#   VENV                   virtual environment, or another folder with bin/hpcalloc; by default .venv of HPCALLOC_HOME where
+#                          there is no hpcalloc on the PATH. A site's MPI comes from its module; MPI wheels are for trying.
 #   LAUNCHER=srun|mpirun   how ranks are started. srun (the default) meets the MPI library by SLURM_MPI_TYPE: pmix
 #                          for Open MPI, pmi2 for MPICH; `srun --mpi=list` says what a cluster has.
 #   RANKS_PER_NODE THREADS instead of what a script chooses; sbatch's --ntasks-per-node and --cpus-per-task win
@@ -12,6 +16,15 @@
 #   RESULTS                where JSON files and plots go (results-JOBID)
 
 export HPCALLOC_HOME=${HPCALLOC_HOME:-$SLURM_SUBMIT_DIR}
+
+if [ -n "${SETUP:-}" ]; then
+    set +u # modules use variables that are not set
+    eval "$SETUP"
+    set -u
+fi
+if [ -z "${VENV:-}" ] && ! command -v hpcalloc >/dev/null; then VENV=$HPCALLOC_HOME/.venv; fi
+[ -z "${VENV:-}" ] || export PATH="$VENV/bin:$PATH"
+export SLURM_EXPORT_ENV=ALL # the ranks have this environment, also under sbatch --export=NONE
 
 # Of this node, the others are taken to be alike. SLURM_CPUS_ON_NODE counts hardware threads.
 numa_nodes=$(lscpu --parse=node | grep -v '^#' | sort -u | wc -l) # those with CPUs
@@ -24,6 +37,9 @@ refuse() { # refuse VALUE LIMIT REMEDY
     echo "$SLURM_JOB_NAME: $1; limit: $2; remedy: $3" >&2
     exit 2
 }
+
+[ -n "${IMAGE:-}${CONTAINER:-}" ] || command -v hpcalloc >/dev/null ||
+    refuse "no hpcalloc" "PATH=$PATH" "VENV=DIR, or SETUP='module load ...'"
 
 # geometry RANKS: sets ranks_per_node (RANKS, if nobody says otherwise), width (a rank's cores, an equal share of the
 # node's even if it has fewer threads, so that ranks don't crowd on the first NUMA node), threads and ranks.
@@ -73,12 +89,17 @@ launch() {
     esac
 }
 
-# check: what the doctor finds on all ranks, then every rank's CPUs, nodes and pages, before hours are spent on it. The
-# doctor's exit code is not the job's: what it warns of costs speed, and a place in the queue was waited for.
+# check: what the doctor finds on all ranks, then every rank's CPUs, nodes and pages, before hours are spent on it. What
+# they find, or that they fail, does not end the job: a place in the queue was waited for.
 check() {
     [ "${CHECK:-yes}" = yes ] || return 0
-    launch "${container[@]}" hpcalloc doctor || echo "$SLURM_JOB_NAME: the doctor found something (exit code $?): going on"
-    launch "${container[@]}" hpcalloc report --size "${CHECK_MIB:-64}"
+    diagnose doctor
+    diagnose report --size "${CHECK_MIB:-64}"
+}
+
+diagnose() {
+    launch timeout 300 "${container[@]}" hpcalloc "$@" ||
+        echo "$SLURM_JOB_NAME: hpcalloc $1: exit code $?; the job goes on"
 }
 
 # collect NAME: sets results, the directory of JSON files and plots.

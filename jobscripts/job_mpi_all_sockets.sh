@@ -17,4 +17,4 @@ source "${HPCALLOC_HOME:-${SLURM_SUBMIT_DIR:?submit this script with sbatch}}/jo
 
 geometry "$cores"
 check
-launch python "$HPCALLOC_HOME/examples/mpi/heat2d.py" --size "${SIZE:-16384}" --steps "${STEPS:-500}"
+launch hpcalloc run python "$HPCALLOC_HOME/examples/mpi/heat2d.py" --size "${SIZE:-16384}" --steps "${STEPS:-500}"

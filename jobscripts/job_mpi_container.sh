@@ -30,5 +30,5 @@ if [ -z "${IMAGE:-}${CONTAINER:-}" ]; then
 fi
 geometry "$numa_nodes"
 check
-launch "${container[@]}" python "$HPCALLOC_HOME/examples/mpi/heat2d.py" \
+launch "${container[@]}" hpcalloc run python "$HPCALLOC_HOME/examples/mpi/heat2d.py" \
     --size "${SIZE:-16384}" --steps "${STEPS:-500}"

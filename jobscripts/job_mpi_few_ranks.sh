@@ -20,4 +20,4 @@ source "${HPCALLOC_HOME:-${SLURM_SUBMIT_DIR:?submit this script with sbatch}}/jo
 MEM_BIND=${MEM_BIND:-none}
 geometry $(((numa_nodes + 1) / 2))
 check
-launch python "$HPCALLOC_HOME/examples/mpi/heat2d.py" --size "${SIZE:-16384}" --steps "${STEPS:-500}"
+launch hpcalloc run python "$HPCALLOC_HOME/examples/mpi/heat2d.py" --size "${SIZE:-16384}" --steps "${STEPS:-500}"

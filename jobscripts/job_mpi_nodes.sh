@@ -16,4 +16,4 @@ source "${HPCALLOC_HOME:-${SLURM_SUBMIT_DIR:?submit this script with sbatch}}/jo
 
 geometry "$cores"
 check
-launch python "$HPCALLOC_HOME/examples/mpi/heat2d.py" --size "${SIZE:-32768}" --steps "${STEPS:-500}"
+launch hpcalloc run python "$HPCALLOC_HOME/examples/mpi/heat2d.py" --size "${SIZE:-32768}" --steps "${STEPS:-500}"

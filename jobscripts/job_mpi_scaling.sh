@@ -21,7 +21,7 @@ collect "$SLURM_JOB_ID"
 check
 
 solve() { # solve KIND SIZE
-    launch python "$HPCALLOC_HOME/examples/mpi/cg_poisson3d.py" --size "$2" --json "$results/$1-$ranks.json"
+    launch hpcalloc run python "$HPCALLOC_HOME/examples/mpi/cg_poisson3d.py" --size "$2" --json "$results/$1-$ranks.json"
 }
 
 full=$ranks_per_node all_nodes=$nodes size=${SIZE:-256}

@@ -26,5 +26,5 @@ fi
 geometry "$cores"
 collect "$SLURM_ARRAY_JOB_ID"
 check
-launch python "$HPCALLOC_HOME/examples/mpi/cg_poisson3d.py" --size "${sizes[task]}" \
+launch hpcalloc run python "$HPCALLOC_HOME/examples/mpi/cg_poisson3d.py" --size "${sizes[task]}" \
     --json "$results/size-${sizes[task]}.json"

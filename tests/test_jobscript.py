@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -40,8 +41,11 @@ def test_a_rank_per_numa_node():
     assert "--mem-bind=local" in job.text
     assert "OMP_NUM_THREADS=4" in job.text
     assert "OMP_PROC_BIND" not in job.text
-    assert lines(job)[-3].startswith("launch hpcalloc doctor || ")
-    assert lines(job)[-2:] == ["launch hpcalloc report", "launch ./solver --size 'a b'"]
+    assert lines(job)[-3:] == [
+        "diagnose doctor",
+        "diagnose report",
+        "launch hpcalloc run ./solver --size 'a b'",
+    ]
 
 
 def test_a_rank_with_several_nodes_is_not_held_to_one():
@@ -69,6 +73,8 @@ def test_options_reach_sbatch():
         memory="8G",
         array="0-7:2%2",
         mpi="pmix",
+        hint="nomultithread",
+        log="logs/%x-%j.out",
     )
     for line in (
         "job-name=mine",
@@ -77,9 +83,77 @@ def test_options_reach_sbatch():
         "account=p-1",
         "mem=8G",
         "array=0-7:2%2",
+        "hint=nomultithread",
+        "output=logs/%x-%j.out",
     ):
         assert f"#SBATCH --{line}" in lines(job)
     assert "srun --mpi=pmix" in job.text
+    assert masks(job) == [0x0055, 0x5500]
+
+
+def test_the_environment_is_made_by_the_script():
+    text = make_jobscript(TWO, ["x"], setup=["module load a", "module load b"], venv="/a b").text
+    order = ["#!/bin/bash -l\n", "#SBATCH", "set -e", "\nmodule load a\nmodule load b\n",
+             "export PATH='/a b'/bin:\"$PATH\"\n", "export SLURM_EXPORT_ENV=ALL", "set -u", "launch()"]  # fmt: skip
+    places = [text.index(word) for word in order]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        (["./solver", "x"], "solver"),
+        (["/usr/bin/python3.11", "-u", "runs/heat 2d.py", "x.py"], "heat_2d"),
+        (["python", "-m", "pkg.mod"], "pkg.mod"),
+        (["julia", "--threads=2", "a.jl"], "a.jl"),
+        (["python"], "python"),
+    ],
+)
+def test_the_job_has_the_name_of_the_program(program, name):
+    assert f"#SBATCH --job-name={name}" in lines(make_jobscript(TWO, program))
+
+
+def test_diagnostics_do_not_end_the_job(tmp_path):
+    """Everything of hpcalloc's own fails here, and the program runs and gives the exit code."""
+    for name, text in {
+        "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"',
+        "hpcalloc": 'case $1 in run) shift; exec "$@";; esac; echo "$1 fails"; exit 3',
+    }.items():
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    job = tmp_path / "job.sh"
+    job.write_text(make_jobscript(TWO, ["sh", "-c", "echo here; exit 5"], venv=str(tmp_path)).text)
+    done = subprocess.run(
+        ["bash", job], capture_output=True, text=True, check=False, timeout=60,
+        env={"SLURM_JOB_NUM_NODES": "1", "PATH": os.defpath},
+    )  # fmt: skip
+    assert done.returncode == 5, done.stderr
+    for said in ("doctor fails", "hpcalloc doctor: exit code 3; the job goes on", "report fails", "here"):
+        assert said in done.stdout
+
+
+def test_a_compute_node_is_asked(tmp_path, monkeypatch):
+    """srun starts the same command, without what is done here."""
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    words = ["-p", "big", "--setup", "a", "--setup", "b c", "--no-check", "-N", "2", "./x", "-n"]
+    out = tmp_path / "job.sh"
+    done = CliRunner().invoke(cli, ["jobscript", "--ask-node", "-o", str(out), *words])
+    assert done.exit_code == 0, done.output
+    said = out.read_text().splitlines()
+    assert said.index("--partition=big") < said.index(sys.executable)
+    after = said[said.index("jobscript") + 1 :]
+    assert {"--nodes=2", "--partition=big", "--setup=a", "--setup=b c", "--no-check"} <= set(after)
+    assert after[after.index("--") :] == ["--", "./x", "-n"]
+    assert not [word for word in after if "ask" in word or "output" in word]
+    srun.write_text("#!/bin/sh\nexit 4\n")
+    done = CliRunner().invoke(cli, ["jobscript", "--ask-node", *words])
+    assert (done.exit_code, "exit code 4 of srun" in done.output) == (2, True), done.output
+    done = CliRunner().invoke(cli, ["jobscript", "--ask-node", "--topology", "pack:1 core:1", "x"])
+    assert (done.exit_code, "one of them" in done.output) == (2, True), done.output
 
 
 def test_without_the_check():
@@ -111,6 +185,11 @@ def test_mpirun_gets_equal_blocks_or_nothing():
         ({"memory": "lots"}, "such as 64G"),
         ({"time": "soon"}, "01:30:00"),
         ({"array": "0-"}, "0-7"),
+        ({"hint": "fast"}, "nomultithread"),
+        ({"log": "a b"}, "a file name"),
+        ({"setup": ["a\nb"]}, "one line"),
+        ({"setup": [""]}, "one line"),
+        ({"venv": ""}, "one line"),
         ({"partition": "a b"}, "a word"),
         ({"account": "x\n#SBATCH --nodes=99"}, "a word"),
         ({"name": ""}, "a word"),
@@ -152,7 +231,7 @@ def test_words_that_are_no_utf8_are_kept(tmp_path):
     word = os.fsdecode(b"m\xfcller.dat")
     result = CliRunner().invoke(cli, ["jobscript", "-o", str(file), "./solver", word])
     assert result.exit_code == 0, result.output
-    assert file.read_bytes().endswith(b"launch ./solver 'm\xfcller.dat'\n")
+    assert file.read_bytes().endswith(b"launch hpcalloc run ./solver 'm\xfcller.dat'\n")
 
 
 def test_command_line(tmp_path):
@@ -161,7 +240,7 @@ def test_command_line(tmp_path):
     options = ["jobscript", "--topology", "pack:2 [numa] core:4"]
     done = run(cli, [*options, "-o", str(out), "--nodes", "2", "./x", "--nodes", "7"])
     assert done.exit_code == 0, done.output
-    assert out.read_text().endswith("launch ./x --nodes 7\n")
+    assert out.read_text().endswith("launch hpcalloc run ./x --nodes 7\n")
     facts = json.loads(run(cli, [*options, "--json", "x"]).output)
     assert (facts["ranks_per_node"], facts["threads"]) == (2, 4)
     assert facts["script"].startswith("#!/usr/bin/env bash\n")
@@ -179,7 +258,13 @@ def test_shellcheck(tmp_path):
         pytest.skip("missing capability: shellcheck")
     files = []
     for i, options in enumerate(
-        ({}, {"mpi": "pmi2", "memory": "1G", "array": "1,2"}, {"launcher": "mpirun"}, {"ranks_per_node": 1})
+        (
+            {},
+            {"mpi": "pmi2", "memory": "1G", "array": "1,2"},
+            {"launcher": "mpirun"},
+            {"ranks_per_node": 1},
+            {"setup": ["module load x"], "venv": "/a b"},
+        )
     ):
         files.append(tmp_path / f"{i}.sh")
         files[-1].write_text(make_jobscript(TWO, ["./a program", "$HOME", "it's", "*"], **options).text)

@@ -23,10 +23,13 @@ __all__ = ["JobScript", "make_jobscript"]
 
 LAUNCHERS = ("srun", "mpirun")
 PER_NODE = ("numa", "socket", "core")
+HINTS = ("compute_bound", "memory_bound", "multithread", "nomultithread")
 
 _NAME = re.compile(r"[\w.,@:+-]+")
 _TIME = re.compile(r"\d+(:\d+(:\d+)?)?|\d+-\d+(:\d+(:\d+)?)?|UNLIMITED|INFINITE")
 _MEMORY = re.compile(r"(\d+)([KMGT]?)")
+_FILE = re.compile(r"[\w./,@:+%-]+")
+_INTERPRETER = re.compile(r"python[\d.]*|julia|Rscript|perl|bash|sh")
 _ARRAY = re.compile(r"\d+(-\d+(:\d+)?)?(,\d+(-\d+(:\d+)?)?)*(%\d+)?")
 
 
@@ -66,6 +69,10 @@ def make_jobscript(
     account: str | None = None,
     memory: str | None = None,
     array: str | None = None,
+    hint: str | None = None,
+    log: str | None = None,
+    setup: Sequence[str] = (),
+    venv: str | None = None,
     check: bool = True,
 ) -> JobScript:
     """Write a job script that starts a program on whole nodes, every rank on its share of them.
@@ -85,8 +92,12 @@ def make_jobscript(
     launcher : {"srun", "mpirun"}
     mpi : str, optional
         srun's ``--mpi``; by default the cluster's own.
-    name, time, partition, account, memory, array : str, optional
-        As of sbatch; `memory` is per node. `name` is the program's by default.
+    name, time, partition, account, memory, array, hint, log : str, optional
+        As of sbatch; `memory` is per node, `log` is sbatch's ``--output``. `name` is the program's by default.
+    setup : sequence of str
+        Lines of shell that come first, such as ``module load openmpi``.
+    venv : str, optional
+        Virtual environment, or another folder with ``bin/hpcalloc``, whose programs are used; after `setup`.
     check : bool
         Begin with ``hpcalloc doctor`` and ``hpcalloc report`` on all ranks.
 
@@ -97,8 +108,14 @@ def make_jobscript(
         than a node; words that sbatch does not know.
     """
     _check_words(
-        nodes, launcher, mpi, program, name=name, partition=partition, account=account, time=time, array=array
-    )
+        nodes, launcher, mpi, program, name=name, partition=partition, account=account, time=time, array=array,
+        hint=hint, log=log,
+    )  # fmt: skip
+    for line in (*setup, *([venv] if venv is not None else [])):
+        if not line or set("\n\0") & set(line):
+            raise _refusal(
+                f"{line!r} in setup or venv", "one line that is not empty", "give --setup several times"
+            )
     cores = topology.usable_cores
     ranks = _ranks(topology, ranks_per_node)
     if ranks > len(cores):
@@ -107,8 +124,8 @@ def make_jobscript(
             f"the {len(cores)} cores of {topology.source}",
             "fewer ranks a node, more nodes",
         )
-    # Siblings are the ranks' own too: a mask of whole cores, threads one per core.
-    plan = make_plan(topology, ranks, smt=True)
+    # Siblings are the ranks' own too, where Slurm grants them: a mask of whole cores, threads one per core.
+    plan = make_plan(topology, ranks, smt=hint != "nomultithread")
     node_of = topology.node_of_cpu()
     core_of = {pu: core.pus for core in cores for pu in core.pus}
     width = min(len({core_of[cpu] for cpu in share.cpus}) for share in plan.ranks)
@@ -121,7 +138,7 @@ def make_jobscript(
         )
     _check_memory(topology, memory)
     spans = any(len({node_of[cpu] for cpu in share.cpus}) > 1 for share in plan.ranks)
-    title = name or re.sub(r"[^\w.-]+", "_", program[0].rsplit("/", 1)[-1])
+    title = name or _title(program)
     directives = {
         "job-name": title,
         "nodes": str(nodes),
@@ -132,9 +149,11 @@ def make_jobscript(
         "account": account,
         "mem": memory or "0",
         "array": array,
+        "hint": hint,
+        "output": log,
     }
     lines = [
-        "#!/usr/bin/env bash",
+        "#!/bin/bash -l" if setup else "#!/usr/bin/env bash",
         f"# {nodes} node{'s' if nodes > 1 else ''}, {ranks} rank{'s' if ranks > 1 else ''} a node, "
         f"{count} thread{'s' if count > 1 else ''} a rank; planned for {_comment(topology.source)}.",
         *(
@@ -147,7 +166,15 @@ def make_jobscript(
             for key, value in directives.items()
             if value is not None or key == "exclusive"
         ),
-        "set -euo pipefail",
+        "set -eo pipefail",
+        "",
+        "# The environment is made here: the job needs nothing of the shell it is submitted from, also with --export=NONE.",
+        "# A site's MPI comes from its module; the MPI wheels of a virtual environment are for trying.",
+        *setup,
+        *([f'export PATH={shlex.quote(venv)}/bin:"$PATH"'] if venv is not None else []),
+        "export SLURM_EXPORT_ENV=ALL # and the ranks have it",
+        "set -u",
+        'command -v hpcalloc || { echo "no hpcalloc in PATH=$PATH; remedy: --venv or --setup" >&2; exit 1; }',
         "",
         f"export OMP_NUM_THREADS={count}",
         *(_srun(plan, mpi, spans) if launcher == "srun" else _mpirun(plan, topology)),
@@ -155,15 +182,27 @@ def make_jobscript(
     ]
     if check:
         lines += [
-            "# What is wrong with the launch, and where every rank and its memory is, before hours are spent on it. What the",
-            "# doctor warns of costs speed, and a place in the queue was waited for: the job goes on.",
-            'launch hpcalloc doctor || echo "the doctor found something (exit code $?): going on"',
-            "launch hpcalloc report",
+            "# What is wrong with the launch, and where every rank and its memory is. Whatever they find, the job goes on.",
+            "diagnose() {",
+            '    launch timeout 300 hpcalloc "$@" || echo "hpcalloc $1: exit code $?; the job goes on"',
+            "}",
+            "diagnose doctor",
+            "diagnose report",
         ]
     if any(mark in word for word in program for mark in "$`"):
         lines.append("# shellcheck disable=SC2016 # what looks like an expansion is the program's own")
-    lines += [f"launch {shlex.join(program)}", ""]
+    lines += [f"launch hpcalloc run {shlex.join(program)}", ""]
     return JobScript("\n".join(lines), plan, nodes, ranks, count)
+
+
+def _title(program: Sequence[str]) -> str:
+    """The name of a program, or of what an interpreter is to run."""
+    words = [word.rsplit("/", 1)[-1] for word in program]
+    title = words[0]
+    if _INTERPRETER.fullmatch(title):
+        title = next((word for word in words[1:] if word and not word.startswith("-")), title)
+        title = title.removesuffix(".py")
+    return re.sub(r"[^\w.-]+", "_", title)
 
 
 # ---- launching ----------------------------------------------------------------------------------------
@@ -181,7 +220,7 @@ def _srun(plan: Plan, mpi: str | None, spans: bool) -> list[str]:
     ]
     return [
         "# The masks say which CPUs a rank gets; a count beside them would have srun cut the node to that many.",
-        "unset SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK",
+        "unset SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK SLURM_HINT",
         "launch() {",
         "    srun " + " \\\n        ".join([*options, '"$@"']),
         "}",
@@ -260,6 +299,8 @@ def _check_words(
     patterns = {
         "time": (_TIME, "such as 30, 01:30:00 or 2-00"),
         "array": (_ARRAY, "such as 0-7 or 1,3,5-9:2%4"),
+        "hint": (re.compile("|".join(HINTS)), ", ".join(HINTS)),
+        "log": (_FILE, "a file name such as logs/%x-%j.out"),
     }
     for key, word in {"mpi": mpi, **words}.items():
         pattern, like = patterns.get(key, (_NAME, "a word of letters, digits and .,@:+-"))

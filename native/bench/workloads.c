@@ -27,6 +27,13 @@
 #include <time.h>
 #include <unistd.h>
 
+/* The version of pow that glibc had before 2.29 and still has, for wheels that run on older systems. */
+#if defined __GLIBC__ && defined __x86_64__
+__asm__(".symver pow, pow@GLIBC_2.2.5");
+#elif defined __GLIBC__ && defined __aarch64__
+__asm__(".symver pow, pow@GLIBC_2.17");
+#endif
+
 enum { THREADS_MAX = 256, CACHE_LINE = 64 };
 
 typedef struct worker {

@@ -39,6 +39,9 @@ LAUNCHES = {
     "mpich srun pmi2": (".venv-mpich", {"LAUNCHER": "srun", "SLURM_MPI_TYPE": "pmi2"}),
     "mpich mpirun": (".venv-mpich", {"LAUNCHER": "mpirun"}),
 }
+ROOT_MAY = "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
+# Submitted with nothing of this environment but what a script takes as its parameters, and with hpcalloc not on the PATH.
+BARE = "mpich srun pmi2"
 SHORT = {"CHECK_MIB": "4", "SIZE": "192", "STEPS": "40"}
 SECONDS = (
     1200  # all jobs are submitted at once, so the last one waits for all others; minutes on a busy machine
@@ -88,10 +91,16 @@ class Job:
     files: tuple[str, ...] = ()
 
 
-def written(directory: pathlib.Path, name: str, *options: str) -> str:
+def written(directory: pathlib.Path, name: str, launch: str, *options: str) -> str:
     """Have `hpcalloc jobscript` write a script for the halo solver; give its path."""
-    path = directory / f"{name}.sh"
+    path = directory / f"written-{name}-{launch.replace(' ', '-')}.sh"
     program = ("python", "examples/mpi/heat2d.py", "--size", SHORT["SIZE"], "--steps", SHORT["STEPS"])
+    venv, how = LAUNCHES[launch]
+    options += ("--venv", str(ROOT / venv), "--setup", f"export {ROOT_MAY}")
+    if how["LAUNCHER"] == "mpirun":
+        options += ("--launcher", "mpirun")
+    else:
+        options += ("--mpi", how["SLURM_MPI_TYPE"])
     command = [sys.executable, "-m", "hpcalloc", "jobscript", "--output", str(path), *options, "--", *program]
     subprocess.run(command, check=True, cwd=ROOT, timeout=60)
     return str(path)
@@ -101,9 +110,8 @@ def jobs(cores: int, scratch: pathlib.Path) -> list[Job]:
     """List what is submitted; every script of `jobscripts` is among them."""
     both = ("openmpi mpirun", "mpich srun pmi2")
     everything = tuple(LAUNCHES)
-    numa = written(scratch, "written-numa", "--nodes", "2", "--ranks-per-node", "numa", "--threads", "auto")
-    core = written(scratch, "written-core", "--nodes", "2", "--ranks-per-node", "core", "--time", "10")
-    mpirun = written(scratch, "written-mpirun", "--ranks-per-node", "core", "--launcher", "mpirun")
+    numa = ("--nodes", "2", "--ranks-per-node", "numa", "--threads", "auto", "--log", f"{scratch}/%x-%j.out")
+    core = ("--nodes", "2", "--ranks-per-node", "core", "--time", "10", "--hint", "nomultithread")
     return [
         Job("job_mpi_all_sockets.sh", both, (*REPORT, LOCAL, heat2d(cores))),
         Job("job_mpi_nodes.sh", everything, (*REPORT, LOCAL, heat2d(2 * cores), "2 nodes with")),
@@ -168,9 +176,20 @@ def jobs(cores: int, scratch: pathlib.Path) -> list[Job]:
             ),
             environment={"IMAGE": "refusing.sif"},
         ),
-        Job(numa, everything[1:3], (*REPORT, LOCAL, heat2d(2))),
-        Job(core, everything[1:3], (*REPORT, LOCAL, heat2d(2 * cores))),
-        Job(mpirun, (everything[0], everything[3]), (*REPORT, LOCAL, heat2d(cores))),
+        *(
+            Job(
+                written(scratch, name, launch, *options),
+                (launch,),
+                (*REPORT, LOCAL, heat2d(ranks)),
+                ("--export=NONE",),
+            )
+            for name, options, ranks, launches in (
+                ("numa", numa, 2, everything[1:3]),
+                ("core", core, 2 * cores, everything[1:3]),
+                ("mpirun", ("--ranks-per-node", "core"), cores, everything[0::3]),
+            )
+            for launch in launches
+        ),
         # Looked at while it runs, on both hosts; and placements compared in turns.
         Job(
             str(HERE / "job_ps.sh"),
@@ -249,19 +268,20 @@ def submit(job: Job, launch: str, slurm: cluster.Cluster, scratch: pathlib.Path)
     script = path if path.is_absolute() else SCRIPTS / job.script
     name = f"{script.name} [{launch}]" + (f" {job.environment}" if job.environment else "")
     scratch.mkdir()
-    environment = {
-        **os.environ,
-        **SHORT,
-        **how,
-        **job.environment,
-        **slurm.environment,
-        "RESULTS": str(scratch / "results"),
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PATH": f"{ROOT / venv / 'bin'}:{ROOT / 'tests/slurm/bin'}:{cluster.SEARCH}",
-    }
+    parameters = {**SHORT, **how, **job.environment, "RESULTS": str(scratch / "results")}
+    environment = {**os.environ, **parameters, **slurm.environment, "PATH": cluster.SEARCH}
+    bin_folder, options = ROOT / "tests/slurm/bin", job.options
+    if path.is_absolute() and "--export=NONE" in options:
+        pass
+    elif launch == BARE:
+        parameters |= {"VENV": str(ROOT / venv), "SETUP": f"export PATH={bin_folder}:$PATH"}
+        options += ("--export=" + ",".join(f"{name}={value}" for name, value in parameters.items()),)
+        environment = {n: v for n, v in environment.items() if n not in parameters}
+    else:
+        environment |= dict(word.split("=") for word in ROOT_MAY.split())
+        environment["PATH"] = f"{ROOT / venv / 'bin'}:{bin_folder}:{cluster.SEARCH}"
     start = time.monotonic()
-    command = [cluster.tool("sbatch"), "-W", f"--output={scratch}/out-%A_%a", *job.options, str(script)]
+    command = [cluster.tool("sbatch"), "-W", f"--output={scratch}/out-%A_%a", *options, str(script)]
     try:
         done = subprocess.run(
             command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
