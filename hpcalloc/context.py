@@ -613,8 +613,8 @@ class Context(_handler.Scope):
 
         self._checked("install_numpy_allocator")
         allocator = numpy_allocator(self.policy if policy is None else policy, new_threads=new_threads)
+        self._allocators.append(allocator)  # before: an interrupt may come in between
         allocator.install()
-        self._allocators.append(allocator)
         return allocator
 
     def report(self) -> Report:

@@ -52,6 +52,8 @@ KINDS = ("rounds", "rounds", "rounds", "killed", "ctrl-c")
 # What MPI makes in /dev/shm: Open MPI's and its UCX's, MPICH's, and its windows'.
 MPIS_OWN = re.compile(r"(vader_segment|sm_segment|osc_rdma|osc_sm|ucx_|mpich_shar_|mpi_shm|mpich_)[\w.-]*")
 
+IN_MPI = re.compile(r"most recent call first\):\n  File .* in together\n")
+
 
 class PlannedError(Exception):
     """The fault that is made on purpose."""
@@ -298,7 +300,11 @@ def command_lines():
 def verdict(kind, said, code):
     """Counts and longest rounds of what a job said, and why it is not good."""
     total, longest = collections.Counter(), collections.Counter()
-    if "BAD" in said or "Timeout (" in said:
+    if kind == "killed" and "Timeout (" in said and IN_MPI.search(said):
+        # MPI's own calls that wait for all ranks have no limit: one that is killed inside leaves the others there.
+        total["killed, another rank: inside of a call of MPI's"] = 1
+        return total, longest, ""
+    if "BAD seed" in said or "Timeout (" in said:
         return total, longest, said[-8000:]
     if kind == "ctrl-c":
         total[f"ctrl-c: job ended {'with an error' if code else 'before'}"] = 1

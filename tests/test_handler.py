@@ -514,7 +514,7 @@ def test_a_context_closed_elsewhere():
     assert in_thread(lambda: ctx.close() or True)
     assert in_thread(name) == "default_allocator"
     assert name() == "hpcalloc local()"  # out of that thread's reach
-    handler._take_out(0)
+    handler._take_out(handler._layers.get()[0])
 
 
 # ---- processes -----------------------------------------------------------------------------------------

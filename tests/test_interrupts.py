@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 import hpcalloc
@@ -19,6 +20,7 @@ FILES = (
     "hpcalloc/bind/affinity.py",
     "hpcalloc/bind/agreement.py",
     "hpcalloc/bind/mpi.py",
+    "hpcalloc/memory/numpy_allocator.py",
 )
 
 
@@ -49,18 +51,22 @@ def interrupt_at(place, use, kind=KeyboardInterrupt, times=1):
 
 
 def use():
-    with hpcalloc.init(share=(0, 2)):
-        pass
+    with hpcalloc.init(share=(0, 2)) as ctx:
+        ctx.install_numpy_allocator(new_threads=True)
+        with hpcalloc.numpy_allocator("local", new_threads=True):
+            pass
 
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_an_interrupt_anywhere_leaves_nothing(times):
-    place, hit = 1, True
+    place, hit, start = 1, True, threading.Thread.start
     while hit:
         hit = interrupt_at(place, use, times=times)
         assert hpcalloc.current() is None, place
         assert os.sched_getaffinity(0) == ALL, place
         assert module._busy is None, place
+        assert _handler.handler_of(np.empty(3)) is None, place
+        assert threading.Thread.start is start, place
         place += 1 if times == 1 else 5
     assert place > 100
     use()

@@ -23,7 +23,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .._native import _handler, lib
 from ..exceptions import HandlerError, message
@@ -40,25 +40,32 @@ __all__ = ["NumpyAllocator", "numpy_allocator"]
 class _Layer:
     owner: object  # a NumpyAllocator, or a thread's
     handler: object
-    before: object  # handler to restore
+    before: object = field(default_factory=_handler.get_handler)  # handler to restore
+    handle: object = field(default_factory=object)  # what stays when `before` is mended
 
 
 _layers: contextvars.ContextVar[tuple[_Layer, ...]] = contextvars.ContextVar("hpcalloc_layers", default=())
 
 
-def _put_in(owner: object, handler: object) -> None:
-    before = _handler.set_handler(handler)
-    _layers.set((*_layers.get(), _Layer(owner, handler, before)))
+def _put_in(layer: _Layer) -> None:
+    """Put a layer on top; where it is interrupted, `_take_out` of it puts back what there was."""
+    _layers.set((*_layers.get(), layer))
+    _handler.set_handler(layer.handler)
 
 
-def _index(owner: object) -> int:
-    """Where the innermost layer of `owner` is in this context; -1 without one."""
-    layers = _layers.get()
-    return max((i for i, layer in enumerate(layers) if layer.owner is owner), default=-1)
+def _innermost(owner: object) -> _Layer | None:
+    """Return the innermost layer of `owner` in this context; None without one."""
+    mine = [layer for layer in _layers.get() if layer.owner is owner]
+    return mine[-1] if mine else None
 
 
-def _take_out(index: int) -> None:
+def _take_out(layer: _Layer) -> None:
+    """Take a layer out, if it is there. It can be repeated."""
     layers = list(_layers.get())
+    found = [i for i, other in enumerate(layers) if other.handle is layer.handle]
+    if not found:
+        return
+    (index,) = found
     layer = layers.pop(index)
     if index == len(layers):
         _handler.set_handler(layer.before)
@@ -70,9 +77,7 @@ def _take_out(index: int) -> None:
 # ---- new threads --------------------------------------------------------------------------------------
 
 _lock = threading.Lock()  # guards changes of the two below
-_for_threads: tuple[
-    tuple[NumpyAllocator, object], ...
-] = ()  # with its handler; the last one's is for new threads
+_for_threads: tuple[tuple[NumpyAllocator, _Layer], ...] = ()  # the last one's handler is for new threads
 _wrapped: Callable[[threading.Thread], None] | None = None  # Thread.start as we left it
 
 
@@ -87,7 +92,7 @@ def _wrap(start: Callable[[threading.Thread], None]) -> Callable[[threading.Thre
         serving = _for_threads
         if not serving:
             return start(thread)
-        chosen = serving[-1][1]
+        chosen = serving[-1][1].handler
         run = thread.run
         own = thread.__dict__.get("run")  # not the class's
 
@@ -99,12 +104,12 @@ def _wrap(start: Callable[[threading.Thread], None]) -> Callable[[threading.Thre
 
         def run_with_handler() -> None:
             put_back()
-            owner = object()  # so that nobody but us takes it out
-            _put_in(owner, chosen)
+            layer = _Layer(object(), chosen)  # an owner of its own: nobody but us takes it out
+            _put_in(layer)
             try:
                 run()
             finally:  # the context may be the user's (Python 3.14: Thread(context=...)) and live on
-                _take_out(_index(owner))
+                _take_out(layer)
 
         thread.run = run_with_handler  # type: ignore[method-assign]
         try:
@@ -116,19 +121,24 @@ def _wrap(start: Callable[[threading.Thread], None]) -> Callable[[threading.Thre
     return start_with_handler
 
 
-def _serve_threads(owner: NumpyAllocator, handler: object) -> None:
+def _serve_threads(owner: NumpyAllocator, layer: _Layer) -> None:
     global _for_threads, _wrapped
     with _lock:
-        _for_threads = (*_for_threads, (owner, handler))
+        _for_threads = (*_for_threads, (owner, layer))
         if _wrapped is None or threading.Thread.start is not _wrapped:
             _wrapped = _wrap(threading.Thread.start)
             threading.Thread.start = _wrapped  # type: ignore[method-assign,assignment]
 
 
-def _leave_threads(owner: NumpyAllocator) -> None:
+def _leave_threads(owner: NumpyAllocator, layer: _Layer | None = None) -> None:
+    """Serve threads no longer for a layer, or for the last one of `owner`."""
     global _for_threads, _wrapped
     with _lock:
-        found = [i for i, (other, _) in enumerate(_for_threads) if other is owner]
+        found = [
+            i
+            for i, (other, theirs) in enumerate(_for_threads)
+            if other is owner and (layer is None or theirs.handle is layer.handle)
+        ]
         if found:
             _for_threads = _for_threads[: found[-1]] + _for_threads[found[-1] + 1 :]
         # Where another package has wrapped ours, it stays and does nothing.
@@ -148,7 +158,7 @@ os.register_at_fork(after_in_child=_fork_child)
 # ---- what the user has --------------------------------------------------------------------------------
 
 
-class NumpyAllocator(contextlib.ContextDecorator):
+class NumpyAllocator(_handler.Scope, contextlib.ContextDecorator):
     """Placement of what NumPy allocates; made by `numpy_allocator` or ``ctx.install_numpy_allocator()``.
 
     A context manager and a decorator of functions, both of which may be used again, within themselves, and by
@@ -167,7 +177,7 @@ class NumpyAllocator(contextlib.ContextDecorator):
         self.new_threads = new_threads
 
     def __repr__(self) -> str:
-        state = " installed" if _index(self) >= 0 else ""
+        state = " installed" if _innermost(self) is not None else ""
         return f"<hpcalloc.NumpyAllocator{state}: {self.policy or 'current policy'}, new_threads={self.new_threads}>"
 
     def install(self) -> None:
@@ -180,11 +190,16 @@ class NumpyAllocator(contextlib.ContextDecorator):
         NodeError
             A node that this process may not use.
         """
-        handler = _handler_for("install", self.policy or arrays.current_policy())
-        _put_in(self, handler)
-        lib.numalloc_purger()  # a program computes for long without a call; 0 or ENOTSUP
-        if self.new_threads:
-            _serve_threads(self, handler)
+        layer = _Layer(self, _handler_for("install", self.policy or arrays.current_policy()))
+        undo = functools.partial(self._remove, layer)
+        try:
+            _put_in(layer)
+            lib.numalloc_purger()  # a program computes for long without a call; 0 or ENOTSUP
+            if self.new_threads:
+                _serve_threads(self, layer)
+        except BaseException:  # an interrupt
+            _handler.insist(undo)
+            raise
 
     def remove(self) -> None:
         """Put back what was there when it was installed. Arrays stay as they are.
@@ -195,9 +210,8 @@ class NumpyAllocator(contextlib.ContextDecorator):
             It is not installed in this thread and context, as when it is removed twice; or a handler of another
             package was put in after it, and is active.
         """
-        index = self._installed("remove")
-        layers = _layers.get()
-        if index == len(layers) - 1 and _handler.get_handler() is not layers[index].handler:
+        layer = self._installed("remove")
+        if layer is _layers.get()[-1] and _handler.get_handler() is not layer.handler:
             raise HandlerError(
                 message(
                     "NumpyAllocator.remove",
@@ -206,11 +220,11 @@ class NumpyAllocator(contextlib.ContextDecorator):
                     "remove that one first",
                 )
             )
-        self._remove(index)
+        self._remove(layer)
 
-    def _installed(self, call: str) -> int:
-        index = _index(self)
-        if index < 0:
+    def _installed(self, call: str) -> _Layer:
+        layer = _innermost(self)
+        if layer is None:
             raise HandlerError(
                 message(
                     f"NumpyAllocator.{call}",
@@ -219,33 +233,33 @@ class NumpyAllocator(contextlib.ContextDecorator):
                     "call it once, where install() was called",
                 )
             )
-        return index
+        return layer
 
-    def _remove(self, index: int) -> None:
+    def _remove(self, layer: _Layer) -> None:
         if self.new_threads:
-            _leave_threads(self)
-        _take_out(index)
+            _leave_threads(self, layer)
+        _take_out(layer)
 
     def _close(self) -> None:
         """Remove it as far as that can be done from here."""
         if self.new_threads:
             _leave_threads(self)
-        index = _index(self)
-        if index >= 0:
-            _take_out(index)
+        layer = _innermost(self)
+        if layer is not None:
+            _take_out(layer)
 
     def __enter__(self) -> NumpyAllocator:
         self.install()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def _exit(self, kind: object) -> None:
         try:
-            index = self._installed("__exit__")
+            layer = self._installed("__exit__")
         except HandlerError:
             if self.new_threads:
                 _leave_threads(self)
             raise
-        self._remove(index)
+        _handler.insist(functools.partial(self._remove, layer))
 
 
 def _handler_for(call: str, policy: Policy) -> object:
