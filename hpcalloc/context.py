@@ -19,8 +19,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, SupportsIndex, TypeVar
 
-import numpy.typing as npt
-
 from ._native import _handler, lib
 from .bind import mpi, rank
 from .bind.affinity import ThreadPool, undo_openmp
@@ -35,6 +33,7 @@ from .plan.ranks import LauncherBinding, Plan
 from .policy import Policy
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from mpi4py import MPI
 
     from .memory.numpy_allocator import NumpyAllocator

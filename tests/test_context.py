@@ -77,6 +77,29 @@ def test_import_has_no_side_effects():
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+# Beyond NumPy's: what importing hpcalloc may import. Each takes the time of several arrays from every rank.
+IMPORTED = {
+    "_cffi_backend", "copy", "dataclasses", "errno", "hpcalloc", "hpcalloc._native", "hpcalloc._native._cffi",
+    "hpcalloc._native._cffi.lib", "hpcalloc._native._handler", "hpcalloc._native.errors", "hpcalloc.bind",
+    "hpcalloc.bind.mpi", "hpcalloc.exceptions", "hpcalloc.memory", "hpcalloc.memory.arrays", "hpcalloc.policy",
+    "importlib._abc", "importlib.util",
+}  # fmt: skip
+
+
+def test_import_imports_little():
+    """The last two are of an editable installation."""
+    result = run_python(
+        """
+        import sys, numpy
+        before = set(sys.modules)
+        import hpcalloc
+        print(*sorted(set(sys.modules) - before))
+        """
+    )
+    assert set(result.stdout.split()) <= IMPORTED, (set(result.stdout.split()) - IMPORTED, result.stderr)
+    assert "hpcalloc" in result.stdout
+
+
 def test_attributes():
     with hpcalloc.init() as ctx:
         assert (ctx.rank, ctx.size, ctx.local_rank, ctx.local_size) == (0, 1, 0, 1)

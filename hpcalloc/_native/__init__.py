@@ -10,8 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 try:
     from ._cffi import ffi, lib
@@ -23,6 +22,9 @@ except ImportError as error:
         "import hpcalloc before the other packages, or start Python with "
         "GLIBC_TUNABLES=glibc.rtld.optional_static_tls=4096 in the environment"
     ) from error
+
+if TYPE_CHECKING:
+    from .records import BlockInfo, MoveCounts, NodeInfo, PageCounts
 
 __all__ = [
     "MAX_NODES",
@@ -63,69 +65,6 @@ VERSION: str = ffi.string(lib.NUMALLOC_VERSION).decode()
 MAX_NODES: int = lib.NUMALLOC_MAX_NODES  # node ids are below this
 NODE_MIXED: int = lib.NUMALLOC_NODE_MIXED
 NODE_FOREIGN: int = lib.NUMALLOC_NODE_FOREIGN
-
-
-class NodeInfo(NamedTuple):
-    """A NUMA node as the allocator sees it now."""
-
-    node: int  # id
-    cpus: int  # logical CPUs online; 0: memory-only
-    allowed: bool  # this process may allocate here
-    total_bytes: int
-    free_bytes: int
-
-
-class BlockInfo(NamedTuple):
-    """A live block of the allocator."""
-
-    start: int  # address of the first byte
-    size: int  # usable bytes
-    node: int  # home by policy, or NODE_MIXED
-    policy: int  # lib.NUMALLOC_LOCAL, _ONNODE (of blocks by kind too), _INTERLEAVE, _BLOCKED or _WEIGHTED
-    strict: bool
-    huge_page: int  # bytes of the explicit huge page behind it, else 0
-
-
-class PageCounts(NamedTuple):
-    """Where the kernel says the pages of a range are; counts are of base pages."""
-
-    page_size: int  # bytes
-    pages: int = 0  # that the range touches
-    untouched: int = 0  # not backed by memory yet
-    failed: int = 0  # the kernel gave an error for the page
-    on_node: Mapping[int, int] = MappingProxyType({})  # pages by node id; nodes with none are left out
-
-    def __add__(self, other: PageCounts) -> PageCounts:  # type: ignore[override]
-        nodes = sorted({*self.on_node, *other.on_node})
-        return PageCounts(
-            self.page_size,
-            self.pages + other.pages,
-            self.untouched + other.untouched,
-            self.failed + other.failed,
-            {node: self.on_node.get(node, 0) + other.on_node.get(node, 0) for node in nodes},
-        )
-
-
-class MoveCounts(NamedTuple):
-    """What became of the pages of a range that was to move; counts are of base pages."""
-
-    page_size: int  # bytes
-    pages: int = 0  # that the range touches
-    untouched: int = 0  # nothing there to move
-    stayed: int = 0  # in place already
-    moved: int = 0
-    refused: Mapping[str, int] = MappingProxyType({})  # elsewhere still, by name of the errno
-
-    def __add__(self, other: MoveCounts) -> MoveCounts:  # type: ignore[override]
-        names = sorted({*self.refused, *other.refused})
-        return MoveCounts(
-            self.page_size,
-            self.pages + other.pages,
-            self.untouched + other.untouched,
-            self.stayed + other.stayed,
-            self.moved + other.moved,
-            {name: self.refused.get(name, 0) + other.refused.get(name, 0) for name in names},
-        )
 
 
 def node_ids() -> tuple[int, ...]:
@@ -182,6 +121,8 @@ def _ids(nodes: Any) -> tuple[int, ...]:
 
 def node_info(node: int) -> NodeInfo | None:
     """Return what is known of a node; None if there is no such node."""
+    from .records import NodeInfo
+
     info = ffi.new("numalloc_node_info_t *")
     if lib.numalloc_node_info(node, info) != 0:
         return None
@@ -219,6 +160,8 @@ def can_query() -> int:
 
 def block_info(address: int) -> BlockInfo | None:
     """Return the live block that `address` lies in; None if it is not the allocator's."""
+    from .records import BlockInfo
+
     info = ffi.new("numalloc_block_info_t *")
     if lib.numalloc_block_info(ffi.cast("void *", address), info) != 0:
         return None
@@ -234,6 +177,8 @@ def block_info(address: int) -> BlockInfo | None:
 
 def page_counts(address: int, length: int) -> PageCounts | int:
     """Count where the pages of ``[address, address + length)`` are; or return the errno of the query."""
+    from .records import PageCounts
+
     counts = ffi.new("numalloc_page_counts_t *")
     code: int = lib.numalloc_page_nodes(ffi.cast("void *", address), length, counts)
     if code != 0:
@@ -273,6 +218,8 @@ def bind_range(address: int, length: int, nodes: Iterable[int]) -> int:
 
 def migrate(address: int, length: int, nodes: Iterable[int], granule: int) -> MoveCounts | int:
     """Move the pages of a range to a node, or deal them over several in units of `granule` bytes; counts or errno."""
+    from .records import MoveCounts
+
     result = ffi.new("numalloc_migration_t *")
     code = int(
         lib.numalloc_migrate_pages(ffi.cast("void *", address), length, nodemask(nodes), granule, result)
@@ -350,3 +297,12 @@ def exceeded(size: int) -> str:
 def describe_room(size: int, nodes: Iterable[int]) -> str:
     """Say what was too narrow for `size` bytes: the limit that is `exceeded`, then the nodes."""
     return ", ".join(filter(None, (exceeded(size), describe_nodes(nodes))))
+
+
+def __getattr__(name: str) -> object:
+    if name not in ("BlockInfo", "MoveCounts", "NodeInfo", "PageCounts"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import records
+
+    value: object = getattr(records, name)
+    return value

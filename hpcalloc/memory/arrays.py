@@ -19,16 +19,18 @@ import math
 import operator
 import os
 from collections.abc import Callable
-from typing import Any, Literal, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import _native
 from .._native import _handler
 from .._native.errors import error_for
 from ..exceptions import NodeError, message
 from ..policy import Policy, as_policy
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "array",
@@ -51,7 +53,7 @@ Shape = SupportsIndex | tuple[SupportsIndex, ...] | list[SupportsIndex]
 Order = Literal["C", "F"] | None
 OrderLike = Literal["C", "F", "A", "K"] | None
 PolicyLike = Policy | str | None
-Array = npt.NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 _KINDS = {
     "local": _handler.LOCAL,
