@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """NUMA-aware memory for MPI and OpenMP programs: pinned ranks, node-local NumPy arrays, page-level proof.
 
-Importing it loads the allocator and nothing else: no thread is pinned, no environment variable set, and
-neither mpi4py nor threadpoolctl is imported.
+Importing it loads the allocator and nothing else: no thread is pinned, no environment variable set, and neither NumPy nor
+mpi4py nor threadpoolctl is imported.
 """
 
 from __future__ import annotations
@@ -22,50 +22,69 @@ from .exceptions import (
     PlanError,
     TopologyError,
 )
-from .memory.arrays import (
-    array,
-    asarray,
-    current_policy,
-    empty,
-    empty_like,
-    full,
-    full_like,
-    ones,
-    ones_like,
-    zeros,
-    zeros_like,
-)
-from .policy import Policy, blocked, interleave, kind, local, on_node, weighted
 
 if TYPE_CHECKING:
     from .context import Context, current, init
     from .discover.topology import Topology
+    from .memory.arrays import (
+        array,
+        asarray,
+        current_policy,
+        empty,
+        empty_like,
+        full,
+        full_like,
+        ones,
+        ones_like,
+        zeros,
+        zeros_like,
+    )
     from .memory.numpy_allocator import NumpyAllocator, numpy_allocator
     from .memory.paging import Migration, Prefault, migrate, prefault
     from .memory.placement import Placement, placement
     from .plan.ranks import Plan, make_plan
+    from .policy import Policy, blocked, interleave, kind, local, on_node, weighted
     from .report.report import Report
     from .shared.array import SharedArray
 
 __version__ = _native.VERSION
 
+# With the first use of the name: NumPy takes longer to import than `hpcalloc run` takes for all it does.
 _LAZY = {
     "Context": "context",
     "Migration": "memory.paging",
     "NumpyAllocator": "memory.numpy_allocator",
     "Placement": "memory.placement",
     "Plan": "plan.ranks",
+    "Policy": "policy",
     "Prefault": "memory.paging",
     "Report": "report.report",
     "SharedArray": "shared.array",
     "Topology": "discover.topology",
+    "array": "memory.arrays",
+    "asarray": "memory.arrays",
+    "blocked": "policy",
     "current": "context",
+    "current_policy": "memory.arrays",
+    "empty": "memory.arrays",
+    "empty_like": "memory.arrays",
+    "full": "memory.arrays",
+    "full_like": "memory.arrays",
     "init": "context",
+    "interleave": "policy",
+    "kind": "policy",
+    "local": "policy",
     "make_plan": "plan.ranks",
     "migrate": "memory.paging",
     "numpy_allocator": "memory.numpy_allocator",
+    "on_node": "policy",
+    "ones": "memory.arrays",
+    "ones_like": "memory.arrays",
     "placement": "memory.placement",
     "prefault": "memory.paging",
+    "weighted": "policy",
+    "zeros": "memory.arrays",
+    "zeros_like": "memory.arrays",
 }
 
 __all__ = [

@@ -77,7 +77,7 @@ def test_import_has_no_side_effects():
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-# Beyond NumPy's: what importing hpcalloc may import. Each takes the time of several arrays from every rank.
+# Beyond NumPy's: what the first array and `init` may import. Each takes the time of several arrays from every rank.
 IMPORTED = {
     "_cffi_backend", "copy", "dataclasses", "errno", "hpcalloc", "hpcalloc._native", "hpcalloc._native._cffi",
     "hpcalloc._native._cffi.lib", "hpcalloc._native._handler", "hpcalloc._native.errors", "hpcalloc.bind",
@@ -86,18 +86,36 @@ IMPORTED = {
 }  # fmt: skip
 
 
-def test_import_imports_little():
+def test_an_array_imports_little():
     """The last two are of an editable installation."""
     result = run_python(
         """
         import sys, numpy
         before = set(sys.modules)
         import hpcalloc
+        hpcalloc.zeros(3)
         print(*sorted(set(sys.modules) - before))
         """
     )
     assert set(result.stdout.split()) <= IMPORTED, (set(result.stdout.split()) - IMPORTED, result.stderr)
     assert "hpcalloc" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "most"),
+    [
+        ("import hpcalloc", 50),
+        ("from hpcalloc.cli.main import cli; cli(['--help'], standalone_mode=False)", 100),
+        ("from hpcalloc.cli.main import cli; cli(['run', '--dry-run', 'true'], standalone_mode=False)", 150),
+    ],
+)
+def test_numpy_is_imported_for_arrays_only(code, most):
+    """It takes longer than all that the command does; so do many modules of other packages."""
+    result = run_python(f"import sys; before = set(sys.modules)\n{code}\nprint(*set(sys.modules) - before)")
+    modules = set(result.stdout.splitlines()[-1].split())
+    assert "hpcalloc" in modules, result.stderr
+    assert not {name for name in modules if name.split(".")[0] in ("numpy", "rich", "mpi4py", "ctypes")}
+    assert len(modules) <= most, sorted(modules)
 
 
 def test_attributes():

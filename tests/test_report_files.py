@@ -357,7 +357,7 @@ def test_no_library_no_report_is_said(tmp_path, program):
 def ctx_record(monkeypatch):
     monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
     with hpcalloc.init() as context:
-        return record_of(context)
+        return record_of(context._state)
 
 
 def entry(record, size, **more):

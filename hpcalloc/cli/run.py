@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -25,6 +25,7 @@ from ..discover.launcher import Ancestor, Launch, launch_and_process
 from ..discover.neighbours import on_same_cpus, other_jobs
 from ..discover.program import Program, look_at
 from ..discover.topology import Topology, format_ids, ids_text
+from ..discover.variables import REPORT
 from ..exceptions import BindingError, HpcallocError, message
 from ..plan.process import (
     MemoryPolicy,
@@ -36,9 +37,10 @@ from ..plan.process import (
     parse_memory,
     parse_policy,
 )
-from ..report.files import INSIDE, VARIABLE, ReportFiles, directory_told, files_of, start_record
-from ..report.record import Record
 from .options import bind_option, smt_option, threads_option
+
+if TYPE_CHECKING:
+    from ..report.files import ReportFiles
 
 __all__ = ["command"]
 
@@ -106,10 +108,7 @@ def command(
     words, found = resolve(program, os.environ.get("PATH", os.defpath))
     launch, ancestor = launch_and_process()
     obstacle = found.obstacle
-    files = None
-    if not directory_told(os.environ):  # else inside a rank that is counted already
-        environ = {name: v for name, v in os.environ.items() if name not in INSIDE}
-        files = files_of(environ, ancestor, launch.rank, launch.size)  # of the inner one of nested launchers
+    files = _report_files(launch, ancestor) if os.environ.get(REPORT) else None
     wishes = Wishes(bind, threads, smt, parse_policy(policy, strict), preload, parse_memory(memory))  # type: ignore[arg-type]
     topology = Topology.from_machine()
     steps = decide(topology, _look(obstacle, launch, ancestor), wishes)
@@ -131,7 +130,7 @@ def command(
     if files is not None:
         audits = preload is not False and not obstacle
         environment |= files.environment(os.getpid(), audits)
-        _start(files, start_record(steps, topology, words, notes))
+        _start(files, steps, topology, words, notes)
         if audits:
             environment["LD_PRELOAD"] = join_preload(
                 environment.get("LD_PRELOAD", ""), str(installed("libnumalloc_audit.so"))
@@ -278,14 +277,30 @@ def _crowded(steps: Steps, topology: Topology, ancestor: Ancestor | None) -> lis
     return [note]
 
 
-def _start(files: ReportFiles, record: Record) -> None:
+def _report_files(launch: Launch, ancestor: Ancestor | None) -> ReportFiles | None:
+    """Return where this rank writes its part of the report; None inside of a rank that is counted already."""
+    from ..report.files import (  # import NumPy, which takes longer than all the rest
+        INSIDE,
+        directory_told,
+        files_of,
+    )
+
+    if directory_told(os.environ):
+        return None
+    environ = {name: value for name, value in os.environ.items() if name not in INSIDE}
+    return files_of(environ, ancestor, launch.rank, launch.size)  # of the inner one of nested launchers
+
+
+def _start(files: ReportFiles, steps: Steps, topology: Topology, words: list[str], notes: list[str]) -> None:
+    from ..report.files import start_record
+
     try:
-        files.start(record)
+        files.start(start_record(steps, topology, words, notes))
     except OSError as error:
         raise HpcallocError(
             message(
                 "run",
-                f"{VARIABLE}={files.target!r}: {error.strerror}: {error.filename}",
+                f"{REPORT}={files.target!r}: {error.strerror}: {error.filename}",
                 "a directory that all ranks can write to",
                 "choose another, or unset it",
             )
@@ -295,7 +310,7 @@ def _start(files: ReportFiles, record: Record) -> None:
 def _no_record(obstacle: str) -> str:
     """Say that the report will lack what only a library in the program can write."""
     return "hpcalloc run: " + message(
-        VARIABLE,
+        REPORT,
         obstacle or "--no-preload",
         "programs that load libnumalloc_audit.so, or that use hpcalloc.init",
         "expect no report of others" if obstacle else "leave --no-preload out",

@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
-__all__ = ["report_unknown", "unknown_variables", "wrong_variables"]
+__all__ = ["REPORT", "report_unknown", "unknown_variables", "wrong_variables"]
 
+REPORT = "HPCALLOC_REPORT"
 _PREFIX = "HPCALLOC_"
 ENDINGS = (".json", ".txt", ".html")  # of HPCALLOC_REPORT
 
@@ -25,7 +26,7 @@ def _is_time(text: str) -> bool:
 # What users set: (what it takes, whether a text is such).
 _TAKES: Mapping[str, tuple[str, Callable[[str], bool]]] = {
     "HPCALLOC_TIMEOUT": ("seconds, 0 or more", _is_time),
-    "HPCALLOC_REPORT": (
+    REPORT: (
         f"a name that ends in {', '.join(ENDINGS)}, in a directory that is there",
         lambda text: text.endswith(ENDINGS) and os.path.isdir(os.path.dirname(os.path.abspath(text))),
     ),
