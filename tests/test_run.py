@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """``hpcalloc run``: what is decided on recorded situations, and what a program really finds when it starts."""
 
+import errno
 import json
 import os
 import random
@@ -531,6 +532,32 @@ def test_static_programs_are_not_preloaded(compiled):
     os.chown(program, 12345, -1) if os.getuid() == 0 else None
     os.chmod(program, 0o755 | stat.S_ISUID)
     assert ("another user" in obstacle(program)) == (os.getuid() == 0)
+
+
+def test_programs_of_another_c_library_are_not_preloaded(compiled):
+    """musl's, or Nix' own: our libraries are linked to this Python's."""
+    assert "another C library than this Python (/lib/ld-musl-x86_64.so.1)" in obstacle(
+        compiled("-Wl,--dynamic-linker=/lib/ld-musl-x86_64.so.1")
+    )
+
+
+def test_programs_with_capabilities_are_not_preloaded(compiled, monkeypatch):
+    """The dynamic linker ignores LD_PRELOAD for all but root."""
+    program = compiled()
+    capable = {(str(program), "security.capability"): b"\x01\0\0\x02" + bytes(16)}
+
+    def getxattr(path, name):
+        try:
+            return capable[str(path), name]
+        except KeyError:
+            raise OSError(errno.ENODATA, "No data available") from None
+
+    monkeypatch.setattr(os, "getxattr", getxattr)
+    for user, refused in ((0, False), (1000, True)):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        assert ("has capabilities" in obstacle(program)) == refused
+    capable.clear()
+    assert obstacle(program) == ""
 
 
 @pytest.mark.parametrize("kind", ["address", "thread", "leak"])

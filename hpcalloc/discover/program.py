@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -71,18 +72,41 @@ def look_at(path: str, search: str) -> Program:
         return Program(
             path, f"{path} runs as another user or group, where the dynamic linker ignores it", True
         )
+    if os.geteuid() != 0 and _has_capabilities(path):
+        return Program(path, f"{path} has capabilities (getcap), where the dynamic linker ignores it", True)
     if elf.bits != _BITS:
         return Program(path, f"{path} is not a {_BITS}-bit program", True)
     try:
         kinds = {kind for kind, *_ in elf.segments()}
         if _PT_INTERP not in kinds:
             return Program(path, f"{path} is linked statically", not _contains(path, _MARK))
+        linker, ours = elf.interpreter(), _own_linker()
+        if ours and os.path.realpath(linker) != ours:
+            return Program(path, f"{path} has another C library than this Python ({linker})", True)
         for name in elf.needed():
             if match := _SANITIZERS.match(name):
                 return Program(path, f"{path} is built with a sanitizer, whose {match[0]} has to come first")
     except (OSError, OverflowError, struct.error, ValueError):
         return Program(path, f"{path} is no complete ELF file", True)
     return Program(path)
+
+
+def _has_capabilities(path: str) -> bool:
+    try:
+        return bool(os.getxattr(path, "security.capability"))
+    except OSError:  # none, or a file system without them
+        return False
+
+
+@functools.cache
+def _own_linker() -> str:
+    """Return the dynamic linker of this Python, which our libraries are built for; "" where that can't be told."""
+    try:
+        with open("/proc/self/exe", "rb") as file:
+            linker = _Elf(file.read(4096), "/proc/self/exe").interpreter()
+    except (OSError, OverflowError, struct.error, ValueError):
+        return ""
+    return os.path.realpath(linker) if linker else ""
 
 
 def _interpreter(path: str) -> list[str]:
@@ -117,6 +141,11 @@ class _Elf:
         for i in range(count):
             field = struct.unpack_from(form, table, i * size)
             yield (field[0], field[2], field[3], field[5]) if _BITS == 64 else (*field[:3], field[4])
+
+    def interpreter(self) -> str:
+        """Return the dynamic linker that the program names; "" without one."""
+        named = next(((o, n) for kind, o, _, n in self.segments() if kind == _PT_INTERP), None)
+        return os.fsdecode(self.read(*named).split(b"\0")[0]) if named else ""
 
     def needed(self) -> Iterator[str]:
         """Yield the names of the libraries that the program itself asks for."""
