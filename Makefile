@@ -29,7 +29,7 @@ NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o 
 PACKAGES := $(wildcard hpcalloc/*/__init__.py hpcalloc/*/*/__init__.py)
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
-.PHONY: test-aarch64 all native demo quick bench bench-pauses bench-public test test-native test-preload fuzz test-long test-preload-long test-python \
+.PHONY: docs test-aarch64 all native demo quick bench bench-pauses bench-public test test-native test-preload fuzz test-long test-preload-long test-python \
         test-recipes test-floors test-mpi examples test-examples test-solvers lint test-numa test-slurm test-slurm-numa test-cluster \
         test-readme man wheels clean help
 
@@ -205,8 +205,15 @@ $(VENV)/recipes: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --only-binary :all: 'hpcalloc[recipes]'
 	@touch $@
 
-test-recipes: $(VENV)/recipes ## the programs of docs/recipes.md: numba, SciPy, h5py, pools, Dask
+test-recipes: $(VENV)/recipes ## the programs and commands of README.md and docs/
 	$(BIN)/python -m pytest -q tests/test_recipes.py $(PYTEST_OPTIONS)
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --only-binary :all: 'hpcalloc[docs]'
+	@touch $@
+
+docs: $(VENV)/docs ## the documentation, in build/docs/index.html; warnings are errors
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
 
 test-mpi: $(VENV)/installed ## Python tests on 1, 2 and 4 ranks
 	for n in 1 2; do $(MAKE) --no-print-directory test-mpi-$$n; done

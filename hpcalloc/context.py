@@ -65,7 +65,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 @atexit.register
 def _at_exit() -> None:
-    """Tell the ranks that wait for this one, or will."""
+    """Tell the ranks that wait for this one, now or later."""
     if _state is not None:
         _state.leave()
     tell_late()
@@ -85,17 +85,17 @@ def init(
 ) -> Context:
     """Pin this rank where the plan says and give its arrays that placement.
 
-    With `comm` it is collective over `comm`, and an error on one rank is raised on all of them. Without, it never is:
-    it is for this process alone.
+    With `comm` the call is collective, and an error on one rank is raised on all of them. Without `comm` it is for this
+    process alone and never collective.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm, optional
-        The ranks to plan for. None: this process alone, at the local rank that its launcher's environment tells. In
-        an MPI program of several ranks None is refused, unless `share` is given or this is a forked child.
+        The ranks to plan for. None: this process alone, with the local rank of its launcher's environment. In an
+        MPI program of several ranks None is refused, unless `share` is given or this is a forked child.
     bind : {"auto", "force", "off"}
-        auto: honour a binding that somebody asked for, replace none and unasked defaults; force: replace any,
-        within the cgroup's CPUs; off: change no affinity and no thread pool.
+        auto: keep a binding that the user asked the launcher for; replace no binding and launcher defaults. force:
+        replace any binding, within the cgroup's CPUs. off: change no affinity and no thread pool.
     policy : Policy or {"local", "interleave", "blocked", "weighted", "bandwidth", "latency", "capacity"}
         Placement of arrays made without one. local: on the rank's node, interleaved over them where it has
         several. interleave and blocked without nodes: over the rank's nodes; weighted: and the nodes without CPUs
@@ -114,8 +114,7 @@ def init(
     Returns
     -------
     Context
-        Use it as a context manager, or close it, to get the former affinity and pools back. Arrays outlive
-        it.
+        Leaving it (`with`) or `close` restores the former affinity and pools. Arrays outlive it.
 
     Raises
     ------

@@ -50,7 +50,7 @@ class NodeError(HpcallocError, ValueError):
 
 
 class OutOfMemoryError(HpcallocError, MemoryError):
-    """The memory can't be had where it was asked for."""
+    """There is no memory where it was asked for."""
 
 
 def message(call: str, value: str, limit: str, remedy: str = "") -> str:

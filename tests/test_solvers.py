@@ -5,6 +5,7 @@ import ast
 import json
 import pathlib
 import re
+import shutil
 import sys
 
 import pytest
@@ -15,7 +16,10 @@ SOLVERS = pathlib.Path(__file__).parents[1] / "examples/mpi"
 # Sizes that take a moment.
 SMALL = {
     "stream": ("--size", 100_000, "--steps", 3),
+    "heat2d": ("--size", 120, "--steps", 40),
+    "heat2d_temporaries": ("--size", 120, "--steps", 40),
     "heat2d_shared": ("--size", 120, "--steps", 40),
+    "heat2d_blocked": ("--size", 120, "--steps", 40),
     "cg_poisson3d": ("--size", 18),
     "shallow_water": ("--size", 128, "--steps", 10),
     "summa": ("--size", 150, "--panel", 40),
@@ -27,6 +31,12 @@ SMALL = {
 BROKEN = [
     ("stream", "np.add(a[part], b[part]", "np.subtract(a[part], b[part]"),
     ("stream", "c[part], SCALAR,", "c[part], SCALAR + 1e-9,"),
+    ("heat2d", "np.multiply(inside, 0.25, out=inside)", "np.multiply(inside, 0.2501, out=inside)"),
+    ("heat2d", "u[:-2, 1:-1], u[2:, 1:-1]", "u[:-2, 1:-1], u[:-2, 1:-1]"),
+    ("heat2d", "heat.line.Sendrecv(u[1], heat.below", "heat.line.Sendrecv(u[2], heat.below"),
+    ("heat2d_temporaries", "0.25 * ((", "0.2501 * (("),
+    ("heat2d_blocked", "u[k - 1] + u[k + 1]", "u[k - 1] + u[k - 1]"),
+    ("heat2d_shared", "shared[step % 2].barrier()", "u[0, 3] = 0.5"),
     ("heat2d_shared", "np.multiply(inside, 0.25, out=inside)", "np.multiply(inside, 0.2501, out=inside)"),
     ("heat2d_shared", "np.add(inside, u[1:-1, 2:], out=inside)", "np.add(inside, u[1:-1, :-2], out=inside)"),
     ("cg_poisson3d", "np.multiply(p[1:-1, 1:-1, 1:-1], 6.0", "np.multiply(p[1:-1, 1:-1, 1:-1], 6.001"),
@@ -130,7 +140,7 @@ def broken(tmp_path_factory):
     for name, right, wrong in BROKEN:
         source = (SOLVERS / f"{name}.py").read_text()
         assert source.count(right) == 1, right
-        path = tmp_path_factory.mktemp(name) / f"{name}.py"
+        path = shutil.copytree(SOLVERS, tmp_path_factory.mktemp(name) / "mpi") / f"{name}.py"
         path.write_text(source.replace(right, wrong))
         ranks, words = launch_line(name)
         assert ranks == 2
@@ -179,7 +189,7 @@ def test_cg_agrees_with_scipy():
 
 def test_an_exception_on_one_rank_ends_all(tmp_path):
     source = (SOLVERS / "stream.py").read_text()
-    broken = tmp_path / "stream.py"
+    broken = shutil.copytree(SOLVERS, tmp_path / "mpi") / "stream.py"
     broken.write_text(source.replace("own, together = [], []", "own, together = [], [][: 1 // comm.rank]"))
     done = start("stream", source=broken)
     assert done.returncode != 0

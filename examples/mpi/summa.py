@@ -3,38 +3,26 @@
 
     mpirun -n 2 python summa.py [--size 2048] [--panel 256] [--no-hpcalloc | --compare]
 
-The ranks form a grid, and each has one block of A, of B and of C. For each panel of the inner dimension the owners
-send their columns of A along the grid's rows and their rows of B along its columns, and every rank adds the product
-of the two (R. van de Geijn, J. Watts, Concurrency: Pract. Exper. 9, 1997, 255-274).
-
-The product itself is BLAS's and compute-bound. What is to be gained is its threads: Open MPI binds one or two ranks
-to one core each, and a BLAS that is loaded there has one thread however many cores the rank might use. hpcalloc
-widens the binding and the pool, which the last lines show; it matters with fewer ranks than cores.
-
-Checked by C x = A (B x) for a random x, which a wrong C passes with probability zero (R. Freivalds, 1977). Exit 1 on
-all ranks if it is wrong.
+The lesson: threads. Open MPI binds one or two ranks to one core each, and a BLAS that is loaded there has one thread however
+many cores the rank might use; hpcalloc widens the binding and the pool, which the last lines show. The ranks form a grid,
+and each has one block of A, of B and of C. For each panel of the inner dimension the owners send their columns of A along
+the grid's rows and their rows of B along its columns, and every rank adds the product of the two (R. van de Geijn,
+J. Watts, Concurrency: Pract. Exper. 9, 1997, 255-274).
+Checked (checks.py) by C x = A (B x) for a random x; exit 1 on all ranks if it is wrong.
 """
 
-import argparse
 import itertools
 import os
 import sys
-import time
-from contextlib import nullcontext
 
+import checks
 import numpy as np
 from mpi4py import MPI
 from threadpoolctl import threadpool_info
 
-import hpcalloc
-from hpcalloc.bench import solver
+from hpcalloc.bench.solver import Option, Result, Run, main
 
-
-def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--size", type=solver.at_least(1), default=2048, help="rows and columns")
-    parser.add_argument(
-        "--panel", type=solver.at_least(1), default=256, help="most columns of A sent at once"
-    )
+OPTIONS = {"size": Option(2048, "rows and columns"), "panel": Option(256, "most columns of A sent at once")}
 
 
 def blocks(n: int, parts: int) -> list[range]:
@@ -51,80 +39,51 @@ def owner(blocks: list[range], index: int) -> int:
     return next(i for i, block in enumerate(blocks) if index in block)
 
 
-def multiply(cart: MPI.Cartcomm, a, b, c, across, down, width, track) -> None:
-    """Add A B to C, all three in blocks: A's columns are split as `across`, B's rows as `down`."""
-    row, column = cart.Sub([False, True]), cart.Sub([True, False])
-    for panel in track(panels(across[-1].stop, across, down, width)):
-        has_a, has_b = owner(across, panel.start), owner(down, panel.start)
-        a_panel = np.empty((a.shape[0], len(panel)))
-        b_panel = np.empty((len(panel), b.shape[1]))
-        if row.rank == has_a:
-            at = panel.start - across[has_a].start
-            a_panel[...] = a[:, at : at + len(panel)]
-        if column.rank == has_b:
-            at = panel.start - down[has_b].start
-            b_panel[...] = b[at : at + len(panel)]
-        row.Bcast(a_panel, root=has_a)
-        column.Bcast(b_panel, root=has_b)
-        c += a_panel @ b_panel
-    row.Free()
-    column.Free()
-
-
-def apply(cart: MPI.Cartcomm, block: np.ndarray, rows: range, columns: range, x: np.ndarray) -> np.ndarray:
-    """The distributed matrix times a vector that every rank has."""
-    y = np.zeros_like(x)
-    y[rows.start : rows.stop] = block @ x[columns.start : columns.stop]
-    return cart.allreduce(y)
-
-
-def solve(chosen: argparse.Namespace, track: solver.Track) -> solver.Result:
-    comm, n = MPI.COMM_WORLD, chosen.size
-    dims = MPI.Compute_dims(comm.size, 2)
+def solve(run: Run) -> Result:
+    n, dims = run.options.size, MPI.Compute_dims(run.comm.size, 2)
     if n < max(dims):
         raise SystemExit(f"summa: --size {n} is less than the {max(dims)} ranks along an edge")
-
-    # All that differs: a context has NumPy's creation functions, and serves temporaries when asked.
-    with hpcalloc.init(comm) if chosen.hpcalloc else nullcontext(np) as ctx:
-        if chosen.hpcalloc:
-            ctx.install_numpy_allocator()
-        cart = comm.Create_cart(dims)
-        down, across = blocks(n, dims[0]), blocks(n, dims[1])
-        rows, columns = down[cart.coords[0]], across[cart.coords[1]]
-        shape = (len(rows), len(columns))
-        a, b, c = ctx.empty(shape), ctx.empty(shape), ctx.zeros(shape)
+    cart = run.comm.Create_cart(dims)
+    row, column = cart.Sub([False, True]), cart.Sub([True, False])
+    down, across = blocks(n, dims[0]), blocks(n, dims[1])
+    rows, columns = down[cart.coords[0]], across[cart.coords[1]]
+    with run.memory(temporaries=True) as ctx:
         random = np.random.default_rng(cart.rank)
-        for matrix in (a, b):
-            random.random(out=matrix)
+        a, b, c = (ctx.zeros((len(rows), len(columns))) for _ in range(3))
+        random.random(out=a)
+        random.random(out=b)
+        for panel in run.steps(panels(n, across, down, run.options.panel)):
+            has_a, has_b = owner(across, panel.start), owner(down, panel.start)
+            a_panel = np.empty((len(rows), len(panel)))
+            b_panel = np.empty((len(panel), len(columns)))
+            if row.rank == has_a:
+                at = panel.start - across[has_a].start
+                a_panel[...] = a[:, at : at + len(panel)]
+            if column.rank == has_b:
+                at = panel.start - down[has_b].start
+                b_panel[...] = b[at : at + len(panel)]
+            row.Bcast(a_panel, root=has_a)
+            column.Bcast(b_panel, root=has_b)
+            c += a_panel @ b_panel
 
-        cart.Barrier()
-        start = time.perf_counter()
-        multiply(cart, a, b, c, across, down, chosen.panel, track)
-        cart.Barrier()
-        seconds = time.perf_counter() - start
-
-        x = np.random.default_rng(7).random(n)
-        expected = apply(cart, a, rows, columns, apply(cart, b, rows, columns, x))
-        error = float((np.abs(apply(cart, c, rows, columns, x) - expected) / expected).max())
-        good = error < 1e-13
-        cart.Free()
-
-        blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-        threads = comm.gather((max(blas, default=1), sorted(os.sched_getaffinity(0))))
-        return solver.Result(
-            good=good,
-            seconds=seconds,
-            work=2e-9 * n**3,
-            unit="GFlop/s",
-            what=f"{n} x {n} on {dims[0]} x {dims[1]} ranks, relative error {error:.1e} (bound 1.0e-13)",
-            report=ctx.report() if chosen.hpcalloc else None,
-            more={"blas_threads": [count for count, _ in threads or []]},
+        good, what = checks.product(cart, n, rows, columns, a, b, c)
+        for comm in (row, column, cart):
+            comm.Free()
+        blas = max(
+            (pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1
+        )
+        threads = run.comm.allgather((blas, sorted(os.sched_getaffinity(0))))
+        return run.result(
+            good,
+            2e-9 * n**3,
+            "GFlop/s",
+            f"{n} x {n} on {dims[0]} x {dims[1]} ranks, {what}",
+            more={"blas_threads": [count for count, _ in threads]},
             lines=[
-                f"rank {i}: {count} BLAS thread{'s' * (count > 1)} on CPUs {', '.join(map(str, cpus))}"
-                for i, (count, cpus) in enumerate(threads or [])
+                f"rank {i}: {count} BLAS threads on CPUs {cpus}" for i, (count, cpus) in enumerate(threads)
             ],
         )
 
 
 if __name__ == "__main__":
-    sys.exit(solver.main(__doc__, options, solve))
+    sys.exit(main(__doc__, OPTIONS, solve))

@@ -213,7 +213,7 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 
 def _ratio_to_best(row: Mapping[str, dict[str, Any]], name: str, what: str) -> tuple[float, str]:
-    """An allocator's figure over the best of the others, and who that is; NaN where one is missing."""
+    """An allocator's figure divided by that of the best other one, and that one's name; NaN where one is missing."""
     others = {k: v[what] for k, v in row.items() if k != name and what in v}
     if not others or what not in row[name]:
         return math.nan, ""

@@ -216,7 +216,7 @@ def measure(options: Options, advance: Callable[[str], None] = lambda _: None) -
     Raises
     ------
     HpcallocError
-        Arrays that are too small, don't fit, or threads that can't be had.
+        The arrays are too small or don't fit, or there are not as many threads.
     """
     cores, memory = _geometry()
     every = [cpu for cpus in cores.values() for cpu in cpus]

@@ -171,7 +171,7 @@ class Arrays:
         OutOfMemoryError, MemoryError, NodeError
             As of `hpcalloc.empty` and ``numpy.empty``.
         HpcallocError
-            The team can't be had.
+            There are not as many CPUs or threads.
         """
         made = [np.empty(elements) if policy is None else empty(elements, policy=policy) for _ in range(3)]
         arrays = cls(*made)

@@ -115,7 +115,7 @@ def measure(options: Options, advance: Callable[[str], None] = lambda _: None) -
     if options.small:
         remarks.append("--small: the largest working set fits into caches; it does not show memory")
     if any(p["pages_asked"] == "huge" and p["huge_fraction"] == 0 for p in points):
-        remarks.append("no huge pages were had: see /sys/kernel/mm/transparent_hugepage/enabled")
+        remarks.append("the kernel gave no huge pages: see /sys/kernel/mm/transparent_hugepage/enabled")
     first = next(iter(cpus.values()))
     return {
         "benchmark": "latency",

@@ -29,6 +29,7 @@ __all__ = ["SOLVERS", "compare", "find_examples", "find_mpirun"]
 # name -> options for a run of seconds on arrays that no cache holds, and for one that only shows that it works
 SOLVERS: Mapping[str, tuple[str, str]] = {
     "stream": ("", "--size 100000 --steps 3"),
+    "heat2d_temporaries": ("--steps 50", "--size 200 --steps 40"),
     "heat2d_shared": ("--steps 50", "--size 200 --steps 40"),
     "cg_poisson3d": ("--tolerance 0.5", "--size 24"),
     "shallow_water": ("--size 4096 --steps 4", "--size 128 --steps 10"),

@@ -7,9 +7,9 @@ alternating, so that a slow spell of the machine hits both. What is measured:
 - ``temporaries``: ``a * b + c``, whose intermediate and result NumPy allocates;
 - ``preallocated``: the same two ufuncs, each into an array of its own that was made before;
 - ``in_place``: the same, the second into the first's result: what NumPy makes of ``a * b + c`` from 256 KiB up,
-  where it finds that nobody else has the intermediate (which it looks for on the C stack, for some 2 us);
+  where it finds that nothing else refers to the intermediate (which it looks for on the C stack, for some 2 us);
 - ``empty``, ``zeros``: ``numpy.empty(n)``, ``numpy.zeros(n)``, freed again, not touched;
-- ``zeros_filled``: ``numpy.zeros(n)``, then written: who clears memory late pays for it here;
+- ``zeros_filled``: ``numpy.zeros(n)``, then written: memory that is cleared late is paid for here;
 - ``hpcalloc.empty``: ours under no handler, beside ``numpy.empty`` under NumPy's.
 
 All operands of a handler come from that handler. Results are compared with those of the preallocated form, bit by
@@ -226,7 +226,7 @@ def compare(
         Timed loops of each statement under each handler, of which the median counts; five times as many up to
         16 MB.
     policy : Policy or str
-        Of ours.
+        Policy of hpcalloc's arrays.
     advance : callable
         Called with a size's name after each repetition, for a progress bar.
 

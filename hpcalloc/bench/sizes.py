@@ -84,7 +84,7 @@ def check_room(call: str, nbytes: int, nodes: Sequence[int], at_once: int = 1) -
     small = [info.node for info in infos if 0 < info.total_bytes < nbytes]
     if not small and nbytes * at_once <= _native.room():
         return
-    limit = _native.describe_nodes(small or nodes) + f"; {mib(_native.room())} can be had in all"
+    limit = _native.describe_nodes(small or nodes) + f"; {mib(_native.room())} are free in all"
     value = f"{mib(nbytes)} of arrays on each of {at_once} node(s)"
     remedy = "a smaller --size, with --small if need be, or free some memory"
     raise HpcallocError(message(call, value, limit, remedy))

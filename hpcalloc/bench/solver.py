@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What MPI solvers need around their arithmetic to be measured: one switch, a comparison, a verdict, figures as JSON.
+"""What the MPI solvers need beside their arithmetic: options, memory, timing, comparison, verdict, figures as JSON.
 
-A solver is a function ``solve(chosen, track) -> Result`` that all ranks call. It looks at ``chosen.hpcalloc``: with it
-the arrays come from ``hpcalloc.init(comm)``, without it from NumPy, and nothing else differs. ``main`` calls it once,
-or with ``--compare`` in turns with and without, in the same processes and between barriers: what a slow spell of the
-machine does to one it does to the other.
+A solver is a function ``solve(run) -> Result`` that all ranks call. ``run.memory()`` is the switch: a context of hpcalloc,
+or NumPy itself, which have the same creation functions. ``main`` calls ``solve`` once, or with ``--compare`` in turns with
+and without hpcalloc, in the same processes and between barriers, so that a slow spell of the machine hits both.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -19,11 +19,12 @@ import resource
 import socket
 import statistics
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .._text import percent
 from ..discover.terminal import console, is_looked_at
@@ -31,7 +32,7 @@ from ..discover.terminal import console, is_looked_at
 if TYPE_CHECKING:
     from ..report.report import Report
 
-__all__ = ["Result", "Track", "at_least", "machine", "main"]
+__all__ = ["Option", "Result", "Run", "machine", "main"]
 
 SCHEMA = 1  # of the JSON; goes up when a key changes its meaning
 
@@ -45,7 +46,7 @@ class Track(Protocol):
 
 @dataclass
 class Result:
-    """What one run of a solver gave, on rank 0; the other ranks' is only looked at for `good` and `seconds`.
+    """What one run of a solver gave. Of ranks other than 0 only `good` and `seconds` are used.
 
     Attributes
     ----------
@@ -80,19 +81,92 @@ class Result:
     lines: list[str] = field(default_factory=list)
 
 
-def at_least(least: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
-    """Make a `type` for argparse: numbers from `least`."""
+class Option(NamedTuple):
+    """A number that a solver takes on its command line.
 
-    def number(text: str) -> Any:
+    Attributes
+    ----------
+    default : float
+        Its type is the option's type.
+    help : str
+    least : float
+        Smallest number that is accepted.
+    """
+
+    default: float
+    help: str
+    least: float = 1
+
+    def parse(self, text: str) -> float:
+        """Return the number that a word of the command line is."""
         try:
-            value = kind(text)
+            value = type(self.default)(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not least <= value < math.inf:
-            raise argparse.ArgumentTypeError(f"{text}: numbers from {least} are possible")
+        if not self.least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text}: numbers from {self.least} are possible")
         return value
 
-    return number
+
+class Run:
+    """One run of a solver on this rank.
+
+    Attributes
+    ----------
+    comm : MPI.Intracomm
+    options : argparse.Namespace
+        The solver's options, and `hpcalloc`: whether this run is with it.
+    track : Track
+        Shows progress; `steps` calls it.
+    seconds : float
+        Time of the last `steps`, from barrier to barrier.
+    """
+
+    def __init__(self, comm: Any, options: argparse.Namespace, track: Track) -> None:
+        self.comm, self.options, self.track = comm, options, track
+        self.seconds = 0.0
+        self._context: Any = None
+
+    @contextlib.contextmanager
+    def memory(self, temporaries: bool = False) -> Iterator[Any]:
+        """Give what makes arrays: a context of hpcalloc, or NumPy in a run without it.
+
+        Parameters
+        ----------
+        temporaries : bool
+            Let the context serve all of NumPy's own arrays too.
+        """
+        if not self.options.hpcalloc:
+            import numpy as np
+
+            yield np
+            return
+        from ..context import init
+
+        with init(self.comm) as ctx:
+            if temporaries:
+                ctx.install_numpy_allocator()
+            self._context = ctx
+            try:
+                yield ctx
+            finally:
+                self._context = None
+
+    def steps(self, steps: Iterable[Any], total: int | None = None) -> Iterator[Any]:
+        """Give the steps, show progress, and time all of them between two barriers."""
+        self.comm.Barrier()
+        start = time.perf_counter()
+        try:
+            yield from self.track(steps, total)
+        finally:
+            self.comm.Barrier()
+            self.seconds = time.perf_counter() - start
+
+    def result(self, good: bool, work: float, unit: str, what: str, **more: Any) -> Result:
+        """Make the result; within `memory`, collective in a run with hpcalloc. Keywords are fields of `Result`."""
+        report = self._context.report() if self._context is not None else None
+        fields = {"seconds": self.seconds, "report": report, **more}
+        return Result(good=bool(good), work=work, unit=unit, what=what, **fields)
 
 
 def machine() -> dict[str, Any]:
@@ -117,18 +191,20 @@ def machine() -> dict[str, Any]:
 # ---- the runs -----------------------------------------------------------------------------------------
 
 
-def _parse(description: str, options: Callable[[argparse.ArgumentParser], None]) -> argparse.Namespace:
+def _parse(description: str, options: Mapping[str, Option]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options(parser)
+    for name, option in options.items():
+        help_text = f"{option.help} (%(default)s)"
+        parser.add_argument(f"--{name}", type=option.parse, default=option.default, help=help_text)
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--no-hpcalloc", dest="hpcalloc", action="store_false", help="plain NumPy as the launcher started it"
     )
     how.add_argument("--compare", action="store_true", help="with and without hpcalloc in turns; both times")
     parser.add_argument(
-        "--repeats", type=at_least(1), default=5, help="runs of each for --compare (%(default)s)"
+        "--repeats", type=Option(5, "").parse, default=5, help="runs of each for --compare (%(default)s)"
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures to a file")
     return parser.parse_args()
@@ -136,8 +212,8 @@ def _parse(description: str, options: Callable[[argparse.ArgumentParser], None])
 
 def main(
     description: str,
-    options: Callable[[argparse.ArgumentParser], None],
-    solve: Callable[[argparse.Namespace, Track], Result],
+    options: Mapping[str, Option],
+    solve: Callable[[Run], Result],
 ) -> int:
     """Run a solver as the command line says; collective over ``MPI.COMM_WORLD``.
 
@@ -145,10 +221,10 @@ def main(
     ----------
     description : str
         The program's docstring.
-    options : callable
-        Adds the solver's own options to an ``argparse.ArgumentParser``.
+    options : mapping of str to Option
+        The solver's own options.
     solve : callable
-        ``solve(chosen, track)`` on all ranks; ``track(steps)`` gives the steps and shows progress.
+        Called on all ranks.
 
     Returns
     -------
@@ -171,7 +247,7 @@ def main(
     return code
 
 
-def _run(comm: Any, chosen: argparse.Namespace, solve: Callable[[argparse.Namespace, Track], Result]) -> int:
+def _run(comm: Any, chosen: argparse.Namespace, solve: Callable[[Run], Result]) -> int:
     turns = _turns(chosen.repeats) if chosen.compare else [("hpcalloc" if chosen.hpcalloc else "plain", True)]
     seconds: dict[str, list[float]] = {}
     faults: dict[
@@ -183,7 +259,7 @@ def _run(comm: Any, chosen: argparse.Namespace, solve: Callable[[argparse.Namesp
         for name, counts in track(turns) if chosen.compare else turns:
             chosen.hpcalloc = name == "hpcalloc"
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            result = last[name] = solve(chosen, track)
+            result = last[name] = solve(Run(comm, chosen, track))
             own = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
             faults[name] = comm.allreduce(own)
             slowest = comm.allreduce((result.seconds, not result.good), op=_worst)

@@ -92,7 +92,7 @@ def compare(
     Raises
     ------
     HpcallocError
-        STREAM failed, or threads can't be had.
+        STREAM failed, or there are not as many threads.
     """
     cores = cores_by_node(topology, os.sched_getaffinity(0))
     node, cpus = next(iter(cores.items()))

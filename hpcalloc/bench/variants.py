@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One program under several placements, in turns: which of them it likes best, and whether the difference is more than noise."""
+"""One program under several placements, in turns: which of them is best, and whether the difference is more than noise."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def compare(
         {} if pattern is not None else {name: _start(name, counts[name], launcher, timeout) for name in names}
     )
     for turn in range(repeats + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:  # nobody is always first
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:  # no variant is always first
             advance(name)
             figure, error = _measure(name, counts[name], program, launcher, pattern, timeout)
             if figure is not None and starts and (figure := figure - starts[name]) <= 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``hpcalloc compare``: a program under several placements, and which it likes best."""
+"""``hpcalloc compare``: a program under several placements, and which of them is best."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["command"]
     metavar="REGEX",
     help=r"The program's own figure in its output, such as 'time: ([\d.]+)'; by default seconds from start to end.",
 )
-@click.option("--higher", is_flag=True, help="More of the metric is better, as of a rate.")
+@click.option("--higher", is_flag=True, help="A larger metric is better, such as a rate.")
 @click.option(
     "--launcher",
     metavar="WORDS",
@@ -44,7 +44,7 @@ __all__ = ["command"]
     "By default srun inside a Slurm job, else mpirun.",
 )
 @click.option(
-    "--repeats", type=click.IntRange(1), default=8, show_default=True, help="Runs of each that count."
+    "--repeats", type=click.IntRange(1), default=8, show_default=True, help="Runs of each variant that count."
 )
 @click.option("--timeout", type=SECONDS, default=3600.0, show_default=True, help="Seconds for one run.")
 @json_option
@@ -62,7 +62,7 @@ def command(
     plot_file: str | None,
     program: tuple[str, ...],
 ) -> None:
-    """Run PROGRAM under several placements, in turns, and say which it likes best.
+    """Run PROGRAM under several placements, in turns, and say which is best.
 
     `hpcalloc compare -n 8 -- python solver.py`. It runs one time more than --repeats for each variant; the first runs do not
     count. A variant differs if it does so by 2 % or more and chance would give that in less than 1 of 100 cases; below eight

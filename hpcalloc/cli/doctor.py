@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``hpcalloc doctor``: what is wrong with where and how this job runs, and what mends it."""
+"""``hpcalloc doctor``: what is wrong with the placement of this job, and what mends it."""
 
 from __future__ import annotations
 

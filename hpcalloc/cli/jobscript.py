@@ -43,11 +43,11 @@ __all__ = ["command"]
 @click.option(
     "--mpi", help="srun's --mpi, such as pmix (Open MPI) or pmi2 (MPICH); by default the cluster's."
 )
-@click.option("--name", help="Of the job; by default the program's.")
-@click.option("--time", help="Limit, such as 01:30:00.")
+@click.option("--name", help="Name of the job; by default the program's.")
+@click.option("--time", help="Time limit, such as 01:30:00.")
 @click.option("--partition", "-p")
 @click.option("--account", "-A")
-@click.option("--mem", "--memory", "memory", help="Per node, such as 64G; by default all.")
+@click.option("--mem", "--memory", "memory", help="Memory per node, such as 64G; by default all.")
 @click.option("--hint", type=click.Choice(HINTS), help="nomultithread: no hardware threads beyond cores.")
 @click.option("--log", help="sbatch's --output, such as logs/%x-%j.out.")
 @click.option("--setup", multiple=True, help="A line of shell that comes first: 'module load openmpi'.")

@@ -22,16 +22,16 @@ from .lazy import LazyGroup
 
 # verb -> what the list says about it; the module is hpcalloc.cli.<verb>, the command in it is called `command`
 VERBS = {
-    "topology": "Packages, NUMA nodes, cores and distances of a machine.",
-    "plan": "Which nodes, CPUs and threads N ranks on a host would get, and why.",
-    "bench": "Measure: this allocator beside others.",
-    "run": "Start a program pinned, with threads and memory to match; under mpirun, srun or alone.",
+    "topology": "Draw packages, NUMA nodes and cores of a machine; list distances.",
+    "plan": "Show which nodes, CPUs and threads N ranks on a host would get, and why.",
+    "bench": "Measure this allocator, memory and solvers beside others.",
+    "run": "Start a program pinned, with threads and memory to match, under mpirun, srun or alone.",
     "config": "Flags and files for C, C++, Fortran and CMake, of this installation.",
     "jobscript": "Write a Slurm job script for a program, planned for a compute node.",
-    "compare": "Which placement is best for a program: run it under several, in turns.",
-    "ps": "Running processes: ranks, threads, CPUs, and the nodes their memory is on.",
-    "doctor": "What is wrong with where and how this job runs, and what mends it.",
-    "report": "What this process or job may do, how it is bound, and where its memory goes.",
+    "compare": "Run a program under several placements in turns, and say which is best.",
+    "ps": "Show ranks, threads, CPUs, and memory by node of running processes.",
+    "doctor": "Check binding, threads, limits, kernel and MPI of this job, and say what mends each fault.",
+    "report": "Show what this process or job may do, how it is bound, and where its memory goes.",
 }
 
 
@@ -64,12 +64,12 @@ class Verbs(LazyGroup):
 
 @contextlib.contextmanager
 def _told(verb: str) -> Iterator[None]:
-    """Make one line and exit code 2 of what is refused and of output that can't be written, and no other verb's code."""
+    """If a verb refuses, or its output can't be written, print one line and exit with 2, which no verb uses otherwise."""
     try:
         try:
             yield
         finally:
-            sys.stdout.flush()  # here and not at exit, when nobody can say what is wrong
+            sys.stdout.flush()  # here, since at exit an error could not be reported
     except HpcallocError as error:
         raise _Refused(str(error)) from error
     except KeyboardInterrupt:
@@ -79,7 +79,7 @@ def _told(verb: str) -> Iterator[None]:
             raise
         with contextlib.suppress(OSError, ValueError):  # what is still to be written can't be
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno == errno.EPIPE:  # whoever reads has had enough
+        if error.errno == errno.EPIPE:  # the reader has closed the pipe
             raise Exit(BROKEN_PIPE) from None
         raise _Refused(f"{verb}: standard output: {error.strerror}") from error
 

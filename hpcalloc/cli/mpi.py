@@ -14,7 +14,9 @@ from ..exceptions import HpcallocError, message
 __all__ = ["mpi_option", "refuse_ranks", "world"]
 
 mpi_option = click.option(
-    "--mpi/--no-mpi", default=None, help="Take all MPI ranks together; by default where a launcher is seen."
+    "--mpi/--no-mpi",
+    default=None,
+    help="Gather over all MPI ranks; by default if a launcher started this process.",
 )
 
 

@@ -68,16 +68,20 @@ _LAUNCHERS = frozenset(
     metavar="bandwidth|latency|capacity|NODES",
     help="Memory of that kind or of these nodes, the nearest to each thread first; others when it is full.",
 )
-@click.option("--strict", is_flag=True, help="Memory on these nodes or none; no pinning, no start.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Memory on these nodes or ENOMEM; if the rank can't be pinned, do not start.",
+)
 @click.option(
     "--preload/--no-preload",
     default=None,
-    help="Serve malloc by this allocator (LD_PRELOAD); by default wherever that works.",
+    help="Serve malloc by this allocator (LD_PRELOAD); by default where the program allows it.",
 )
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Print what would be done, a line for each rank, and do nothing; --json tells all.",
+    help="Print what would be done, one line per rank, and do nothing; --json prints everything.",
 )
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, required=True, metavar="PROGRAM [ARGUMENTS]...")

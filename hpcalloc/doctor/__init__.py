@@ -28,5 +28,5 @@ CHECKS = (*binding.CHECKS, *openmp.CHECKS, *system.CHECKS, *software.CHECKS)
 
 
 def diagnose(hosts: Iterable[Host]) -> tuple[Finding, ...]:
-    """Check a job, given as its hosts with the ranks that are known: worst first, one finding for all who have it."""
+    """Check a job, given as its hosts with the known ranks. Worst first; one finding for all ranks that have it."""
     return merge(finding for host in hosts for check in CHECKS for finding in check(host))

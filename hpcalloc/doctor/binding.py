@@ -94,7 +94,7 @@ def _inherited(host: Host, cpus: frozenset[int]) -> tuple[str, ...]:
 
 
 def one_core_default(host: Host) -> Iterator[Finding]:
-    """Open MPI binds one or two ranks to a core each when nobody asks for anything."""
+    """Open MPI binds one or two ranks to a core each unless told otherwise."""
     used = len(host.cores(_cpus(host.ranks)))
     if not host.complete:
         used *= host.local_ranks  # as many more like this one
@@ -119,7 +119,7 @@ def one_core_default(host: Host) -> Iterator[Finding]:
 
 
 def idle_cores(host: Host) -> Iterator[Finding]:
-    """Cores of the job that no rank may run on, where somebody asked for that binding or handed it down."""
+    """Cores of the job that no rank may run on, where that binding was asked for or inherited."""
     if _crowd(host) or not host.complete or any(True for _ in one_core_default(host)):
         return
     used = _cpus(host.ranks)

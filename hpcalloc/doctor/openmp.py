@@ -73,7 +73,7 @@ def late(host: Host) -> Iterator[Finding]:
         if name is None:
             continue
         cores = len(host.cores(rank.cpus))
-        # Nothing but the variable tells a mask that a parent's runtime left from one that somebody asked for.
+        # Nothing but the variable tells a mask that a parent's runtime left from one that the user asked for.
         narrowed = cores == 1 and rank.launch.launcher == "none" and len(host.cores(host.available)) > 1
         if cores < 2 and not narrowed:
             continue

@@ -109,7 +109,7 @@ def _of_process(process: Process, topology: Topology) -> Iterator[_Fault]:
             "Little of a large process is in huge pages",
             f"{process.huge >> 20} of {total >> 20} MiB",
             "more TLB misses; codes that jump through memory can lose tens of percent",
-            ("start it by: hpcalloc run PROGRAM; the doctor says why huge pages can't be had",),
+            ("start it by: hpcalloc run PROGRAM; the doctor says why there are no huge pages",),
         )
 
 

@@ -130,7 +130,7 @@ def two_mpis(host: Host) -> Iterator[Finding]:
 
 
 def variables(host: Host) -> Iterator[Finding]:
-    """Variables of ours that are misspelt, or hold what can't be used."""
+    """Variables of hpcalloc that are misspelt, or whose value can't be used."""
     for rank in host.ranks:
         for name in unknown_variables(rank.environment):
             yield host.finding(

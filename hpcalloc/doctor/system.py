@@ -127,7 +127,7 @@ def numa_balancing(host: Host) -> Iterator[Finding]:
             "note",
             "the kernel's automatic NUMA balancing is on",
             seen=[f"/proc/sys/kernel/numa_balancing: {host.facts.numa_balancing}"],
-            effect="it takes page faults to learn who uses a page, and moves pages without a policy of their own "
+            effect="it takes page faults to learn which thread uses a page, and moves pages without a policy of their own "
             "(hpcalloc's arrays have one)",
             mend=("sudo sysctl kernel.numa_balancing=0",),
         )

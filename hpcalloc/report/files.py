@@ -2,8 +2,8 @@
 """``HPCALLOC_REPORT=file.json|.txt|.html``: a report at exit, by files instead of messages.
 
 Each rank writes what it knows into a directory beside the file, and the last one to do so merges them. No rank
-waits for another, so one that dies delays nobody: the set stays incomplete, its files stay, and ``hpcalloc report
---merge DIRECTORY`` says who is missing. It needs a file system that all ranks see.
+waits for another. If one dies, the set stays incomplete, its files stay, and ``hpcalloc report
+--merge DIRECTORY`` names the missing ranks. It needs a file system that all ranks see.
 
     rank-000003.start.json            at the start by ``hpcalloc run``: where the rank was put, and why
     rank-000003.context.json          when the rank's last context closes: its record
@@ -202,7 +202,7 @@ class ReportFiles:
                     os.unlink(self._name(kind), dir_fd=directory)
             leave.take_back(directory, self.rank, self.size)
             if self.rank == 0:
-                # Of a merge that failed; with it there nobody would merge again.
+                # Of a merge that failed. If it stayed, no rank would merge again.
                 with contextlib.suppress(FileNotFoundError):
                     os.rmdir(leave.MERGING, dir_fd=directory)
 
@@ -235,7 +235,7 @@ def merge_into(target: str, directory: str) -> None:
 
 
 def clear(directories: Sequence[str], merged: Report) -> None:
-    """Remove the files of a report that has all ranks; else leave them to who comes later. Others' stay."""
+    """If the report has all ranks, remove its files; else leave them for ranks that come later. Other files stay."""
     for name in directories:
         with contextlib.suppress(OSError):
             directory = os.open(name, leave.READ | os.O_DIRECTORY)
@@ -274,7 +274,7 @@ def directory_told(environ: Mapping[str, str]) -> str | None:
 def files_of(
     environ: Mapping[str, str], ancestor: Ancestor | None, rank: int | None = None, size: int | None = None
 ) -> ReportFiles | None:
-    """Return where the rank's part of the report goes; None where nobody asked for one.
+    """Return where the rank's part of the report goes; None if no report was asked for.
 
     Parameters
     ----------

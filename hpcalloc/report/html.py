@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from .._text import BINDINGS, count_text, percent, plural, size_text
+from .._words import meaning
 from ..discover.topology import format_ids
 from .record import Absent, Record
 from .summary import absent_ranks, worst
@@ -162,12 +163,24 @@ def _table(
     """A table; columns `left` are text that may be broken. Cells are HTML. With `cards`, a row is one on a phone."""
     classes = [" class='l fold'" if i in left else "" for i in range(len(head))]
     names = [f" data-name='{name}'" if cards else "" for name in head]
-    top = "".join(f"<th{' class=l' if i in left else ''}>{name}</th>" for i, name in enumerate(head))
+    top = "".join(
+        f"<th{' class=l' if i in left else ''}{_tip(name)}>{name}</th>" for i, name in enumerate(head)
+    )
     body = "".join(
         f"<tr>{''.join(f'<td{c}{n}>{cell}</td>' for c, n, cell in zip(classes, names, cells, strict=True))}</tr>"
         for cells in rows
     )
     return f"<div class='wide'><table{' class=cards' if cards else ''}><tr>{top}</tr>{body}</table></div>"
+
+
+def _word(word: str) -> str:
+    """Return a word of a cell, with its meaning as a tooltip."""
+    return f"<span{_tip(word)}>{escape(word)}</span>"
+
+
+def _tip(word: str) -> str:
+    """Return the attribute that shows what a word means."""
+    return f' title="{escape(meaning(word))}"' if meaning(word) else ""
 
 
 def _bindings(listed: Sequence[Record]) -> str:
@@ -178,7 +191,7 @@ def _bindings(listed: Sequence[Record]) -> str:
             escape(r.cpus.replace(",", ", ")),
             format_ids(r.nodes).replace(",", ", "),
             str(r.threads),
-            escape(BINDINGS.get(r.action, r.action)),
+            _word(BINDINGS.get(r.action, r.action)),
         )
         for r in listed
     ]
@@ -190,7 +203,7 @@ def _memory(listed: Sequence[Record]) -> str:
     rows = [
         (
             str(r.rank),
-            *(escape(value(r)) for _, value in MEMORY_COLUMNS.values()),
+            *(escape(value(r)) for value in MEMORY_COLUMNS.values()),
             _bar(r),
             escape(nodes_text(r)),
         )
@@ -223,7 +236,7 @@ def _bar(record: Record) -> str:
 def _spread(spread: Mapping[str, Any]) -> str:
     rows = [
         (
-            name.replace("_", " "),
+            _word(name.replace("_", " ")),
             metric_text(name, s["min"]),
             str(s["min_rank"]),
             metric_text(name, s["median"]),

@@ -19,7 +19,7 @@ MERGING, ARRIVED = "merging", "arrived"
 
 
 def open_private(path: str, create: bool = False) -> int:
-    """Open a directory that is this user's and nobody else's.
+    """Open a directory that only this user can read and write.
 
     Raises
     ------

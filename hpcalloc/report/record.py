@@ -55,7 +55,7 @@ COMMAND_MAX = 400  # characters of a command that a record keeps
 
 @dataclass(frozen=True)
 class Arrays:
-    """A rank's arrays; pages are base pages. One that nobody has touched is on no node."""
+    """A rank's arrays; pages are base pages. A page that was never touched is on no node."""
 
     count: int
     nbytes: int

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._text import BINDINGS, count_text, percent, plural, size_text
+from .._words import WORDS
 from ..discover.topology import format_ids
 from .record import Absent, Machine, Record
 from .summary import absent_ranks, worst
@@ -32,37 +33,18 @@ LEAST_WIDTH = 80  # that all columns fit into
 HOSTS = 6  # that are named
 ABSENT = 8  # ranks without a record whose reasons are told
 
-# Column -> what it means and what a record has for it.
-MEMORY_COLUMNS: dict[str, tuple[str, Callable[[Record], str]]] = {
-    "arrays": ("blocks of at least 64 KiB that live", lambda r: count_text(r.arrays.count)),
-    "size": ("bytes of these", lambda r: size_text(r.arrays.nbytes)),
-    "local": (
-        "share of their pages in memory that are on the rank's nodes",
-        lambda r: "unknown" if r.arrays.unknown else percent(r.arrays.local_fraction),
-    ),
-    "huge": (
-        "share of the arrays' memory that is in huge pages",
-        lambda r: percent(r.arrays.huge_fraction),
-    ),
-    "process local": (
-        "share of all memory of the process, libraries included, that is on the rank's nodes",
-        lambda r: percent(r.process_local_fraction),
-    ),
-    "peak": ("most memory that the allocator has had in use", lambda r: size_text(r.peak_bytes)),
-    "fallbacks": (
-        "requests that were served from another node because theirs was full",
-        lambda r: count_text(r.fallbacks),
-    ),
-    "remote frees": (
-        "blocks that another thread freed than the one that allocated them",
-        lambda r: count_text(r.remote_frees),
-    ),
+# Column -> what a record has for it; _words says what it means.
+MEMORY_COLUMNS: dict[str, Callable[[Record], str]] = {
+    "arrays": lambda r: count_text(r.arrays.count),
+    "size": lambda r: size_text(r.arrays.nbytes),
+    "local": lambda r: "unknown" if r.arrays.unknown else percent(r.arrays.local_fraction),
+    "huge": lambda r: percent(r.arrays.huge_fraction),
+    "process local": lambda r: percent(r.process_local_fraction),
+    "peak": lambda r: size_text(r.peak_bytes),
+    "fallbacks": lambda r: count_text(r.fallbacks),
+    "remote frees": lambda r: count_text(r.remote_frees),
 }
-LEGEND = {
-    "nodes": "NUMA nodes that are home to the rank's memory: its own and, by kind or weight, those of the policy",
-    "binding": "what was done about the CPUs that the launcher gave the rank",
-    **{name: what for name, (what, _) in MEMORY_COLUMNS.items()},
-}
+LEGEND = {name: WORDS[name] for name in ("nodes", "binding", *MEMORY_COLUMNS)}
 
 
 def metric_text(name: str, value: float) -> str:
@@ -238,7 +220,7 @@ def tables(listed: Sequence[Record], size: int) -> list[Table]:
         binding.add_row(
             str(r.rank), r.host, cpus, format_ids(r.nodes).replace(",", ", "), str(r.threads), words
         )
-        memory.add_row(str(r.rank), *(value(r) for _, value in MEMORY_COLUMNS.values()))
+        memory.add_row(str(r.rank), *(value(r) for value in MEMORY_COLUMNS.values()))
         nodes.add_row(str(r.rank), nodes_text(r))
         several = several or len(r.arrays.pages_per_node) > 1 or bool(r.arrays.untouched or r.arrays.failed)
     return [binding, memory, *([nodes] if several else [])]

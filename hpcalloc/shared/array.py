@@ -482,7 +482,7 @@ class SharedArray(_handler.Scope, np.lib.mixins.NDArrayOperatorsMixin):
         Raises
         ------
         TimeoutError
-            Another had it all the time.
+            Another rank held it all the time.
         ValueError
             No such rank.
         HpcallocError

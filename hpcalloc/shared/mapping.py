@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A mapping of our own of shared memory that somebody else may unmap.
+"""A second mapping of shared memory, which stays when MPI unmaps the first one.
 
 MPI unmaps a window when it is freed, and MPI itself may be finalised, while arrays that point into it are still
 used. So arrays point into a second mapping of the same pages, which lives as long as the last of them.

@@ -4,8 +4,8 @@
  *
  * Placement. Every block has a home, fixed when it is allocated: one NUMA node, or a set of nodes for
  * interleaved and blocked memory. Where its pages are is a matter of kernel policy on the block's
- * addresses and not of who touches it first. A freed block goes back to its home's heaps only.
- * On a machine of several nodes a process may inherit a memory policy that somebody chose (numactl, srun --mem-bind).
+ * addresses, whichever thread touches it first. A freed block goes back to its home's heaps only.
+ * On a machine of several nodes a process may inherit a memory policy (numactl, srun --mem-bind).
  * Local memory then follows that policy: its pages are where the policy of the thread that touches them first says. Other
  * requests, and strict ones, are served as they ask.
  *
@@ -116,7 +116,7 @@ NUMALLOC_API int numalloc_version(void);
 
 /* Optional. Makes bytes_per_node of address space on each allowed node ready for use, a hint that
  * never becomes a ceiling (see NUMALLOC_NODE_LIMIT for one). Idempotent: a second call with the same
- * value returns 0, with another value EALREADY. ENOMEM when the address space can't be had. */
+ * value returns 0, with another value EALREADY. ENOMEM if there is not as much address space. */
 NUMALLOC_API int numalloc_init(size_t bytes_per_node);
 
 /* Returns the memory of all free blocks to the system and hands pending frees of the calling thread to
@@ -145,9 +145,9 @@ NUMALLOC_API void numalloc_free(void *ptr);
 /* On a given node, preferred. */
 NUMALLOC_API NUMALLOC_MALLOC NUMALLOC_SIZE(1) void *numalloc_onnode(size_t size, int node);
 
-/* Pages dealt round-robin over the nodes of the mask (NULL: all allowed nodes): the nodes' shares differ by a page at most.
- * From 8 huge pages (of 2 MiB) a node on, huge pages are dealt, and the shares differ by one of these. Blocks below a page
- * are dealt whole, one node after another. */
+/* Pages round-robin over the nodes of the mask (NULL: all allowed nodes): the nodes' shares differ by a page at most.
+ * From 8 huge pages (of 2 MiB) a node on, huge pages take turns, and the shares differ by one of these. Blocks below a page
+ * are on one node each, in turns. */
 NUMALLOC_API NUMALLOC_MALLOC NUMALLOC_SIZE(1) void *numalloc_interleaved(size_t size, const numalloc_nodemask_t *nodes);
 
 /* Split into equal contiguous parts, one per node of the mask in ascending order (NULL: all allowed
@@ -268,8 +268,8 @@ typedef struct numalloc_limits_t {
 NUMALLOC_API int numalloc_limits_sized(numalloc_limits_t *limits, size_t bytes);
 static inline int numalloc_limits(numalloc_limits_t *limits) { return numalloc_limits_sized(limits, sizeof *limits); }
 
-/* Sets where pages of [ptr, ptr+len) that are not there yet will come from, whoever touches them first: preferably
- * `nodes` if that is one, else dealt over them. For mappings of others that the caller owns, shared ones included;
+/* Sets where pages of [ptr, ptr+len) that are not there yet will come from, whichever thread touches them first: preferably
+ * `nodes` if that is one, else round-robin over them. For mappings of others that the caller owns, shared ones included;
  * both ends on pages, EINVAL otherwise and for the allocator's own memory, whose homes are fixed. ENODEV no node, or
  * one that may not be used; EPERM, ENOSYS: see numalloc_can_bind. */
 NUMALLOC_API int numalloc_bind_range(void *ptr, size_t len, const numalloc_nodemask_t *nodes);
@@ -286,7 +286,7 @@ typedef struct numalloc_migration_t {
                                          * other processes too, and no CAP_SYS_NICE; ENOMEM their node is full; EFAULT */
 } numalloc_migration_t;
 
-/* Moves the pages of [ptr, ptr+len), any memory of this process: to the node of `nodes`, or dealt round-robin over
+/* Moves the pages of [ptr, ptr+len), any memory of this process: to the node of `nodes`, or round-robin over
  * them in units of `granule` bytes (0: a page; a transparent huge page moves whole). A block's home for later reuse
  * and for pages not touched yet stays what it was. EINVAL no range, or a granule that is not a multiple of the page
  * size; ENODEV no node, or one that may not be used; EPERM not allowed here, nothing was moved then. */

@@ -60,7 +60,7 @@ if [ "$nodes" = 4 ]; then
         tail -25 /tmp/heat.out
         last=$(tail -1 /tmp/heat.out)
         case $last in
-            "demo ok: 4 ranks, 100.0 % of "*) echo "heat2d on 4 ranks, 100.0 % local: ok" ;;
+            "heat2d ok: 4 ranks, 100.0 % of "*) echo "heat2d on 4 ranks, 100.0 % local: ok" ;;
             *) echo "heat2d on 4 ranks, 100.0 % local: FAILED" ;;
         esac
     else

@@ -16,7 +16,7 @@ QUICK = {"CHECK": "no"}  # Python starts slowly here, and the solver ends with t
 LAUNCH = ("mpich srun pmi2",)
 # Here every page can be asked for: nothing may be unknown.
 LOCAL = r"^100\.0 % of [1-9]\d* array pages local"
-HEAT = r"^demo ok: {ranks} ranks, 100\.0 % of [1-9]\d* pages local, max error"
+HEAT = r"^heat2d ok: {ranks} ranks, 100\.0 % of [1-9]\d* pages local, "
 
 
 def row(rank: int, host: int, cpus: str, nodes: str) -> str:

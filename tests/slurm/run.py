@@ -57,7 +57,7 @@ LOCAL = r"(100\.0 % of [1-9]\d* array pages local|placement unknown: .+)"
 
 def heat2d(ranks: int) -> str:
     """Match the last line of the halo solver."""
-    return rf"^demo ok: {ranks} ranks, (100\.0 % of [1-9]\d* pages local|placement unknown: .+), max error"
+    return rf"^heat2d ok: {ranks} ranks, (100\.0 % of [1-9]\d* pages local|placement unknown: .+), \d+ x \d+ points"
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def jobs(cores: int, scratch: pathlib.Path) -> list[Job]:
                 "^in refusing.sif",
                 "may ask for placement: no",
                 "^placement unknown: ",
-                "^demo ok: 1 ranks, placement unknown",
+                "^heat2d ok: 1 ranks, placement unknown",
             ),
             environment={"IMAGE": "refusing.sif"},
         ),

@@ -35,7 +35,7 @@ def _table(result: dict[str, Any]) -> Table:
         title=f"{here['processor']}, {here['cpus']} CPUs, {result['ranks']} ranks, {here['mpi']}, "
         f"NumPy {here['numpy']}, kernel {here['kernel']}",
         caption=f"median seconds of {result['repeats']} runs each, with and without in turns; ratio = hpcalloc over plain; "
-        "page faults of a whole run without > with"
+        "page faults of a whole run without → with"
         + ("; --quick: sizes that say nothing about speed" if result["quick"] else ""),
     )
     table.add_column("solver", no_wrap=True)
@@ -53,7 +53,7 @@ def _table(result: dict[str, Any]) -> Table:
             f"{runs['hpcalloc']['seconds']:.3f}",
             f"{row['ratio']:.3f}",
             f"{runs['hpcalloc']['rate']:.2f} {row['unit']}",
-            f"{runs['plain']['page_faults']} > {runs['hpcalloc']['page_faults']}",
+            f"{runs['plain']['page_faults']} → {runs['hpcalloc']['page_faults']}",
             _local(row),
             "yes",
         )

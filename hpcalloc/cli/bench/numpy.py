@@ -33,7 +33,7 @@ __all__ = ["command"]
     type=click.Choice(["local", "interleave"]),
     default="local",
     show_default=True,
-    help="Of ours.",
+    help="Policy of hpcalloc's arrays.",
 )
 @json_option
 @plot_option

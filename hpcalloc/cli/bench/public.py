@@ -23,7 +23,7 @@ __all__ = ["command"]
     "list_file",
     required=True,
     type=click.Path(exists=True, dir_okay=False),
-    help="The programs; benchmarks/*.ini of the source tree are such lists, and tell the format.",
+    help="List of the programs; benchmarks/public.ini of the source tree shows the format.",
 )
 @click.option(
     "--programs",
