@@ -71,10 +71,9 @@ enum {
     NA_CACHE_LEAST = 16,
     NA_RETIRED_SLICES = 64,     /* of retired pages in a heap at most */
     NA_PEAK_BYTES = 1 << 20,    /* freed blocks from this size are worth a thread that returns them */
-    NA_MIXED_CACHE_SLOTS = 16,  /* freed mixed spans with their policy and pages */
-    NA_SPAN_CACHE_SLOTS = 16,   /* freed large blocks in a heap's span cache at most */
-    NA_SPAN_CACHE_LONGEST = 16, /* slices of one at most */
-    NA_SPAN_CACHE_SLICES = 32,  /* of all of them at most */
+    NA_SPAN_CACHE_SLOTS = 16,   /* freed large blocks in a span cache at most */
+    NA_SPAN_CACHE_LONGEST = 16, /* slices of one at most, in a heap's */
+    NA_SPAN_CACHE_SLICES = 32,  /* of all of them at most, in a heap's */
     NA_AGES = 8,                /* ticks after which the memory of a free slice is due */
     NA_DUE = NA_AGES,           /* index of the list of spans with slices that are due */
     NA_EDGES,                   /* of those with less than a whole huge page of memory */
@@ -115,17 +114,7 @@ static inline na_block *na_list_pop(na_list *list) {
 _Static_assert(sizeof(na_block) <= NA_GRANULE, "a free block must hold its links");
 
 /* No span in the map is NA_NO_SPAN: nothing matches the tag of na_empty_heap, which is zeros. */
-enum na_span_kind {
-    NA_NO_SPAN,
-    NA_FREE,
-    NA_PAGE,
-    NA_LARGE,
-    NA_LOST,
-    NA_CACHED_MIXED,
-    NA_CACHED,
-    NA_RESERVE,
-    NA_PURGING
-};
+enum na_span_kind { NA_NO_SPAN, NA_FREE, NA_PAGE, NA_LARGE, NA_LOST, NA_CACHED, NA_RESERVE, NA_PURGING };
 
 _Static_assert((NA_SLICE * NA_MEDIUM_PAGE_SLICES) / NA_GRANULE < (1 << NA_LIST_BITS), "the number of blocks fits");
 
@@ -162,7 +151,7 @@ typedef struct na_span {
         na_link rest; /* free and dirty: list by age; being purged: region->purging */
         struct {
             struct na_span *older, *newer;
-        };                              /* of the span cache of the mixed region; retired: the heap's list */
+        };                              /* retired: the heap's list */
         struct na_placement *placement; /* large, mixed region: its policy */
     };
 
@@ -179,8 +168,7 @@ typedef struct na_span {
     uint8_t zeroed;              /* page: its memory was zero when it became one */
     uint8_t grown;               /* large: realloc made it; being purged: it is a reserve */
     struct na_span *next, *prev; /* page: queue of its heap; free: bin; reserve: list; unused: next */
-    uint64_t
-        freed_at; /* retired, in the mixed region's span cache: ms when it became so; free: its oldest dirty slice, or an earlier tick */
+    uint64_t freed_at;           /* retired: ms when it became so; free: its oldest dirty slice, or an earlier tick */
 } na_span;
 _Static_assert(sizeof(na_span) == 128, "two cache lines");
 
@@ -223,6 +211,18 @@ static inline void na_cache_set(na_cache *cache, na_list list) {
 }
 _Static_assert(sizeof(na_cache) == 32, "finding one of them takes a shift");
 
+/* Freed large blocks for the next ones of their kind, see cache.c. */
+typedef struct na_span_cache {
+    uint32_t slices[NA_SPAN_CACHE_SLOTS]; /* what its owner put into the slots, 0: nothing */
+    uint32_t last;                        /* the slot that was filled last */
+    uint32_t total;                       /* sum of `slices` */
+    _Atomic(uint64_t) taken, taken_bytes; /* large blocks allocated from there ever */
+    _Atomic(uint64_t) freed, freed_bytes; /* freed to there ever */
+    _Atomic(na_span *) span[NA_SPAN_CACHE_SLOTS];
+    _Atomic(uint64_t) at[NA_SPAN_CACHE_SLOTS]; /* ms when the slot was filled */
+    struct na_span_cache *next;                /* of the region */
+} na_span_cache;
+
 /* The pages of one region that one thread owns. Only the owner touches anything but `pending`, `thread` and
  * the links, which the region lock guards. */
 struct na_heap {
@@ -251,14 +251,7 @@ struct na_heap {
     na_heap *newer;                   /* abandoned */
     uint64_t rested;                  /* abandoned: bytes of retired pages and cached spans when its thread ended */
     na_heap *all_next;                /* every heap of the region */
-    /* Freed large blocks, see cache.c. */
-    uint8_t cached_slices[NA_SPAN_CACHE_SLOTS];         /* what its thread put into the slots, 0: nothing */
-    uint32_t cached_last;                               /* the slot that was filled last */
-    uint32_t cached_total;                              /* sum of cached_slices */
-    _Atomic(uint64_t) cached_taken, cached_taken_bytes; /* large blocks allocated from there ever */
-    _Atomic(uint64_t) cached_freed, cached_freed_bytes; /* freed to there ever */
-    _Atomic(na_span *) cached[NA_SPAN_CACHE_SLOTS];
-    _Atomic(uint64_t) cached_at[NA_SPAN_CACHE_SLOTS]; /* ms */
+    na_span_cache spans;
 };
 
 typedef struct na_remote_slot {
@@ -313,20 +306,19 @@ struct na_region {
     uint64_t tick;                     /* as the lists by age know it */
     na_link purging;                   /* spans whose memory is being given back, outside the lock */
     uint32_t in_purge[2], purge_epoch; /* batches of them, by parity of the epoch in which they were taken out */
-    na_span *mixed_cache_first, *mixed_cache_last; /* mixed: freed spans with their policy, oldest first */
-    uint32_t mixed_cache_count;
+    na_span_cache *caches;             /* of its heaps, or the one of the mixed region */
+    na_span_cache mixed_cache;
     /* Changed under the lock; looked at without, to skip it. */
     _Atomic(na_heap *) abandoned, abandoned_oldest, collected, empty;
-    uint64_t rested; /* bytes: sum over the heaps in `abandoned` */
+    uint64_t rested; /* bytes: sum over the heaps in `abandoned`; mixed: in its span cache. They count as used */
     _Atomic(uint64_t)
-        cached_since; /* ms, not after the first block of a span cache was freed; NA_NO_TIME: there is none */
+        cached_since; /* ms, not after the first block of its span caches was freed; NA_NO_TIME: there is none */
     na_heap *all;
     na_placement *placement_unused;
     /* statistics */
     _Atomic(uint64_t) used_bytes;  /* of spans that are not free */
     _Atomic(uint64_t) dirty_bytes; /* of dirty slices in free spans */
     _Atomic(uint64_t) mixed_bytes; /* region of NA_ONNODE: this node's share of mixed memory, its span cache included */
-    uint64_t mixed_cache_bytes;    /* of its span cache; they count as used */
     uint64_t peak_bytes, purged_bytes;
     /* What reclaim.c goes by */
     _Atomic(bool) restless;    /* memory is due, or was opened, or more rests than may: a pass is wanted */

@@ -259,7 +259,7 @@ static void growing_gives_back_elsewhere(void) {
     for (int i = 0; i < 2 * HOLES; i++) CHECK((block[i] = take(2 * NA_SLICE)) != NULL);
     for (int i = 0; i < 2 * HOLES; i++) memset(block[i], 1, 2 * NA_SLICE);
     for (int i = 0; i < 2 * HOLES; i += 2) numalloc_free(block[i]);
-    (void)na_span_cache_release(region(), NA_NO_TIME);
+    na_span_cache_release(region(), NA_NO_TIME, UINT64_MAX);
     unsigned char *vector[VECTORS];
     for (int k = 0; k < VECTORS; k++) CHECK((vector[k] = growing(70000)) != NULL);
     for (size_t size = 3 * NA_SLICE; size <= 31 * NA_SLICE; size += NA_SLICE)

@@ -308,8 +308,8 @@ static void registered_pages_stay_body(void) {
     for (size_t at = 0; at < bytes; at += 4096) CHECK_EQUAL(sparse[at], 0);
     numalloc_free(sparse);
     for (int round = 0; round < 2; round++) { /* the span cache of mixed memory gives way to other placements */
-        void *block[2 * NA_MIXED_CACHE_SLOTS];
-        for (int i = 0; i < 2 * NA_MIXED_CACHE_SLOTS; i++) {
+        void *block[2 * NA_SPAN_CACHE_SLOTS];
+        for (int i = 0; i < 2 * NA_SPAN_CACHE_SLOTS; i++) {
             numalloc_nodemask_t nodes = {{3}};
             numalloc_request_t request = {.size = (size_t)(i + 1) * 300000, .flags = NUMALLOC_ZERO, .nodes = &nodes};
             request.policy = round == 0 ? NUMALLOC_INTERLEAVE : NUMALLOC_BLOCKED;
@@ -317,7 +317,7 @@ static void registered_pages_stay_body(void) {
             for (size_t at = 0; at < request.size; at += 4096) CHECK_EQUAL(((char *)block[i])[at], 0);
             memset(block[i], 1, request.size);
         }
-        for (int i = 0; i < 2 * NA_MIXED_CACHE_SLOTS; i++) numalloc_free(block[i]);
+        for (int i = 0; i < 2 * NA_SPAN_CACHE_SLOTS; i++) numalloc_free(block[i]);
     }
     CHECK_EQUAL(numalloc_purge(), 0);
     CHECK_EQUAL(machine_calls(MACHINE_purge), 0);

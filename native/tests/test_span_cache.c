@@ -388,7 +388,7 @@ static void *gives_back(void *unused) {
     while (atomic_load(&giving_back))
         for (int i = 0; i < na_region_count; i++) {
             if (!atomic_load(&na_regions[i].opened)) continue;
-            (void)na_span_cache_release(&na_regions[i], NA_NO_TIME);
+            na_span_cache_release(&na_regions[i], NA_NO_TIME, UINT64_MAX);
             na_abandoned_reclaim(&na_regions[i]);
         }
     return unused;

@@ -72,6 +72,18 @@ static void (*_Atomic before_large_free)(void);
 
 void numalloc_before_large_free(void (*look)(void)) { atomic_store(&before_large_free, look); }
 
+static void free_large(na_span *span) {
+    bool peak = na_span_bytes(span) >= NA_PEAK_BYTES;
+    void (*look)(void) = atomic_load_explicit(&before_large_free, memory_order_relaxed);
+    if (NA_UNLIKELY(look != NULL)) look();
+    na_region *region = &na_regions[span->region];
+    uint64_t now = os_now_ms();
+    if (region->node_index < 0) na_mixed_free(span, now);
+    else na_large_free(region, span, now);
+    if (peak) na_purger_start();
+    na_reclaim_pass(region, true, now);
+}
+
 static void free_block(na_span *span, void *ptr, const char *call) {
     const char *remedy, *fault = claim(span, ptr, &remedy);
     if (fault != NULL) {
@@ -79,14 +91,7 @@ static void free_block(na_span *span, void *ptr, const char *call) {
         return;
     }
     if (span->kind == NA_LARGE) {
-        bool peak = na_span_bytes(span) >= NA_PEAK_BYTES;
-        void (*look)(void) = atomic_load_explicit(&before_large_free, memory_order_relaxed);
-        if (NA_UNLIKELY(look != NULL)) look();
-        na_region *region = &na_regions[span->region];
-        if (region->node_index < 0) na_mixed_free(span);
-        else na_large_free(span);
-        if (peak) na_purger_start();
-        na_reclaim_pass(region, true);
+        free_large(span);
         return;
     }
     if (NA_UNLIKELY(na_secure)) {
@@ -116,7 +121,7 @@ void na_free(void *ptr, const char *call) { free_block(na_span_at(ptr), ptr, cal
 static void after_change(na_heap *heap, bool freed) {
     if (NA_LIKELY(!heap->changed)) return;
     heap->changed = 0;
-    na_reclaim_pass(heap->region, freed);
+    na_reclaim_pass(heap->region, freed, os_now_ms());
 }
 
 __attribute__((noinline)) void na_freed_slow(na_span *page) {
@@ -154,7 +159,7 @@ static void *alloc_in(na_region *region, size_t size, size_t align, unsigned fla
     size_t padded = align > NA_GRANULE ? (size + align - 1) & ~(align - 1) : size;
     if (padded > NA_BLOCK_MAX || align > NA_SLICE) {
         void *block = na_large_alloc(region, size, align, flags);
-        na_reclaim_pass(region, false);
+        na_reclaim_pass(region, false, os_now_ms());
         return born(block);
     }
     na_heap *heap = na_heap_of(region);
@@ -206,7 +211,7 @@ static void *mixed_alloc(const na_placement *placement, size_t size, size_t alig
     }
     if (NA_UNLIKELY(block == NULL) && made_room(placement->strict, flags))
         block = na_mixed_alloc(placement, size, align, flags);
-    na_reclaim_pass(region, false);
+    na_reclaim_pass(region, false, os_now_ms());
     return born(counted(region, placement->strict, block));
 }
 
@@ -252,7 +257,8 @@ __attribute__((noinline)) void *na_alloc_slow(size_t size) {
             return na_cache_pop(cache);
         }
     } else if (size - 1 < NA_SPAN_CACHE_MAX && !na_moved() && !na_opt.strict) {
-        na_span *span = na_span_cache_take(na_self.heap, (uint32_t)((size + NA_SLICE - 1) >> NA_SLICE_SHIFT));
+        uint32_t slices = (uint32_t)((size + NA_SLICE - 1) >> NA_SLICE_SHIFT);
+        na_span *span = na_span_cache_take(&na_self.heap->spans, slices);
         if (span != NULL) return (void *)span->start;
     }
     return alloc_here(size, 0, 0);
@@ -481,7 +487,7 @@ void *na_realloc(void *ptr, size_t size) {
         void *moved = na_large_realloc(span, size);
         if (moved == NULL && region->strict && errno == ENOMEM && (na_reclaim_relieve(region, 0) | made_room(true, 0)))
             moved = na_large_realloc(span, size); /* others are asked for below */
-        na_reclaim_pass(region, false);
+        na_reclaim_pass(region, false, os_now_ms());
         (void)born(moved != NULL ? moved : ptr);
         if (moved != NULL || region->strict) return counted(region, region->strict, moved);
     } else if (stays(size, have)) {

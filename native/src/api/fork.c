@@ -30,7 +30,7 @@ static void parent(void) {
 }
 
 static void orphan(na_heap *heap) {
-    na_span_cache_recount(heap);
+    na_span_cache_recount(&heap->spans);
     na_heap_orphan(heap);
 }
 

@@ -67,19 +67,15 @@ static void add_region(na_region *region, numalloc_stats_t *stats) {
     pthread_mutex_lock(&region->lock);
     add_live_pages(region, stats);
     add_heaps(region, stats);
-    na_span_cache_counts cached =
-        na_span_cache_count(region); /* what heaps took and gave without the region's knowledge */
+    na_span_cache_counts cached = na_span_cache_count(region); /* taken and given without the region's knowledge */
     uint64_t large_bytes = region->large_bytes + cached.taken_bytes - cached.freed_bytes;
     stats->allocations += region->large_allocations + cached.taken;
     stats->frees += region->large_frees + cached.freed;
     stats->allocated_bytes += large_bytes;
     stats->large_blocks += region->large_blocks + cached.taken - cached.freed;
     stats->large_bytes += large_bytes;
-    stats->cached_bytes += cached.bytes;
     stats->huge_bytes += region->huge_bytes;
-    stats->cached_bytes += region->dirty_bytes;
-    for (const na_span *span = region->mixed_cache_first; span != NULL; span = span->newer)
-        stats->cached_bytes += na_span_bytes(span);
+    stats->cached_bytes += cached.bytes + region->dirty_bytes;
     stats->committed_bytes += atomic_load_explicit(&region->used_bytes, memory_order_relaxed) + region->dirty_bytes;
     stats->peak_bytes += region->peak_bytes;
     stats->purged_bytes += region->purged_bytes;

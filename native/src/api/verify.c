@@ -187,14 +187,14 @@ static int check_heap(const na_heap *heap) {
 
 static int check_span_caches(const na_region *region, uint32_t spans) {
     uint32_t count = 0;
-    for (const na_heap *heap = region->all; heap != NULL; heap = heap->all_next)
+    for (const na_span_cache *cache = region->caches; cache != NULL; cache = cache->next)
         for (unsigned slot = 0; slot < NA_SPAN_CACHE_SLOTS; slot++) {
-            const na_span *span = atomic_load_explicit(&heap->cached[slot], memory_order_relaxed);
+            const na_span *span = atomic_load_explicit(&cache->span[slot], memory_order_relaxed);
             if (span == NULL) continue;
             count++;
             if (span->kind != NA_CACHED || span->region != region->index)
                 return broken("a span cache has a span that is not cached or of another region", region, span);
-            if (span->slices != heap->cached_slices[slot])
+            if (span->slices != cache->slices[slot])
                 return broken("the length of a span in a cache differs", region, span);
         }
     if (count != 0 && atomic_load(&region->cached_since) == NA_NO_TIME)

@@ -40,7 +40,7 @@ static void abandon(na_heap *heap) {
     else region->abandoned_oldest = heap;
     region->abandoned = heap;
     region->abandoned_count++;
-    heap->rested = (uint64_t)(heap->retired_slices + heap->cached_total) << NA_SLICE_SHIFT;
+    heap->rested = (uint64_t)(heap->retired_slices + heap->spans.total) << NA_SLICE_SHIFT;
     region->rested += heap->rested;
 }
 

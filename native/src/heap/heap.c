@@ -90,6 +90,8 @@ static na_heap *heap_make(na_region *region) {
         }
         heap->all_next = region->all;
         region->all = heap;
+        heap->spans.next = region->caches;
+        region->caches = &heap->spans;
     }
     if (heap != NULL) { /* with the lock held: a child of fork finds it by its owner */
         heap->next = NULL;

@@ -101,7 +101,7 @@ static bool leave_heaps(na_thread *thread) {
     for (int i = 0; i < na_region_count; i++) {
         na_heap *heap = thread->heaps[i];
         if (heap == NULL) continue;
-        much |= heap->pages + heap->cached_total >= NA_PEAK_BYTES / NA_SLICE;
+        much |= heap->pages + heap->spans.total >= NA_PEAK_BYTES / NA_SLICE;
         thread->heaps[i] = NULL;
         na_heap_abandon(heap);
     }

@@ -89,12 +89,12 @@ static bool heal(na_region *region, na_span *span) {
 }
 
 /* Gives a span back that is no block any more (sign -1), or did not become one (0). */
-static void dispose(na_region *region, na_span *span, int sign) {
+static void dispose(na_region *region, na_span *span, int sign, uint64_t now) {
     bool usable = (span->huge_shift == 0 && !span->remapped) || heal(region, span);
     if (!usable) give_up(span);
     pthread_mutex_lock(&region->lock);
     na_large_account(region, span, sign);
-    if (usable) na_span_free_locked(region, span, os_now_ms());
+    if (usable) na_span_free_locked(region, span, now);
     else na_span_release_reserve(region, span);
     pthread_mutex_unlock(&region->lock);
 }
@@ -127,7 +127,7 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
     bool growing = (flags & NA_GROWING) != 0;
     bool may_keep = !growing && align == NA_SLICE && bytes <= NA_SPAN_CACHE_MAX;
     na_heap *heap = may_keep ? heap_in(region) : NULL;
-    na_span *span = heap != NULL ? na_span_cache_take(heap, slices_of(bytes)) : NULL;
+    na_span *span = heap != NULL ? na_span_cache_take(&heap->spans, slices_of(bytes)) : NULL;
     bool cached = span != NULL;
     if (!cached) {
         uint32_t slices = slices_of(bytes), align_slices = slices_of(align);
@@ -154,7 +154,7 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
         na_nodeset home = na_region_nodes(region);
         error = na_populate(span->start, size, &home, region->strict ? NA_IN_SET : NA_UNCHECKED);
         if (error != 0) {
-            dispose(region, span, 0);
+            dispose(region, span, 0, os_now_ms());
             errno = error;
             return NULL;
         }
@@ -168,12 +168,12 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
     return (void *)span->start;
 }
 
-void na_large_free(na_span *span) {
-    na_region *region = &na_regions[span->region];
+void na_large_free(na_region *region, na_span *span, uint64_t now) {
     /* One slice is had for its alignment alone, which no cached span serves. */
-    bool ordinary = span->huge_shift == 0 && !span->remapped && !span->grown && span->slices > 1;
-    na_heap *heap = ordinary ? heap_in(region) : NULL;
-    if (heap == NULL || !na_span_cache_put(heap, span)) dispose(region, span, -1);
+    bool ordinary = span->huge_shift == 0 && !span->remapped && !span->grown;
+    bool fits = span->slices > 1 && span->slices <= NA_SPAN_CACHE_LONGEST;
+    na_heap *heap = ordinary && fits ? heap_in(region) : NULL;
+    if (heap == NULL || !na_span_cache_put(region, &heap->spans, span, now)) dispose(region, span, -1, now);
 }
 
 /* ---- realloc ------------------------------------------------------------------------------------------- */
@@ -224,11 +224,12 @@ void *na_large_realloc(na_span *span, size_t size) {
     if (moved == NULL) return outgrows && extend(region, span, want) ? (void *)span->start : NULL;
     enum move how = move_by_remap(region, span, na_span_at(moved));
     if (how == TARGET_LOST) {
-        dispose(region, na_span_at(moved), -1); /* gives it up, as it can't be healed */
+        dispose(region, na_span_at(moved), -1, os_now_ms()); /* gives it up, as it can't be healed */
         errno = ENOMEM;
         return NULL;
     }
     if (how == NOT_MOVED) memcpy(moved, (void *)span->start, before);
-    dispose(region, span, -1); /* not into the cache: its size is not wanted again, and its neighbours may grow */
+    dispose(region, span, -1,
+            os_now_ms()); /* not into the cache: its size is not wanted again, and its neighbours may grow */
     return moved;
 }

@@ -14,18 +14,21 @@
 /* NULL with errno. Flags: NUMALLOC_ZERO and NUMALLOC_POPULATE; NA_GROWING: for realloc, which may want more room soon. */
 #define NA_GROWING (1u << 31)
 void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flags);
-void na_large_free(na_span *span);
+void na_large_free(na_region *region, na_span *span, uint64_t now); /* ms */
 void *na_large_realloc(na_span *span, size_t size); /* in place or moved within its region; NULL with errno */
 size_t na_large_align(size_t bytes, size_t align);  /* where a block of that size starts, in bytes */
 
-/* ---- cache.c: freed large blocks for a thread's next ones ---- */
+/* ---- cache.c: freed large blocks for the next of their kind ---- */
 
-na_span *na_span_cache_take(na_heap *heap,
-                            uint32_t slices);         /* dirty, counted as a large block; NULL: none fits; owner only */
-bool na_span_cache_put(na_heap *heap, na_span *span); /* takes it off the count; false: not done; owner only */
-void na_span_cache_recount(na_heap *heap);            /* child of fork: its thread may have been between two stores */
-/* Those that all heaps keep since before a time in ms go back; takes the lock. false: there were none. */
-bool na_span_cache_release(na_region *region, uint64_t before);
+/* By the cache's owner, a thread or the holder of the mixed region's lock. A dirty one, counted as a large block; NULL: none
+ * fits. */
+na_span *na_span_cache_take(na_span_cache *cache, uint32_t slices);
+na_span *na_span_cache_take_placed(na_span_cache *cache, uint32_t slices, const na_placement *placement, size_t align);
+/* Takes it off the count; false: not done. */
+bool na_span_cache_put(na_region *region, na_span_cache *cache, na_span *span, uint64_t now);
+void na_span_cache_recount(na_span_cache *cache); /* child of fork: its thread may have been between two stores */
+/* What all caches of a region have since before a time in ms goes back, about so many bytes of it; takes the lock. */
+void na_span_cache_release(na_region *region, uint64_t before, uint64_t bytes);
 
 typedef struct na_span_cache_counts {
     uint64_t taken, taken_bytes, freed, freed_bytes; /* large blocks, ever; the region's own counts lack them */
@@ -36,10 +39,11 @@ na_span_cache_counts na_span_cache_count(const na_region *region); /* with the l
 /* ---- mixed.c: interleaved and blocked memory ---- */
 
 void *na_mixed_alloc(const na_placement *placement, size_t size, size_t align, unsigned flags);
-void na_mixed_free(na_span *span);
-/* Freed spans that wait with their policy since before a time in ms go back, the oldest first, about so many bytes of
- * them; takes the lock. false: there were none. */
-bool na_mixed_release(na_region *region, uint64_t before, uint64_t bytes);
+void na_mixed_free(na_span *span, uint64_t now); /* ms */
+/* For cache.c. */
+bool na_mixed_serves(const na_span *span, const na_placement *placement, size_t align);
+void na_mixed_release(na_span *span,
+                      uint64_t rested_since); /* with the lock held before and after, but not meanwhile */
 
 #pragma GCC visibility pop
 

@@ -2,9 +2,8 @@
  *
  * mixed.c: owns interleaved, weighted and blocked memory: spans of the last region, each with a kernel policy of its own.
  *
- * Such a span costs a few VMAs, so freed ones stay in a span cache for a while with their policy and pages, and serve the
- * next request for the same placement; after the purge delay, or when there are too many, policy and memory go
- * and the range is an ordinary free span again.
+ * Such a span costs a few VMAs, so freed ones stay in the region's span cache (cache.c) with their policy and pages, and
+ * serve the next request for the same placement. What leaves it loses policy and memory and is an ordinary free span again.
  *
  * Threads: placements, span cache and accounting under the region's lock.
  */
@@ -158,21 +157,7 @@ static bool count_share(const na_placement *placement, uint32_t slices, int sign
     return fits;
 }
 
-/* ---- the span cache -------------------------------------------------------------------------------------------- */
-
-static void mixed_cache_remove(na_region *region, na_span *span) {
-    na_span *older = span->older, *newer = span->newer;
-    if (older != NULL) older->newer = newer;
-    else region->mixed_cache_first = newer;
-    if (newer != NULL) newer->older = older;
-    else region->mixed_cache_last = older;
-    region->mixed_cache_count--;
-    region->mixed_cache_bytes -= na_span_bytes(span);
-}
-
-/* A cached span needs its placement and the list's links at once: the links live in the placement's place and
- * the placement in `free`, which only pages use. */
-static na_placement *mixed_cache_placement(const na_span *span) { return (na_placement *)(uintptr_t)span->free; }
+/* ---- placements --------------------------------------------------------------------------------------------- */
 
 static void placement_delete(na_region *region, na_placement *placement) {
     placement->next = region->placement_unused;
@@ -197,52 +182,39 @@ static na_placement *placement_new(na_region *region, const na_placement *value)
     return placement;
 }
 
-/* The oldest goes back to the ordinary free spans: no policy, no memory. Where the policy can't be taken off, it is set
- * anew by the next user of the range. The lock is held before and after, but not meanwhile. */
-static void dissolve_oldest(na_region *region) {
-    na_span *span = region->mixed_cache_first;
-    mixed_cache_remove(region, span);
+/* ---- the span cache ----------------------------------------------------------------------------------------- */
+
+bool na_mixed_serves(const na_span *span, const na_placement *placement, size_t align) {
+    return (span->start & (align - 1)) == 0 && same_placement(span->placement, placement);
+}
+
+static na_span *cache_take(na_region *region, const na_placement *placement, uint32_t slices, size_t align) {
+    na_span *span = na_span_cache_take_placed(&region->mixed_cache, slices, placement, align);
+    if (span != NULL) region->rested -= na_span_bytes(span);
+    return span;
+}
+
+/* Becomes an ordinary free span: no policy, no memory. Where the policy can't be taken off, it is set anew by the next user of
+ * the range. */
+static void dissolve(na_region *region, na_span *span, uint64_t rested_since) {
+    na_placement *placement = span->placement;
     unsigned count = na_rest_begin(region, span);
     pthread_mutex_unlock(&region->lock);
     bool purged = na_opt.purge_delay_ms != NA_PURGE_NEVER && os_purge((void *)span->start, na_span_bytes(span)) == 0;
-    drop_policy(region, mixed_cache_placement(span), span);
-    (void)count_share(mixed_cache_placement(span), span->slices, -1);
+    drop_policy(region, placement, span);
+    (void)count_share(placement, span->slices, -1);
     pthread_mutex_lock(&region->lock);
     na_rest_end(region, span, count);
-    placement_delete(region, mixed_cache_placement(span));
-    span->free = 0;
+    placement_delete(region, placement);
     if (purged) region->purged_bytes += na_span_bytes(span);
     if (purged) na_span_free_zero_locked(region, span);
-    else na_span_free_locked(region, span, span->freed_at);
+    else na_span_free_locked(region, span, rested_since);
 }
 
-bool na_mixed_release(na_region *region, uint64_t before, uint64_t bytes) {
-    bool any = false;
-    pthread_mutex_lock(&region->lock);
-    while (region->mixed_cache_first != NULL && region->mixed_cache_first->freed_at < before && bytes != 0) {
-        uint64_t some = na_span_bytes(region->mixed_cache_first);
-        bytes -= some < bytes ? some : bytes;
-        dissolve_oldest(region);
-        any = true;
-    }
-    pthread_mutex_unlock(&region->lock);
-    return any;
-}
-
-static na_span *mixed_cache_take(na_region *region, const na_placement *placement, uint32_t slices, size_t align) {
-    for (na_span *span = region->mixed_cache_last; span != NULL; span = span->older) {
-        bool fits = placement->policy != NUMALLOC_INTERLEAVE
-                        ? span->slices == slices
-                        : span->slices >= slices && span->slices - slices <= slices / 8;
-        if (!fits || (span->start & (align - 1)) != 0 || !same_placement(mixed_cache_placement(span), placement))
-            continue;
-        na_placement *own = mixed_cache_placement(span);
-        mixed_cache_remove(region, span);
-        span->free = 0;
-        span->placement = own;
-        return span;
-    }
-    return NULL;
+void na_mixed_release(na_span *span, uint64_t rested_since) {
+    na_region *region = na_region_mixed();
+    region->rested -= na_span_bytes(span);
+    dissolve(region, span, rested_since);
 }
 
 /* ---- allocation -------------------------------------------------------------------------------------------- */
@@ -270,7 +242,7 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
     }
     uint32_t slices = (uint32_t)(bytes >> NA_SLICE_SHIFT);
     pthread_mutex_lock(&region->lock);
-    na_span *span = mixed_cache_take(region, &placement, slices, align);
+    na_span *span = cache_take(region, &placement, slices, align);
     bool cached = span != NULL;
     na_placement *own = cached ? span->placement : placement_new(region, &placement);
     pthread_mutex_unlock(&region->lock);
@@ -281,7 +253,7 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
     bool stale = cached; /* holds what the last user left */
     if (!cached) {
         bool clean, counted = count_share(&placement, slices, 1);
-        if (counted) span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_CACHED_MIXED, &clean);
+        if (counted) span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_CACHED, &clean);
         if (span != NULL) {
             span->placement = own;
             own->dealt_by_kernel = placement.dealt_by_kernel = kernel_turn(&placement, size);
@@ -305,17 +277,13 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
     if (error == 0 && (placement.strict || (flags & NUMALLOC_POPULATE) != 0)) error = populate(&placement, span, size);
     if (error == 0 && stale && (flags & NUMALLOC_ZERO) != 0) memset((void *)span->start, 0, size);
     pthread_mutex_lock(&region->lock);
-    if (error == 0) {
+    if (error == 0 && !cached) {
         span->kind = NA_LARGE;
         na_large_account(region, span, 1);
-    } else {
-        if (span != NULL) {
-            drop_policy(region, &placement, span);
-            (void)count_share(&placement, span->slices, -1);
-            span->older = span->newer = NULL;
-            na_span_free_locked(region, span, os_now_ms());
-        }
-        placement_delete(region, own);
+    } else if (error != 0) {
+        if (cached) na_large_account(region, span, -1);
+        if (span != NULL) dissolve(region, span, os_now_ms());
+        else placement_delete(region, own);
     }
     pthread_mutex_unlock(&region->lock);
     if (error != 0) {
@@ -325,22 +293,16 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
     return (void *)span->start;
 }
 
-void na_mixed_free(na_span *span) {
+void na_mixed_free(na_span *span, uint64_t now) {
     na_region *region = na_region_mixed();
     pthread_mutex_lock(&region->lock);
-    na_large_account(region, span, -1);
-    na_placement *placement = span->placement;
-    span->free = (uintptr_t)placement;
-    span->kind = NA_CACHED_MIXED;
-    span->freed_at = os_now_ms();
-    span->newer = NULL;
-    span->older = region->mixed_cache_last;
-    if (span->older != NULL) span->older->newer = span;
-    else region->mixed_cache_first = span;
-    region->mixed_cache_last = span;
-    region->mixed_cache_count++;
-    region->mixed_cache_bytes += na_span_bytes(span);
-    if (na_rest_excess(region) != 0) na_rest_wake(region);
-    while (region->mixed_cache_count > NA_MIXED_CACHE_SLOTS) dissolve_oldest(region);
+    if (na_span_cache_put(region, &region->mixed_cache, span, now)) {
+        region->rested += na_span_bytes(span);
+        if (na_rest_excess(region) != 0) na_rest_wake(region);
+    } else {
+        na_large_account(region, span, -1);
+        span->kind = NA_CACHED;
+        dissolve(region, span, now);
+    }
     pthread_mutex_unlock(&region->lock);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * reclaim.c: the one owner of "memory is short" and of giving memory back. Free memory rests in three forms: in heaps
- * without a thread (abandoned.c), in the span cache (cache.c, mixed.c), and in dirty spans (rest.c). It goes back
+ * without a thread (abandoned.c), in span caches (cache.c), and in dirty spans (rest.c). It goes back
  *
  *   by age     what has rested for the purge delay, as calls pass by, or by the purger's thread;
  *   by volume  when a thread only frees, and more rests than NA_REST_LEAST and what is in use. Who takes it all again pays for
@@ -82,11 +82,10 @@ static void by_age(na_region *region, uint64_t now, uint64_t quiet) {
  * way into free spans seems to be in use, so other threads see too little then: the excess is looked at again afterwards. */
 static void shrink(na_region *region) {
     uint64_t excess = na_rest_excess(region);
-    if (excess != 0 && region->rested + region->mixed_cache_bytes != 0) {
+    if (excess != 0 && region->rested != 0) {
         pthread_mutex_unlock(&region->lock);
         na_abandoned_release(region, NA_NO_TIME);
-        (void)na_span_cache_release(region, NA_NO_TIME);
-        (void)na_mixed_release(region, NA_NO_TIME, excess);
+        na_span_cache_release(region, NA_NO_TIME, region->node_index < 0 ? excess : UINT64_MAX);
         pthread_mutex_lock(&region->lock);
         excess = na_rest_excess(region);
     }
@@ -133,7 +132,7 @@ static uint64_t resting(void) {
         na_region *region = &na_regions[i];
         if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
         pthread_mutex_lock(&region->lock);
-        bytes += region->dirty_bytes + region->mixed_cache_bytes;
+        bytes += region->dirty_bytes + region->rested;
         pthread_mutex_unlock(&region->lock);
     }
     return bytes;
@@ -159,8 +158,7 @@ static void mind_limits(uint64_t opened) {
 /* Heaps and cached spans that rested long enough: `before` in ms. */
 static void release_before(na_region *region, uint64_t before) {
     na_abandoned_release(region, before);
-    (void)na_span_cache_release(region, before);
-    if (region->node_index < 0) (void)na_mixed_release(region, before, UINT64_MAX);
+    na_span_cache_release(region, before, UINT64_MAX);
 }
 
 void na_reclaim_look(na_region *region, uint64_t now) {
@@ -277,7 +275,7 @@ bool na_reclaim_due(void) {
         na_reclaim_look(region, os_now_ms());
         rests |= na_abandoned_oldest(region) != NA_NO_TIME || atomic_load(&region->cached_since) != NA_NO_TIME;
         pthread_mutex_lock(&region->lock);
-        rests |= na_rest_any(region) || region->mixed_cache_first != NULL;
+        rests |= na_rest_any(region);
         pthread_mutex_unlock(&region->lock);
     }
     return rests;

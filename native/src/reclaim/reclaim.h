@@ -17,10 +17,9 @@ void na_reclaim_look(na_region *region, uint64_t now);
 
 /* A call of the program passes by, which may have taken or freed spans: gives back what is due, and what has to make up for
  * newly opened memory, or rests beyond measure. */
-static inline void na_reclaim_pass(na_region *region, bool freed) {
+static inline void na_reclaim_pass(na_region *region, bool freed, uint64_t now) {
     if (na_self.thread != NULL) na_self.thread->frees_in_row = freed ? na_self.thread->frees_in_row + 1 : 0;
     if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return; /* RDMA registrations may cover free memory */
-    uint64_t now = os_now_ms();
     if (atomic_load_explicit(&region->restless, memory_order_relaxed) ||
         now >= atomic_load_explicit(&region->look_at, memory_order_relaxed))
         na_reclaim_look(region, now);

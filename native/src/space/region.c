@@ -116,6 +116,7 @@ static void region_lay_out(na_region *region, int index, na_span **bins) {
     region->limited_index = policy_index >= 0 ? (int16_t)policy_index : region->node_index;
     pthread_mutex_init(&region->lock, NULL);
     region->cached_since = NA_NO_TIME;
+    if (region->node_index < 0) region->caches = &region->mixed_cache;
 
     size_t bytes = (size_t)1 << na_shift;
     uintptr_t meta_end = region->base + na_round_up(bytes / NA_META_SHARE, NA_HUGE_BYTES);

@@ -144,12 +144,10 @@ static inline void na_rest_wake(na_region *region) {
         atomic_store_explicit(&region->restless, true, memory_order_relaxed);
 }
 
-/* Bytes that rest beyond that, but no more than the peak grew. Cached mixed spans and abandoned heaps count
- * as used, and rest. */
+/* Bytes that rest beyond that, but no more than the peak grew. */
 static inline uint64_t na_rest_excess(const na_region *region) {
     uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
-    uint64_t cached = region->mixed_cache_bytes + region->rested;
-    uint64_t may = used - cached + NA_REST_LEAST, rests = region->dirty_bytes + cached;
+    uint64_t may = used - region->rested + NA_REST_LEAST, rests = region->dirty_bytes + region->rested;
     uint64_t excess = rests > may ? rests - may : 0;
     return excess < region->unproven ? excess : region->unproven;
 }
