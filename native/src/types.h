@@ -69,14 +69,14 @@ enum {
     NA_CACHE_BLOCKS = 128,          /* freed blocks a heap keeps at most of one class */
     NA_CACHE_BYTES = 65536,         /* bytes of them at most, but always NA_CACHE_LEAST blocks */
     NA_CACHE_LEAST = 16,
-    NA_RETIRED_SLICES = 64,     /* of retired pages in a heap at most */
-    NA_PEAK_BYTES = 1 << 20,    /* freed blocks from this size are worth a thread that returns them */
-    NA_SPAN_CACHE_SLOTS = 16,   /* freed large blocks in a span cache at most */
-    NA_SPAN_CACHE_LONGEST = 16, /* slices of one at most, in a heap's */
-    NA_SPAN_CACHE_SLICES = 32,  /* of all of them at most, in a heap's */
-    NA_AGES = 8,                /* ticks after which the memory of a free slice is due */
-    NA_DUE = NA_AGES,           /* index of the list of spans with slices that are due */
-    NA_EDGES,                   /* of those with less than a whole huge page of memory */
+    NA_RETIRED_SLICES = 64,   /* of retired pages in a heap at most */
+    NA_PEAK_BYTES = 1 << 20,  /* freed blocks from this size are worth a thread that returns them */
+    NA_SPAN_CACHE_SLOTS = 16, /* freed large blocks in a span cache at most */
+    NA_SPAN_CACHE_LONGEST = NA_LARGE_PART_SLICES - 1, /* slices of one at most, in a heap's */
+    NA_SPAN_CACHE_SLICES = 32,                        /* of all of them at most, in a heap's */
+    NA_AGES = 8,                                      /* ticks after which the memory of a free slice is due */
+    NA_DUE = NA_AGES,                                 /* index of the list of spans with slices that are due */
+    NA_EDGES,                                         /* of those with less than a whole huge page of memory */
     NA_REST_LISTS
 };
 #define NA_SPAN_CACHE_MAX ((size_t)NA_SPAN_CACHE_LONGEST << NA_SLICE_SHIFT) /* bytes */
@@ -321,7 +321,8 @@ struct na_region {
     _Atomic(uint64_t) mixed_bytes; /* region of NA_ONNODE: this node's share of mixed memory, its span cache included */
     uint64_t peak_bytes, purged_bytes;
     /* What reclaim.c goes by */
-    _Atomic(bool) restless;    /* memory is due, or was opened, or more rests than may: a pass is wanted */
+    _Atomic(bool) restless;    /* memory is due, or was opened: a pass is wanted */
+    _Atomic(bool) too_much;    /* more rests than may: a pass of a thread that only frees is wanted */
     _Atomic(uint64_t) look_at; /* ms: the next pass without such a reason */
     uint64_t passed_at;        /* ms when a pass found memory that was due; 0: the last one found none */
     uint64_t used_most;        /* of used_bytes ever, less what was due and went */

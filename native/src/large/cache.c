@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * cache.c: owns the freed large blocks that wait for the next ones of their kind. A heap has a span cache for its thread, so
- * that a program which takes and returns arrays of 64 KiB to 1 MiB, again and again, takes no lock for them. Larger ones are
+ * that a program which takes and returns arrays of 64 KiB to 2 MiB, again and again, takes no lock for them. Larger ones are
  * not kept there: beside touching them a lock is nothing, and as free spans they join their neighbours. The mixed region
  * has one for all threads: its spans keep their policy, which cost system calls.
  *

@@ -3,7 +3,7 @@
  * large.c: owns large blocks of one home: a span each, with huge pages where they can be had (explicit ones if
  * asked for, then transparent, then base pages), grown in place or moved by mremap.
  *
- * Freed memory is used again from the span caches of heaps, up to 1 MiB (cache.c), and from free spans: they keep their pages
+ * Freed memory is used again from the span caches of heaps, below 2 MiB (cache.c), and from free spans: they keep their pages
  * until the purge delay is over, so a block of like size that comes soon gets memory that is already on its node.
  *
  * Threads: a block is used by one thread at a time, as with any allocator; accounting under the region's lock, that of

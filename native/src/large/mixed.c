@@ -298,7 +298,7 @@ void na_mixed_free(na_span *span, uint64_t now) {
     pthread_mutex_lock(&region->lock);
     if (na_span_cache_put(region, &region->mixed_cache, span, now)) {
         region->rested += na_span_bytes(span);
-        if (na_rest_excess(region) != 0) na_rest_wake(region);
+        na_rest_weigh(region);
     } else {
         na_large_account(region, span, -1);
         span->kind = NA_CACHED;

@@ -93,11 +93,6 @@ static void shrink(na_region *region) {
     for (unsigned p = 2; p-- > 0 && excess != 0;) excess = above(excess, purge_part(region, p, 0, excess));
 }
 
-static void by_volume(na_region *region) {
-    enum { IN_ROW = 3 }; /* a thread that freed one or two arrays may well take as many again */
-    if (na_self.thread != NULL && na_self.thread->frees_in_row >= IN_ROW) shrink(region);
-}
-
 /* What is used or dirty above the most that was ever used and a share of it, or `floor`. */
 static uint64_t excess_over(const na_region *region, unsigned share, uint64_t floor) {
     uint64_t more = region->used_most / share;
@@ -174,9 +169,9 @@ void na_reclaim_look(na_region *region, uint64_t now) {
     (void)na_rest_tick(region, now);
     uint64_t opened = region->part[0].fresh + region->part[1].fresh;
     for_new(region);
-    by_volume(region);
+    if (na_only_frees()) shrink(region);
     by_age(region, now, above(now, look_at));
-    if (na_rest_due(region)) na_rest_wake(region);
+    na_rest_weigh(region);
     pthread_mutex_unlock(&region->lock);
     if (opened != 0) mind_limits(opened);
     errno = saved;

@@ -15,12 +15,16 @@
 
 void na_reclaim_look(na_region *region, uint64_t now);
 
+/* Does the caller only free? A thread that freed one or two arrays may well take as many again. */
+static inline bool na_only_frees(void) { return na_self.thread != NULL && na_self.thread->frees_in_row > 2; }
+
 /* A call of the program passes by, which may have taken or freed spans: gives back what is due, and what has to make up for
  * newly opened memory, or rests beyond measure. */
 static inline void na_reclaim_pass(na_region *region, bool freed, uint64_t now) {
     if (na_self.thread != NULL) na_self.thread->frees_in_row = freed ? na_self.thread->frees_in_row + 1 : 0;
     if (na_opt.purge_delay_ms == NA_PURGE_NEVER) return; /* RDMA registrations may cover free memory */
     if (atomic_load_explicit(&region->restless, memory_order_relaxed) ||
+        (atomic_load_explicit(&region->too_much, memory_order_relaxed) && na_only_frees()) ||
         now >= atomic_load_explicit(&region->look_at, memory_order_relaxed))
         na_reclaim_look(region, now);
 }

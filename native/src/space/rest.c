@@ -95,6 +95,13 @@ bool na_rest_due(const na_region *region) {
     return !list_empty(&region->part[0].rest[NA_DUE]) || !list_empty(&region->part[1].rest[NA_DUE]);
 }
 
+void na_rest_weigh(na_region *region) {
+    bool excess = na_rest_excess(region) != 0;
+    if (na_rest_due(region)) na_rest_wake(region);
+    if (atomic_load_explicit(&region->too_much, memory_order_relaxed) != excess)
+        atomic_store_explicit(&region->too_much, excess, memory_order_relaxed);
+}
+
 /* ---- what can go ----------------------------------------------------------------------------------------- */
 
 /* Memory leaves in units: a slice, or of the large part a whole huge page, since splitting one costs a neighbour the huge

@@ -133,6 +133,7 @@ void na_rest_add(na_region *region, na_span *span); /* of a free span: into the 
 void na_rest_remove(na_span *span);
 bool na_rest_any(const na_region *region); /* does a part have memory that waits for its age? */
 bool na_rest_due(const na_region *region); /* and some that is due? */
+void na_rest_weigh(na_region *region);     /* says so in `restless` and `too_much` */
 
 /* Less than this, and as much as is in use, may rest: programs take again what they have just freed. */
 #define NA_REST_LEAST ((uint64_t)24 << 20)

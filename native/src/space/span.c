@@ -456,7 +456,6 @@ na_span *na_span_alloc_growing(na_region *region, uint32_t slices, uint32_t alig
 /* `rested_since`: ms. `reads_zero`: it has no memory. */
 static void release_range(na_region *region, uintptr_t start, uint32_t slices, uint64_t rested_since, bool reads_zero,
                           na_span *reuse) {
-    (void)na_rest_tick(region, os_now_ms());
     uint64_t tick = na_rest_tick(region, rested_since);
     uint64_t bytes = (uint64_t)slices << NA_SLICE_SHIFT;
     account_disuse(region, bytes);
@@ -469,7 +468,7 @@ static void release_range(na_region *region, uintptr_t start, uint32_t slices, u
     map_fill(start, slices, NULL);
     /* Only trimming can lack a descriptor; na_span_trim makes sure of one. */
     (void)give_back(region, start, slices, reads_zero ? 0 : slices, tick, reuse);
-    if (na_rest_due(region) || na_rest_excess(region) != 0) na_rest_wake(region);
+    na_rest_weigh(region);
 }
 
 static void free_locked(na_region *region, na_span *span, uint64_t rested_since, bool reads_zero) {
