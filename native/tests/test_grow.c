@@ -226,6 +226,7 @@ static unsigned char *growing_over_memory(void) {
     CHECK(hole != NULL && after != NULL);
     memset(hole, 1, 31 * NA_SLICE);
     numalloc_free(hole);
+    na_span_cache_release(region(), NA_NO_TIME, UINT64_MAX);
     unsigned char *p = growing(70000);
     CHECK(p == hole);
     CHECK_EQUAL(reserve_of(p), 29);

@@ -18,7 +18,7 @@ static na_region *fresh_region(void) {
 
 static na_span *take(na_region *region, uint32_t slices, uint32_t align) {
     bool clean;
-    na_span *span = na_span_alloc(region, slices, align, NA_LOST, &clean);
+    na_span *span = na_span_alloc(region, slices, align, NA_LOST, false, &clean);
     CHECK(span != NULL);
     return span;
 }

@@ -104,7 +104,7 @@ static na_span *retired_take(na_heap *heap, uint32_t slices) {
 /* ---- birth and end ------------------------------------------------------------------------------------------ */
 
 static na_span *span_for_page(na_region *region, uint32_t slices, bool *clean) {
-    na_span *page = na_span_alloc(region, slices, 1, NA_PAGE, clean);
+    na_span *page = na_span_alloc(region, slices, 1, NA_PAGE, false, clean);
     if (page == NULL || !region->strict) return page;
     na_nodeset home = nodeset_single(region->node);
     int error = na_populate(page->start, na_span_bytes(page), &home, NA_IN_SET);
@@ -162,7 +162,7 @@ void na_page_leave(na_span *page, uint64_t since) {
 void na_pages_gone_free(na_heap *heap) {
     for (na_span *page; (page = heap->gone) != NULL;) {
         heap->gone = page->next;
-        na_span_free_locked(heap->region, page, page->freed_at);
+        na_span_free_locked(heap->region, page, page->freed_at, false);
     }
 }
 

@@ -93,7 +93,7 @@ static uint64_t release_slot(na_region *region, na_span_cache *cache, unsigned s
     if (span == NULL) return 0;
     uint64_t since = atomic_load_explicit(&cache->at[slot], memory_order_relaxed), bytes = na_span_bytes(span);
     if (region->node_index < 0) na_mixed_release(span, since);
-    else na_span_free_locked(region, span, since);
+    else na_span_free_locked(region, span, since, false);
     return bytes;
 }
 

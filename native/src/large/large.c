@@ -94,7 +94,7 @@ static void dispose(na_region *region, na_span *span, int sign, uint64_t now) {
     if (!usable) give_up(span);
     pthread_mutex_lock(&region->lock);
     na_large_account(region, span, sign);
-    if (usable) na_span_free_locked(region, span, now);
+    if (usable) na_span_free_locked(region, span, now, false);
     else na_span_release_reserve(region, span);
     pthread_mutex_unlock(&region->lock);
 }
@@ -130,11 +130,8 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
     na_span *span = heap != NULL ? na_span_cache_take(&heap->spans, slices_of(bytes)) : NULL;
     bool cached = span != NULL;
     if (!cached) {
-        uint32_t slices = slices_of(bytes), align_slices = slices_of(align);
-        if (growing) span = na_span_alloc_growing(region, slices, align_slices, &clean);
-        else span = na_span_alloc(region, slices, align_slices, NA_LARGE, &clean);
+        span = na_span_alloc(region, slices_of(bytes), slices_of(align), NA_LARGE, growing, &clean);
         if (span == NULL) return NULL;
-        span->older = span->newer = NULL;
     }
     enum backing backing = hugetlb ? back_with_hugetlb(region, span) : ORDINARY;
     if (backing == HUGE_PAGES) {

@@ -207,8 +207,7 @@ static void dissolve(na_region *region, na_span *span, uint64_t rested_since) {
     na_rest_end(region, span, count);
     placement_delete(region, placement);
     if (purged) region->purged_bytes += na_span_bytes(span);
-    if (purged) na_span_free_zero_locked(region, span);
-    else na_span_free_locked(region, span, rested_since);
+    na_span_free_locked(region, span, rested_since, purged);
 }
 
 void na_mixed_release(na_span *span, uint64_t rested_since) {
@@ -253,7 +252,8 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
     bool stale = cached; /* holds what the last user left */
     if (!cached) {
         bool clean, counted = count_share(&placement, slices, 1);
-        if (counted) span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_CACHED, &clean);
+        if (counted)
+            span = na_span_alloc(region, slices, (uint32_t)(align >> NA_SLICE_SHIFT), NA_CACHED, false, &clean);
         if (span != NULL) {
             span->placement = own;
             own->dealt_by_kernel = placement.dealt_by_kernel = kernel_turn(&placement, size);

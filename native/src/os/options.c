@@ -26,13 +26,16 @@ enum kind {
     LIMIT,
     DURATION,
     FLAG,
-    LEVEL,
-    HUGE_MODE,
-    ERROR_MODE,
-    GUARD_MODE,
-    PURGER_MODE,
+    NUMBER, /* an enumeration, or int, by the list of names: a number in JSON */
+    NAME,   /* the same: a string in JSON */
     DESTINATION
 }; /* the type behind option.value */
+
+static const char *const huge_names[] = {"auto", "never", "2M", "1G", NULL};
+static const char *const error_names[] = {"abort", "warn", NULL};
+static const char *const guard_names[] = {"0", "1", "2", NULL};
+static const char *const purger_names[] = {"0", "1", "auto", NULL};
+static const char *const flag_names[] = {"0", "1", NULL};
 
 #define WHERE "off, 0, stderr, 1 (the same), or a file name with a / or . in it"
 
@@ -43,43 +46,48 @@ static const struct option {
     const char *accepted; /* for the message about a bad value */
     const char *standard; /* the default, in the same notation */
     void *value;
+    const char *const *names; /* of the values 0, 1, ... */
 } table[] = {
     /* bytes of address space per node; 0: four times the memory of the largest node, at least 256 GiB; under
      * ulimit -v not reserved */
-    {"RESERVE", "reserve", SIZE, "a size such as 64G, or 0", "0", &na_opt.reserve},
+    {"RESERVE", "reserve", SIZE, "a size such as 64G, or 0", "0", &na_opt.reserve, NULL},
     /* most bytes of memory the allocator may hold on one node, free but unreturned memory included */
-    {"NODE_LIMIT", "node_limit", LIMIT, "a size such as 8G, or none", "none", &na_opt.node_limit},
+    {"NODE_LIMIT", "node_limit", LIMIT, "a size such as 8G, or none", "none", &na_opt.node_limit, NULL},
     /* what large blocks are made of; what can't be had falls back to the next smaller */
-    {"HUGEPAGES", "hugepages", HUGE_MODE, "auto, never, 2M or 1G", "auto", &na_opt.huge},
+    {"HUGEPAGES", "hugepages", NAME, "auto, never, 2M or 1G", "auto", &na_opt.huge, huge_names},
     /* milliseconds after which the memory of free blocks goes back to the system */
-    {"PURGE_DELAY", "purge_delay_ms", DURATION, "milliseconds, or never", "1000", &na_opt.purge_delay_ms},
+    {"PURGE_DELAY", "purge_delay_ms", DURATION, "milliseconds, or never", "1000", &na_opt.purge_delay_ms, NULL},
     /* a thread returns it while the program makes no calls; auto: if the program asks by numalloc_purger() */
-    {"PURGER", "purger", PURGER_MODE, "0, 1 or auto", "auto", &na_opt.purger},
+    {"PURGER", "purger", NAME, "0, 1 or auto", "auto", &na_opt.purger, purger_names},
     /* every request behaves as with the flag NUMALLOC_STRICT */
-    {"STRICT", "strict", FLAG, "0 or 1", "0", &na_opt.strict},
+    {"STRICT", "strict", FLAG, "0 or 1", "0", &na_opt.strict, flag_names},
     /* what an invalid free does */
-    {"ON_ERROR", "on_error", ERROR_MODE, "abort or warn", "abort", &na_opt.on_error},
+    {"ON_ERROR", "on_error", NAME, "abort or warn", "abort", &na_opt.on_error, error_names},
     /* prints what was discovered and decided at start, on standard error */
-    {"VERBOSE", "verbose", LEVEL, "0 or 1", "0", &na_opt.verbose},
+    {"VERBOSE", "verbose", NUMBER, "0 or 1", "0", &na_opt.verbose, flag_names},
     /* prints the statistics as JSON on standard error at exit */
-    {"STATS", "stats", FLAG, "0 or 1", "0", &na_opt.stats_at_exit},
+    {"STATS", "stats", FLAG, "0 or 1", "0", &na_opt.stats_at_exit, flag_names},
     /* every live block is recorded; those left at exit are listed by call stack */
-    {"LEAKS", "leaks", DESTINATION, WHERE, "off", leaks},
+    {"LEAKS", "leaks", DESTINATION, WHERE, "off", leaks, NULL},
     /* blocks are sampled; the heap profile is written at exit */
-    {"PROFILE", "profile", DESTINATION, WHERE, "off", profile},
+    {"PROFILE", "profile", DESTINATION, WHERE, "off", profile, NULL},
     /* mean bytes allocated between two samples of the heap profile; 1: every block */
-    {"PROFILE_RATE", "profile_rate", POSITIVE, "a size such as 512K, at least 1", "512K", &na_opt.profile_rate},
+    {"PROFILE_RATE", "profile_rate", POSITIVE, "a size such as 512K, at least 1", "512K", &na_opt.profile_rate, NULL},
     /* 1: canaries, patterns, quarantine; 2: also pages without access behind blocks */
-    {"GUARD", "guard", GUARD_MODE, "0, 1 or 2", "0", &na_opt.guard},
+    {"GUARD", "guard", NUMBER, "0, 1 or 2", "0", &na_opt.guard, guard_names},
     /* sealed free lists, random order, certain detection of double and invalid frees */
-    {"SECURE", "secure", FLAG, "0 or 1", "0", &na_opt.secure},
+    {"SECURE", "secure", FLAG, "0 or 1", "0", &na_opt.secure, flag_names},
     /* most bytes of freed blocks that guard mode keeps back */
-    {"QUARANTINE", "quarantine", SIZE, "a size such as 16M, or 0", "16M", &na_opt.quarantine},
+    {"QUARANTINE", "quarantine", SIZE, "a size such as 16M, or 0", "16M", &na_opt.quarantine, NULL},
     /* most bytes of memory for what the modes above write down */
-    {"WATCH_LIMIT", "watch_limit", POSITIVE, "a size such as 1G, at least 1", "1G", &na_opt.watch_limit},
+    {"WATCH_LIMIT", "watch_limit", POSITIVE, "a size such as 1G, at least 1", "1G", &na_opt.watch_limit, NULL},
 };
 
 enum { OPTIONS = sizeof table / sizeof table[0] };
+
+_Static_assert(sizeof(enum na_huge_mode) == sizeof(int) && sizeof(enum na_error_mode) == sizeof(int) &&
+                   sizeof(enum na_guard_mode) == sizeof(int) && sizeof(enum na_purger_mode) == sizeof(int),
+               "a choice is as long as an int");
 
 static bool parse_number(const char *text, bool suffix, uint64_t *value) {
     uint64_t result = 0;
@@ -108,12 +116,6 @@ static int choice(const char *text, const char *const *list) {
         if (strcmp(text, list[i]) == 0) return i;
     return -1;
 }
-
-static const char *const huge_names[] = {"auto", "never", "2M", "1G", NULL};
-static const char *const error_names[] = {"abort", "warn", NULL};
-static const char *const guard_names[] = {"0", "1", "2", NULL};
-static const char *const purger_names[] = {"0", "1", "auto", NULL};
-static const char *const flag_names[] = {"0", "1", NULL};
 
 /* The defaults are there already; who writes them all the same gets pages for it. */
 static void set_text(char *value, const char *text) {
@@ -150,28 +152,13 @@ static bool assign(const struct option *option, const char *text) {
         *(int64_t *)option->value = (int64_t)number;
         return true;
     case FLAG:
-        if ((index = choice(text, flag_names)) < 0) return false;
+        if ((index = choice(text, option->names)) < 0) return false;
         *(bool *)option->value = index != 0;
         return true;
-    case LEVEL:
-        if ((index = choice(text, flag_names)) < 0) return false;
-        *(int *)option->value = index;
-        return true;
-    case HUGE_MODE:
-        if ((index = choice(text, huge_names)) < 0) return false;
-        *(enum na_huge_mode *)option->value = (enum na_huge_mode)index;
-        return true;
-    case ERROR_MODE:
-        if ((index = choice(text, error_names)) < 0) return false;
-        *(enum na_error_mode *)option->value = (enum na_error_mode)index;
-        return true;
-    case GUARD_MODE:
-        if ((index = choice(text, guard_names)) < 0) return false;
-        *(enum na_guard_mode *)option->value = (enum na_guard_mode)index;
-        return true;
-    case PURGER_MODE:
-        if ((index = choice(text, purger_names)) < 0) return false;
-        *(enum na_purger_mode *)option->value = (enum na_purger_mode)index;
+    case NUMBER:
+    case NAME:
+        if ((index = choice(text, option->names)) < 0) return false;
+        memcpy(option->value, &index, sizeof index);
         return true;
     case DESTINATION: return assign_destination(option->value, text);
     }
@@ -253,6 +240,7 @@ static void path_as_json(const char *path, char *text, size_t capacity) {
 
 /* The value of an option as JSON; "none", "never" and "off" are null. */
 static void value_as_json(const struct option *option, char *text, size_t capacity) {
+    int index;
     switch (option->kind) {
     case SIZE:
     case POSITIVE: (void)snprintf(text, capacity, "%zu", *(const size_t *)option->value); return;
@@ -265,17 +253,11 @@ static void value_as_json(const struct option *option, char *text, size_t capaci
         (void)snprintf(text, capacity, "%lld", (long long)*(const int64_t *)option->value);
         return;
     case FLAG: (void)snprintf(text, capacity, "%s", *(const bool *)option->value ? "true" : "false"); return;
-    case LEVEL: (void)snprintf(text, capacity, "%d", *(const int *)option->value); return;
-    case HUGE_MODE:
-        (void)snprintf(text, capacity, "\"%s\"", huge_names[*(const enum na_huge_mode *)option->value]);
+    case NUMBER:
+    case NAME:
+        memcpy(&index, option->value, sizeof index);
+        (void)snprintf(text, capacity, option->kind == NAME ? "\"%s\"" : "%s", option->names[index]);
         return;
-    case ERROR_MODE:
-        (void)snprintf(text, capacity, "\"%s\"", error_names[*(const enum na_error_mode *)option->value]);
-        return;
-    case PURGER_MODE:
-        (void)snprintf(text, capacity, "\"%s\"", purger_names[*(const enum na_purger_mode *)option->value]);
-        return;
-    case GUARD_MODE: (void)snprintf(text, capacity, "%d", (int)*(const enum na_guard_mode *)option->value); return;
     case DESTINATION:
         if (*(const char *)option->value == '\0') break;
         path_as_json(option->value, text, capacity);

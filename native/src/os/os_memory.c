@@ -378,17 +378,18 @@ int os_can_query(void) {
 }
 
 /* Does the kernel know MADV_POPULATE_WRITE? EINVAL then means memory that can't be written. */
+static int probe_populate(void) {
+    void *page;
+    int error = map(NULL, os_page_size(), PROT_READ | PROT_WRITE, 0, &page);
+    if (error != 0) return EINVAL;
+    error = OS_RESULT(madvise(page, os_page_size(), MADV_POPULATE_WRITE));
+    (void)os_release(page, os_page_size());
+    return error;
+}
+
 static bool knows_populate(void) {
-    static _Atomic(int) known; /* 0 not asked yet, 1 no, 2 yes */
-    int answer = atomic_load_explicit(&known, memory_order_relaxed);
-    if (answer == 0) {
-        void *page;
-        if (map(NULL, os_page_size(), PROT_READ | PROT_WRITE, 0, &page) != 0) return false;
-        answer = OS_RESULT(madvise(page, os_page_size(), MADV_POPULATE_WRITE)) == EINVAL ? 1 : 2;
-        (void)os_release(page, os_page_size());
-        atomic_store_explicit(&known, answer, memory_order_relaxed);
-    }
-    return answer == 2;
+    static _Atomic(int) known;
+    return probed(&known, probe_populate) != EINVAL;
 }
 
 int os_populate(void *address, size_t bytes) {

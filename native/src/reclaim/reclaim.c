@@ -121,18 +121,6 @@ static void for_new(na_region *region) {
 
 static _Atomic(uint64_t) opened_since, look_after = CGROUP_LOOK / 16;
 
-static uint64_t resting(void) {
-    uint64_t bytes = 0;
-    for (int i = 0; i < na_region_count; i++) {
-        na_region *region = &na_regions[i];
-        if (!atomic_load_explicit(&region->opened, memory_order_acquire)) continue;
-        pthread_mutex_lock(&region->lock);
-        bytes += region->dirty_bytes + region->rested;
-        pthread_mutex_unlock(&region->lock);
-    }
-    return bytes;
-}
-
 /* `opened` bytes are about to be written to. Near a limit others' free memory goes first. */
 static void mind_limits(uint64_t opened) {
     uint64_t since = atomic_fetch_add_explicit(&opened_since, opened, memory_order_relaxed) + opened;
@@ -143,7 +131,7 @@ static void mind_limits(uint64_t opened) {
         next = above(room, opened) / 4; /* the nearer the limit, the sooner the next look */
         if (next > CGROUP_LOOK) next = CGROUP_LOOK;
         if (next < MIB) next = MIB;
-        if (room < opened + next + 16 * MIB && resting() != 0) (void)na_reclaim_all();
+        if (room < opened + next + 16 * MIB) (void)na_reclaim_all();
     }
     atomic_store_explicit(&look_after, next, memory_order_relaxed);
 }

@@ -194,7 +194,6 @@ unsigned na_rest_begin(na_region *region, na_span *span) {
 void na_rest_end(na_region *region, na_span *span, unsigned count) {
     region->in_purge[count]--;
     list_leave(&span->rest);
-    span->older = span->newer = NULL;
 }
 
 /* false: nothing of the span can go. */
@@ -285,7 +284,7 @@ void na_rest_fork_child(na_region *region) {
         na_span *span = span_of(region->purging.next);
         list_leave(&span->rest);
         if (span->kind == NA_PURGING) na_span_put_back(region, span);
-        else na_span_free_locked(region, span, os_now_ms());
+        else na_span_free_locked(region, span, os_now_ms(), false);
     }
     region->in_purge[0] = region->in_purge[1] = 0;
 }

@@ -182,15 +182,14 @@ void na_rest_fork_child(na_region *region); /* who was purging is gone */
 /* ---- span.c: spans of slices ---- */
 
 /* A span of `slices`, aligned to `align` slices (a power of two), not yet a page or block. *clean: all of it reads as
- * zeros; else na_dirty tells which slices do not. Takes the lock. NULL with errno. */
-na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean);
-/* Of a large block that realloc makes or moves: with a reserve behind it, where one can be had. Takes the lock. */
-na_span *na_span_alloc_growing(na_region *region, uint32_t slices, uint32_t align, bool *clean);
+ * zeros; else na_dirty tells which slices do not. `grows`: realloc makes or moves a large block, which has a reserve behind it
+ * where one can be had. Takes the lock. NULL with errno. */
+na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool grows,
+                       bool *clean);
 void na_span_release_reserve(na_region *region, const na_span *span); /* its reserve, if any; with the lock held */
-/* `rested_since`: ms since when nobody uses its memory. */
+/* `rested_since`: ms since when nobody uses its memory; `reads_zero`: it has none. */
 void na_span_free(na_region *region, na_span *span, uint64_t rested_since); /* takes the lock */
-void na_span_free_locked(na_region *region, na_span *span, uint64_t rested_since);
-void na_span_free_zero_locked(na_region *region, na_span *span);        /* its memory is gone */
+void na_span_free_locked(na_region *region, na_span *span, uint64_t rested_since, bool reads_zero);
 bool na_span_extend(na_region *region, na_span *span, uint32_t slices); /* in place, to `slices`; takes the lock */
 void na_span_trim(na_region *region, na_span *span, uint32_t slices);   /* takes the lock */
 /* For region.c, with the lock held: a free span at the top of a part is no more, and its addresses are to be unmapped. */

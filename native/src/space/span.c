@@ -78,8 +78,6 @@ static void insert(na_region *region, na_span *span, enum na_span_kind kind) {
     na_rest_add(region, span);
 }
 
-static void free_span_insert(na_region *region, na_span *span) { insert(region, span, NA_FREE); }
-
 static void free_span_remove(na_region *region, na_span *span) {
     na_part *part = &region->part[span->part];
     na_rest_remove(span);
@@ -149,7 +147,7 @@ static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint3
     span->slices = slices;
     span->dirty_slices = dirty;
     span->freed_at = tick;
-    free_span_insert(region, span);
+    insert(region, span, NA_FREE);
     return true;
 }
 
@@ -233,14 +231,14 @@ static bool cut(na_region *region, na_span *span, uintptr_t start, uint32_t slic
         first->slices = ahead;
         first->dirty_slices = dirty_ahead;
         first->freed_at = freed_at;
-        free_span_insert(region, first);
+        insert(region, first, NA_FREE);
     }
     if (last != NULL) {
         last->start = end;
         last->dirty_slices = outside - dirty_ahead;
         last->slices = behind;
         last->freed_at = freed_at;
-        free_span_insert(region, last);
+        insert(region, last, NA_FREE);
     }
     return true;
 }
@@ -423,8 +421,8 @@ static void account_disuse(na_region *region, uint64_t bytes) {
     atomic_store_explicit(&region->used_bytes, used - bytes, memory_order_relaxed);
 }
 
-static na_span *span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool grows,
-                           bool *clean) {
+na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool grows,
+                       bool *clean) {
     pthread_mutex_lock(&region->lock);
     na_span *span = grows && align == 1 ? alloc_to_grow(region, slices) : NULL;
     if (span == NULL) span = alloc_locked(region, slices, align);
@@ -441,14 +439,6 @@ static na_span *span_alloc(na_region *region, uint32_t slices, uint32_t align, e
     }
     pthread_mutex_unlock(&region->lock);
     return span;
-}
-
-na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool *clean) {
-    return span_alloc(region, slices, align, kind, false, clean);
-}
-
-na_span *na_span_alloc_growing(na_region *region, uint32_t slices, uint32_t align, bool *clean) {
-    return span_alloc(region, slices, align, NA_LARGE, true, clean);
 }
 
 /* ---- freeing ----------------------------------------------------------------------------------------------- */
@@ -471,25 +461,18 @@ static void release_range(na_region *region, uintptr_t start, uint32_t slices, u
     na_rest_weigh(region);
 }
 
-static void free_locked(na_region *region, na_span *span, uint64_t rested_since, bool reads_zero) {
+void na_span_free_locked(na_region *region, na_span *span, uint64_t rested_since, bool reads_zero) {
     na_span_release_reserve(region, span);
     atomic_store_explicit(&span->heap, NULL, memory_order_relaxed);
     span->in_ages = 0;
     span->huge_shift = 0;
     span->remapped = 0;
-    span->older = span->newer = NULL;
     release_range(region, span->start, span->slices, rested_since, reads_zero, span);
 }
 
-void na_span_free_locked(na_region *region, na_span *span, uint64_t rested_since) {
-    free_locked(region, span, rested_since, false);
-}
-
-void na_span_free_zero_locked(na_region *region, na_span *span) { free_locked(region, span, os_now_ms(), true); }
-
 void na_span_free(na_region *region, na_span *span, uint64_t rested_since) {
     pthread_mutex_lock(&region->lock);
-    na_span_free_locked(region, span, rested_since);
+    na_span_free_locked(region, span, rested_since, false);
     pthread_mutex_unlock(&region->lock);
 }
 
