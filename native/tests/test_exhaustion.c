@@ -136,7 +136,16 @@ static void most_of_it(void) {
         printf("%zu MiB in blocks of %zu\n", have >> 20, sizes[i]);
         CHECK(have >= limit.rlim_cur / 4 * 3);
     }
-    numalloc_request_t request = {.size = limit.rlim_cur / 2, .flags = NUMALLOC_STRICT}; /* of another region */
+    /* Of another region. One of two nodes has what was freed: each is asked. */
+    numalloc_request_t request = {.size = limit.rlim_cur / 2, .flags = NUMALLOC_STRICT, .policy = NUMALLOC_ONNODE};
+    int ids[2], nodes = numalloc_node_ids(ids, 2);
+    for (int i = 0; i < nodes && i < 2; i++) {
+        request.node = ids[i];
+        (void)fill_and_free(1000);
+        void *block = numalloc_request(&request);
+        CHECK(block != NULL || errno == ENOSYS || errno == EPERM);
+        numalloc_free(block);
+    }
     for (int policy = NUMALLOC_LOCAL; policy <= NUMALLOC_BLOCKED; policy++) {
         request.policy = policy;
         void *block = numalloc_request(&request);

@@ -231,10 +231,11 @@ bool na_reclaim_all(void) {
 bool na_reclaim_relieve(na_region *region, int attempt) {
     int saved = errno;
     bool any = false;
-    for (int i = 0; i < na_region_count; i++) { /* the regions of a node share its limit, mixed memory that of all */
+    /* The regions of a node share its limit, mixed memory that of all; where nothing is reserved all share the address space. */
+    for (int i = 0; i < na_region_count; i++) {
         na_region *each = &na_regions[i];
-        bool shares = na_opt.node_limit != UINT64_MAX && (each->node_index < 0 || region->node_index < 0);
-        if (each->limited_index != region->limited_index && !shares) continue;
+        bool mixed = na_opt.node_limit != UINT64_MAX && (each->node_index < 0 || region->node_index < 0);
+        if (each->limited_index != region->limited_index && !mixed && na_held) continue;
         if (!atomic_load_explicit(&each->opened, memory_order_acquire)) continue;
         uint64_t before = held(each);
         na_heap *own = na_self.thread != NULL ? na_self.thread->heaps[each->index] : NULL;
