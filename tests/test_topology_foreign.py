@@ -18,12 +18,16 @@ GOOD = """<?xml version="1.0" encoding="UTF-8"?>
 <topology version="2.0">
 <object type="Machine" os_index="0" cpuset="0x0000000f" allowed_cpuset="0x0000000f" nodeset="0x1" allowed_nodeset="0x1">
 <object type="Package" os_index="0" cpuset="0x0000000f" nodeset="0x1">
-<object type="NUMANode" os_index="0" cpuset="0x0000000f" nodeset="0x1" local_memory="1073741824"/>
+<object type="NUMANode" os_index="0" cpuset="0x0000000f" nodeset="0x1" local_memory="1073741824" gp_index="7" subtype="HBM">
+<info name="MemoryTier" value="0"/></object>
 <object type="L3Cache" cpuset="0x0000000f" nodeset="0x1">
 <object type="Core" os_index="0" cpuset="0x3" nodeset="0x1"><object type="PU" os_index="0"/><object type="PU" os_index="1"/></object>
 <object type="Core" os_index="1" cpuset="0xc" nodeset="0x1"><object type="PU" os_index="2"/><object type="PU" os_index="3"/></object>
 </object></object></object>
 <distances2 type="NUMANode" nbobjs="1" indexing="os"><indexes length="1">0</indexes><u64values length="2">10</u64values></distances2>
+<memattr name="Bandwidth" flags="5">
+<memattr_value target_obj_gp_index="7" target_obj_type="NUMANode" value="1000" initiator_cpuset="0x0000000f"/>
+</memattr>
 </topology>
 """
 
@@ -56,6 +60,8 @@ def test_the_good_one_is_read(folder):
     top = check(GOOD, folder)
     assert [core.pus for core in top.cores] == [(0, 1), (2, 3)]
     assert top.distance(0, 0) == 10
+    assert top.access(0, 0).bandwidth == 1000
+    assert (top.nodes[0].tier, top.nodes[0].medium) == (0, "HBM")
 
 
 @pytest.mark.parametrize("depth", [500, 5000, 100_000])
@@ -133,7 +139,7 @@ def test_pieces_that_are_missing_or_moved(folder, data):
     check("\n".join(lines), folder)
 
 
-SYNTHETIC = ["pack", "numa", "l3", "l2", "core", "pu", "group", "[numa]", "[numa(memory=1GB)]", "x"]
+SYNTHETIC = ["pack", "numa", "l3", "l2", "core", "pu", "group", "[numa]", "[numa(memory=1GB)]", "[numa(tier=3 latency=1)]", "x"]
 
 
 @given(
