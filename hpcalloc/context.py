@@ -28,6 +28,7 @@ from .discover.launcher import this_launch
 from .discover.topology import Topology, format_ids
 from .exceptions import BindingError, ContextClosedError, PlanError, message
 from .memory import arrays
+from .memory.handlers import handler_of
 from .memory.placement import Placement, placement
 from .plan.ranks import LauncherBinding, Plan
 from .policy import Policy
@@ -195,7 +196,7 @@ class _Opening:
 
                     files.attach(self.state)
                 rank.bind(self.state)
-            arrays.handler_of(self.state.policy)  # NodeError now, not at the first array
+            handler_of(self.state.policy)  # NodeError now, not at the first array
             lib.numalloc_purger()  # a solver computes for long without a call; 0 or ENOTSUP
         except Exception as bad:
             error = bad

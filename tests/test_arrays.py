@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 import hpcalloc
 from hpcalloc import _native
 from hpcalloc._native import _handler
-from hpcalloc.memory import arrays
+from hpcalloc.memory import arrays, handlers
 
 MIB = 1 << 20
 MAKERS = (hpcalloc.empty, hpcalloc.zeros, hpcalloc.ones)
@@ -451,7 +451,7 @@ class TestStripe:
 
     def stripe(self, shape, axis, order="C", nodes=(), itemsize=8):
         policy = hpcalloc.Policy("blocked", nodes, axis)
-        return arrays.stripe_of("empty", policy, shape, itemsize, order)
+        return handlers.stripe_of("empty", policy, shape, itemsize, order)
 
     def test_once(self):
         assert self.stripe((100, 100), 0) == 0
@@ -806,7 +806,7 @@ def test_memory_is_spread_over_nodes_with_cpus_unless_others_are_named(monkeypat
     ):  # fmt: skip
         made = []
         monkeypatch.setattr(_handler, "make_handler", lambda *words, made=made: made.append(words[3]))
-        arrays._make_handler.__wrapped__(policy, 0)
+        handlers.make_handler.__wrapped__(policy, 0)
         assert made == [nodes]
     cpus.update({0: 0, 1: 0})
     assert _native.spread_nodes() == (0, 1, 2)

@@ -81,8 +81,8 @@ def test_import_has_no_side_effects():
 IMPORTED = {
     "_cffi_backend", "copy", "dataclasses", "errno", "hpcalloc", "hpcalloc._native", "hpcalloc._native._cffi",
     "hpcalloc._native._cffi.lib", "hpcalloc._native._handler", "hpcalloc._native.errors", "hpcalloc.bind",
-    "hpcalloc.bind.mpi", "hpcalloc.exceptions", "hpcalloc.memory", "hpcalloc.memory.arrays", "hpcalloc.policy",
-    "importlib._abc", "importlib.util",
+    "hpcalloc.bind.mpi", "hpcalloc.exceptions", "hpcalloc.memory", "hpcalloc.memory.arrays", "hpcalloc.memory.handlers",
+    "hpcalloc.policy", "importlib._abc", "importlib.util",
 }  # fmt: skip
 
 

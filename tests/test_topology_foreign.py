@@ -139,7 +139,19 @@ def test_pieces_that_are_missing_or_moved(folder, data):
     check("\n".join(lines), folder)
 
 
-SYNTHETIC = ["pack", "numa", "l3", "l2", "core", "pu", "group", "[numa]", "[numa(memory=1GB)]", "[numa(tier=3 latency=1)]", "x"]
+SYNTHETIC = [
+    "pack",
+    "numa",
+    "l3",
+    "l2",
+    "core",
+    "pu",
+    "group",
+    "[numa]",
+    "[numa(memory=1GB)]",
+    "[numa(tier=3 latency=1)]",
+    "x",
+]
 
 
 @given(

@@ -29,6 +29,7 @@ from .._native import _handler, lib
 from ..exceptions import HandlerError, message
 from ..policy import Policy, as_policy
 from . import arrays
+from .handlers import handler_of
 
 __all__ = ["NumpyAllocator", "numpy_allocator"]
 
@@ -272,7 +273,7 @@ def _handler_for(call: str, policy: Policy) -> object:
                 f"take interleave(), or make the arrays that count by hpcalloc.empty(..., policy={policy})",
             )
         )
-    return arrays.handler_of(policy)
+    return handler_of(policy)
 
 
 def numpy_allocator(policy: Policy | str | None = None, *, new_threads: bool = False) -> NumpyAllocator:

@@ -30,7 +30,7 @@ from ..bind.rank import current_nodes
 from ..discover.terminal import console, is_looked_at
 from ..exceptions import NodeError, OutOfMemoryError, PlacementError, message
 from ..policy import Policy, as_policy
-from . import arrays
+from .handlers import kind_nodes, stripe_of, weights_of
 from .placement import Placement, bounds, placement
 
 __all__ = ["Migration", "Prefault", "cut", "migrate", "prefault"]
@@ -529,7 +529,7 @@ def with_nodes(call: str, policy: Policy) -> Policy:
     if policy.kind == "local":
         return replace(policy, kind="on_node", nodes=(_native.current_node(),))
     if policy.kind in _native.MEMORY_KINDS:
-        return replace(policy, kind="on_node", nodes=(arrays.kind_nodes(call, policy)[1],))
+        return replace(policy, kind="on_node", nodes=(kind_nodes(call, policy)[1],))
     for node in policy.nodes:
         if node not in allowed:
             raise NodeError(
@@ -541,7 +541,7 @@ def with_nodes(call: str, policy: Policy) -> Policy:
                 )
             )
     if policy.kind == "weighted":
-        return replace(policy, nodes=policy.nodes or allowed, weights=arrays.weights_of(call, policy))
+        return replace(policy, nodes=policy.nodes or allowed, weights=weights_of(call, policy))
     return policy if policy.nodes else replace(policy, nodes=_native.spread_nodes())
 
 
@@ -557,7 +557,7 @@ def _stripe(a: Array, policy: Policy) -> int:
                 "migrate contiguous parts of it with on_node()",
             )
         )
-    return arrays.stripe_of("migrate", policy, a.shape, a.itemsize, "C" if a.flags.c_contiguous else "F")
+    return stripe_of("migrate", policy, a.shape, a.itemsize, "C" if a.flags.c_contiguous else "F")
 
 
 def _unit(start: int, length: int) -> int:
