@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["BINDINGS", "count_text", "percent", "plain_text", "plural", "size_text"]
+__all__ = ["BINDINGS", "count_text", "device_text", "percent", "plain_text", "plural", "size_text"]
 
 # What `Context.action` names, in words.
 BINDINGS = {
@@ -44,6 +46,11 @@ def count_text(count: float) -> str:
         if count < 999.95:
             return f"{count:.1f} {unit}"
     return f"{count / 1000:.1f} E"
+
+
+def device_text(device: Mapping[str, Any]) -> str:
+    """Write a device with how far it is from its rank: ``gpu3 (distance 10)``."""
+    return f"{device['name']} ({'distance ' + str(device['distance']) if device['distance'] else 'node unknown'})"
 
 
 def plural(count: int, noun: str) -> str:

@@ -23,7 +23,7 @@ from ._native import _handler, lib
 from .bind import mpi, rank
 from .bind.affinity import ThreadPool, undo_openmp
 from .bind.agreement import OneCall, Ranks, tell_late
-from .bind.rank import InitOptions, RankRequest, RankState
+from .bind.rank import InitOptions, RankState
 from .discover.launcher import this_launch
 from .discover.topology import Topology, format_ids
 from .exceptions import BindingError, ContextClosedError, PlanError, message
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from mpi4py import MPI
 
+    from .discover.devices import Device
     from .memory.numpy_allocator import NumpyAllocator
     from .report.report import Report
     from .shared.array import SharedArray
@@ -83,6 +84,7 @@ def init(
     strict: bool = False,
     threads: int | Literal["auto"] = "auto",
     share: tuple[int, int] | None = None,
+    near: Literal["gpu", "nic", "gpu,nic"] | None = None,
 ) -> Context:
     """Pin this rank where the plan says and give its arrays that placement.
 
@@ -111,6 +113,10 @@ def init(
     share : (int, int), optional
         ``(i, n)``: this is process i of n on the host that no MPI launcher started, such as workers of Dask or
         multiprocessing. They get what n ranks would, inside the CPUs that this process has.
+    near : {"gpu", "nic", "gpu,nic"}, optional
+        Put each rank on the node of its GPU or NIC, and show the program these alone: CUDA_VISIBLE_DEVICES,
+        ROCR_VISIBLE_DEVICES, ZE_AFFINITY_MASK, UCX_NET_DEVICES, unless one is set already. Their libraries read
+        these when they start: call `init` before.
 
     Returns
     -------
@@ -143,7 +149,7 @@ def init(
     opening = _Opening(comm)
     try:
         with OneCall("init"):
-            return opening.run(bind, policy, strict, threads, share)
+            return opening.run(bind, policy, strict, threads, share, near)
     except BaseException:
         if opening.begun:
             _handler.insist(opening.undo)  # whatever interrupts it
@@ -165,7 +171,7 @@ class _Opening:
         self.state: RankState | None = None
         self.context: Context | None = None
 
-    def run(self, bind: Any, policy: Any, strict: Any, threads: Any, share: Any) -> Context:
+    def run(self, bind: Any, policy: Any, strict: Any, threads: Any, share: Any, near: Any) -> Context:
         self.begun = True
         theirs = Ranks(self.comm, ours=False)
         error: Exception | None = None
@@ -174,7 +180,7 @@ class _Opening:
             if share is not None and self.comm is not None:
                 remedy = "leave share out: the communicator tells it"
                 raise PlanError(message("init", "share= and comm=", "one of them", remedy))
-            options = rank.check_options(bind, policy, strict, threads, share)
+            options = rank.check_options(bind, policy, strict, threads, share, near)
             self.enter(options)
         except Exception as bad:
             error = bad
@@ -186,7 +192,7 @@ class _Opening:
         host, missed = rank.host_of(ranks, launch.local_size)
         affinity, taken = undo_openmp(leave=bind == "off" or self.state is not None)
         binding = LauncherBinding(affinity, launch.launcher, launch.explicit)
-        requests = host.allgather("init", RankRequest(binding, options))
+        requests = host.allgather("init", rank.request_of(binding, options))
         try:
             rank.check_same(requests)
             if self.state is None:
@@ -352,6 +358,8 @@ class Context(_handler.Scope):
         CPUs this rank may run on, one of each core before siblings.
     threads : int
         Planned threads per rank.
+    devices : tuple of Device
+        GPUs and NICs that this rank is to use; none without ``near``.
     plan : Plan
         Of all ranks of this host.
     policy : Policy
@@ -410,6 +418,11 @@ class Context(_handler.Scope):
     def threads(self) -> int:
         """Planned threads per rank."""
         return self._state.threads
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """GPUs and NICs that this rank is to use; none without ``near``."""
+        return self._state.share.devices
 
     @property
     def action(self) -> str:

@@ -109,3 +109,17 @@ class Machine:
         assert path == self.root / "dev/shm"
         size, free = self.shm
         return types.SimpleNamespace(f_frsize=4096, f_blocks=size // 4096, f_bavail=free // 4096)
+
+
+def pci_device(machine, address, kind, vendor, node, cpus, driver="", files=()):
+    """Add a device on PCI to a machine; `files` are others in its directory."""
+    here = f"sys/bus/pci/devices/{address}"
+    machine.write(f"{here}/class", f"0x{kind}00\n")
+    machine.write(f"{here}/vendor", f"0x{vendor}\n")
+    machine.write(f"{here}/numa_node", f"{node}\n")
+    machine.write(f"{here}/local_cpulist", f"{cpus}\n")
+    for name, text in dict(files).items():
+        machine.write(f"{here}/{name}", text)
+    if driver:
+        (machine.root / f"sys/bus/pci/drivers/{driver}").mkdir(parents=True, exist_ok=True)
+        (machine.root / here / "driver").symlink_to(machine.root / f"sys/bus/pci/drivers/{driver}")

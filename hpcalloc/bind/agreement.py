@@ -255,12 +255,22 @@ class Ranks:
             return [value]
         assert self.comm is not None
         data = np.frombuffer(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), np.uint8)
-        sizes = np.zeros(self.size, np.int64)
+        sizes = np.zeros(self.size if self.rank == 0 else 0, np.int64)
         self._wait(call, functools.partial(self.comm.Igather, np.array([data.size]), sizes))
         everything = np.empty(int(sizes.sum()), np.uint8)
         target = [everything, sizes] if self.rank == 0 else None
         self._wait(call, functools.partial(self.comm.Igatherv, data, target))
         return _split(everything, sizes) if self.rank == 0 else None
+
+    def any(self, call: str, mine: bool) -> bool:
+        """Return whether one of the ranks says so; collective, after a meeting."""
+        if self.alone:
+            return mine
+        self._check(call)
+        assert self.comm is not None
+        said, least = np.array([not mine], np.int64), np.empty(1, np.int64)
+        self._wait(call, functools.partial(self.comm.Iallreduce, said, least, library().MIN))
+        return not least[0]
 
     def bcast(self, call: str, value: T | None) -> T:
         """Return what rank 0 says; collective, after a meeting."""
@@ -495,7 +505,7 @@ def split_by_host(comm: MPI.Comm, told: int | None) -> tuple[MPI.Comm, bool]:
     rank = ranks.rank
     node: MPI.Comm = ranks.together("split", comm.Split_type, library().COMM_TYPE_SHARED, rank)
     seen = node.Get_size()
-    if not any(ranks.allgather("split", seen < min(told or 1, ranks.size))):
+    if not ranks.any("split", seen < min(told or 1, ranks.size)):
         return node, False
     node.Free()
     # A colour has 31 bits; of two in turn, two hosts of any cluster have one that differs.

@@ -12,17 +12,19 @@ import errno
 import operator
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .. import _native
 from .._native.errors import error_for, name_of
+from ..discover.devices import SLURM, VARIABLES, environment_of, machine_devices, parse_near
 from ..discover.kinds import homes_of_kind, with_memory_beside
 from ..discover.launcher import Launch
 from ..discover.topology import Topology
 from ..discover.variables import report_unknown
 from ..exceptions import BindingError, HpcallocError, PlanError, message
+from ..plan.near import near_of
 from ..plan.ranks import LauncherBinding, Plan, RankPlan, make_plan
 from ..policy import MEMORY_KINDS, Policy, as_policy
 from .affinity import Binding, ThreadPool, inherited_memory_policy
@@ -40,6 +42,7 @@ __all__ = [
     "check_same",
     "current_nodes",
     "prepare",
+    "request_of",
     "set_current",
 ]
 
@@ -55,10 +58,13 @@ class InitOptions(NamedTuple):
     strict: bool
     threads: int | str
     share: tuple[int, int] | None
+    near: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"bind={self.bind!r}, policy={self.policy}, strict={self.strict}, threads={self.threads!r}" + (
-            f", share={self.share}" if self.share else ""
+        return (
+            f"bind={self.bind!r}, policy={self.policy}, strict={self.strict}, threads={self.threads!r}"
+            + (f", share={self.share}" if self.share else "")
+            + (f", near={','.join(self.near)!r}" if self.near else "")
         )
 
 
@@ -67,6 +73,14 @@ class RankRequest(NamedTuple):
 
     binding: LauncherBinding
     options: InitOptions
+    visible: dict[str, str] | None = None  # variables that tell which devices it may use; None: not asked for
+
+
+def request_of(binding: LauncherBinding, options: InitOptions) -> RankRequest:
+    """What this rank says of itself."""
+    names = (*VARIABLES, *SLURM, "ZE_FLAT_DEVICE_HIERARCHY")
+    visible = {name: os.environ[name] for name in names if name in os.environ} if options.near else None
+    return RankRequest(binding, options, visible)
 
 
 class Window(Protocol):
@@ -100,6 +114,7 @@ class RankState:
     numa_comm: MPI.Comm | None = None
     windows: list[Window] = field(default_factory=list)  # of shared arrays, in the order they were made
     windows_made: int = 0
+    environment: dict[str, str | None] = field(default_factory=dict)  # variables as they were
     on_close: list[Callable[[RankState], None]] = field(default_factory=list)  # before the affinity goes back
     users: set[object] = field(default_factory=set)  # contexts that are open, and calls that are making one
     closed: bool = False
@@ -185,6 +200,11 @@ class RankState:
             except Exception as error:
                 sys.stderr.write(f"hpcalloc: close: {error}\n")
             self.on_close.pop()
+        for name, value in self.environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         try:
             if self.binding is not None:
                 self.binding.restore()
@@ -228,7 +248,9 @@ class RankState:
 # ---- what is asked for ----------------------------------------------------------------------------------
 
 
-def check_options(bind: Any, policy: Any, strict: Any, threads: Any, share: Any) -> InitOptions:
+def check_options(
+    bind: Any, policy: Any, strict: Any, threads: Any, share: Any, near: Any = None
+) -> InitOptions:
     """Check the arguments that no one else will."""
     if share is not None:
         try:
@@ -244,7 +266,8 @@ def check_options(bind: Any, policy: Any, strict: Any, threads: Any, share: Any)
     wanted = as_policy("init", policy)
     if strict:
         wanted = replace(wanted, strict=True)
-    return InitOptions(bind, wanted, strict, threads, share)
+    kinds = parse_near(near) if near is not None else ()
+    return InitOptions(bind, wanted, strict, threads, share, kinds)
 
 
 def check_same(requests: Sequence[RankRequest]) -> None:
@@ -295,11 +318,11 @@ def prepare(
             )
             if bindings[0].cpus >= topology.allowed_cpus:  # to all CPUs, as the other ranks would be
                 asked = options._replace(bind="off")
-        plan = _make_plan(topology, asked, bindings)
+        plan = _make_plan(topology, asked, bindings, [requests[0].visible or {}])
         share = plan.ranks[local_rank if len(bindings) > 1 else 0]
     else:
         local_rank, local_size = host.rank, host.size
-        plan = _plan_together(host, options, bindings)
+        plan = _plan_together(host, options, requests)
         share = plan.ranks[local_rank]
     if ranks.rank == 0 and not launch.rank and "HPCALLOC_RUN" not in os.environ:  # `hpcalloc run` has done it
         report_unknown(os.environ)
@@ -318,16 +341,17 @@ def host_of(ranks: Ranks, told: int | None) -> tuple[Ranks, bool]:
     return Ranks(quiet(comm)), missed
 
 
-def _plan_together(host: Ranks, options: InitOptions, bindings: Sequence[LauncherBinding]) -> Plan:
+def _plan_together(host: Ranks, options: InitOptions, requests: Sequence[RankRequest]) -> Plan:
     """Plan on local rank 0 for all: one rank reads the machine, and all have the same plan or the same error."""
     answer: Plan | Exception | None = None
     if host.rank == 0:
         try:
             topology = Topology.from_machine()
+            bindings = [request.binding for request in requests]
             # Where a launcher gives each rank a cpuset of its own, the host's ranks may use all of these.
             theirs = frozenset().union(*(binding.cpus for binding in bindings))
             topology = replace(topology, allowed_cpus=topology.allowed_cpus | theirs)
-            answer = _make_plan(topology, options, bindings)
+            answer = _make_plan(topology, options, bindings, [request.visible or {} for request in requests])
         except Exception as error:
             answer = error
     agreed: object = host.bcast("init", answer)
@@ -337,7 +361,14 @@ def _plan_together(host: Ranks, options: InitOptions, bindings: Sequence[Launche
     return agreed
 
 
-def _make_plan(topology: Topology, options: InitOptions, bindings: Sequence[LauncherBinding]) -> Plan:
+def _make_plan(
+    topology: Topology,
+    options: InitOptions,
+    bindings: Sequence[LauncherBinding],
+    environs: Sequence[Mapping[str, str]],
+) -> Plan:
+    devices = machine_devices(topology) if options.near else ()
+    near = near_of("init", devices, options.near, environs, len(bindings)) if options.near else None
     return make_plan(
         topology,
         len(bindings),
@@ -345,6 +376,7 @@ def _make_plan(topology: Topology, options: InitOptions, bindings: Sequence[Laun
         bind=options.bind,  # type: ignore[arg-type]
         policy="interleave" if options.policy.kind == "interleave" else "local",
         bindings=bindings,
+        near=near,
     )
 
 
@@ -416,6 +448,11 @@ def _check_capabilities(options: InitOptions, notes: list[str]) -> None:
 def bind(state: RankState) -> None:
     """Pin this rank, unless the plan says to leave it. What is changed is in `state` before it is changed."""
     share, options = state.share, state.options
+    if share.devices:
+        wanted, kept = environment_of(share.devices, os.environ)
+        state.environment |= {name: os.environ.get(name) for name in wanted}
+        os.environ.update(wanted)
+        state.notes += [f"{name}={value} was set already: kept" for name, value in kept.items()]
     if share.action == "none":
         return
     state.binding = Binding(frozenset(share.cpus))

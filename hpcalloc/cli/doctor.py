@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
+from .._text import device_text
 from ..discover.terminal import is_of_output
-from ..doctor import Finding, Host, diagnose, is_healthy
+from ..doctor import Finding, Host, devices_of, diagnose, is_healthy
 from ..doctor.finding import SEVERITIES
 from ..doctor.job import FAILED, examine_job
 from ..exceptions import HpcallocError
@@ -21,6 +22,7 @@ __all__ = ["command"]
 
 SCHEMA = 1  # of the JSON; goes up when a key changes its meaning
 HEALTHY, FOUND = 0, 1  # exit codes
+DEVICES = 16  # ranks whose devices are listed
 
 
 @click.command()
@@ -84,6 +86,9 @@ def _dict(findings: tuple[Finding, ...], hosts: tuple[Host, ...]) -> dict[str, A
         "hosts": len(hosts),
         "launcher": hosts[0].launcher,
         "findings": [finding.to_dict() for finding in findings],
+        "devices": {
+            str(rank.rank): told for host in hosts for rank in host.ranks if (told := devices_of(host, rank))
+        },
         "unchecked": _unchecked(hosts),
     }
 
@@ -102,4 +107,13 @@ def _text(findings: tuple[Finding, ...], shown: tuple[Finding, ...], hosts: tupl
     verdict = f"{'healthy' if is_healthy(findings) else 'not healthy'}: {who}"
     verdict += f"; {', '.join(counts)}" if counts else ""
     verdict += "".join(f"; not checked: {text}" for text in _unchecked(hosts))
+    devices = [
+        f"rank {rank.rank}: {', '.join(map(device_text, told))}"
+        for host in hosts
+        for rank in host.ranks
+        if (told := devices_of(host, rank))
+    ]
+    if devices:
+        more = f"\n  and of {len(devices) - DEVICES} more ranks" if len(devices) > DEVICES else ""
+        blocks.append("devices:\n  " + "\n  ".join(devices[:DEVICES]) + more)
     return "\n\n".join([*blocks, verdict])

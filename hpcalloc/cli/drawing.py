@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import string
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ..discover.devices import Device
 from ..discover.kinds import node_text
 from ..discover.topology import Core, Node, Topology, ids_text
 
@@ -51,10 +53,21 @@ def _title(topology: Topology, node: Node) -> str:
     return f"node {node.id}: {node_text(topology, node)}"
 
 
+def _devices(devices: Sequence[Device], nodes: Sequence[Node]) -> str:
+    """Names of the devices that are near just these nodes."""
+    ids = tuple(node.id for node in nodes)
+    return ", ".join(d.name for d in devices if d.nodes == ids)
+
+
 # ---- text -------------------------------------------------------------------------------------------------
 
 
-def machine_lines(topology: Topology, cpus: Sequence[Sequence[int]] = (), width: int = 80) -> list[str]:
+def machine_lines(
+    topology: Topology,
+    cpus: Sequence[Sequence[int]] = (),
+    width: int = 80,
+    devices: Sequence[Device] = (),
+) -> list[str]:
     """Draw a machine in lines of at most `width` characters.
 
     Parameters
@@ -64,17 +77,32 @@ def machine_lines(topology: Topology, cpus: Sequence[Sequence[int]] = (), width:
         PUs of each local rank of a plan.
     width : int
         At least 40.
+    devices : sequence of Device
+        In the boxes of their nodes.
     """
     ranks = Ranks.of(cpus)
     lines: list[str] = []
+    told: set[tuple[int, ...]] = set()
+
+    def near(nodes: Sequence[Node], room: int) -> list[str]:
+        told.add(tuple(node.id for node in nodes))
+        return textwrap.wrap(_devices(devices, nodes), room)
+
     for package, nodes in _packages(topology):
         inside: list[str] = []
         for node in nodes:
             body = [
                 row for group in _caches(topology, node) for row in _rows(topology, group, ranks, width - 8)
             ]
-            inside += _box(_title(topology, node), body, width - 4)
+            inside += _box(_title(topology, node), [*body, *near([node], width - 8)], width - 4)
+        if len(nodes) > 1:
+            inside += near([node for node in nodes if node.cpus], width - 4)
         lines += _box(f"package {package}" if package >= 0 else "of no package", inside, width)
+    for places in dict.fromkeys(d.nodes for d in devices if d.nodes not in told):
+        names = ", ".join(d.name for d in devices if d.nodes == places)
+        lines += textwrap.wrap(
+            f"near {f'nodes {ids_text(places)}' if places else 'no known node'}: {names}", width
+        )
     legend = [f"{_FREE} a core" + ("" if not cpus else " without a rank")]
     if topology.allowed_cpus != frozenset(pu for core in topology.cores for pu in core.pus):
         legend.append(f"{_FORBIDDEN} one that this process may not use")
@@ -125,7 +153,9 @@ def _box(title: str, body: Sequence[str], width: int) -> list[str]:
 _ACROSS = 8  # cores in a row
 
 
-def draw(topology: Topology, cpus: Sequence[Sequence[int]], figure: Any) -> Any:
+def draw(
+    topology: Topology, cpus: Sequence[Sequence[int]], figure: Any, devices: Sequence[Device] = ()
+) -> Any:
     """Draw a machine into a matplotlib figure: packages side by side, nodes below each other in them.
 
     Parameters
@@ -134,6 +164,8 @@ def draw(topology: Topology, cpus: Sequence[Sequence[int]], figure: Any) -> Any:
     cpus : sequence of sequence of int
         PUs of each local rank of a plan; empty: none.
     figure : matplotlib.figure.Figure
+    devices : sequence of Device
+        Written below the cores of their nodes.
 
     Returns
     -------
@@ -176,6 +208,9 @@ def draw(topology: Topology, cpus: Sequence[Sequence[int]], figure: Any) -> Any:
                     label = str(core.pus[0]) if rank is None else f"r{rank}\n{core.pus[0]}"
                     axes.text(x + 0.5, y + 0.5, label, ha="center", va="center", fontsize=7)
                 down += rows + 0.4
+            for line in textwrap.wrap(_devices(devices, [node]), 40):
+                axes.text(left + 0.6, down + 0.4, line, fontsize=7)
+                down += 0.6
             down += 0.2
             axes.add_patch(
                 Rectangle(

@@ -16,7 +16,7 @@ import click
 from ..exceptions import HpcallocError, message
 from ..plan.slurm import HINTS, LAUNCHERS, PER_NODE, make_jobscript
 from .options import number_or
-from .topology import source_option, topology_of
+from .topology import machine_of, source_option
 
 __all__ = ["command"]
 
@@ -81,7 +81,7 @@ def command(
         _write(_asked(options["partition"], options["account"]), output)
         return
     venv = os.path.abspath(os.path.expanduser(venv)) if venv is not None else _own_prefix()
-    job = make_jobscript(topology_of(source), program, venv=venv, **options)
+    job = make_jobscript(machine_of(source, devices=False)[0], program, venv=venv, **options)
     if as_json:
         facts = {
             "nodes": job.nodes,

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-__all__ = ["SECONDS", "bind_option", "json_flag", "number_or", "smt_option", "threads_option"]
+__all__ = ["SECONDS", "bind_option", "json_flag", "near_option", "number_or", "smt_option", "threads_option"]
 
 
 class _Seconds(click.FloatRange):
@@ -59,4 +59,9 @@ smt_option = click.option(
 )
 threads_option = click.option(
     "--threads", default="auto", show_default=True, callback=number_or("auto"), help="Threads per rank."
+)
+near_option = click.option(
+    "--near",
+    metavar="gpu|nic|gpu,nic",
+    help="Put each rank on the node of its GPU or NIC, and show it these alone.",
 )

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import json
+import os
 
 import click
 from rich.table import Table
 
+from ..discover.devices import environment_of, parse_near
+from ..plan.near import near_of
 from ..plan.ranks import make_plan
 from .console import plain_console, print_table
-from .options import json_flag, smt_option, threads_option
-from .topology import source_option, topology_of
+from .options import json_flag, near_option, smt_option, threads_option
+from .topology import machine_of, source_option
 
 __all__ = ["command"]
 
@@ -20,21 +23,31 @@ __all__ = ["command"]
 @click.option("-n", "ranks", type=int, required=True, help="Ranks on the host.")
 @threads_option
 @smt_option
+@near_option
 @source_option
 @json_flag
-def command(ranks: int, threads: int | str, smt: bool, source: str | None, as_json: bool) -> None:
+def command(
+    ranks: int, threads: int | str, smt: bool, near: str | None, source: str | None, as_json: bool
+) -> None:
     """Show which nodes, CPUs and threads N ranks on a host would get, and why."""
-    plan = make_plan(topology_of(source), ranks, threads=threads, smt=smt)  # type: ignore[arg-type]
+    topology, devices = machine_of(source, near is not None)
+    environ = os.environ if source is None else {}  # what is visible here says nothing of other machines
+    wanted = (
+        near_of("plan", devices, parse_near(near, "plan"), [environ], ranks) if near is not None else None
+    )
+    plan = make_plan(topology, ranks, threads=threads, smt=smt, near=wanted)  # type: ignore[arg-type]
     facts = plan.to_dict()
-    for share in facts["ranks"]:
-        share["environment"] = plan.omp_environment(share["local_rank"])
+    for share, rank in zip(facts["ranks"], plan.ranks, strict=True):
+        share["environment"] = (
+            plan.omp_environment(rank.local_rank) | environment_of(rank.devices, environ)[0]
+        )
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
     console = plain_console()
     console.print(f"{facts['source']}, {ranks} rank(s): {'; '.join(facts['reasons'])}")
     table = Table()
-    for name in ("local rank", "nodes", "CPUs", "threads", "memory"):
+    for name in ("local rank", "nodes", "CPUs", "threads", "memory", *(["devices"] if wanted else [])):
         table.add_column(name, no_wrap=True, min_width=len(name))  # of the two words, or one would be enough
     table.add_column("why")
     for share in facts["ranks"]:
@@ -44,6 +57,7 @@ def command(ranks: int, threads: int | str, smt: bool, source: str | None, as_js
             share["cpus"],
             str(share["threads"]),
             share["memory"],
+            *([", ".join(d["name"] for d in share["devices"])] if wanted else []),
             "; ".join(share["reasons"]),
         )
     print_table(console, table, wrap=True)

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -19,8 +20,9 @@ import click
 from .. import _native
 from .._native.errors import error_for, name_of
 from .._native.installed import installed
-from .._text import BINDINGS
+from .._text import BINDINGS, device_text
 from ..bind.affinity import inherited_memory_policy
+from ..discover.devices import machine_devices, parse_near
 from ..discover.launcher import Ancestor, Launch, launch_and_process
 from ..discover.neighbours import on_same_cpus, other_jobs
 from ..discover.program import Program, look_at
@@ -37,7 +39,7 @@ from ..plan.process import (
     parse_memory,
     parse_policy,
 )
-from .options import bind_option, smt_option, threads_option
+from .options import bind_option, near_option, smt_option, threads_option
 
 if TYPE_CHECKING:
     from ..report.files import ReportFiles
@@ -56,6 +58,7 @@ _LAUNCHERS = frozenset(
 )
 @threads_option
 @smt_option
+@near_option
 @click.option(
     "--policy",
     default="local",
@@ -89,6 +92,7 @@ def command(
     bind: str,
     threads: int | str,
     smt: bool,
+    near: str | None,
     policy: str,
     memory: str | None,
     strict: bool,
@@ -113,9 +117,13 @@ def command(
     launch, ancestor = launch_and_process()
     obstacle = found.obstacle
     files = _report_files(launch, ancestor) if os.environ.get(REPORT) else None
-    wishes = Wishes(bind, threads, smt, parse_policy(policy, strict), preload, parse_memory(memory))  # type: ignore[arg-type]
+    kinds = parse_near(near, "run") if near is not None else ()
+    wishes = Wishes(bind, threads, smt, parse_policy(policy, strict), preload, parse_memory(memory), kinds)  # type: ignore[arg-type]
     topology = Topology.from_machine()
-    steps = decide(topology, _look(obstacle, launch, ancestor), wishes)
+    looked = _look(obstacle, launch, ancestor)
+    if kinds:
+        looked = replace(looked, devices=machine_devices(topology))
+    steps = decide(topology, looked, wishes)
     if dry_run:
         out = json.dumps({**steps.to_dict(), "program": words}, indent=2) if as_json else text(steps, words)
         click.echo(out)
@@ -361,7 +369,8 @@ def text(steps: Steps, words: Sequence[str]) -> str:
         return (
             f"{who}: nodes {ids_text(steps.share.nodes)}, {pinned}, {steps.share.threads} thread(s), "
             f"memory policy {steps.memory if steps.memory is not None else 'as it is'}, "
-            f"preload {'yes' if steps.preload else 'no'}"
+            + "".join(f"{text}, " for text in _devices(steps))
+            + f"preload {'yes' if steps.preload else 'no'}"
         )
     lines = [
         f"{who} (launcher: {steps.launcher})",
@@ -370,7 +379,12 @@ def text(steps: Steps, words: Sequence[str]) -> str:
         f"  memory policy: {steps.memory if steps.memory is not None else 'as it is'}",
         f"  preload: {'yes' if steps.preload else 'no'}",
     ]
+    lines += [f"  device: {text}" for text in _devices(steps)]
     lines += [f"  set {name}={value}" for name, value in steps.environment.items()]
     lines += [f"  keep {name}={value}" for name, value in steps.kept.items()]
     lines += [f"  because {why}" for why in steps.reasons]
     return "\n".join([*lines, f"  run {shlex.join(words)}"])
+
+
+def _devices(steps: Steps) -> list[str]:
+    return [device_text(device) for device in steps.devices]

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import click
 from rich.table import Table
 
+from ..discover.devices import Device, machine_devices, read_source
 from ..discover.kinds import kind_nodes, kinds_lines
-from ..discover.topology import Topology
+from ..discover.topology import Topology, format_ids
 from ..plan.ranks import make_plan
 from ..policy import MEMORY_KINDS
 from .bench.output import new_figure, plot_option, save_figure
@@ -17,7 +19,7 @@ from .console import plain_console, print_table
 from .drawing import draw, machine_lines
 from .options import json_flag
 
-__all__ = ["command", "gib", "source_option", "topology_of"]
+__all__ = ["command", "gib", "machine_of", "source_option"]
 
 source_option = click.option(
     "--topology",
@@ -27,9 +29,12 @@ source_option = click.option(
 )
 
 
-def topology_of(source: str | None) -> Topology:
-    """The topology an option names; this machine's without one."""
-    return Topology.from_source(source) if source is not None else Topology.from_machine()
+def machine_of(source: str | None, devices: bool = True) -> tuple[Topology, tuple[Device, ...]]:
+    """The machine an option names, and its devices if they are asked for; this one without."""
+    if source is not None:
+        return read_source(source)
+    topology = Topology.from_machine()
+    return topology, machine_devices(topology) if devices else ()
 
 
 def gib(count: int) -> str:
@@ -43,17 +48,18 @@ def gib(count: int) -> str:
 @json_flag
 @plot_option
 def command(source: str | None, ranks: int | None, as_json: bool, plot_file: str | None) -> None:
-    """Draw packages, NUMA nodes and cores; list nodes, kinds of memory and distances."""
-    topology = topology_of(source)
+    """Draw packages, NUMA nodes and cores; list nodes, kinds of memory, distances and devices."""
+    topology, devices = machine_of(source)
     cpus = [share.cpus for share in make_plan(topology, ranks).ranks] if ranks is not None else []
     if plot_file is not None:
-        save_figure(draw(topology, cpus, new_figure(6, 4)), plot_file)
+        save_figure(draw(topology, cpus, new_figure(6, 4), devices), plot_file)
     kinds = {kind: kind_nodes(topology, kind) for kind in MEMORY_KINDS}
     facts = topology.to_dict() | {
         "kinds": {
             kind: {"nodes": list(nodes), "source": source or None} for kind, (nodes, source) in kinds.items()
         }
     }
+    facts["devices"] = [device.to_dict() for device in devices]
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
@@ -63,7 +69,7 @@ def command(source: str | None, ranks: int | None, as_json: bool, plot_file: str
         f"{facts['cores']} core(s), {facts['pus']} PU(s); allowed: CPUs {facts['allowed_cpus']}, "
         f"nodes {facts['allowed_nodes']}"
     )
-    for line in machine_lines(topology, cpus):
+    for line in machine_lines(topology, cpus, devices=devices):
         console.print(line)
     console.print("kinds of memory")
     for line in kinds_lines(topology):
@@ -82,3 +88,15 @@ def command(source: str | None, ranks: int | None, as_json: bool, plot_file: str
             *(str(d) for d in node["distances"].values()),
         )
     print_table(console, table)
+    if devices:
+        print_table(console, _device_table(devices))
+
+
+def _device_table(devices: Sequence[Device]) -> Table:
+    table = Table("device", "kind", "PCI address", "nodes", "driver", "name that stays")
+    for d in devices:
+        kind = f"{d.vendor} {d.kind}" if d.kind == "gpu" else d.fabric
+        table.add_row(
+            d.name, kind, d.address, format_ids(d.nodes) or "unknown", d.driver or "-", d.uuid or "-"
+        )
+    return table

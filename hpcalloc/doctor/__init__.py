@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is wrong with where and how a job runs: facts are gathered, checks are pure functions of them.
 
-gather (facts.py) -> Host (host.py) -> checks (binding, openmp, system, software) -> merge (finding.py)
+gather (facts.py) -> Host (host.py) -> checks (binding, devices, openmp, system, software) -> merge (finding.py)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from . import binding, openmp, software, system
+from . import binding, devices, openmp, software, system
+from .devices import devices_of
 from .facts import HostFacts, RankFacts, gather_host, gather_rank
 from .finding import Finding, is_healthy, merge
 from .host import Host
@@ -18,13 +19,14 @@ __all__ = [
     "Host",
     "HostFacts",
     "RankFacts",
+    "devices_of",
     "diagnose",
     "gather_host",
     "gather_rank",
     "is_healthy",
 ]
 
-CHECKS = (*binding.CHECKS, *openmp.CHECKS, *system.CHECKS, *software.CHECKS)
+CHECKS = (*binding.CHECKS, *devices.CHECKS, *openmp.CHECKS, *system.CHECKS, *software.CHECKS)
 
 
 def diagnose(hosts: Iterable[Host]) -> tuple[Finding, ...]:

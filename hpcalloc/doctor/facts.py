@@ -21,6 +21,7 @@ from typing import Any
 
 from .. import _native
 from .._native.installed import installed
+from ..discover.devices import VARIABLES, Device, machine_devices
 from ..discover.launcher import Launch, detect_launcher, launcher_process
 from ..discover.neighbours import Neighbour, other_jobs
 from ..discover.proc import (
@@ -50,6 +51,7 @@ __all__ = [
 _VARIABLES = (
     "OMP_", "KMP_", "GOMP_", "OPENBLAS_", "GOTO_", "MKL_", "BLIS_", "FLEXIBLAS", "SLURM", "SRUN_", "LD_PRELOAD",
     "HWLOC_", "NUMALLOC_", "HPCALLOC_", "NUMEXPR_", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID", "COBALT_JOBID",
+    *VARIABLES,
 )  # fmt: skip
 _LIBRARIES = re.compile(
     r"lib(mpi(_cray|_intel)?|mpich|hwloc|numalloc_preload|jemalloc|tcmalloc\w*|mimalloc\w*|tbbmalloc\w*|snmalloc\w*"
@@ -167,6 +169,8 @@ class HostFacts:
         Of /dev/shm; None where nothing is mounted there.
     fabric : tuple of str
         RDMA devices.
+    devices : tuple of Device
+        GPUs and NICs.
     demotion : bool
         Under pressure the kernel moves pages to slower nodes.
     """
@@ -182,6 +186,7 @@ class HostFacts:
     shm_bytes: int | None = None
     shm_free: int | None = None
     fabric: tuple[str, ...] = ()
+    devices: tuple[Device, ...] = ()
     demotion: bool = False
 
 
@@ -201,6 +206,7 @@ def gather_host(
     return HostFacts(
         name=_hostname(base),
         topology=topology,
+        devices=machine_devices(topology, root),
         numa_balancing=read_number(base / "proc/sys/kernel/numa_balancing"),
         zone_reclaim=read_number(base / "proc/sys/vm/zone_reclaim_mode"),
         overcommit=read_number(base / "proc/sys/vm/overcommit_memory"),

@@ -16,11 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from ..discover.devices import Device, environment_of
 from ..discover.kinds import SOURCES, nearest, nodes_of_kind
 from ..discover.launcher import Launch
 from ..discover.topology import Topology, format_ids
 from ..exceptions import NodeError, PlanError, message
 from ..policy import MEMORY_KINDS, Policy
+from .near import Near, closest, near_of
 from .ranks import MOST, LauncherBinding, RankPlan, is_launcher_default, make_plan
 
 __all__ = ["MemoryPolicy", "Situation", "Steps", "Wishes", "bindings_of", "decide", "join_preload"]
@@ -51,6 +53,8 @@ class Situation:
         Path of the preload library.
     obstacle : str
         Why the program would not load it; "": it would.
+    devices : tuple of Device
+        Of the host, if ranks are to be near some.
     """
 
     environ: Mapping[str, str]
@@ -60,6 +64,7 @@ class Situation:
     inherited_policy: str = ""
     library: str = ""
     obstacle: str = ""
+    devices: tuple[Device, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Wishes:
     policy: Policy = field(default_factory=lambda: Policy("local"))
     preload: bool | None = None
     memory: str | tuple[int, ...] = ()  # a kind of memory, or nodes of which the nearest is to serve first
+    near: tuple[str, ...] = ()  # kinds of devices
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,8 @@ class Steps:
         Variables that the user has set already and that stay.
     preload : bool
     reasons : tuple of str
+    devices : tuple of mapping
+        The devices of its share, each with its distance.
     """
 
     local_rank: int | None
@@ -130,6 +138,7 @@ class Steps:
     kept: dict[str, str]
     preload: bool
     reasons: tuple[str, ...]
+    devices: tuple[Mapping[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -141,6 +150,7 @@ class Steps:
             "cpus": format_ids(self.share.cpus),
             "threads": self.share.threads,
             "action": self.share.action,
+            **({"devices": self.devices} if self.devices else {}),
             "pin": format_ids(self.pin) or None,
             "memory_policy": str(self.memory) if self.memory is not None else None,
             "environment": self.environment,
@@ -209,6 +219,10 @@ def decide(topology: Topology, found: Situation, wishes: Wishes) -> Steps:
     if wishes.bind != "auto" and launch.local_rank is not None and launch.local_size is not None:
         bindings = [LauncherBinding(found.cpus, launch.launcher, launch.explicit)] * launch.local_size
     threads, kept_threads = _threads(found.environ, wishes)
+    near, seat = _near(topology, found, wishes, bindings, note)
+    bindings = (
+        bindings if seat is None else bindings[:1] * max(len(bindings), len(near.devices) if near else 0)
+    )
     plan = make_plan(
         topology,
         len(bindings),
@@ -217,8 +231,11 @@ def decide(topology: Topology, found: Situation, wishes: Wishes) -> Steps:
         bind=wishes.bind,
         policy="interleave" if wishes.policy.kind == "interleave" else "local",
         bindings=bindings,
+        near=near,
     )
-    share = plan.ranks[launch.local_rank if launch.local_rank is not None and len(bindings) > 1 else 0]
+    if seat is None:
+        seat = launch.local_rank if launch.local_rank is not None and len(bindings) > 1 else 0
+    share = plan.ranks[seat]
     planned = () if note and wishes.bind == "off" else (*plan.reasons, *share.reasons)
     reasons = [*planned, *filter(None, (note, launch.note))]
     pin = () if share.action in ("none", "honour") or set(share.cpus) == found.cpus else share.cpus
@@ -226,6 +243,9 @@ def decide(topology: Topology, found: Situation, wishes: Wishes) -> Steps:
     preload = _preload(found, wishes, reasons)
     environment, kept = _environment(found.environ, wishes, share)
     kept |= kept_threads
+    of_devices, stay = environment_of(share.devices, found.environ)
+    environment |= of_devices
+    kept |= stay
     environment[MARK] = launch.launcher
     if preload:
         environment["LD_PRELOAD"] = join_preload(found.environ.get("LD_PRELOAD", ""), found.library)
@@ -244,7 +264,47 @@ def decide(topology: Topology, found: Situation, wishes: Wishes) -> Steps:
         kept,
         preload,
         tuple(dict.fromkeys(reasons)),
+        tuple(share.devices_at(topology)),
     )
+
+
+# Launchers that give each rank a list of devices of its own; others pass on what the user set for all.
+_OWN_DEVICES = ("slurm", "flux", "jsm", "pals")
+
+
+def _near(
+    topology: Topology, found: Situation, wishes: Wishes, bindings: Sequence[LauncherBinding], note: str
+) -> tuple[Near | None, int | None]:
+    """Devices to be near to; and which rank of the plan this one is, where its device decides, not its number.
+
+    No rank knows what devices the others were given. If a launcher has given this rank a device, the plan is for all
+    devices of the host, and this rank takes the place beside its own.
+    """
+    if not wishes.near:
+        return None, None
+    launch, count = found.launch, len(bindings)
+    if note and launch.local_rank is None:
+        remedy = "start the ranks by mpirun or srun, or use init(comm, near=...)"
+        raise PlanError(
+            message("run", f"--near {','.join(wishes.near)}: {note}", "ranks that are told", remedy)
+        )
+    local_rank, size = launch.local_rank, launch.local_size or 1
+    near = near_of("run", found.devices, wishes.near, [found.environ], size)
+    if local_rank is None or size == 1:
+        return near, None
+    if count == 1:  # its binding stays, and the others' are not known
+        some = closest(topology, near.devices, found.cpus)
+        mine = near.of_rank[local_rank] if near.of_rank else (some[local_rank % len(some)],)
+        return near._replace(of_rank=(mine,)), None
+    if len(near.devices) == 1 and near.of_rank and launch.launcher in _OWN_DEVICES:
+        own = near.devices[0]
+        every = tuple(d for d in found.devices if d.kind == own.kind and d.vendor == own.vendor)
+        turns = max(-(-count // len(every)), 1)
+        seats = max(count, len(every))
+        of_rank = tuple((every[i % len(every)],) for i in range(seats))
+        seat = every.index(own) + len(every) * (local_rank % turns)
+        return near._replace(devices=every, of_rank=of_rank), seat % seats
+    return near, None
 
 
 def _threads(environ: Mapping[str, str], wishes: Wishes) -> tuple[int | Literal["auto"], dict[str, str]]:

@@ -12,8 +12,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from .._text import plural
+from ..discover.devices import Device, places
 from ..discover.topology import Core, Topology, format_ids
 from ..exceptions import PlanError, message
+from .near import Near, closest, describe, nearest, seats
 
 __all__ = ["LauncherBinding", "Plan", "RankPlan", "is_launcher_default", "make_plan"]
 
@@ -49,6 +52,8 @@ class RankPlan(NamedTuple):
     action : str
         "bind", "widen" (a default nobody asked for), "honour" (a binding somebody asked for) or "none".
     reasons : tuple of str
+    devices : tuple of Device
+        GPUs and NICs that it is to use; none unless it was asked to be near them.
     """
 
     local_rank: int
@@ -59,6 +64,11 @@ class RankPlan(NamedTuple):
     shared: bool
     action: str
     reasons: tuple[str, ...]
+    devices: tuple[Device, ...] = ()
+
+    def devices_at(self, topology: Topology) -> list[dict[str, Any]]:
+        """Its devices with their distance from its CPUs; plain values for JSON."""
+        return places(topology, self.devices, self.cpus)
 
 
 class Plan(NamedTuple):
@@ -85,6 +95,7 @@ class Plan(NamedTuple):
                     "shared": r.shared,
                     "action": r.action,
                     "reasons": list(r.reasons),
+                    **({"devices": r.devices_at(self.topology)} if r.devices else {}),
                 }
                 for r in self.ranks
             ],
@@ -118,6 +129,7 @@ def make_plan(
     bind: Bind = "auto",
     policy: str = "local",
     bindings: Sequence[LauncherBinding] | None = None,
+    near: Near | None = None,
 ) -> Plan:
     """Give each of a host's ranks nodes, CPUs and threads.
 
@@ -137,6 +149,8 @@ def make_plan(
         local: memory on the rank's node, interleaved over them where it has several.
     bindings : sequence of LauncherBinding, optional
         How each local rank was started; None: unbound.
+    near : Near, optional
+        Devices to place the ranks near to. A rank whose binding stays gets the nearest.
 
     Returns
     -------
@@ -172,7 +186,13 @@ def make_plan(
         ]
         why: list[str] = ["bind='off'"]
     else:
-        shares, why = _decide(topology, cores, core_of, given, bindings, bind, smt)
+        deal = _Dealer(topology, smt, threads if isinstance(threads, int) else 1, near)
+        shares, why = _decide(deal, cores, core_of, given, bindings, bind)
+    if near is not None and not shares[0].devices:
+        owner = topology.node_of_cpu()
+        homes = [sorted({owner[cpu] for cpu in share.cpus}) for share in shares]
+        found = zip(shares, homes, nearest(topology, near, homes), strict=True)
+        shares = [_with_devices(topology, near, share, nodes, devices) for share, nodes, devices in found]
     time = topology.cpu_quota / local_ranks if topology.cpu_quota is not None else None
     ranks = tuple(_finish(s, core_of, threads, smt, policy, time) for s in shares)
     return Plan(topology, local_ranks, ranks, tuple(why))
@@ -228,26 +248,25 @@ def _check(topology: Topology, ranks: int, threads: Any, bind: str, policy: str,
 
 
 def _decide(
-    topology: Topology,
+    deal: _Dealer,
     cores: tuple[Core, ...],
     core_of: dict[int, Core],
     given: Sequence[frozenset[int]],
     bindings: Sequence[LauncherBinding] | None,
     bind: str,
-    smt: bool,
 ) -> tuple[list[RankPlan], list[str]]:
-    count = len(given)
+    count, topology = len(given), deal.topology
     if bind == "force":
-        return _deal(topology, cores, count, smt, "bind", ["bind='force': any other binding is replaced"])
+        return deal(cores, count, "bind", ["bind='force': any other binding is replaced"])
     if bindings is None or all(cpus == core_of.keys() for cpus in given):
-        return _deal(topology, cores, count, smt, "bind", ["the ranks came unbound"])
+        return deal(cores, count, "bind", ["the ranks came unbound"])
     launcher = bindings[0].launcher
     if is_launcher_default(topology, bindings):
         why = [
             f"{launcher} bound the ranks to {'; '.join(dict.fromkeys(map(format_ids, given[:4])))}, its default that nobody asked "
             "for: widened"
         ]
-        return _deal(topology, cores, count, smt, "widen", why)
+        return deal(cores, count, "widen", why)
     if count > 1 and len(set(given)) == 1:
         inherited = given[0]
         inside = tuple(
@@ -256,7 +275,7 @@ def _decide(
             if inherited & set(core.pus)
         )
         why = [f"all ranks inherited CPUs {format_ids(inherited)} (taskset or a cgroup): planned inside them"]
-        return _deal(topology, inside, count, smt, "bind", why)
+        return deal(inside, count, "bind", why)
     why = ["the binding the ranks came with was asked for: honoured"]
     shares = []
     for i, cpus in enumerate(given):
@@ -313,15 +332,75 @@ def _memory_nodes(topology: Topology, nodes: Sequence[int]) -> tuple[int, ...]:
 # ---- dealing nodes and cores --------------------------------------------------------------------------------
 
 
-def _deal(
-    topology: Topology, cores: tuple[Core, ...], count: int, smt: bool, action: str, why: list[str]
-) -> tuple[list[RankPlan], list[str]]:
+class _Dealer(NamedTuple):
+    """Deals cores to ranks."""
+
+    topology: Topology
+    smt: bool
+    threads: int  # that a rank needs cores for
+    near: Near | None
+
+    def __call__(
+        self, cores: tuple[Core, ...], count: int, action: str, why: list[str]
+    ) -> tuple[list[RankPlan], list[str]]:
+        if self.near is not None:
+            return self._near(self.near, cores, count, action, why)
+        return _deal(self.topology, cores, count, self.smt, action, why)
+
+    def _near(
+        self, near: Near, cores: tuple[Core, ...], count: int, action: str, why: list[str]
+    ) -> tuple[list[RankPlan], list[str]]:
+        of_node = _by_node(cores)
+        room = {node: max(len(of_node[node]) // self.threads, 1) for node in of_node}
+        taken = seats(self.topology, room, near, count)
+        parts: list[list[tuple[tuple[int, ...], bool, str]]] = [[] for _ in taken]
+        on_node: dict[int, list[int]] = {node: [] for node in of_node}
+        for i, seat in enumerate(taken):
+            for node in seat.nodes:
+                on_node[node].append(i)
+        for node, ranks in on_node.items():
+            if near.of_rank:  # each on the cores next to its device, whatever its number
+                ranks.sort(key=lambda i: [(min(d.cpus, default=-1), d.address) for d in taken[i].devices])
+            dealt = _split(of_node[node], len(ranks), self.smt) if ranks else []
+            for i, part in zip(ranks, dealt, strict=True):
+                parts[i].append(part)
+        first = {core.pus[0] for core in cores}
+        shares = []
+        for i, (seat, mine) in enumerate(zip(taken, parts, strict=True)):
+            cpus = [cpu for part, _, _ in mine for cpu in part]
+            ordered = (*(c for c in cpus if c in first), *(c for c in cpus if c not in first))
+            notes = tuple(note for note in (seat.note, *(reason for _, _, reason in mine)) if note)
+            homes = _memory_nodes(self.topology, seat.nodes)
+            shared = any(shared for _, shared, _ in mine)
+            share = RankPlan(i, homes, ordered, 0, "", shared, action, notes)
+            shares.append(_with_devices(self.topology, near, share, seat.nodes, seat.devices))
+        kind = near.devices[0].kind.upper()
+        told = f"{plural(len(near.devices), kind)}, {plural(count, 'rank')}: on the nodes of their devices"
+        return shares, [*why, told]
+
+
+def _with_devices(
+    topology: Topology, near: Near, share: RankPlan, nodes: Sequence[int], devices: tuple[Device, ...]
+) -> RankPlan:
+    devices += closest(topology, near.also, frozenset(share.cpus)) if near.also else ()
+    return share._replace(devices=devices, reasons=(*describe(topology, devices, nodes), *share.reasons))
+
+
+def _by_node(cores: Sequence[Core]) -> dict[int, list[Core]]:
+    """Cores of each node, the nodes ascending, the cores along packages and caches."""
     of_node: dict[int, list[Core]] = {}
     for core in cores:
         of_node.setdefault(core.node, []).append(core)
-    nodes = sorted(of_node)
-    for node in nodes:
-        of_node[node].sort(key=lambda core: (core.package, core.caches, core.pus))
+    for inside in of_node.values():
+        inside.sort(key=lambda core: (core.package, core.caches, core.pus))
+    return dict(sorted(of_node.items()))
+
+
+def _deal(
+    topology: Topology, cores: tuple[Core, ...], count: int, smt: bool, action: str, why: list[str]
+) -> tuple[list[RankPlan], list[str]]:
+    of_node = _by_node(cores)
+    nodes = list(of_node)
     idle = sorted(topology.allowed_nodes - set(nodes))
     if idle:
         why = [

@@ -52,6 +52,7 @@ from .record import (
     Record,
     arrays_of,
     command_text,
+    devices_of,
     host_name,
     job_of,
     machine_of,
@@ -537,4 +538,5 @@ def start_record(steps: Any, topology: Topology, words: Sequence[str], notes: Se
         policy=str(steps.memory or "local()") if steps.preload else "none",
         memory_policy=str(steps.memory) if steps.memory is not None else None,
         kernel=platform.release(),
+        devices=devices_of(steps.devices),
     )

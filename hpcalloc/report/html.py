@@ -15,6 +15,7 @@ from .summary import absent_ranks, worst
 from .text import (
     LEGEND,
     MEMORY_COLUMNS,
+    devices_text,
     facts,
     failures,
     groups,
@@ -184,18 +185,21 @@ def _tip(word: str) -> str:
 
 
 def _bindings(listed: Sequence[Record]) -> str:
+    devices = any(r.devices for r in listed)
     rows = [
         (
             str(r.rank),
             escape(r.host),
             escape(r.cpus.replace(",", ", ")),
             format_ids(r.nodes).replace(",", ", "),
+            *([escape(devices_text(r))] if devices else []),
             str(r.threads),
             _word(BINDINGS.get(r.action, r.action)),
         )
         for r in listed
     ]
-    return _table(("rank", "host", "CPUs", "nodes", "threads", "binding"), rows, (1, 2, 3, 5), cards=True)
+    head = ("rank", "host", "CPUs", "nodes", *(["devices"] if devices else []), "threads", "binding")
+    return _table(head, rows, (1, 2, 3, 4, 6) if devices else (1, 2, 3, 5), cards=True)
 
 
 def _memory(listed: Sequence[Record]) -> str:

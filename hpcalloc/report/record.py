@@ -16,7 +16,7 @@ import platform
 import shlex
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from .. import _native
 from .._native import _handler
 from .._text import plain_text
 from ..bind.affinity import inherited_memory_policy
+from ..discover.devices import VARIABLES, given, machine_devices, places
 from ..discover.topology import Topology, format_ids
 from ..memory.placement import Placement, ProcessMemory, process_memory, range_placement
 from ..shared.mapping import own_ranges
@@ -36,11 +37,13 @@ __all__ = [
     "Arrays",
     "Machine",
     "Memory",
+    "NearDevice",
     "Pool",
     "Record",
     "arrays_of",
     "arrays_placement",
     "command_text",
+    "devices_of",
     "host_name",
     "huge_fraction_of",
     "job_of",
@@ -108,6 +111,16 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class NearDevice:
+    """A GPU or NIC of the rank; its distance from the CPUs of the rank is None where the machine does not tell it."""
+
+    name: str
+    address: str = ""
+    nodes: tuple[int, ...] = ()
+    distance: int | None = None
+
+
+@dataclass(frozen=True)
 class Machine:
     """Sizes of a host."""
 
@@ -148,6 +161,7 @@ class Record:
     remote_frees: int = 0
     peak_bytes: int = 0
     kernel: str = ""
+    devices: tuple[NearDevice, ...] = ()  # those it is to use, if that was asked for or is set
     allocator: Mapping | None = None  # type: ignore[type-arg]  # libnumalloc's own statistics
 
     @property
@@ -177,7 +191,7 @@ class Absent:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (Record, Arrays, Memory, Pool, Machine)):
+    if isinstance(value, (Record, Arrays, Memory, Pool, Machine, NearDevice)):
         plain = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         if isinstance(value, Arrays):
             plain |= {"touched": value.touched, "local_fraction": value.local_fraction}
@@ -238,8 +252,22 @@ def record_of(state: RankState) -> Record:
         remote_frees=total["remote_frees"],
         peak_bytes=total["peak_bytes"],
         kernel=platform.release(),
+        devices=devices_of(state.share.devices_at(state.topology) or _shown(state.topology)),
         allocator=allocator,
     )
+
+
+def devices_of(devices: Iterable[Mapping[str, Any]]) -> tuple[NearDevice, ...]:
+    """Make the part of a record about devices, from what `RankPlan.devices_at` gives."""
+    return tuple(NearDevice(d["name"], d["address"], tuple(d["nodes"]), d["distance"]) for d in devices)
+
+
+def _shown(topology: Topology) -> list[dict[str, Any]]:
+    """Devices that variables choose for this process."""
+    if not any(name in os.environ for name in VARIABLES):
+        return []
+    found = [d for some in given(machine_devices(topology), os.environ).values() for d in some]
+    return places(topology, found, os.sched_getaffinity(os.getpid()))
 
 
 def host_name() -> str:

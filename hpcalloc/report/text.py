@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._text import BINDINGS, count_text, percent, plural, size_text
+from .._text import BINDINGS, count_text, device_text, percent, plural, size_text
 from .._words import WORDS
 from ..discover.topology import format_ids
 from .record import Absent, Machine, Record
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LEGEND",
     "MEMORY_COLUMNS",
+    "devices_text",
     "facts",
     "failures",
     "groups",
@@ -44,7 +46,7 @@ MEMORY_COLUMNS: dict[str, Callable[[Record], str]] = {
     "fallbacks": lambda r: count_text(r.fallbacks),
     "remote frees": lambda r: count_text(r.remote_frees),
 }
-LEGEND = {name: WORDS[name] for name in ("nodes", "binding", *MEMORY_COLUMNS)}
+LEGEND = {name: WORDS[name] for name in ("nodes", "devices", "binding", *MEMORY_COLUMNS)}
 
 
 def metric_text(name: str, value: float) -> str:
@@ -62,6 +64,11 @@ def nodes_text(record: Record) -> str:
         f"{what}: {count_text(count)}" for what in ("untouched", "failed") if (count := getattr(arrays, what))
     ]
     return "unknown" if arrays.unknown else ", ".join(where) or "-"
+
+
+def devices_text(record: Record) -> str:
+    """Say which GPUs and NICs a rank has."""
+    return ", ".join(device_text(dataclasses.asdict(d)) for d in record.devices) or "-"
 
 
 def title_of(listed: Sequence[Record], size: int) -> str:
@@ -203,7 +210,8 @@ def _pairs(lines: Mapping[str, str]) -> Table:
 def tables(listed: Sequence[Record], size: int) -> list[Table]:
     """Return where the ranks are, what is in their memory, and on which nodes."""
     binding = _table(title_of(listed, size))
-    for name in ("rank", "host", "CPUs", "nodes", "threads", "binding"):
+    devices = ["devices"] if any(r.devices for r in listed) else []
+    for name in ("rank", "host", "CPUs", "nodes", *devices, "threads", "binding"):
         numeric = name in ("rank", "threads")
         binding.add_column(name, overflow="fold", no_wrap=numeric, justify="right" if numeric else "left")
     memory = _table("their memory")
@@ -217,9 +225,9 @@ def tables(listed: Sequence[Record], size: int) -> list[Table]:
     for r in listed:
         cpus = r.cpus.replace(",", ", ")  # a long list is broken between numbers
         words = BINDINGS.get(r.action, r.action)
-        binding.add_row(
-            str(r.rank), r.host, cpus, format_ids(r.nodes).replace(",", ", "), str(r.threads), words
-        )
+        near = [devices_text(r)] if devices else []
+        nodes_of = format_ids(r.nodes).replace(",", ", ")
+        binding.add_row(str(r.rank), r.host, cpus, nodes_of, *near, str(r.threads), words)
         memory.add_row(str(r.rank), *(value(r) for value in MEMORY_COLUMNS.values()))
         nodes.add_row(str(r.rank), nodes_text(r))
         several = several or len(r.arrays.pages_per_node) > 1 or bool(r.arrays.untouched or r.arrays.failed)

@@ -17,6 +17,8 @@ from raising import raised
 import hpcalloc
 from hpcalloc import _native, context
 from hpcalloc.bind import agreement
+from hpcalloc.bind import rank as bind_rank
+from hpcalloc.discover.devices import Device
 from hpcalloc.discover.launcher import Launch
 
 pytestmark = pytest.mark.mpi
@@ -33,6 +35,30 @@ def world():
     assert os.sched_getaffinity(0) == ALL
     assert hpcalloc.current_policy() == hpcalloc.local()
     MPI.COMM_WORLD.Barrier()
+
+
+def test_ranks_near_their_devices(world, monkeypatch):
+    def made(topology, root="/"):
+        node = topology.nodes[0].id
+        return tuple(
+            Device("gpu", "nvidia", f"gpu{i}", f"0000:{i:02x}:00.0", (node,), number=i)
+            for i in range(world.size)
+        )
+
+    monkeypatch.setattr(bind_rank, "machine_devices", made)
+    with hpcalloc.init(world, near="gpu") as ctx:
+        (mine,) = ctx.devices
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == str(mine.number)
+        assert sorted(world.allgather(mine.number)) == list(range(world.size))
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    # each was given one of its own by the launcher: rank 0 reads the machine, and hears it from all
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", str(world.size - 1 - world.rank))
+    with hpcalloc.init(world, near="gpu") as ctx:
+        assert [d.number for d in ctx.devices] == [world.size - 1 - world.rank]
+    if world.size > 1:
+        error = raised(lambda: hpcalloc.init(world, near="gpu" if world.rank else "nic"))
+        assert isinstance(error, hpcalloc.PlanError)
+        assert "near='gpu'" in str(error)
 
 
 def test_ranks_and_communicators(world):
