@@ -16,115 +16,11 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-#include "check.h"
 #include "heap/heap.h"
+#include "lab.h"
 #include "os/options.h"
 
-static int ids[NUMALLOC_MAX_NODES], nodes;         /* allowed nodes */
-static int cpu_ids[NUMALLOC_MAX_NODES], cpu_nodes; /* those with CPUs */
 static const char *self;
-
-/* ---- doing things elsewhere ----------------------------------------------------------------------------- */
-
-typedef struct task {
-    int node;
-    void (*body)(struct task *);
-    void *p;
-    size_t size;
-    void **many;
-    int count;
-    int error;
-} task;
-
-static void *run_task(void *argument) {
-    task *t = argument;
-    t->error = numalloc_bind_thread(t->node);
-    if (t->error == 0) t->body(t);
-    return NULL;
-}
-
-static void on_node(task *t) {
-    pthread_t thread;
-    CHECK_EQUAL(pthread_create(&thread, NULL, run_task, t), 0);
-    pthread_join(thread, NULL);
-    CHECK_EQUAL(t->error, 0);
-}
-
-static void touch_body(task *t) { memset(t->p, 0x77, t->size); }
-static void touch_from(int node, void *p, size_t size) {
-    task t = {.node = node, .body = touch_body, .p = p, .size = size};
-    on_node(&t);
-}
-
-static int other_than(int node) { /* a node with CPUs that is not `node` */
-    for (int i = 0; i < cpu_nodes; i++)
-        if (cpu_ids[i] != node) return cpu_ids[i];
-    return -1;
-}
-
-/* The node that is next by distance, ties by id; skip: after that many nearer ones. */
-static int nearest_to(int home, int skip) {
-    bool passed[NUMALLOC_MAX_NODES] = {false};
-    int nearest = -1;
-    for (int turn = 0; turn <= skip; turn++) {
-        nearest = -1;
-        for (int i = 0; i < nodes; i++) {
-            int id = ids[i];
-            if (id == home || passed[id]) continue;
-            if (nearest < 0 || numalloc_distance(home, id) < numalloc_distance(home, nearest)) nearest = id;
-        }
-        if (nearest >= 0) passed[nearest] = true;
-    }
-    return nearest;
-}
-
-/* ---- looking -------------------------------------------------------------------------------------------- */
-
-static size_t pages_on(const void *p, size_t size, int node, size_t *all) {
-    static numalloc_page_counts_t counts;
-    CHECK_EQUAL(numalloc_page_nodes(p, size, &counts), 0);
-    *all = counts.pages;
-    return counts.on_node[node];
-}
-
-static bool all_on(const void *p, size_t size, int node) {
-    size_t all, there = pages_on(p, size, node, &all);
-    return all != 0 && there == all;
-}
-
-/* The line of numa_maps for the mapping that holds `p`: policy text and pages per node. */
-static bool numa_maps_of(const void *p, char *policy, long *on) {
-    static char line[65536];
-    FILE *file = fopen("/proc/self/numa_maps", "r");
-    if (file == NULL) return false;
-    char found[65536] = "";
-    while (fgets(line, sizeof line, file) != NULL) {
-        if (strtoull(line, NULL, 16) > (uintptr_t)p) break; /* ascending */
-        strcpy(found, line);
-    }
-    fclose(file);
-    for (int i = 0; i < NUMALLOC_MAX_NODES; i++) on[i] = 0;
-    policy[0] = '\0';
-    if (sscanf(found, "%*x %99s", policy) != 1) return false;
-    for (char *at = found; (at = strstr(at, " N")) != NULL; at++) {
-        int node;
-        long pages;
-        if (sscanf(at, " N%d=%ld", &node, &pages) == 2 && node >= 0 && node < NUMALLOC_MAX_NODES) on[node] = pages;
-    }
-    return true;
-}
-
-/* numa_maps agrees that the whole mapping around `p` (a region of one home) has pages on `node` only. */
-static bool maps_only_on(const void *p, int node) {
-    static long on[NUMALLOC_MAX_NODES];
-    char policy[100], expected[32];
-    if (!numa_maps_of(p, policy, on)) return false;
-    snprintf(expected, sizeof expected, "prefer:%d", node);
-    bool good = strncmp(policy, expected, strlen(expected)) == 0 && on[node] > 0;
-    for (int i = 0; i < NUMALLOC_MAX_NODES; i++) good = good && (i == node || on[i] == 0);
-    if (!good) printf("numa_maps: policy %s, pages on %d: %ld\n", policy, node, on[node]);
-    return good;
-}
 
 /* ---- the cases ------------------------------------------------------------------------------------------ */
 
@@ -150,9 +46,10 @@ static void control_first_touch_is_seen_to_fail(void) {
     CHECK(p != MAP_FAILED);
     touch_from(toucher, p, size);
     CHECK(!all_on(p, size, wanted));
-    size_t all, there = pages_on(p, size, toucher, &all);
+    size_t all, there = pages_on(p, size, home_of(toucher), &all);
     if (there != all)
-        printf("%zu of %zu pages on %d, %zu on %d\n", there, all, toucher, pages_on(p, size, wanted, &all), wanted);
+        printf("%zu of %zu pages on %d, %zu on %d\n", there, all, home_of(toucher), pages_on(p, size, wanted, &all),
+               wanted);
     CHECK(there > all / 2); /* a first touch is only a preference of the kernel's */
     CHECK(!maps_only_on(p, wanted));
     munmap(p, size);
@@ -195,7 +92,7 @@ static void local_is_the_callers_node(void) {
         for (int s = 0; s < SIZES; s++) {
             task t = {.node = cpu_ids[i], .body = local_body, .size = sizes[s]};
             on_node(&t);
-            check_home(t.p, sizes[s], cpu_ids[i]);
+            check_home(t.p, sizes[s], home_of(cpu_ids[i]));
             numalloc_free(t.p);
         }
 }
@@ -264,7 +161,7 @@ static void freed_elsewhere_body(task *t) {
     for (int i = 0; i < t->count; i++) numalloc_free(t->many[i]);
     for (int i = 0; i < t->count; i++) { /* what this thread gets now must not be what it freed */
         void *p = numalloc(t->size);
-        if (p == NULL || numalloc_node_of(p) != t->node) t->error = EXDEV;
+        if (p == NULL || numalloc_node_of(p) != home_of(t->node)) t->error = EXDEV;
         numalloc_free(p);
     }
 }
@@ -327,7 +224,7 @@ static void migrate_body(task *t) {
             if ((t->error = numalloc_bind_thread(cpu_ids[i])) != 0) return;
             for (int s = 0; s < SIZES; s++) {
                 void *p = numalloc(sizes[s]);
-                if (p == NULL || numalloc_node_of(p) != cpu_ids[i] || numalloc_current_node() != cpu_ids[i])
+                if (p == NULL || numalloc_node_of(p) != home_of(cpu_ids[i]) || numalloc_current_node() != cpu_ids[i])
                     t->error = EXDEV;
                 numalloc_free(p);
             }
@@ -340,7 +237,7 @@ static void a_migrating_thread_allocates_where_it_is(void) {
 }
 
 static void realloc_keeps_the_home(void) {
-    int home = cpu_ids[cpu_nodes - 1], other = other_than(home);
+    int home = home_of(cpu_ids[cpu_nodes - 1]), other = other_than(home);
     CHECK_EQUAL(numalloc_bind_thread(other), 0);
     char *p = numalloc_onnode(100, home), *q = numalloc_onnode((size_t)1 << 20, home);
     for (size_t size = 1000; size < (size_t)24 << 20; size *= 3) {
@@ -507,7 +404,7 @@ static void nodes_are_taken_away(void) {
 }
 
 static void pages_migrate(void) {
-    int from = cpu_ids[0], to = other_than(from);
+    int from = cpu_ids[0], to = home_of(other_than(from));
     size_t size = (size_t)2 << 20, unmoved = 99;
     char *p = numalloc_onnode(size, from);
     touch_from(from, p, size);
@@ -520,7 +417,7 @@ static void pages_migrate(void) {
 }
 
 static void prefault_places(void) {
-    int home = cpu_ids[cpu_nodes - 1];
+    int home = home_of(cpu_ids[cpu_nodes - 1]);
     CHECK_EQUAL(numalloc_bind_thread(other_than(home)), 0);
     char *p = numalloc_onnode((size_t)6 << 20, home);
     CHECK_EQUAL(numalloc_prefault(p, (size_t)6 << 20), 0);
@@ -591,6 +488,7 @@ static void pages_that_the_kernel_balances_are_seen(void) {
     char *p = (char *)(((uintptr_t)reserved + HUGE - 1) & ~(uintptr_t)(HUGE - 1));
     (void)os_advise_huge(p, bytes, true);
     touch_from(there, p, bytes);
+    there = home_of(there);
     CHECK_EQUAL(numalloc_bind_thread(here), 0);
     for (size_t i = 0; i < PAGES; i++) page[i] = p + i * os_page_size();
     struct utsname kernel;
@@ -635,16 +533,6 @@ static const check_case cases[] = {
 
 int main(int argc, char **argv) {
     self = argv[0];
-    nodes = numalloc_node_ids(ids, NUMALLOC_MAX_NODES);
-    for (int i = 0; i < nodes; i++) {
-        numalloc_node_info_t info;
-        if (numalloc_node_info(ids[i], &info) == 0 && info.cpus > 0) cpu_ids[cpu_nodes++] = ids[i];
-    }
-    if (cpu_nodes < 2) {
-        fprintf(stderr,
-                "lab_placement: this machine has %d NUMA node(s) with CPUs, at least 2 are needed: make test-numa\n",
-                cpu_nodes);
-        return 2;
-    }
+    if (!lab_nodes("lab_placement")) return 2;
     return check_main(cases, sizeof cases / sizeof cases[0], argc, argv);
 }
