@@ -30,7 +30,7 @@ PACKAGES := $(wildcard hpcalloc/*/__init__.py hpcalloc/*/*/__init__.py)
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
 .PHONY: docs test-aarch64 all native demo quick bench bench-pauses bench-public test test-native test-preload fuzz test-long test-preload-long test-python \
-        test-recipes test-floors test-mpi examples test-examples test-solvers lint test-numa test-slurm test-slurm-numa test-cluster \
+        test-recipes test-floors test-mpi examples test-examples test-solvers lint test-numa test-numa-all test-slurm test-slurm-numa test-cluster \
         test-readme man wheels clean help
 
 all: native $(VENV)/package ## libraries in build/native, the package in the virtual environment
@@ -263,6 +263,9 @@ lint: $(VENV)/installed ## style and types
 
 test-numa: $(VENV)/installed native ## the NUMA lab: 2- and 4-node kernels under QEMU
 	$(BIN)/python tests/lab/lab.py
+
+test-numa-all: $(VENV)/installed native ## the lab's other machines too: uneven nodes, kinds of memory, devices, a newer kernel
+	$(BIN)/python tests/lab/lab.py --all
 
 # Both MPI libraries, whatever MPI says. No root, and no installed Slurm configuration is touched.
 test-slurm: native ## every job script on a real Slurm on loopback, about three minutes
