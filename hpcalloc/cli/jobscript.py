@@ -73,7 +73,8 @@ def command(
     """Write a Slurm job script for PROGRAM, planned for a compute node.
 
     That node is this machine, one that --ask-node lets Slurm choose, or what --topology names, such as the file that
-    `srun lstopo --of xml > node.xml` writes. Impossible geometry is refused.
+    `srun lstopo --of xml > node.xml` writes. Geometry that the node does not
+    have is refused.
     """
     if ask_node and source is not None:
         raise HpcallocError(message("jobscript", "--ask-node and --topology", "one of them"))
