@@ -576,7 +576,7 @@ class Context(_handler.Scope):
 
         An error on one rank is raised on all ranks of the communicator.
         """
-        from .shared.array import create
+        from .shared.create import create
 
         return create(self._checked("shared_empty")._state, "shared_empty", shape, dtype, axis, halo, split)
 
@@ -590,7 +590,7 @@ class Context(_handler.Scope):
         split: Split = "auto",
     ) -> SharedArray:
         """As `shared_empty`, and zero: shared memory is when it is new, so that it costs no more."""
-        from .shared.array import create
+        from .shared.create import create
 
         return create(self._checked("shared_zeros")._state, "shared_zeros", shape, dtype, axis, halo, split)
 

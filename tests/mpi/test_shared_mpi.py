@@ -15,7 +15,7 @@ from raising import raised
 import hpcalloc
 from hpcalloc import _native
 from hpcalloc.bind.agreement import Ranks
-from hpcalloc.shared import array as shared
+from hpcalloc.shared import create as shared
 
 pytestmark = pytest.mark.mpi
 
