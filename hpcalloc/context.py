@@ -1,77 +1,36 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``hpcalloc.init``: one rank's place on its host, from the communicator to the arrays, and back on close.
-
-The story in order: meet the ranks, gather how each of this host was started, plan and pin (`bind.rank`), agree that
-all ranks succeeded, and make the plan's placement the policy of arrays made from now on.
-
-Contexts of a process form a stack; there is one pinning, so a second ``init`` while a context is open must
-ask for the same and shares it. The last one to close puts everything back, in whatever order they are
-closed. No lock is held while a rank waits for others.
-"""
+"""``hpcalloc.init`` and what it returns: one rank's place on its host, from the communicator to the arrays (`opening`)."""
 
 from __future__ import annotations
 
-import atexit
 import functools
 import inspect
-import os
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, SupportsIndex, TypeVar
 
-from ._native import _handler, lib
-from .bind import mpi, rank
-from .bind.affinity import ThreadPool, undo_openmp
-from .bind.agreement import OneCall, Ranks, tell_late
-from .bind.rank import InitOptions, RankState
-from .discover.launcher import this_launch
+from ._native import _handler
+from .bind import mpi
+from .bind.affinity import ThreadPool
+from .bind.agreement import OneCall
+from .bind.rank import RankState
 from .discover.topology import Topology, format_ids
 from .exceptions import BindingError, ContextClosedError, PlanError, message
 from .memory import arrays
-from .memory.handlers import handler_of
 from .memory.placement import Placement, placement
-from .plan.ranks import LauncherBinding, Plan
+from .opening import Opening, innermost, release
+from .plan.ranks import Action, Plan
 from .policy import Policy
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from mpi4py import MPI
 
-    from .discover.devices import Device
     from .memory.numpy_allocator import NumpyAllocator
     from .report.report import Report
     from .shared.array import SharedArray
     from .shared.layout import Split
 
 __all__ = ["Context", "current", "init"]
-
-_lock = threading.Lock()  # guards what follows; never held over a wait
-_open: list[Context] = []  # innermost last
-_state: RankState | None = None  # what they share
-_busy: int | None = None  # thread that makes a state, or takes one back
-_free = threading.Condition(_lock)  # _busy is None again
-_unbound = Policy("local")  # without a context
-
-
-def _after_fork() -> None:
-    global _lock, _free, _busy, _state
-    _lock = threading.Lock()  # its holder may be a thread that the child does not have
-    _free = threading.Condition(_lock)
-    if _busy not in (None, threading.get_ident()):
-        _busy = None
-        _state = _open[-1]._state if _open else None
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-@atexit.register
-def _at_exit() -> None:
-    """Tell the ranks that wait for this one, now or later."""
-    if _state is not None:
-        _state.leave()
-    tell_late()
-
 
 # ---- init ---------------------------------------------------------------------------------------------
 
@@ -146,7 +105,7 @@ def init(
                 "hpcalloc.init(MPI.COMM_WORLD), on all ranks; or share=(i, n) for this process alone",
             )
         )
-    opening = _Opening(comm)
+    opening = Opening(comm, Context)
     try:
         with OneCall("init"):
             return opening.run(bind, policy, strict, threads, share, near)
@@ -158,165 +117,8 @@ def init(
 
 def current() -> Context | None:
     """Return the innermost open context of the process, None without one."""
-    with _lock:
-        return _open[-1] if _open else None
-
-
-class _Opening:
-    """One call of `init`: what it has done so far, so that it can be undone wherever it is interrupted."""
-
-    def __init__(self, comm: MPI.Intracomm | None) -> None:
-        self.comm = comm
-        self.begun = False
-        self.state: RankState | None = None
-        self.context: Context | None = None
-
-    def run(self, bind: Any, policy: Any, strict: Any, threads: Any, share: Any, near: Any) -> Context:
-        self.begun = True
-        theirs = Ranks(self.comm, ours=False)
-        error: Exception | None = None
-        options: InitOptions | None = None
-        try:
-            if share is not None and self.comm is not None:
-                remedy = "leave share out: the communicator tells it"
-                raise PlanError(message("init", "share= and comm=", "one of them", remedy))
-            options = rank.check_options(bind, policy, strict, threads, share, near)
-            self.enter(options)
-        except Exception as bad:
-            error = bad
-        # All ranks of all hosts have a context open, or none.
-        theirs.meet("init" if self.state is None else "init inside of a context", error)
-        assert options is not None
-        launch = this_launch()
-        ranks = theirs.duplicate("init")
-        host, missed = rank.host_of(ranks, launch.local_size)
-        affinity, taken = undo_openmp(leave=bind == "off" or self.state is not None)
-        binding = LauncherBinding(affinity, launch.launcher, launch.explicit)
-        requests = host.allgather("init", rank.request_of(binding, options))
-        try:
-            rank.check_same(requests)
-            if self.state is None:
-                self.state = rank.prepare(options, self.comm, ranks, host, missed, launch, requests, taken)
-                if os.environ.get("HPCALLOC_REPORT"):
-                    from .report import files  # not needed by most
-
-                    files.attach(self.state)
-                rank.bind(self.state)
-            handler_of(self.state.policy)  # NodeError now, not at the first array
-            lib.numalloc_purger()  # a solver computes for long without a call; 0 or ENOTSUP
-        except Exception as bad:
-            error = bad
-        try:
-            ranks.meet("init", error)
-        except Exception:
-            if not ranks.broken:  # all ranks raise, and have no use for these
-                mpi.free(host.comm, ranks.comm)
-            raise
-        state = self.state
-        assert state is not None
-        if state.ranks is ranks:
-            state.make_communicators()
-        else:
-            mpi.free(host.comm, ranks.comm)
-        self.context = Context(state)
-        self.complete(self.context)
-        return self.context
-
-    def enter(self, options: InitOptions) -> None:
-        """Become a user of the state that is open, or the one that makes it.
-
-        Ranks that wait for each other must not wait for a thread as well: two threads with two communicators could do
-        so crosswise. So only a process alone waits for another thread.
-        """
-        global _busy
-        with _lock:
-            while _busy not in (None, threading.get_ident()) and self.comm is None:
-                _free.wait()
-            if _busy is not None:
-                raise PlanError(
-                    message(
-                        "init",
-                        "another thread of this process opens or closes a context",
-                        "one pinning per process at a time",
-                        "open the context in one thread, and use it in all: hpcalloc.current()",
-                    )
-                )
-            if _state is None:
-                _busy = threading.get_ident()
-                return
-            _check_nested(_state, options, self.comm)
-            _state.users.add(self)
-            self.state = _state
-
-    def complete(self, context: Context) -> None:
-        global _busy, _state
-        state = context._state
-        with _lock:
-            state.users.add(context)
-            state.users.discard(self)
-            _open.append(context)
-            arrays.set_current_policy(state.policy)
-            rank.set_current(state)
-            if _state is not state:
-                _state, _busy = state, None
-                _free.notify_all()
-
-    def undo(self) -> None:
-        """Put back what was changed, alone: the other ranks may be anywhere. It can be repeated."""
-        if (
-            self.state is not None
-            and not self.state.users - {self, self.context}
-            and self.context not in _open
-        ):
-            self.state.on_close.clear()  # there was no context
-        if self.context is not None and self.context in _open:
-            self.context._exit(KeyboardInterrupt)
-        elif self.context is None or not self.context._closed:
-            if self.state is not None:
-                self.state.users.discard(self.context)
-            _release(self.state, self)
-
-
-def _release(state: RankState | None, user: _Opening | Context) -> bool:
-    """Take a user from its state, and take the state back if that was the last. Return so. It can be repeated."""
-    global _busy, _state
-    with _lock:
-        if user in _open:
-            _open.remove(user)
-            arrays.set_current_policy(_open[-1].policy if _open else _unbound)
-            rank.set_current(_open[-1]._state if _open else None)
-        if state is not None:
-            state.users.discard(user)
-            if state.users:
-                return False
-            _busy = threading.get_ident()
-    try:
-        if state is not None:
-            state.restore()
-    finally:
-        with _lock:
-            if _busy == threading.get_ident() and (state is None or state.closed):
-                _busy = _state = None
-                _free.notify_all()
-    return True
-
-
-def _check_nested(state: RankState, options: InitOptions, comm: MPI.Intracomm | None) -> None:
-    outer = None if state.left_behind else state.ranks.comm
-    same_comm = (comm is None) == (outer is None)
-    if comm is not None and outer is not None:
-        module = mpi.library()
-        same_comm = module.Comm.Compare(comm, outer) in (module.IDENT, module.CONGRUENT)
-    if options != state.options or not same_comm:
-        asked = str(options) if options != state.options else "another communicator"
-        raise PlanError(
-            message(
-                "init",
-                f"{asked} while a context is open with {state.options}",
-                "one pinning per process at a time",
-                "close the open context first, or use it: hpcalloc.current()",
-            )
-        )
+    context: Context | None = innermost()
+    return context
 
 
 # ---- Context ------------------------------------------------------------------------------------------
@@ -420,13 +222,8 @@ class Context(_handler.Scope):
         return self._state.threads
 
     @property
-    def devices(self) -> tuple[Device, ...]:
-        """GPUs and NICs that this rank is to use; none without ``near``."""
-        return self._state.share.devices
-
-    @property
-    def action(self) -> str:
-        """What was done about the affinity: "bind", "widen", "honour" or "none"."""
+    def action(self) -> Action | Literal["failed"]:
+        """What was done about the affinity: "bind", "widen", "honour", "none" or "failed"."""
         return self._state.action
 
     @property
@@ -701,5 +498,5 @@ class Context(_handler.Scope):
         while self._allocators:
             self._allocators[-1]._close()
             self._allocators.pop()
-        self._last = _release(self._state, self)
+        self._last = release(self._state, self)
         self._closed = True

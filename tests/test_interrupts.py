@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import hpcalloc
-from hpcalloc import context as module
+from hpcalloc import opening as module
 from hpcalloc._native import _handler
 
 ALL = frozenset(os.sched_getaffinity(0))
 FILES = (
     "hpcalloc/context.py",
+    "hpcalloc/opening.py",
     "hpcalloc/bind/rank.py",
     "hpcalloc/bind/affinity.py",
     "hpcalloc/bind/agreement.py",
@@ -143,7 +144,7 @@ def test_a_child_forked_while_another_thread_is_in_init(held):
                 inside.set()
                 leave.wait(20)
         else:
-            opening = module._Opening(None)
+            opening = module.Opening(None, hpcalloc.Context)
             opening.enter(module.rank.check_options("auto", "local", False, "auto", None))
             inside.set()
             leave.wait(20)

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from .. import _native
 from .._native.errors import error_for, name_of
@@ -25,7 +25,7 @@ from ..discover.topology import Topology
 from ..discover.variables import report_unknown
 from ..exceptions import BindingError, HpcallocError, PlanError, message
 from ..plan.near import near_of
-from ..plan.ranks import LauncherBinding, Plan, RankPlan, make_plan
+from ..plan.ranks import Action, Bind, LauncherBinding, Plan, RankPlan, Threads, make_plan
 from ..policy import MEMORY_KINDS, Policy, as_policy
 from .affinity import Binding, ThreadPool, inherited_memory_policy
 from .agreement import Ranks, split_by_host
@@ -53,10 +53,10 @@ __all__ = [
 class InitOptions(NamedTuple):
     """The arguments of init, checked."""
 
-    bind: str
+    bind: Bind
     policy: Policy
     strict: bool
-    threads: int | str
+    threads: Threads
     share: tuple[int, int] | None
     near: tuple[str, ...] = ()
 
@@ -168,7 +168,7 @@ class RankState:
         return self.plan.topology
 
     @property
-    def action(self) -> str:
+    def action(self) -> Action | Literal["failed"]:
         """What was done about the affinity: "bind", "widen", "honour", "none", or "failed"."""
         bound = self.binding is not None or self.share.action == "none"
         return self.share.action if bound else "failed"
@@ -372,8 +372,8 @@ def _make_plan(
     return make_plan(
         topology,
         len(bindings),
-        threads=options.threads,  # type: ignore[arg-type]  # make_plan checks it
-        bind=options.bind,  # type: ignore[arg-type]
+        threads=options.threads,
+        bind=options.bind,
         policy="interleave" if options.policy.kind == "interleave" else "local",
         bindings=bindings,
         near=near,

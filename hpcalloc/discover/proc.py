@@ -44,7 +44,7 @@ def read_number(path: str | os.PathLike[str]) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def transparent_huge_pages(setting: str, root: str | os.PathLike[str] = "/") -> str:
+def transparent_huge_pages(setting: Literal["enabled", "defrag"], root: str | os.PathLike[str] = "/") -> str:
     """The choice in force of "enabled" or "defrag", which the kernel puts in brackets; "" if it has none."""
     text = read_text(os.path.join(root, "sys/kernel/mm/transparent_hugepage", setting))
     return text.partition("[")[2].partition("]")[0] or text.strip()
@@ -112,7 +112,9 @@ def huge_pools(nodes: Iterable[int], root: str | os.PathLike[str] = "/") -> tupl
     return tuple(pools)
 
 
-def cgroups(controller: str, root: str | os.PathLike[str] = "/") -> list[tuple[int, str]]:
+def cgroups(
+    controller: Literal["cpu", "cpuset", "memory"], root: str | os.PathLike[str] = "/"
+) -> list[tuple[int, str]]:
     """Directories of the process' cgroups for a controller, innermost first, each with its version."""
     base = os.fspath(root)
     found: list[tuple[int, str]] = []

@@ -21,6 +21,8 @@ from .near import Near, closest, describe, nearest, seats
 __all__ = ["LauncherBinding", "Plan", "RankPlan", "is_launcher_default", "make_plan"]
 
 Bind = Literal["auto", "force", "off"]
+Action = Literal["bind", "widen", "honour", "none"]
+Threads = int | Literal["auto"]
 BINDS = ("auto", "force", "off")
 POLICIES = ("local", "interleave")
 MOST = 1 << 16  # ranks of a host, and threads of a rank: beyond any machine, within what C libraries take
@@ -49,7 +51,7 @@ class RankPlan(NamedTuple):
         "local": on its one node; "interleave": pages dealt over `nodes`.
     shared : bool
         Other ranks have PUs of this one.
-    action : str
+    action : {"bind", "widen", "honour", "none"}
         "bind", "widen" (a default nobody asked for), "honour" (a binding somebody asked for) or "none".
     reasons : tuple of str
     devices : tuple of Device
@@ -62,7 +64,7 @@ class RankPlan(NamedTuple):
     threads: int
     memory: str
     shared: bool
-    action: str
+    action: Action
     reasons: tuple[str, ...]
     devices: tuple[Device, ...] = ()
 
@@ -308,7 +310,7 @@ def is_launcher_default(topology: Topology, bindings: Sequence[LauncherBinding])
 
 
 def _as_given(
-    topology: Topology, core_of: dict[int, Core], rank: int, cpus: frozenset[int], action: str, reason: str
+    topology: Topology, core_of: dict[int, Core], rank: int, cpus: frozenset[int], action: Action, reason: str
 ) -> RankPlan:
     touched = {core_of[cpu].pus: core_of[cpu] for cpu in cpus}.values()
     nodes = _memory_nodes(topology, sorted({core.node for core in touched}))
@@ -341,14 +343,14 @@ class _Dealer(NamedTuple):
     near: Near | None
 
     def __call__(
-        self, cores: tuple[Core, ...], count: int, action: str, why: list[str]
+        self, cores: tuple[Core, ...], count: int, action: Action, why: list[str]
     ) -> tuple[list[RankPlan], list[str]]:
         if self.near is not None:
             return self._near(self.near, cores, count, action, why)
         return _deal(self.topology, cores, count, self.smt, action, why)
 
     def _near(
-        self, near: Near, cores: tuple[Core, ...], count: int, action: str, why: list[str]
+        self, near: Near, cores: tuple[Core, ...], count: int, action: Action, why: list[str]
     ) -> tuple[list[RankPlan], list[str]]:
         of_node = _by_node(cores)
         room = {node: max(len(of_node[node]) // self.threads, 1) for node in of_node}
@@ -397,7 +399,7 @@ def _by_node(cores: Sequence[Core]) -> dict[int, list[Core]]:
 
 
 def _deal(
-    topology: Topology, cores: tuple[Core, ...], count: int, smt: bool, action: str, why: list[str]
+    topology: Topology, cores: tuple[Core, ...], count: int, smt: bool, action: Action, why: list[str]
 ) -> tuple[list[RankPlan], list[str]]:
     of_node = _by_node(cores)
     nodes = list(of_node)
@@ -438,7 +440,12 @@ def _deal(
 
 
 def _blocks(
-    topology: Topology, of_node: dict[int, list[Core]], nodes: list[int], count: int, smt: bool, action: str
+    topology: Topology,
+    of_node: dict[int, list[Core]],
+    nodes: list[int],
+    count: int,
+    smt: bool,
+    action: Action,
 ) -> list[RankPlan]:
     shares = []
     rest = list(nodes)

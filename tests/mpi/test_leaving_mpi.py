@@ -308,7 +308,7 @@ def test_contexts_open_on_some_ranks_only(world, monkeypatch):
     from mpi4py import MPI
 
     outer = hpcalloc.init(MPI.COMM_SELF) if culprit_of(world) else None
-    monkeypatch.setattr("hpcalloc.context._check_nested", lambda *_: None)
+    monkeypatch.setattr("hpcalloc.opening._check_nested", lambda *_: None)
     error = raised(lambda: hpcalloc.init(world))
     assert isinstance(error, hpcalloc.HpcallocError)
     assert "init inside of a context" in str(error)
