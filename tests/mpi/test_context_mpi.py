@@ -15,7 +15,7 @@ import pytest
 from raising import raised
 
 import hpcalloc
-from hpcalloc import _native, context
+from hpcalloc import _native, opening
 from hpcalloc.bind import agreement
 from hpcalloc.bind import rank as bind_rank
 from hpcalloc.discover.devices import Device
@@ -338,7 +338,7 @@ def launched(local_size):
 
 def test_where_mpi_does_not_know_its_neighbours_the_launcher_and_the_kernel_do(world, monkeypatch):
     size = world.Get_size()
-    monkeypatch.setattr(context, "this_launch", launched(size))
+    monkeypatch.setattr(opening, "this_launch", launched(size))
     with hpcalloc.init(blind(world)) as ctx:
         assert (ctx.local_rank, ctx.local_size) == (world.Get_rank(), size)
         assert len(ctx.plan.ranks) == size
@@ -352,7 +352,7 @@ def test_where_mpi_does_not_know_its_neighbours_the_launcher_and_the_kernel_do(w
 
 
 def test_mpi_is_believed_where_nobody_says_otherwise(world, monkeypatch):
-    monkeypatch.setattr(context, "this_launch", launched(None))
+    monkeypatch.setattr(opening, "this_launch", launched(None))
     with hpcalloc.init(blind(world)) as ctx:
         assert (ctx.local_rank, ctx.local_size) == (0, 1)
         assert not any("MPI does not know" in note for note in ctx.notes)
