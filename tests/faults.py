@@ -17,6 +17,7 @@ HPCALLOC_REPORT. Prints counts and the longest time of a round; exits 1 with the
 
 import argparse
 import collections
+import contextlib
 import faulthandler
 import json
 import os
@@ -73,9 +74,11 @@ class State:
         self._pools = threadpoolctl.ThreadpoolController().lib_controllers
 
     def now(self):
-        threads = [sorted(os.sched_getaffinity(int(tid))) for tid in os.listdir("/proc/self/task")]
-        masks = sorted({tuple(mask) for mask in threads})
-        return masks, [pool.num_threads for pool in self._pools], self._handler_name()
+        masks = set()
+        for tid in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                masks.add(tuple(sorted(os.sched_getaffinity(int(tid)))))
+        return sorted(masks), [pool.num_threads for pool in self._pools], self._handler_name()
 
 
 def rank_main(seed, rounds, kind):
@@ -242,7 +245,16 @@ def job(ranks, seed, rounds, kind="rounds", launcher=None, alone=False):
     survive = kind == "killed" and dice.random() < 0.7
     if kind != "rounds":
         rounds = min(rounds, dice.randint(1, 5))
-    command = [*launcher.words(ranks, survive), __file__, "--rank", str(seed), str(rounds), kind]
+    command = [
+        *launcher.words(ranks, survive),
+        "-m",
+        "mpi4py",
+        __file__,
+        "--rank",
+        str(seed),
+        str(rounds),
+        kind,
+    ]
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     before = set(os.listdir("/dev/shm"))
     with tempfile.TemporaryDirectory(prefix="hpcalloc-faults-") as scratch:
