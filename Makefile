@@ -33,7 +33,7 @@ BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi
         test-recipes test-floors test-mpi examples test-examples test-solvers lint test-numa test-numa-all test-slurm test-slurm-numa test-cluster \
         test-readme man wheels clean help
 
-all: native $(VENV)/package ## libraries in build/native, the package in the virtual environment
+all: build/native/libraries $(VENV)/package ## libraries in build/native, the package in the virtual environment
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -59,10 +59,13 @@ $(VENV)/installed: $(VENV)/package
 	$(BIN)/python -m pip install --quiet --group test $(if $(and $(CI),$(filter openmpi,$(MPI))),numba scikit-learn)
 	@touch $@
 
-native: build/native/built ## the C libraries, in build/native
+native: build/native/built ## the C libraries, tests and benchmarks, in build/native
 
-build/native/built: $(VENV)/created $(NATIVE_SOURCES)
+build/native/libraries: $(VENV)/created $(NATIVE_SOURCES)
 	cmake -S native -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release -DNUMALLOC_WERROR=$(if $(CI),ON,OFF) >/dev/null
+	cmake --build build/native --target numalloc numalloc_static numalloc_memkind numalloc_preload numalloc_audit -- --quiet
+	@touch $@
+build/native/built: build/native/libraries
 	cmake --build build/native -- --quiet
 	@touch $@
 
