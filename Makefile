@@ -183,13 +183,15 @@ test-long: native build/fuzz/built $(VENV)/installed ## full forms of the C test
 test-python: $(VENV)/installed native ## Python tests, a process for each core
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not mpi and not recipes and not slow' $(PYTEST_OPTIONS)
 
-# The oldest versions that pyproject.toml allows, and the newest Python found, each as far as it is installed.
+# The oldest versions that pyproject.toml allows, and the newest Python found, each as far as it is installed:
+# beside $(PYTHON), as pyenv does, or on the PATH.
+beside = $(shell $(PYTHON) -c 'import os, sys; print(os.path.dirname(sys.base_prefix))')
 python-of = $(firstword $(foreach version,$(1), \
-  $(foreach at,$(wildcard $(HOME)/.pyenv/versions/$(version).*/bin/python) $(shell command -v python$(version)), \
+  $(foreach at,$(wildcard $(beside)/$(version).*/bin/python) $(shell command -v python$(version)), \
     $(shell $(at) -c 'import venv' 2>/dev/null && echo $(at)))))
 floor-versions := $(shell sed -n '/^dependencies = \[/{s/.*\[//;s/\].*//;s/>=/==/g;s/[",]/ /g;p}' pyproject.toml)
 floor-tests := $(addprefix tests/test_,$(addsuffix .py,arrays handler native placement plan topology blocks))
-test-floors: .venv-oldest/installed .venv-newest/installed ## Python tests with the oldest supported Python and NumPy, and with the newest Python
+test-floors: .venv-oldest/installed .venv-newest/installed native ## Python tests with the oldest supported Python and NumPy, and with the newest Python
 	for venv in .venv-oldest .venv-newest; do \
 	  $$venv/bin/python -c 'import sys, numpy; print("Python", sys.version.split()[0], "NumPy", numpy.__version__)'; \
 	  $$venv/bin/python -m pytest -q -m 'not slow' -k 'not numpys_own' $(PYTEST_OPTIONS) $(floor-tests); done
