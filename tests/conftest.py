@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Options of the test suite."""
 
+import gc
 import os
 
 import pytest
@@ -21,6 +22,13 @@ def pytest_addoption(parser):
         action="store_true",
         help="no other run has more MPI ranks: with --fail-on-skip, a test for more ranks is a failure",
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_collections():
+    """Tests that count what is left call gc.collect() often: it need not look at what was there before the file."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
