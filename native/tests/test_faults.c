@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * test_faults [--full | --sample]: each call of os.h fails in turn.
+ * test_faults [--full]: each call of os.h fails in turn.
  *
  * A recorded run of a workload tells how often it makes each call. Then, for each call, each number of it and each
  * errno its contract allows, a fresh process runs the workload with that one call failing, and with all from that one
- * on. Without --full the first and the last number stand for all, and each variant tries two of three combinations of
- * number and way to fail, one of three with --sample: other ones for each errno, so that the variants together try all. The workload checks what it is told by the allocator and what
- * is in its blocks; then nothing fails any more, and all memory must be there to be given back.
+ * on. Without --full the first and the last number stand for all, and each variant tries one of three combinations of
+ * number and way to fail: other ones for each errno, so that the variants together try all. The workload checks what it
+ * is told by the allocator and what is in its blocks; then nothing fails any more, and all memory must be there to be
+ * given back.
  *
  *   test_faults --run VARIANT: one run, with MACHINE_FAULT as machine.h says; what a failed line tells to do.
  */
@@ -375,12 +376,11 @@ static void try_fault(const struct variant *v, const char *fault) {
     fflush(stdout);
 }
 
-enum thirds { ONE_THIRD = 1, TWO_THIRDS, ALL };
-static enum thirds thirds = TWO_THIRDS;
-static bool is_chosen(unsigned combination) { return thirds == ALL || (combination % 3 == 0) == (thirds == ONE_THIRD); }
+static bool full;
+static bool is_chosen(unsigned combination) { return full || combination % 3 == 0; }
 
 static void check_variant(const struct variant *v) {
-    const uint64_t at_most = thirds == ALL ? UINT64_MAX : 2;
+    const uint64_t at_most = full ? UINT64_MAX : 2;
     uint64_t calls[MACHINE_COUNT] = {0}, committed = 0;
     long resident = 0;
     int code = launch(v, NULL, text, sizeof text);
@@ -413,7 +413,7 @@ static void check_variant(const struct variant *v) {
                     n = 1 + (calls[c] - 1) * i / (wanted - 1) + (i != 0 && i + 1 != wanted ? (uint64_t)e : 0);
                 char fault[100];
                 for (unsigned on = 0; on < 2; on++) {
-                    if (thirds != ALL && i == 1 && on == 1) continue; /* the last call alone is the same */
+                    if (!full && i == 1 && on == 1) continue; /* the last call alone is the same */
                     if (!is_chosen((unsigned)(v - variants) + (unsigned)e + 2 * (unsigned)i + on)) continue;
                     snprintf(fault, sizeof fault, "%s:%llu:%llu:%d", machine_name[c], (unsigned long long)n,
                              on ? ~0ULL : (unsigned long long)n, machine_errors[c][e]);
@@ -460,11 +460,9 @@ int main(int argc, char **argv) {
     self = "/proc/self/exe";
     if (argc == 3 && strcmp(argv[1], "--run") == 0) return run();
     if (argc == 2 && strcmp(argv[1], "--full") == 0) {
-        thirds = ALL;
-    } else if (argc == 2 && strcmp(argv[1], "--sample") == 0) {
-        thirds = ONE_THIRD;
+        full = true;
     } else if (argc != 1) {
-        fprintf(stderr, "usage: test_faults [--full | --sample]\n");
+        fprintf(stderr, "usage: test_faults [--full]\n");
         return 2;
     }
     struct timespec start, end;
