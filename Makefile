@@ -29,7 +29,7 @@ NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o 
 PACKAGES := $(wildcard hpcalloc/*/__init__.py hpcalloc/*/*/__init__.py)
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
-.PHONY: docs test-aarch64 all native demo quick bench bench-pauses bench-public test test-native test-preload fuzz test-long test-preload-long test-python \
+.PHONY: docs test-aarch64 all native demo quick bench bench-pauses bench-public test test-native test-sanitizers test-preload fuzz test-long test-preload-long test-python \
         test-recipes test-floors test-mpi examples test-examples test-solvers lint test-numa test-numa-all test-slurm test-slurm-numa test-cluster \
         test-readme man wheels clean help
 
@@ -101,8 +101,9 @@ test: test-native test-preload test-python test-mpi test-examples lint ## everyt
 	@echo "make test: all passed (MPI=$(MPI))"
 
 # The stress programs run alone, so that their threads really meet.
-test-native: native build/asan/sanitized build/tsan/sanitized ## C tests, plain and under sanitizers
+test-native: native ## C tests
 	ctest --test-dir build/native --output-on-failure -j $(JOBS)
+test-sanitizers: build/asan/sanitized build/tsan/sanitized ## C tests under ASan and UBSan, and under TSan
 	ctest --test-dir build/asan --output-on-failure -j $(JOBS)
 	ctest --test-dir build/tsan --output-on-failure -j $(JOBS)
 
