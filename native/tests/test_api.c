@@ -69,6 +69,22 @@ static void calloc_is_zero_on_used_memory(void) {
     }
 }
 
+/* Rather a freed block of one of the next classes than new memory, as all of it is written to; not so malloc. The first
+ * case: no others are free. Secure mode holds blocks back. */
+static void calloc_takes_freed_blocks_of_next_classes(void) {
+    const char *secure = getenv("NUMALLOC_SECURE");
+    if (secure != NULL && secure[0] == '1') return;
+    char *longer = numalloc(40000);
+    memset(longer, 1, 40000);
+    numalloc_free(longer);
+    char *other = numalloc(30000), *zero = numalloc_calloc(1, 30000);
+    CHECK(other != longer && zero == longer);
+    CHECK(all_bytes_are((unsigned char *)zero, 0, 30000));
+    CHECK(numalloc_realloc(zero, 30000) == zero);
+    numalloc_free(zero);
+    numalloc_free(other);
+}
+
 /* A large block of partly dirty slices: only the dirty ones need clearing, all must read as zero. */
 static void calloc_over_mixed_dirty_memory(void) {
     numalloc_purge();
@@ -559,6 +575,7 @@ static void limits_are_told(void) {
 }
 
 static const check_case cases[] = {
+    {"calloc_takes_freed_blocks_of_next_classes", calloc_takes_freed_blocks_of_next_classes}, /* first */
     {"structures_of_other_versions", structures_of_other_versions},
     {"null_pointers_are_einval", null_pointers_are_einval},
     {"limits_are_told", limits_are_told},

@@ -164,7 +164,8 @@ static void *alloc_in(na_region *region, size_t size, size_t align, unsigned fla
     }
     na_heap *heap = na_heap_of(region);
     if (heap == NULL) return NULL;
-    void *block = na_heap_alloc(heap, aligned_to_class(align, padded));
+    bool whole = (flags & NUMALLOC_ZERO) != 0 && align <= NA_GRANULE;
+    void *block = na_heap_alloc(heap, aligned_to_class(align, padded), whole);
     after_change(heap, false);
     if (block == NULL) return NULL;
     if ((flags & NUMALLOC_POPULATE) != 0) {
@@ -287,10 +288,8 @@ void *numalloc_calloc(size_t count, size_t size) {
         errno = ENOMEM;
         return NULL;
     }
-    /* A block of a mode may hold anything; before the first use nobody knows yet. */
-    if (NA_LIKELY(bytes <= NA_BLOCK_MAX && na_self.heap != &na_empty_heap)) {
-        void *block = na_alloc_any(bytes);
-        if (block == NULL) return NULL;
+    void *block = na_alloc_fast(bytes); /* NULL also where a mode sees each block: it may hold anything */
+    if (NA_LIKELY(block != NULL)) {
         zero_block(block, bytes < sizeof(na_block) ? sizeof(na_block) : bytes, na_self.heap);
         return block;
     }

@@ -78,7 +78,7 @@ static void caches_empty(na_heap *heap) {
 static na_heap *heap_make(na_region *region) {
     pthread_mutex_lock(&region->lock);
     na_heap *heap = na_heap_adopt(region);
-    if (heap == NULL && (heap = na_meta_alloc(region, sizeof *heap + na_secure_heap_bytes())) != NULL) {
+    if (heap == NULL && (heap = na_meta_alloc(region, sizeof *heap + (na_secure ? na_secure_heap_bytes() : 0))) != NULL) {
         if (na_secure) na_secure_equip(heap, heap + 1);
         heap->region = region;
         heap->tag_of_pages = (na_span){.region = (uint16_t)region->index, .kind = NA_PAGE}.tag;
@@ -246,12 +246,26 @@ static na_span *page_with_room(na_heap *heap, unsigned class_index) {
     return page;
 }
 
-void *na_heap_alloc(na_heap *heap, unsigned class_index) {
+/* Next-class fallback: a block that will be written in whole, its memory first, as classes have their peaks at different
+ * times. NULL: none of the next classes has one that was in use before. */
+static void *of_next_class(na_heap *heap, unsigned class_index) {
+    enum { NEXT = 3 }; /* classes: less than twice as long, or realloc would shorten it */
+    for (unsigned c = class_index; c <= class_index + NEXT && c < NA_SIZES; c++) {
+        na_cache *cache = &heap->cache[c];
+        na_span *page = cache->top == NULL ? page_at_hand(heap, c) : NULL;
+        if (page != NULL && page->free != 0) na_cache_fill(cache, page);
+        if (cache->top != NULL) return na_cache_pop(cache);
+    }
+    return NULL;
+}
+
+void *na_heap_alloc(na_heap *heap, unsigned class_index, bool whole) {
     na_cache *cache = &heap->cache[class_index];
     if (cache->top != NULL) return na_cache_pop(cache);
     na_heap_enter(heap);
     na_heap_collect(heap);
-    void *block = NULL;
+    bool next = whole && class_to_size(class_index) > NA_SMALL_BLOCK_MAX && !na_secure;
+    void *block = next ? of_next_class(heap, class_index) : NULL;
     for (na_span *page; block == NULL && (page = page_with_room(heap, class_index)) != NULL;) {
         if (NA_UNLIKELY(na_secure)) {
             block = na_secure_take(page); /* NULL: its list was damaged, another page has to do */

@@ -97,9 +97,10 @@ uint32_t na_remote_count(const na_span *page); /* frees that wait; for statistic
 
 /* ---- heap.c: the caches and queues of a heap ---- */
 
-na_heap *na_heap_of(na_region *region);                   /* the caller's heap in a region; NULL with errno */
-void *na_heap_alloc(na_heap *heap, unsigned class_index); /* slow path; NULL with errno */
-void na_heap_collect(na_heap *heap);                      /* takes in remote frees; owner only */
+na_heap *na_heap_of(na_region *region); /* the caller's heap in a region; NULL with errno */
+/* Slow path; NULL with errno. `whole`: all of the block will be written to, so that one of a longer class will do. */
+void *na_heap_alloc(na_heap *heap, unsigned class_index, bool whole);
+void na_heap_collect(na_heap *heap); /* takes in remote frees; owner only */
 /* Gives empty pages back, free since so many ms, but for retired ones, which know; owner only. */
 void na_heap_release(na_heap *heap, uint64_t since);
 /* A cached block, or NULL. Its address in one register: Intel's cores (Golden Cove) hand on what was just stored without
@@ -145,7 +146,7 @@ void na_abandoned_reclaim(na_region *region); /* of all that rest, and of those 
 
 void na_secure_init(void);                         /* after the options are read */
 void na_secure_fork(void);                         /* child: other random numbers than the parent's */
-size_t na_secure_heap_bytes(void);                 /* what each heap needs beside itself; 0: the mode is off */
+size_t na_secure_heap_bytes(void);                 /* what each heap needs beside itself in the mode */
 void na_secure_equip(na_heap *heap, void *memory); /* zeroed, of that size */
 
 /* ---- lists ------------------------------------------------------------------------------------------------- */

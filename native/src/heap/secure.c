@@ -129,7 +129,7 @@ static bool leads_on(const na_span *page, na_list below, uint32_t count) {
 
 /* ---- pages ------------------------------------------------------------------------------------------------ */
 
-size_t na_secure_heap_bytes(void) { return na_secure ? sizeof(na_shelf) : 0; }
+size_t na_secure_heap_bytes(void) { return sizeof(na_shelf); }
 
 void na_secure_equip(na_heap *heap, void *memory) {
     heap->shelf = memory;

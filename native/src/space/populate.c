@@ -188,10 +188,3 @@ int na_populate(uintptr_t start, size_t bytes, const na_nodeset *nodes, enum na_
     (void)atomic_fetch_sub_explicit(&in_flight, left, memory_order_relaxed);
     return error == ENOMEM && checked && any_removed(nodes) ? ENODEV : error;
 }
-
-/* Who reads memory that was never written before he writes to it takes two faults a page, and with several threads the
- * second one interrupts their cores: 11 us instead of 2. */
-void na_touch(void *start, size_t size) {
-    for (size_t at = 0; at < size; at += os_page_size()) ((volatile char *)start)[at] = 0;
-    ((volatile char *)start)[size - 1] = 0;
-}

@@ -261,8 +261,12 @@ uint64_t na_room(void); /* bytes that cgroups grant and the machine has, less a 
 /* Is a page of the range known to be on a node outside the set? */
 bool na_pages_elsewhere(uintptr_t start, size_t bytes, const na_nodeset *nodes);
 
-/* Writes to each page of a block that is zero. */
-void na_touch(void *start, size_t size);
+/* Writes to each page of a block that is zero. A read before the first write costs a second fault, which interrupts the
+ * cores of other threads: 11 us instead of 2. */
+static inline void na_touch(void *start, size_t size) {
+    for (size_t at = 0; at < size; at += os_page_size()) ((volatile char *)start)[at] = 0;
+    ((volatile char *)start)[size - 1] = 0;
+}
 
 /* Calls visit with the status of some pages at a time (os_query_pages); stops at an error. Both ends are on pages. */
 int na_each_status(uintptr_t start, uintptr_t end,

@@ -29,6 +29,10 @@ function(preload_test name program)
   set_tests_properties(preload_${name} PROPERTIES TIMEOUT 120 ENVIRONMENT "LD_PRELOAD=$<TARGET_FILE:numalloc_preload>")
 endfunction()
 
+if(NUMALLOC_COMPACT) # see layout.ld: a program that only allocates has no page of the other code
+  add_test(NAME preload_few_pages COMMAND sh -c "LD_PRELOAD=$<TARGET_FILE:numalloc_preload> \
+    grep -A4 'r-xp.*numalloc_preload' /proc/self/smaps | awk '/^Rss/ { n++; last = $2 } END { exit n != 2 || last != 0 }'")
+endif()
 preload_library(early early.c)
 preload_library(own_malloc own_malloc.c)
 foreach(program calls start forks thread_end signals foreign filtered limits)
