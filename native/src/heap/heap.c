@@ -78,7 +78,8 @@ static void caches_empty(na_heap *heap) {
 static na_heap *heap_make(na_region *region) {
     pthread_mutex_lock(&region->lock);
     na_heap *heap = na_heap_adopt(region);
-    if (heap == NULL && (heap = na_meta_alloc(region, sizeof *heap + (na_secure ? na_secure_heap_bytes() : 0))) != NULL) {
+    if (heap == NULL &&
+        (heap = na_meta_alloc(region, sizeof *heap + (na_secure ? na_secure_heap_bytes() : 0))) != NULL) {
         if (na_secure) na_secure_equip(heap, heap + 1);
         heap->region = region;
         heap->tag_of_pages = (na_span){.region = (uint16_t)region->index, .kind = NA_PAGE}.tag;
