@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from mpi4py import MPI
 
+    from .discover.devices import Device
     from .memory.numpy_allocator import NumpyAllocator
     from .report.report import Report
     from .shared.array import SharedArray
@@ -220,6 +221,11 @@ class Context(_handler.Scope):
     def threads(self) -> int:
         """Planned threads per rank."""
         return self._state.threads
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """GPUs and NICs that this rank is to use; none without ``near``."""
+        return self._state.share.devices
 
     @property
     def action(self) -> Action | Literal["failed"]:
