@@ -144,11 +144,15 @@ def test_what_rights_forbid_is_named(sleeper, monkeypatch):
     true_read = running._read
 
     def read(path):
-        if path.name in ("numa_maps", "environ"):
+        if path.name == "numa_maps":
             raise PermissionError(13, "Permission denied", str(path))
         return true_read(path)
 
+    def environment_of(pid, root):
+        raise PermissionError(13, "Permission denied", f"{root}proc/{pid}/environ")
+
     monkeypatch.setattr(running, "_read", read)
+    monkeypatch.setattr(running, "environment_of", environment_of)
     process = read_process(sleeper.pid)
     assert process.memory is None
     assert process.rank is None
