@@ -62,6 +62,16 @@ GOLDEN = [
     ("unbound", {"launch": MPICH}, ("bind", (1,), "8,10,12,14", True)),
     ("openmpi default", {"launch": openmpi(1, 2), "cpus": ids("2-3")}, ("widen", (1,), "8,10,12,14", True)),
     (
+        "openmpi default, beyond the CPUs of a daemon that Slurm bound",
+        {"launch": openmpi(1, 2), "cpus": ids("2-3"), "outer": ids("0-1")},
+        ("widen", (1,), "8,10,12,14", True),
+    ),
+    (
+        "mpich -bind-to core, beyond the CPUs of a proxy that Slurm bound",
+        {"launch": MPICH, "cpus": ids("2-3"), "outer": ids("0-1")},
+        ("honour", (0,), "2,3", False),
+    ),
+    (
         "openmpi default by its shape",
         {"launch": openmpi(0, 2, None), "cpus": ids("0-1"), "outer": None},
         ("widen", (0,), "0,2,4,6", True),

@@ -209,7 +209,8 @@ def decide(topology: Topology, found: Situation, wishes: Wishes) -> Steps:
     """
     launch = found.launch
     if launch.launcher not in ("none", "slurm") and found.launcher_cpus and wishes.bind != "force":
-        inside = topology.allowed_cpus & found.launcher_cpus
+        # A launcher that binds ranks to CPUs beyond its own, such as a daemon in a Slurm step of one CPU, is no limit.
+        inside = topology.allowed_cpus & found.launcher_cpus if found.cpus <= found.launcher_cpus else None
         topology = replace(topology, allowed_cpus=inside or topology.allowed_cpus)
     bindings, note = bindings_of(topology, found)
     if note and wishes.bind == "auto" and found.cpus >= topology.allowed_cpus:
