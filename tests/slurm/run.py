@@ -233,7 +233,7 @@ def jobs(cores: int, scratch: pathlib.Path) -> list[Job]:
         Job(
             "job_mpi_all_sockets.sh",
             both,
-            (r"--size, --steps and --check-every take",),
+            (r"argument --size: 0: numbers from 1",),
             environment={"SIZE": "0"},
             code=2,
         ),
