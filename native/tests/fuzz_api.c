@@ -212,7 +212,7 @@ static void elsewhere(struct slot *s, bool in_short_thread) {
 static void request(struct slot *s) {
     unsigned flags = byte(), shape = byte();
     numalloc_nodemask_t mask = {{1 + flags / 8 % 3}};
-    numalloc_request_t r = {.policy = (int)(shape % 4), .flags = flags % 8, .node = (int)(shape / 4 % 2)};
+    numalloc_request_t r = {.policy = (int)(shape % 8), .flags = flags % 8, .node = (int)(flags / 64 % 2)};
     r.size = some_size();
     if (r.flags != 0 && r.size > (4u << 20) && r.size <= na_size_max) r.size %= 4u << 20; /* they touch it all */
     if (shape & 8) r.align = (size_t)1 << byte() % 24;
@@ -220,7 +220,7 @@ static void request(struct slot *s) {
     if (shape & 32) r.stripe = two_bytes() * (size_t)64;
     bool strict = (r.flags & NUMALLOC_STRICT) != 0 || na_opt.strict;
     if (shape >= 250) { /* not to be had */
-        if (shape & 1) r.policy = 4 + (int)byte();
+        if (shape & 1) r.policy = NUMALLOC_KIND_CAPACITY + 1 + (int)byte();
         else r.flags |= 8u << byte() % 8;
         void *p = numalloc_request(&r);
         REQUIRE(p == NULL && (errno == EINVAL || errno == ENOMEM));
@@ -229,6 +229,10 @@ static void request(struct slot *s) {
     unsigned char *p = numalloc_request(&r);
     if (p == NULL && errno == EINVAL) {
         REQUIRE(r.policy == NUMALLOC_BLOCKED && r.stripe != 0); /* too many pieces */
+        return;
+    }
+    if (p == NULL && errno == ENODATA) {
+        REQUIRE(r.policy >= NUMALLOC_WEIGHTED); /* the machine tells nothing of its nodes */
         return;
     }
     if (p != NULL && r.size <= LIVE_MAX) {
