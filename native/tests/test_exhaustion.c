@@ -182,6 +182,16 @@ static void data_body(void) {
     CHECK(stats.purged_bytes > 0);
 }
 
+/* A thread that had large blocks only has small ones of their memory, when there is no other. */
+static void small_after_large_body(void) {
+    struct rlimit nothing_more = {MIB, 96 * MIB};
+    CHECK(fill(4 * MIB, 0, 64 * MIB) == 64 * MIB);
+    CHECK_EQUAL(setrlimit(RLIMIT_DATA, &nothing_more), 0);
+    free_pieces();
+    CHECK(fill(2000, 0, 8 * MIB) >= 8 * MIB);
+    free_pieces();
+}
+
 /* MACHINE_NODES=2. What is kept warm for one size is in the way of another, or of another policy. */
 static void spread_data_body(void) {
     struct rlimit limit = {160 * MIB, 160 * MIB};
@@ -417,19 +427,13 @@ static void pages_go_home_body(void) {
 }
 
 static const struct check_case bodies[] = {
-    {"fills_and_recovers", fills_and_recovers},
-    {"most_of_it", most_of_it},
-    {"address_space", address_space_body},
-    {"data", data_body},
-    {"spread_data", spread_data_body},
-    {"commit_limit", commit_limit_body},
-    {"mappings", mappings_body},
-    {"no_huge_pages", no_huge_pages_body},
-    {"cgroup", cgroup_body},
-    {"cgroup_rests", cgroup_rests_body},
-    {"node_limit", node_limit_body},
-    {"no_room_at_home", no_room_at_home_body},
-    {"pages_go_home", pages_go_home_body},
+    {"fills_and_recovers", fills_and_recovers},    {"most_of_it", most_of_it},
+    {"address_space", address_space_body},         {"data", data_body},
+    {"small_after_large", small_after_large_body}, {"spread_data", spread_data_body},
+    {"commit_limit", commit_limit_body},           {"mappings", mappings_body},
+    {"no_huge_pages", no_huge_pages_body},         {"cgroup", cgroup_body},
+    {"cgroup_rests", cgroup_rests_body},           {"node_limit", node_limit_body},
+    {"no_room_at_home", no_room_at_home_body},     {"pages_go_home", pages_go_home_body},
 };
 
 /* ---- starting them -------------------------------------------------------------------------------------------------- */
@@ -463,6 +467,7 @@ static void small_address_space(void) {
 
 static void small_data(void) {
     if (!SANITIZED) starts("", "data");
+    if (!SANITIZED) starts("", "small_after_large");
     if (!SANITIZED) starts("MACHINE_NODES=2", "spread_data");
 }
 

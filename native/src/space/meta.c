@@ -48,13 +48,21 @@ void na_descriptor_delete(na_region *region, na_span *span) {
     region->span_unused = span;
 }
 
+/* Opens the upper end down to `start`. */
+static int meta_open(na_region *region, uintptr_t start) {
+    if (start >= region->meta_opened) return 0;
+    start &= ~((uintptr_t)STEP - 1);
+    if (start < region->descriptors_end) return ENOMEM;
+    int error = na_region_commit(region, start, region->meta_opened);
+    if (error == 0) region->meta_opened = start;
+    return error;
+}
+
+int na_meta_ahead(na_region *region) { return meta_open(region, region->meta_next - STEP); }
+
 void *na_meta_alloc(na_region *region, size_t bytes) {
     uintptr_t start = region->meta_next - na_round_up(bytes, 64);
-    if (start < region->meta_opened) {
-        uintptr_t from = start & ~((uintptr_t)STEP - 1);
-        if (from < region->descriptors_end || na_region_commit(region, from, region->meta_opened) != 0) return NULL;
-        region->meta_opened = from;
-    }
+    if (meta_open(region, start) != 0) return NULL;
     region->meta_next = start;
     return (void *)start;
 }

@@ -320,9 +320,10 @@ static int open_to(na_part *part, uintptr_t end) {
         const na_part *each = &region->part[p];
         spans += ((each == part ? end : each->opened) - each->start) >> NA_SLICE_SHIFT;
     }
-    /* Descriptors for as many as there may be: where the system limits what is committed, memory that is there could not
-     * be cut into pieces otherwise. */
+    /* Descriptors for as many as there may be, and room for a heap: where the system limits what is committed, memory that
+     * is there could not be cut into pieces otherwise, nor serve small blocks. */
     int error = na_descriptors_open(region, spans);
+    if (error == 0) error = na_meta_ahead(region);
     if (error == 0) error = table_open(na_map, 64, part->opened, end);
     if (error == 0) error = table_open(na_dirty, 8, part->opened, end);
     if (error == 0 && na_secure) error = table_open(na_live, NA_SLICE / NA_GRANULE, part->opened, end);

@@ -98,6 +98,7 @@ void na_large_account(na_region *region, const na_span *span, int sign);
 /* ---- meta.c: descriptors of spans, and memory for other metadata; with the region's lock held ---- */
 
 int na_descriptors_open(na_region *region, size_t spans); /* so many may be had without a further system call */
+int na_meta_ahead(na_region *region);                     /* so may a heap */
 na_span *na_descriptor_new(na_region *region);            /* NULL: no memory */
 void na_descriptor_delete(na_region *region, na_span *span);
 na_span *na_descriptor_at(const na_region *region, uint32_t index);
