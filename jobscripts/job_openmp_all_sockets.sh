@@ -19,4 +19,4 @@ LAUNCHER=srun MEM_BIND=${MEM_BIND:-none}
 geometry 1
 check
 export OMP_PLACES=cores OMP_PROC_BIND=spread # all threads are OpenMP's, and each keeps its node
-launch hpcalloc run "$HPCALLOC_HOME/build/examples/openmp/thread_buffers"
+launch "$HPCALLOC_HOME/build/examples/openmp/thread_buffers" # each thread places its own memory; run would spread it
