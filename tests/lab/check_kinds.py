@@ -10,9 +10,9 @@ import pathlib
 import re
 import subprocess
 import sys
-import threading
 
 import numpy as np
+from check_python import on_cpus_of
 
 import hpcalloc
 from hpcalloc._native import lib, node_ids
@@ -83,21 +83,6 @@ def numa_maps(text=None):
             for node, count in re.findall(r" N(\d+)=(\d+)", line):
                 sums[int(node)] = sums.get(int(node), 0) + int(count) * page
     return sums
-
-
-def on_cpus_of(node, work):
-    """Run `work` in a thread that is bound to `node`; what it returns."""
-    results = []
-
-    def run():
-        assert lib.numalloc_bind_thread(node) == 0
-        results.append(work())
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert results, "the thread failed"
-    return results[0]
 
 
 def check(make, node, what):

@@ -56,19 +56,15 @@ static void read_attributes(int node) {
     }
 }
 
-struct tier {
-    int number;
-};
-static void set_tier(int node, void *context) {
-    const struct tier *tier = context;
-    if (node < NUMALLOC_MAX_NODES) memory[node].tier = tier->number;
+static void set_tier(int node, void *tier) {
+    if (node < NUMALLOC_MAX_NODES) memory[node].tier = *(const int *)tier;
 }
 
 static void read_tier(const char *name, void *context) {
     char *list = context, path[PATH];
-    struct tier tier;
-    if (sscanf(name, "memory_tier%d", &tier.number) != 1) return;
-    (void)snprintf(path, sizeof path, "/sys/devices/virtual/memory_tiering/memory_tier%d/nodelist", tier.number);
+    int tier;
+    if (sscanf(name, "memory_tier%d", &tier) != 1) return;
+    (void)snprintf(path, sizeof path, "/sys/devices/virtual/memory_tiering/memory_tier%d/nodelist", tier);
     if (na_topology_read(path, list, LIST) == 0) na_topology_each_in_list(list, set_tier, &tier);
 }
 
