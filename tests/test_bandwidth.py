@@ -393,7 +393,7 @@ def measured():
     return facts, latency.measure(latency.Options(1 << 14, True, 1, 100))
 
 
-@pytest.mark.parametrize("nodes", [2, 8])
+@pytest.mark.parametrize("nodes", [2, 4, 8])
 def test_tables_of_several_nodes_fit_80_columns(nodes, tmp_path, capsys):
     from hpcalloc.cli.bench import bandwidth as bandwidth_command
     from hpcalloc.cli.bench import figures
