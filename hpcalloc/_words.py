@@ -20,12 +20,11 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "cores": "physical cores of the node",
         "cpus": "hardware threads by the kernel's numbers: where threads may run",
         "allowed": "whether this process may use the node: its cpuset and Mems_allowed",
-        "to n": "distance to node n as the firmware tells it: 10 is local, 21 takes about 2.1 times as long",
+        "distance": "what the firmware says of a path to memory: 10 is local, 21 takes about 2.1 times as long",
         "device": "GPU or network card (NIC)",
         "kind": "vendor and sort of the device",
         "pci address": "where the device is attached: domain, bus, device, function",
         "driver": "kernel driver of the device",
-        "name that stays": "UUID or other name that does not depend on the order of devices",
         "host": "name of the machine that the rank runs on",
     },
     "Ranks": {

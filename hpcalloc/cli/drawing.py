@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import string
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -53,10 +54,24 @@ def _title(topology: Topology, node: Node) -> str:
     return f"node {node.id}: {node_text(topology, node)}"
 
 
-def _devices(devices: Sequence[Device], nodes: Sequence[Node]) -> str:
-    """Names of the devices that are near just these nodes."""
+def _package_title(package: int) -> str:
+    return f"package {package}" if package >= 0 else "of no package"
+
+
+def _near(devices: Sequence[Device], nodes: Sequence[Node], told: set[tuple[int, ...]]) -> str:
+    """Return the names of devices that are near exactly these nodes, once: `told` are the sets of nodes so far."""
     ids = tuple(node.id for node in nodes)
+    if ids in told:
+        return ""
+    told.add(ids)
     return ", ".join(d.name for d in devices if d.nodes == ids)
+
+
+def _elsewhere(devices: Sequence[Device], told: set[tuple[int, ...]]) -> Iterator[str]:
+    """Yield a line for each set of nodes that is not told yet."""
+    for places in dict.fromkeys(d.nodes for d in devices if d.nodes not in told):
+        names = ", ".join(d.name for d in devices if d.nodes == places)
+        yield f"near {f'nodes {ids_text(places)}' if places else 'no known node'}: {names}"
 
 
 # ---- text -------------------------------------------------------------------------------------------------
@@ -85,8 +100,7 @@ def machine_lines(
     told: set[tuple[int, ...]] = set()
 
     def near(nodes: Sequence[Node], room: int) -> list[str]:
-        told.add(tuple(node.id for node in nodes))
-        return textwrap.wrap(_devices(devices, nodes), room)
+        return textwrap.wrap(_near(devices, nodes, told), room)
 
     for package, nodes in _packages(topology):
         inside: list[str] = []
@@ -97,12 +111,9 @@ def machine_lines(
             inside += _box(_title(topology, node), [*body, *near([node], width - 8)], width - 4)
         if len(nodes) > 1:
             inside += near([node for node in nodes if node.cpus], width - 4)
-        lines += _box(f"package {package}" if package >= 0 else "of no package", inside, width)
-    for places in dict.fromkeys(d.nodes for d in devices if d.nodes not in told):
-        names = ", ".join(d.name for d in devices if d.nodes == places)
-        lines += textwrap.wrap(
-            f"near {f'nodes {ids_text(places)}' if places else 'no known node'}: {names}", width
-        )
+        lines += _box(_package_title(package), inside, width)
+    for line in _elsewhere(devices, told):
+        lines += textwrap.wrap(line, width)
     legend = [f"{_FREE} a core" + ("" if not cpus else " without a rank")]
     if topology.allowed_cpus != frozenset(pu for core in topology.cores for pu in core.pus):
         legend.append(f"{_FORBIDDEN} one that this process may not use")
@@ -150,13 +161,45 @@ def _box(title: str, body: Sequence[str], width: int) -> list[str]:
 
 # ---- a figure ---------------------------------------------------------------------------------------------
 
-_ACROSS = 8  # cores in a row
+_INCH = 0.42  # side of a core's square; the lengths below are in squares
+_ACROSS = 8  # cores of one cache in a row
+_INSIDE = 8.7  # width of a node's caches
+_WIDTH = _INSIDE + 1.2  # of a package with what separates it from the next
+_LINE = 60  # characters across a node
+_EDGES = {
+    "package": {"edgecolor": "black", "linewidth": 1.6},
+    "node": {"edgecolor": "tab:blue", "linewidth": 1.2},
+    "cache": {"edgecolor": "0.6", "linestyle": ":"},
+    "core": {"edgecolor": "0.4", "linewidth": 0.6},
+}
+
+
+class _Sheet:
+    """Boxes and texts from (0, 0) downwards, before it is known where they come to lie."""
+
+    def __init__(self) -> None:
+        self.height = 0.0
+        self.boxes: list[tuple[str, float, float, float, float, Any]] = []
+        self.texts: list[tuple[float, float, str, dict[str, Any]]] = []
+
+    def box(self, kind: str, x: float, y: float, width: float, height: float, fill: Any = "none") -> None:
+        self.boxes.append((kind, x, y, width, height, fill))
+
+    def write(self, text: str, x: float, characters: int, size: int = 8, **style: Any) -> None:
+        """Add lines of at most so many characters at the bottom."""
+        for line in textwrap.wrap(text, characters):
+            self.texts.append((x, self.height + 0.28, line, {"fontsize": size, "va": "center", **style}))
+            self.height += 0.5
+
+    def put(self, other: _Sheet, x: float, y: float) -> None:
+        self.boxes += [(kind, x + left, y + top, *rest) for kind, left, top, *rest in other.boxes]
+        self.texts += [(x + left, y + top, *rest) for left, top, *rest in other.texts]
 
 
 def draw(
     topology: Topology, cpus: Sequence[Sequence[int]], figure: Any, devices: Sequence[Device] = ()
 ) -> Any:
-    """Draw a machine into a matplotlib figure: packages side by side, nodes below each other in them.
+    """Draw a machine into a matplotlib figure: nodes below each other in packages, packages side by side.
 
     Parameters
     ----------
@@ -169,76 +212,113 @@ def draw(
 
     Returns
     -------
-    The figure, with a size that holds it.
+    The figure, with a size that holds the picture.
     """
-    from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    ranks, palette = Ranks.of(cpus), colormaps["tab20"]
-    axes = figure.add_subplot()
-    left, tallest = 0.0, 0.0
-    for package, nodes in _packages(topology):
-        down = 1.0
-        for node in nodes:
-            top = down
-            axes.text(left + 0.6, down + 0.65, _title(topology, node), fontsize=9)
-            down += 1.0
-            for group in _caches(topology, node):
-                rows = -(-len(group) // _ACROSS)
-                axes.add_patch(
-                    Rectangle(
-                        (left + 0.5, down),
-                        _ACROSS + 0.4,
-                        rows + 0.2,
-                        fill=False,
-                        edgecolor="0.6",
-                        linestyle=":",
-                    )
-                )
-                for i, core in enumerate(group):
-                    x, y = left + 0.7 + i % _ACROSS, down + 0.1 + i // _ACROSS
-                    rank = ranks.at(core)
-                    allowed = topology.allowed_cpus.intersection(core.pus)
-                    colour = palette(rank % 20) if rank is not None else "0.88" if allowed else "white"
-                    axes.add_patch(
-                        Rectangle(
-                            (x + 0.05, y + 0.05), 0.9, 0.9, facecolor=colour, edgecolor="0.4", linewidth=0.6
-                        )
-                    )
-                    label = str(core.pus[0]) if rank is None else f"r{rank}\n{core.pus[0]}"
-                    axes.text(x + 0.5, y + 0.5, label, ha="center", va="center", fontsize=7)
-                down += rows + 0.4
-            for line in textwrap.wrap(_devices(devices, [node]), 40):
-                axes.text(left + 0.6, down + 0.4, line, fontsize=7)
-                down += 0.6
-            down += 0.2
-            axes.add_patch(
-                Rectangle(
-                    (left + 0.3, top),
-                    _ACROSS + 0.8,
-                    down - top,
-                    fill=False,
-                    edgecolor="tab:blue",
-                    linewidth=1.2,
-                )
-            )
-            down += 0.3
-        name = f"package {package}" if package >= 0 else "of no package"
-        axes.text(left + 0.3, 0.6, name, fontsize=10, weight="bold")
-        axes.add_patch(
-            Rectangle(
-                (left + 0.1, 0), _ACROSS + 1.2, down + 0.1, fill=False, edgecolor="black", linewidth=1.6
-            )
-        )
-        left, tallest = left + _ACROSS + 1.6, max(tallest, down)
-    axes.set_xlim(-0.1, left)
-    axes.set_ylim(tallest + 0.4, -1.2)
-    axes.set_aspect("equal")
+    told: set[tuple[int, ...]] = set()
+    packages = [
+        _package(topology, package, nodes, Ranks.of(cpus), devices, told)
+        for package, nodes in _packages(topology)
+    ]
+    columns = _columns([package.height for package in packages])
+    across = min(columns, len(packages)) * _WIDTH + 0.2
+    sheet = _Sheet()
+    sheet.height = 0.2
+    room = int(7 * across)  # characters
+    sheet.write(os.path.basename(topology.source), 0.3, int(0.6 * room), 10, weight="bold")
+    legend = ["square: a core, with the number of its first PU"]
+    if topology.allowed_cpus != frozenset(pu for core in topology.cores for pu in core.pus):
+        legend.append("white: this process may not use it")
+    if cpus:
+        legend.append("r0: local rank" if len(cpus) == 1 else f"r0 to r{len(cpus) - 1}: local ranks")
+    legend.append("dotted box: cores that share a last-level cache")
+    sheet.write("; ".join(legend), 0.3, room)
+    sheet.height += 0.2
+    for at in range(0, len(packages), columns):
+        row = packages[at : at + columns]
+        tallest = max(package.height for package in row)
+        for column, package in enumerate(row):
+            x = 0.2 + column * _WIDTH
+            sheet.box("package", x, sheet.height, _WIDTH - 0.2, tallest)
+            sheet.put(package, x, sheet.height)
+        sheet.height += tallest + 0.2
+    for line in _elsewhere(devices, told):
+        sheet.write(line, 0.3, room)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    for kind, x, y, width, height, fill in sheet.boxes:
+        axes.add_patch(Rectangle((x, y), width, height, facecolor=fill, **_EDGES[kind]))
+    for x, y, text, style in sheet.texts:
+        axes.text(x, y, text, **style)
+    axes.set_xlim(0, across)
+    axes.set_ylim(sheet.height + 0.2, 0)
     axes.axis("off")
-    axes.set_title(
-        f"{topology.source}: a square is a core with its first PU, dotted boxes share a last-level cache"
-        + (f"; {len(cpus)} ranks" if cpus else ""),
-        fontsize=9,
-    )
-    figure.set_size_inches(max(0.42 * left, 5), max(0.42 * (tallest + 2), 2))
+    figure.set_size_inches(_INCH * across, _INCH * (sheet.height + 0.2))
     return figure
+
+
+def _columns(heights: Sequence[float]) -> int:
+    """Return how many packages are side by side: two to four, until the picture is not higher than wide."""
+    for columns in (2, 3):
+        if columns * _WIDTH >= -(-len(heights) // columns) * max(heights):
+            return columns
+    return 4
+
+
+def _package(
+    topology: Topology,
+    package: int,
+    nodes: Sequence[Node],
+    ranks: Ranks,
+    devices: Sequence[Device],
+    told: set[tuple[int, ...]],
+) -> _Sheet:
+    sheet = _Sheet()
+    sheet.height = 0.1
+    sheet.write(_package_title(package), 0.4, _LINE, 9, weight="bold")
+    for node in nodes:
+        sheet.height += 0.2
+        top = sheet.height
+        sheet.height += 0.1
+        sheet.write(_title(topology, node), 0.6, _LINE)
+        _cache_rows(sheet, topology, _caches(topology, node), ranks)
+        sheet.write(_near(devices, [node], told), 0.6, _LINE)
+        sheet.height += 0.2
+        sheet.box("node", 0.3, top, _INSIDE + 0.4, sheet.height - top)
+    if len(nodes) > 1:
+        sheet.write(_near(devices, [node for node in nodes if node.cpus], told), 0.6, _LINE)
+    sheet.height += 0.2
+    return sheet
+
+
+def _cache_rows(sheet: _Sheet, topology: Topology, groups: Sequence[Sequence[Core]], ranks: Ranks) -> None:
+    """Add the boxes of a node's caches, as many in a row as fit."""
+    left, lowest = 0.0, sheet.height
+    for group in groups:
+        width = min(len(group), _ACROSS) + 0.2
+        if left + width > _INSIDE:
+            left, sheet.height = 0.0, lowest
+        rows = -(-len(group) // _ACROSS)
+        x, y = 0.5 + left, sheet.height + 0.1
+        sheet.box("cache", x, y, width, rows + 0.2)
+        for i, core in enumerate(group):
+            _square(sheet, topology, core, ranks.at(core), x + 0.1 + i % _ACROSS, y + 0.1 + i // _ACROSS)
+        left += width + 0.2
+        lowest = max(lowest, y + rows + 0.2)
+    sheet.height = lowest + (0.1 if groups else 0)
+
+
+def _square(sheet: _Sheet, topology: Topology, core: Core, rank: int | None, x: float, y: float) -> None:
+    from matplotlib import colormaps
+
+    label, colour, ink = str(core.pus[0]), "0.88", "black"
+    if rank is not None:
+        label, colour = f"r{rank}\n{label}", colormaps["tab20"](rank % 20)
+        dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.55
+        ink = "white" if dark else "black"
+    elif not topology.allowed_cpus.intersection(core.pus):
+        colour = "white"
+    sheet.box("core", x + 0.05, y + 0.05, 0.9, 0.9, colour)
+    style = {"fontsize": 7, "ha": "center", "va": "center", "color": ink}
+    sheet.texts.append((x + 0.5, y + 0.5, label, style))

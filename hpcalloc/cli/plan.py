@@ -9,7 +9,9 @@ import os
 import click
 from rich.table import Table
 
+from .._text import plural
 from ..discover.devices import environment_of, parse_near
+from ..discover.topology import ids_text
 from ..plan.near import near_of
 from ..plan.ranks import make_plan
 from .console import plain_console, print_table
@@ -45,16 +47,20 @@ def command(
         click.echo(json.dumps(facts, indent=2))
         return
     console = plain_console()
-    console.print(f"{facts['source']}, {ranks} rank(s): {'; '.join(facts['reasons'])}")
+    console.print(f"{os.path.basename(topology.source)}, {plural(ranks, 'rank')}:")
+    for reason in plan.reasons:
+        console.print(f"- {reason}")
     table = Table()
-    for name in ("local rank", "nodes", "CPUs", "threads", "memory", *(["devices"] if wanted else [])):
+    for name in ("local rank", "nodes", "CPUs", "threads", "memory"):
         table.add_column(name, no_wrap=True, min_width=len(name))  # of the two words, or one would be enough
-    table.add_column("why")
-    for share in facts["ranks"]:
+    if wanted:
+        table.add_column("devices", min_width=max(len(d.name) for d in devices) + 1 if devices else 7)
+    table.add_column("why", min_width=12)
+    for share, rank in zip(facts["ranks"], plan.ranks, strict=True):
         table.add_row(
             str(share["local_rank"]),
             ",".join(map(str, share["nodes"])),
-            share["cpus"],
+            ids_text(rank.cpus),
             str(share["threads"]),
             share["memory"],
             *([", ".join(d["name"] for d in share["devices"])] if wanted else []),

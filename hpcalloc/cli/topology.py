@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 
 import click
 from rich.table import Table
 
+from .._text import plural
 from ..discover.devices import Device, machine_devices, read_source
 from ..discover.kinds import kind_nodes, kinds_lines
-from ..discover.topology import Topology, format_ids
+from ..discover.topology import Topology, format_ids, ids_text
 from ..plan.ranks import make_plan
 from ..policy import MEMORY_KINDS
 from .bench.output import new_figure, plot_option, save_figure
@@ -64,39 +66,72 @@ def command(source: str | None, ranks: int | None, as_json: bool, plot_file: str
         click.echo(json.dumps(facts, indent=2))
         return
     console = plain_console()
-    console.print(
-        f"{facts['source']}: {facts['packages']} package(s), {len(facts['nodes'])} NUMA node(s), "
-        f"{facts['cores']} core(s), {facts['pus']} PU(s); allowed: CPUs {facts['allowed_cpus']}, "
-        f"nodes {facts['allowed_nodes']}"
-    )
-    for line in machine_lines(topology, cpus, devices=devices):
+    counts = [
+        plural(count, noun)
+        for count, noun in (
+            (facts["packages"], "package"),
+            (len(topology.nodes), "NUMA node"),
+            (len(topology.cores), "core"),
+            (facts["pus"], "PU"),
+        )
+    ]
+    console.print(f"{os.path.basename(topology.source)}: {', '.join(counts)}")
+    console.print(f"allowed: CPUs {facts['allowed_cpus']}; nodes {facts['allowed_nodes']}")
+    width = min(max(console.width, 40), 120) if console.is_terminal else 80
+    for line in machine_lines(topology, cpus, width, devices):
         console.print(line)
     console.print("kinds of memory")
     for line in kinds_lines(topology):
         console.print(f"  {line}")
-    table = Table(
-        "node", "package", "cores", "CPUs", "memory", "allowed", *(f"to {n['id']}" for n in facts["nodes"])
-    )
-    for node in facts["nodes"]:
-        table.add_row(
-            str(node["id"]),
-            "-" if node["package"] < 0 else str(node["package"]),
-            str(node["cores"]),
-            node["cpus"] or "(memory only)",
-            gib(node["memory_bytes"]) if node["memory_bytes"] else "unknown",
-            "yes" if node["allowed"] else "no",
-            *(str(d) for d in node["distances"].values()),
-        )
-    print_table(console, table)
+    print_table(console, _node_table(topology), wrap=True)
+    console.print("distances from a node's cores (row) to a node's memory (column)")
+    for line in _distance_lines(topology, width):
+        console.print(line)
     if devices:
         print_table(console, _device_table(devices))
+        for d in devices:
+            if d.uuid:
+                console.print(f"{d.name}: {d.uuid}")
+
+
+def _node_table(topology: Topology) -> Table:
+    cpus = {
+        node.id: ids_text(node.cpus).split(",") if node.cpus else ["memory", "only"]
+        for node in topology.nodes
+    }
+    table = Table()
+    for name in ("node", "package", "cores"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("CPUs", min_width=max(len(part) + 1 for parts in cpus.values() for part in parts))
+    table.add_column("memory", justify="right", no_wrap=True)
+    table.add_column("allowed", no_wrap=True)
+    for node in topology.nodes:
+        table.add_row(
+            str(node.id),
+            "-" if node.package < 0 else str(node.package),
+            str(sum(core.node == node.id for core in topology.cores)),
+            (", " if node.cpus else " ").join(cpus[node.id]),
+            gib(node.memory_bytes) if node.memory_bytes else "unknown",
+            "yes" if node.id in topology.allowed_nodes else "no",
+        )
+    return table
+
+
+def _distance_lines(topology: Topology, width: int) -> Iterator[str]:
+    """Yield the matrix of distances in blocks of columns that fit into the width."""
+    ids = [node.id for node in topology.nodes]
+    cell = 2 + max(len(str(number)) for a in ids for number in (a, *(topology.distance(a, b) for b in ids)))
+    fit = (width - cell) // cell
+    for at in range(0, len(ids), fit):
+        columns = ids[at : at + fit]
+        yield " " * cell + "".join(f"{b:>{cell}}" for b in columns)
+        for a in ids:
+            yield f"{a:>{cell}}" + "".join(f"{topology.distance(a, b):>{cell}}" for b in columns)
 
 
 def _device_table(devices: Sequence[Device]) -> Table:
-    table = Table("device", "kind", "PCI address", "nodes", "driver", "name that stays")
+    table = Table("device", "kind", "PCI address", "nodes", "driver")
     for d in devices:
         kind = f"{d.vendor} {d.kind}" if d.kind == "gpu" else d.fabric
-        table.add_row(
-            d.name, kind, d.address, format_ids(d.nodes) or "unknown", d.driver or "-", d.uuid or "-"
-        )
+        table.add_row(d.name, kind, d.address, format_ids(d.nodes) or "unknown", d.driver or "-")
     return table
