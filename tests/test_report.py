@@ -82,7 +82,7 @@ def rank_record(rank, local=100, touched=100, **more):
         "machine": Machine(2, 2, 64, 128),
         **more,
     }
-    return Record(rank, f"node{rank // 4}", arrays, memory, **values)
+    return Record(rank, **{"host": f"node{rank // 4}", "arrays": arrays, "memory": memory, **values})
 
 
 def test_text(ctx):
@@ -132,7 +132,7 @@ def test_text_is_as_wide_as_asked_for_and_no_figure_is_cut(kind, width):
     for part in ("1048572", "123.5 M", "9.2 E", "3.0 GiB", "99.0 %", "8.0 EiB" if kind == "pages" else ""):
         assert part in written
     if kind == "names":
-        for part in ("node0123", "254", "65536"):
+        for part in ("node0123", "0-254:2", "65536"):
             assert part in written
 
 
@@ -144,6 +144,22 @@ def test_every_word_of_a_table_is_explained():
     for word in ("widen", "honour"):
         assert word not in made.to_text().replace("widened", "")
     assert "launcher default widened to its node" in made.to_text()
+
+
+@pytest.mark.parametrize(("ranks", "limit"), [(1, 12_000), (4, 20_000), (128, 60_000), (1024, 300_000)])
+def test_the_page_fits_a_phone(ranks, limit):
+    """Tables scroll in boxes of their own, no length is wider than a phone, and tooltips are in the text too."""
+    wide = Arrays(9, LARGE, 4096, LARGE, LARGE, 0, dict.fromkeys(range(8), LARGE), LARGE)
+    records = [rank_record(rank, host=f"n{rank // 16}") for rank in range(ranks - 1)]
+    page = report.make_report([*records, rank_record(ranks - 1, arrays=wide)], ranks).to_html()
+    assert len(page) < limit
+    assert page.count("<table") == page.count("<div class='wide'><table")
+    assert "width=device-width" in page
+    assert "@media (prefers-color-scheme: dark)" in page
+    assert max(int(length) for length in re.findall(r"(\d+)px", page)) <= 20
+    assert {unit for unit in re.findall(r"width: [\d.]+([a-z%]+)", page)} <= {"px", "rem", "%"}
+    told = set(re.findall("<dd>([^<]*)</dd>", page))
+    assert set(re.findall('title="([^"]*)"', page)) <= told
 
 
 def test_all_ranks_can_be_reached():

@@ -166,7 +166,7 @@ _ACROSS = 8  # cores of one cache in a row
 _INSIDE = 8.7  # width of a node's caches
 _WIDTH = _INSIDE + 1.2  # of a package with what separates it from the next
 _LINE = 60  # characters across a node
-_EDGES = {
+_EDGES: dict[str, dict[str, Any]] = {
     "package": {"edgecolor": "black", "linewidth": 1.6},
     "node": {"edgecolor": "tab:blue", "linewidth": 1.2},
     "cache": {"edgecolor": "0.6", "linestyle": ":"},
@@ -192,8 +192,8 @@ class _Sheet:
             self.height += 0.5
 
     def put(self, other: _Sheet, x: float, y: float) -> None:
-        self.boxes += [(kind, x + left, y + top, *rest) for kind, left, top, *rest in other.boxes]
-        self.texts += [(x + left, y + top, *rest) for left, top, *rest in other.texts]
+        self.boxes += [(kind, x + a, y + b, w, h, fill) for kind, a, b, w, h, fill in other.boxes]
+        self.texts += [(x + a, y + b, text, style) for a, b, text, style in other.texts]
 
 
 def draw(
@@ -312,7 +312,8 @@ def _cache_rows(sheet: _Sheet, topology: Topology, groups: Sequence[Sequence[Cor
 def _square(sheet: _Sheet, topology: Topology, core: Core, rank: int | None, x: float, y: float) -> None:
     from matplotlib import colormaps
 
-    label, colour, ink = str(core.pus[0]), "0.88", "black"
+    label, ink = str(core.pus[0]), "black"
+    colour: Any = "0.88"
     if rank is not None:
         label, colour = f"r{rank}\n{label}", colormaps["tab20"](rank % 20)
         dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.55

@@ -13,12 +13,13 @@ from ..discover.topology import format_ids
 from .record import Absent, Record
 from .summary import absent_ranks, worst
 from .text import (
-    LEGEND,
     MEMORY_COLUMNS,
+    cpus_text,
     devices_text,
     facts,
     failures,
     groups,
+    list_text,
     metric_text,
     nodes_text,
     ranks_text,
@@ -39,32 +40,32 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 66rem; padding: 0 1rem; color: var(--text);
   background: var(--back); }
 h1 { font-size: 1.4rem; margin: 0 0 .3rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
-p { margin: .3rem 0; } .lead { font-size: 1.15rem; margin: .2rem 0 1rem; } .faint { color: var(--faint); }
+p { margin: .3rem 0; overflow-wrap: anywhere; } .lead { font-size: 1.15rem; margin: .2rem 0 1rem; } .faint { color: var(--faint); }
 .alarm { color: var(--alarm); font-weight: 600; } ul { margin: .3rem 0; padding-left: 1.2rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: .8rem 0; }
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; } li { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .25rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--faint); vertical-align: bottom; } td { white-space: nowrap; }
-.l { text-align: left; } td.fold { white-space: normal; overflow-wrap: anywhere; min-width: 3.5rem; max-width: 22rem; }
-td.fold:last-child { min-width: 11rem; }
+.l { text-align: left; } td.fold { white-space: normal; max-width: 22rem; } td.fold:last-child { min-width: 11rem; }
 .bar { display: inline-block; width: 7rem; height: .8rem; background: var(--line); vertical-align: middle; }
 .bar i { display: inline-block; height: 100%; vertical-align: top; }
 .good { background: var(--good); } .some { background: var(--some); } .bad { background: var(--bad); }
 .none { background: var(--none); }
 .absent { background: repeating-linear-gradient(45deg, var(--bad) 0 2px, var(--back) 2px 4px); }
 .key { color: var(--faint); } .key i { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 .9rem;
-  vertical-align: -.05rem; }
-.strip { display: grid; grid-template-columns: minmax(4rem, max-content) 1fr; gap: .25rem .8rem; align-items: start; }
-.strip b { font-weight: 400; color: var(--faint); overflow-wrap: anywhere; }
-.cells { display: flex; flex-wrap: wrap; gap: 2px; padding: .25rem 0; } .cells i { width: 11px; height: 11px; }
+  vertical-align: -.05rem; } .key i:first-child { margin-left: 0; }
+.strip.many { columns: 19rem; } .strip div { display: flex; gap: .8rem; break-inside: avoid; }
+.strip b { flex: none; width: var(--name); font-weight: 400; color: var(--faint); overflow-wrap: anywhere; }
+.strip .cells { flex-wrap: wrap; gap: 2px; padding: .35rem 0; } .cells i { width: 11px; height: 11px; }
 summary { cursor: pointer; color: var(--faint); }
 @media (max-width: 40rem) { body { margin: 1rem auto; font-size: 14px; } dl { grid-template-columns: 1fr; gap: 0; }
-  dd { margin-bottom: .4rem; } .strip { grid-template-columns: 1fr; gap: 0; } th, td { padding: .2rem .35rem; }
+  dd { margin-bottom: .4rem; } th, td { padding: .2rem .28rem; }
+  table { font-size: .86rem; }
   .cards, .cards tbody { display: block; } .cards tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1rem;
     border-bottom: 1px solid var(--line); padding: .3rem 0; }
   .cards tr:first-child { display: none; } .cards td { display: flex; justify-content: space-between; gap: .6rem; border: 0;
-    padding: .1rem 0; min-width: 0 !important; text-align: right; } .cards td.fold:last-child { grid-column: 1 / 3; }
+    padding: .1rem 0; min-width: 0 !important; text-align: right; overflow-wrap: anywhere; } .cards td.fold:last-child { grid-column: 1 / 3; }
   .cards td::before { content: attr(data-name); color: var(--faint); flex: none; } }
 """
 
@@ -86,7 +87,7 @@ def page(records: Sequence[Record], absent: Sequence[Absent], summary: Mapping[s
         parts += ["<h2>All ranks</h2>", _strip(records, absent, size)]
     if listed:
         parts += [f"<h2>{escape(title_of(listed, size))}</h2>", _bindings(listed)]
-        parts += ["<h2>Their memory</h2>", _memory(listed)]
+        parts += ["<h2>Memory of these ranks</h2>" if size > 1 else "<h2>Memory</h2>", _memory(listed)]
     if len(records) > 1:
         parts += ["<h2>Over all ranks</h2>", _spread(summary["spread"])]
     reasons = groups({r.rank: r.reasons for r in listed})
@@ -99,8 +100,20 @@ def page(records: Sequence[Record], absent: Sequence[Absent], summary: Mapping[s
         shown = records[:ROWS]
         more = "" if len(shown) == len(records) else f"; the first {len(shown)}, all are in the JSON form"
         parts += [f"<details><summary>Every rank{more}</summary>", _every(shown), "</details>"]
-    parts += ["<h2>What the words mean</h2>", _pairs(LEGEND)]
+    parts += [
+        "<h2>What the words mean</h2>",
+        _pairs(_legend(listed, summary["spread"] if len(records) > 1 else ())),
+    ]
     return "\n".join([*parts, "</body></html>", ""])
+
+
+def _legend(listed: Sequence[Record], spread: Iterable[str]) -> dict[str, str]:
+    """Return what the words of the page's tables mean, also for readers who have no pointer for tooltips."""
+    words = ["rank", "host", "CPUs", "nodes", *(["devices"] if any(r.devices for r in listed) else [])]
+    words += ["threads", "binding", *sorted({BINDINGS.get(r.action, r.action) for r in listed})]
+    words += [*MEMORY_COLUMNS, "pages", "by node", *(name.replace("_", " ") for name in spread)]
+    words += ["min", "median", "max"] if spread else []
+    return {word: meaning(word) for word in words if meaning(word)}
 
 
 def _pairs(lines: Mapping[str, str]) -> str:
@@ -144,15 +157,17 @@ def _strip(records: Sequence[Record], absent: Sequence[Absent], size: int) -> st
             ranks = f"rank{'s' if len(part) > 1 else ''} {format_ids(cell[0] for cell in part)}"
             shown.append(f"<i class={kind} title='{ranks}: {says}'></i>")
         lines.append(
-            f"<b>{escape(host)}</b><div class='cells' role='img' aria-label='{plural(len(cells), 'rank')}, "
-            f"{sum(cell[1] == 1 for cell in cells)} all local'>{''.join(shown)}</div>"
+            f"<div><b>{escape(host)}</b><div class='cells' role='img' aria-label='{plural(len(cells), 'rank')}, "
+            f"{sum(cell[1] == 1 for cell in cells)} all local'>{''.join(shown)}</div></div>"
         )
     per = f"a cell for {each} ranks" if each > 1 else "a cell for each rank"
     key = (
-        f"<p class='key'>{per}; its array pages on its nodes:<i class=good></i>all<i class=some></i>90 % "
+        f"<p class='key'>{per}; its array pages on its nodes: <i class=good></i>all<i class=some></i>90 % "
         "and more<i class=bad></i>less<i class=none></i>none or unknown<i class=absent></i>no report</p>"
     )
-    return f"{key}<div class='strip'>{''.join(lines)}</div>"
+    many = " many" if len(hosts) > 12 else ""
+    name = min(max(map(len, hosts)), 16)
+    return f"{key}<div class='strip{many}' style='--name: {name}ch'>{''.join(lines)}</div>"
 
 
 # ---- tables -----------------------------------------------------------------------------------------------
@@ -190,8 +205,8 @@ def _bindings(listed: Sequence[Record]) -> str:
         (
             str(r.rank),
             escape(r.host),
-            escape(r.cpus.replace(",", ", ")),
-            format_ids(r.nodes).replace(",", ", "),
+            escape(cpus_text(r)),
+            list_text(r.nodes),
             *([escape(devices_text(r))] if devices else []),
             str(r.threads),
             _word(BINDINGS.get(r.action, r.action)),
@@ -209,7 +224,7 @@ def _memory(listed: Sequence[Record]) -> str:
             str(r.rank),
             *(escape(value(r)) for value in MEMORY_COLUMNS.values()),
             _bar(r),
-            escape(nodes_text(r)),
+            escape(nodes_text(r)).replace("node ", "node&nbsp;").replace(": ", ":&nbsp;"),
         )
         for r in listed
     ]
@@ -257,7 +272,7 @@ def _every(records: Sequence[Record]) -> str:
         (
             str(r.rank),
             escape(r.host),
-            escape(r.cpus.replace(",", ", ")),
+            escape(cpus_text(r)),
             percent(r.arrays.local_fraction),
             size_text(r.arrays.nbytes),
             percent(r.arrays.huge_fraction),

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._text import BINDINGS, count_text, device_text, percent, plural, size_text
 from .._words import WORDS
-from ..discover.topology import format_ids
+from ..discover.topology import format_ids, ids_text, parse_ids
+from ..exceptions import TopologyError
 from .record import Absent, Machine, Record
 from .summary import absent_ranks, worst
 
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 __all__ = [
     "LEGEND",
     "MEMORY_COLUMNS",
+    "cpus_text",
     "devices_text",
     "facts",
     "failures",
     "groups",
+    "list_text",
     "metric_text",
     "nodes_text",
     "tables",
@@ -54,6 +57,19 @@ def metric_text(name: str, value: float) -> str:
     if name.endswith("_fraction"):
         return percent(value)
     return size_text(value) if name.endswith("_bytes") else count_text(value)
+
+
+def list_text(ids: Iterable[int]) -> str:
+    """Write ids so that a long list is broken between numbers: ``0-3, 8``."""
+    return ids_text(ids).replace(",", ", ")
+
+
+def cpus_text(record: Record) -> str:
+    """Write the CPUs of a rank; what another program wrote there as it is."""
+    try:
+        return list_text(parse_ids(record.cpus))
+    except TopologyError:
+        return record.cpus
 
 
 def nodes_text(record: Record) -> str:
@@ -223,11 +239,9 @@ def tables(listed: Sequence[Record], size: int) -> list[Table]:
     nodes.add_column("pages", overflow="fold")
     several = False
     for r in listed:
-        cpus = r.cpus.replace(",", ", ")  # a long list is broken between numbers
         words = BINDINGS.get(r.action, r.action)
         near = [devices_text(r)] if devices else []
-        nodes_of = format_ids(r.nodes).replace(",", ", ")
-        binding.add_row(str(r.rank), r.host, cpus, nodes_of, *near, str(r.threads), words)
+        binding.add_row(str(r.rank), r.host, cpus_text(r), list_text(r.nodes), *near, str(r.threads), words)
         memory.add_row(str(r.rank), *(value(r) for value in MEMORY_COLUMNS.values()))
         nodes.add_row(str(r.rank), nodes_text(r))
         several = several or len(r.arrays.pages_per_node) > 1 or bool(r.arrays.untouched or r.arrays.failed)
