@@ -156,8 +156,11 @@ typedef struct na_span {
     };
 
     _Alignas(64) na_list free; /* page: free blocks */
-    uint64_t frees;            /* page: blocks freed ever, as its owner has seen it */
-    uint32_t threshold;        /* page: a free that makes this many free blocks needs care; 0: none does */
+    union {
+        uint64_t frees;     /* page: blocks freed ever, as its owner has seen it */
+        uint64_t populated; /* strict, large: bytes that were faulted in and verified */
+    };
+    uint32_t threshold; /* page: a free that makes this many free blocks needs care; 0: none does */
     union {
         uint32_t carved;       /* page: blocks that were ever linked; others have been given to nobody */
         uint32_t dirty_slices; /* free or being purged */

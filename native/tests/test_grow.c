@@ -121,17 +121,91 @@ static void a_reserve_is_not_in_use(void) {
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
-static void strict_ones_have_none(void) {
-    numalloc_request_t request = {.size = NA_BLOCK_MAX / 2, .flags = NUMALLOC_STRICT};
+/* A vector that grows by steps, marked as it grows: bytes that were copied because it moved, or whose pages did. */
+static size_t grow_by(unsigned char **vector, size_t from, size_t to, size_t step, int *moves) {
+    size_t moved = 0;
+    for (size_t size = from; size < to; size += step) {
+        unsigned char *p = numalloc_realloc(*vector, size + step);
+        CHECK(p != NULL);
+        if (p != *vector) {
+            check(p, 7, size);
+            moved += size;
+            ++*moves;
+        }
+        *vector = p;
+        fill(p, 7, size, size + step);
+    }
+    check(*vector, 7, to);
+    return moved;
+}
+
+/* Nothing else is allocated: below half a slice it goes through the size classes, at 2 MiB to where huge pages are. */
+static void small_steps_hardly_move(void) {
+    for (int round = 0; round < 3; round++) {
+        int moves = 0;
+        unsigned char *p = there(numalloc(1024));
+        CHECK(p != NULL);
+        fill(p, 7, 0, 1024);
+        CHECK(grow_by(&p, 1024, MIB, 1024, &moves) <= 256 * 1024);
+        moves = 0;
+        (void)grow_by(&p, MIB, 64 * MIB, 4096, &moves);
+        CHECK(moves <= 1);
+        CHECK(atomic_load(&region()->used_bytes) <= 72 * MIB); /* its classes have a page each */
+        CHECK_EQUAL(numalloc_verify(), 0);
+        numalloc_free(p);
+    }
+    CHECK(region()->peak_bytes <= 74 * MIB);
+}
+
+static bool resident(const void *p, size_t size) {
+    size_t bytes;
+    return os_resident(p, na_round_up(size, os_page_size()), &bytes) == 0 && bytes >= size;
+}
+
+/* Its pages are there before it has them, also those between the end of what was asked for and that of its span. */
+static void strict_ones_grow_in_place(void) {
+    numalloc_request_t request = {.size = 70000, .flags = NUMALLOC_STRICT};
     unsigned char *p = numalloc_request(&request);
-    CHECK(p != NULL && (p = numalloc_realloc(p, 70000)) != NULL);
-    const na_span *span = na_span_at(p);
-    CHECK(na_regions[span->region].strict && span->grown);
-    CHECK_EQUAL(na_regions[span->region].reserved, 0);
-    CHECK((p = numalloc_realloc(p, MIB)) != NULL);
-    CHECK_EQUAL(na_regions[span->region].reserved, 0);
+    CHECK(p != NULL && resident(p, 70000));
+    CHECK(numalloc_realloc(p, 2 * NA_SLICE) == p && resident(p, 2 * NA_SLICE));
     numalloc_free(p);
+    request.size = NA_BLOCK_MAX / 2;
+    CHECK((p = numalloc_request(&request)) != NULL);
+    fill(p, 7, 0, request.size);
+    int moves = 0;
+    size_t moved = grow_by(&p, request.size, MIB, 8192, &moves);
+    CHECK(moves == 1 && moved <= NA_BLOCK_MAX);
+    const na_region *strict = &na_regions[na_span_at(p)->region];
+    CHECK(strict->strict);
+    for (size_t size = MIB; size < 24 * MIB; size += MIB / 4) {
+        (void)grow_by(&p, size, size + MIB / 4, 4096, &moves);
+        CHECK(resident(p, size + MIB / 4));
+        CHECK(na_span_bytes(na_span_at(p)) <= size + size / 8 + MIB);
+        CHECK_EQUAL(numalloc_verify(), 0);
+    }
+    CHECK(moves <= 2);
+    /* What is cut off is not there any more when it grows again. */
+    CHECK(numalloc_realloc(p, 3 * MIB) == p);
+    CHECK((p = numalloc_realloc(p, 9 * MIB)) != NULL && resident(p, 9 * MIB));
+    check(p, 7, 3 * MIB);
     CHECK_EQUAL(numalloc_verify(), 0);
+    numalloc_free(p);
+    CHECK_EQUAL(strict->reserved, 0);
+}
+
+/* NUMALLOC_NODE_LIMIT=64M: an eighth more is asked for where it is to be had. */
+static void strict_ones_grow_to_the_limit(void) {
+    numalloc_request_t request = {.size = 16 * MIB, .flags = NUMALLOC_STRICT};
+    unsigned char *p = numalloc_request(&request);
+    CHECK(p != NULL);
+    int moves = 0;
+    fill(p, 7, 0, 16 * MIB);
+    (void)grow_by(&p, 16 * MIB, 63 * MIB, 4096, &moves);
+    CHECK(moves == 0 && resident(p, 63 * MIB));
+    CHECK(numalloc_realloc(p, 65 * MIB) == NULL && errno == ENOMEM);
+    check(p, 7, 63 * MIB);
+    CHECK_EQUAL(numalloc_verify(), 0);
+    numalloc_free(p);
 }
 
 /* Where huge pages begin, though the small part may have the room. */
@@ -359,7 +433,9 @@ static void a_child_has_them(void) {
 static const check_case bodies[] = {
     {"neighbours_grow_in_place", neighbours_grow_in_place},
     {"a_reserve_is_not_in_use", a_reserve_is_not_in_use},
-    {"strict_ones_have_none", strict_ones_have_none},
+    {"small_steps_hardly_move", small_steps_hardly_move},
+    {"strict_ones_grow_in_place", strict_ones_grow_in_place},
+    {"strict_ones_grow_to_the_limit", strict_ones_grow_to_the_limit},
     {"long_ones_leave_the_small_part", long_ones_leave_the_small_part},
     {"old_reserves_give_way", old_reserves_give_way},
     {"a_full_region_has_none", a_full_region_has_none},
@@ -373,7 +449,9 @@ static const check_case bodies[] = {
 
 static void in_place(void) { check_start("", "neighbours_grow_in_place"); }
 static void not_in_use(void) { check_start("", "a_reserve_is_not_in_use"); }
-static void strict(void) { check_start("", "strict_ones_have_none"); }
+static void small_steps(void) { check_start("", "small_steps_hardly_move"); }
+static void strict(void) { check_start("", "strict_ones_grow_in_place"); }
+static void strict_limit(void) { check_start("NUMALLOC_NODE_LIMIT=64M", "strict_ones_grow_to_the_limit"); }
 static void long_ones(void) { check_start("", "long_ones_leave_the_small_part"); }
 static void bounded(void) { check_start("", "old_reserves_give_way"); }
 static void full(void) { check_start("NUMALLOC_RESERVE=64M", "a_full_region_has_none"); }
@@ -391,7 +469,9 @@ static void child(void) { check_start("", "a_child_has_them"); }
 static const check_case cases[] = {
     {"in_place", in_place},
     {"not_in_use", not_in_use},
+    {"small_steps", small_steps},
     {"strict", strict},
+    {"strict_limit", strict_limit},
     {"long_ones", long_ones},
     {"bounded", bounded},
     {"full", full},

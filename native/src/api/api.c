@@ -53,7 +53,7 @@ static const char *fault_of(const na_span *span, const void *ptr, const char **r
         return NOT_START;
     }
     if (span->kind != NA_PAGE) return NOT_LIVE;
-    size_t offset = (uintptr_t)ptr - span->start;
+    uint32_t offset = (uint32_t)((uintptr_t)ptr - span->start); /* a page is short */
     if (offset % span->block_size != 0 || offset / span->block_size >= na_page_carved(span)) {
         *remedy = REMEDY_START;
         return NOT_START;
@@ -157,10 +157,12 @@ static bool size_fits(size_t size) {
 static void *alloc_in(na_region *region, size_t size, size_t align, unsigned flags) {
     if (size < NA_GRANULE) size = NA_GRANULE;
     size_t padded = align > NA_GRANULE ? (size + align - 1) & ~(align - 1) : size;
-    if (padded > NA_BLOCK_MAX || align > NA_SLICE) {
+    bool large = padded > NA_BLOCK_MAX || align > NA_SLICE;
+    /* What grows beyond half a slice has a span of its own if it can, in which it is not copied any more. */
+    if (large || ((flags & NA_GROWING) != 0 && size > NA_SLICE / 2)) {
         void *block = na_large_alloc(region, size, align, flags);
         na_reclaim_pass(region, false, os_now_ms());
-        return born(block);
+        if (large || block != NULL) return born(block);
     }
     na_heap *heap = na_heap_of(region);
     if (heap == NULL) return NULL;
@@ -455,15 +457,12 @@ void *numalloc_weighted(size_t size, const numalloc_weights_t *weights) {
 /* ---- realloc ------------------------------------------------------------------------------------------- */
 
 /* A block of the same home as `span`'s. */
-static void *alloc_like(const na_span *span, size_t size) {
+static void *alloc_like(const na_span *span, size_t size, bool grows) {
     const na_region *region = &na_regions[span->region];
-    if (region->node_index >= 0) return alloc_on(region->node_index, region->use, size, 0, NA_GROWING);
+    if (region->node_index >= 0) return alloc_on(region->node_index, region->use, size, 0, grows ? NA_GROWING : 0);
     na_placement placement = *span->placement;
     return mixed_alloc(&placement, size, 0, 0);
 }
-
-/* Not much shorter than its block. */
-static bool stays(size_t size, size_t have) { return size <= have && size >= have / 2; }
 
 void *na_realloc(void *ptr, size_t size) {
     na_span *span = na_span_at(ptr);
@@ -475,8 +474,10 @@ void *na_realloc(void *ptr, size_t size) {
     }
     if (!size_fits(size)) return NULL;
     size_t have = na_usable(span);
-    bool large = span->kind == NA_LARGE && na_regions[span->region].node_index >= 0;
-    if (large && size > NA_BLOCK_MAX) {
+    bool large = size > NA_BLOCK_MAX && span->kind == NA_LARGE && na_regions[span->region].node_index >= 0;
+    /* As it is, unless it would be much shorter than its block. */
+    if (large ? na_large_stays(span, size) : size <= have && size >= have / 2) return ptr;
+    if (large) {
         if (NA_UNLIKELY(na_secure) && !na_live_claim(ptr)) {
             na_misuse("numalloc_realloc", ptr, NOT_LIVE, REMEDY_ONCE);
             errno = EINVAL;
@@ -489,10 +490,8 @@ void *na_realloc(void *ptr, size_t size) {
         na_reclaim_pass(region, false, os_now_ms());
         (void)born(moved != NULL ? moved : ptr);
         if (moved != NULL || region->strict) return counted(region, region->strict, moved);
-    } else if (stays(size, have)) {
-        return ptr;
     }
-    void *moved = alloc_like(span, size);
+    void *moved = alloc_like(span, size, size > have);
     if (moved == NULL) return size <= have ? ptr : NULL; /* shrinking never fails */
     memcpy(moved, ptr, have < size ? have : size);
     if (na_hooked) na_free(ptr, "numalloc_realloc");

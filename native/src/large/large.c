@@ -155,6 +155,7 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
             errno = error;
             return NULL;
         }
+        span->populated = na_round_up(size, os_page_size());
         /* A preferred node that is full: the kernel took the pages from the next. */
         if (!region->strict && na_pages_elsewhere(span->start, size, &home))
             atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);
@@ -194,12 +195,49 @@ static enum move move_by_remap(na_region *region, na_span *from, na_span *to) {
     return heal(region, to) ? NOT_MOVED : TARGET_LOST; /* the kernel may have unmapped it before it failed */
 }
 
-/* In place. Strict memory is checked when it is allocated, so it can't just be extended. */
+/* A small cut is not worth the span it makes. */
+static bool shrinks(const na_span *span, uint32_t want) {
+    return span->huge_shift == 0 && want < span->slices - span->slices / 8;
+}
+
+/* Strict memory is faulted in and verified before it is the caller's, to the end of its span. */
+static bool populate_rest(const na_region *region, na_span *span) {
+    uint64_t bytes = na_span_bytes(span);
+    if (!region->strict || span->populated >= bytes) return true;
+    na_nodeset home = na_region_nodes(region);
+    int error = na_populate(span->start + span->populated, bytes - span->populated, &home, NA_IN_SET);
+    if (error == 0) span->populated = bytes;
+    else errno = error;
+    return error == 0;
+}
+
+static void trim(na_region *region, na_span *span, uint32_t slices) {
+    na_span_trim(region, span, slices);
+    if (region->strict && span->populated > na_span_bytes(span)) span->populated = na_span_bytes(span);
+}
+
+/* In place. */
 static bool extend(na_region *region, na_span *span, uint32_t slices) {
     size_t before = na_span_bytes(span);
-    if (span->huge_shift != 0 || region->strict || !na_span_extend(region, span, slices)) return false;
+    uint32_t had = span->slices;
+    if (span->huge_shift != 0 || !na_span_extend(region, span, slices)) return false;
+    bool good = populate_rest(region, span);
+    if (!good) trim(region, span, had);
     resize_accounting(region, before, na_span_bytes(span));
-    return true;
+    return good;
+}
+
+/* Verifying takes a look at the room that there is, so strict memory grows by an eighth if it can. */
+static bool extend_for(na_region *region, na_span *span, uint32_t want) {
+    uint32_t ample = want + want / 8;
+    if (span->part == 0 && want < NA_LARGE_PART_SLICES && ample >= NA_LARGE_PART_SLICES)
+        ample = NA_LARGE_PART_SLICES - 1;
+    return (region->strict && ample != want && extend(region, span, ample)) || extend(region, span, want);
+}
+
+bool na_large_stays(const na_span *span, size_t size) {
+    size_t ready = na_regions[span->region].strict ? span->populated : na_span_bytes(span);
+    return size <= ready && !shrinks(span, slices_of(size));
 }
 
 void *na_large_realloc(na_span *span, size_t size) {
@@ -207,16 +245,15 @@ void *na_large_realloc(na_span *span, size_t size) {
     size_t before = na_span_bytes(span);
     uint32_t want = slices_of(size);
     if (size <= before) {
-        /* A small cut is not worth the span it makes. */
-        if (span->huge_shift == 0 && want < span->slices - span->slices / 8) {
-            na_span_trim(region, span, want);
+        if (shrinks(span, want)) {
+            trim(region, span, want);
             resize_accounting(region, before, na_span_bytes(span));
         }
-        return (void *)span->start;
+        return populate_rest(region, span) ? (void *)span->start : NULL;
     }
     /* Where huge pages begin a block leaves the small part, unless it can't. */
     bool outgrows = span->slices < NA_LARGE_PART_SLICES && want >= NA_LARGE_PART_SLICES;
-    if (!outgrows && extend(region, span, want)) return (void *)span->start;
+    if (!outgrows && extend_for(region, span, want)) return (void *)span->start;
     void *moved = na_large_alloc(region, size, 0, NA_GROWING);
     if (moved == NULL) return outgrows && extend(region, span, want) ? (void *)span->start : NULL;
     enum move how = move_by_remap(region, span, na_span_at(moved));

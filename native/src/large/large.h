@@ -15,8 +15,9 @@
 #define NA_GROWING (1u << 31)
 void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flags);
 void na_large_free(na_region *region, na_span *span, uint64_t now); /* ms */
-void *na_large_realloc(na_span *span, size_t size); /* in place or moved within its region; NULL with errno */
-size_t na_large_align(size_t bytes, size_t align);  /* where a block of that size starts, in bytes */
+void *na_large_realloc(na_span *span, size_t size);    /* in place or moved within its region; NULL with errno */
+bool na_large_stays(const na_span *span, size_t size); /* realloc to that size would change nothing */
+size_t na_large_align(size_t bytes, size_t align);     /* where a block of that size starts, in bytes */
 
 /* ---- cache.c: freed large blocks for the next of their kind ---- */
 

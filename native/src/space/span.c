@@ -174,10 +174,10 @@ void na_span_release_reserve(na_region *region, const na_span *span) {
 
 /* As much as the block may grow into: from 2 MiB on it belongs to the large part, where its pages move. All reserves
  * together are bounded by what is in use, as open address space counts where the system limits what is committed; those
- * that served longest ago give way. Strict memory has none, since it is not extended. */
+ * that served longest ago give way. */
 static uint32_t reserve_for(na_region *region, uint32_t slices) {
     enum { LEAST = 2048 }; /* slices of all */
-    if (slices >= NA_LARGE_PART_SLICES || region->strict) return 0;
+    if (slices >= NA_LARGE_PART_SLICES) return 0;
     uint64_t most = atomic_load_explicit(&region->used_bytes, memory_order_relaxed) >> NA_SLICE_SHIFT;
     uint32_t wanted = NA_LARGE_PART_SLICES - 1 - slices;
     if (most < LEAST) most = LEAST;
