@@ -24,8 +24,9 @@ from hpcalloc.discover.devices import (
 )
 from hpcalloc.discover.launcher import Launch
 from hpcalloc.discover.topology import Topology, ids_text
-from hpcalloc.doctor import Host, diagnose, gather_host
-from hpcalloc.doctor.facts import RankFacts
+from hpcalloc.doctor.diagnosis import diagnose
+from hpcalloc.doctor.facts import RankFacts, gather_host
+from hpcalloc.doctor.host import Host
 from hpcalloc.exceptions import HpcallocError, PlanError, TopologyError
 from hpcalloc.plan.near import near_of
 from hpcalloc.plan.process import Situation, Wishes, decide

@@ -14,9 +14,11 @@ from hpcalloc import _native
 from hpcalloc.discover.launcher import Launch
 from hpcalloc.discover.neighbours import Neighbour
 from hpcalloc.discover.topology import parse_ids
-from hpcalloc.doctor import diagnose, facts, gather_host, gather_rank, is_healthy
+from hpcalloc.doctor import facts
 from hpcalloc.doctor.binding import CHECKS as BINDING
-from hpcalloc.doctor.facts import Pool
+from hpcalloc.doctor.diagnosis import diagnose
+from hpcalloc.doctor.facts import Pool, gather_host, gather_rank
+from hpcalloc.doctor.finding import is_healthy
 from hpcalloc.doctor.host import Host
 from hpcalloc.doctor.openmp import _gomp, _places
 

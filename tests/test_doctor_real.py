@@ -18,7 +18,8 @@ import pytest
 
 from hpcalloc import Topology
 from hpcalloc.discover.launcher import Launch
-from hpcalloc.doctor import Host, RankFacts, gather_host
+from hpcalloc.doctor.facts import RankFacts, gather_host
+from hpcalloc.doctor.host import Host
 from hpcalloc.doctor.remedies import launch_lines
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -356,6 +356,19 @@ def test_a_job_is_asked_on_each_host_and_a_silent_one_is_named(tmp_path, monkeyp
     assert "Invalid job id" in result.output
 
 
+def test_what_runs_on_each_host_of_a_job_imports_little():
+    look = (
+        "import sys; from hpcalloc.cli.main import cli; cli(['ps', '--job-here', '0'], standalone_mode=False)"
+    )
+    code = f"{look}; print({{'numpy', 'rich', 'mpi4py'}} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    seen, imported = done.stdout.splitlines()
+    assert json.loads(seen)["processes"] == []
+    assert imported == "set()"
+
+
 def test_escape_codes_of_others_do_not_reach_the_terminal():
     evil = subprocess.Popen(
         ["\033]0;owned\a\n", "30"],

@@ -12,8 +12,10 @@ import click
 
 from .._text import device_text
 from ..discover.terminal import is_of_output
-from ..doctor import Finding, Host, devices_of, diagnose, is_healthy
-from ..doctor.finding import SEVERITIES
+from ..doctor.devices import devices_of
+from ..doctor.diagnosis import diagnose
+from ..doctor.finding import SEVERITIES, Finding, is_healthy
+from ..doctor.host import Host
 from ..doctor.job import FAILED, examine_job
 from ..exceptions import HpcallocError
 from .options import SECONDS, json_flag

@@ -13,10 +13,9 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
 from .._text import plain_text, size_text
 from ..discover.running import Process, read_process, select
@@ -24,8 +23,10 @@ from ..discover.topology import Topology, format_ids, ids_text, parse_ids
 from ..doctor.finding import Finding, merge
 from ..doctor.running import examine, local_share, nodes_of
 from ..exceptions import HpcallocError, message
-from .console import plain_console, print_table
 from .options import SECONDS, json_flag
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["command"]
 
@@ -228,6 +229,8 @@ def _show(seen: list[dict[str, Any]], threads: bool, as_json: bool) -> int:
         whole = {"schema": SCHEMA, "hosts": parts, "findings": [finding.to_dict() for finding in findings]}
         click.echo(json.dumps(whole, indent=2))
         return int(found)
+    from .console import plain_console, print_table  # not where nothing is printed, on each host of a job
+
     rows = [(host["host"], process) for host in seen for process in host["processes"]]
     rows.sort(key=lambda row: (row[1]["rank"] is None, row[1]["rank"] or 0, row[0], row[1]["pid"]))
     console = plain_console()
@@ -245,6 +248,8 @@ def _finding(fields: dict[str, Any]) -> Finding:
 
 
 def _table(rows: Sequence[tuple[str, dict[str, Any]]], threads: bool, hosts: bool) -> Table:
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
     for name in ("HOST",) * hosts + (
         "RANK",

@@ -15,7 +15,9 @@ import tempfile
 import hpcalloc
 from hpcalloc.discover.devices import machine_devices
 from hpcalloc.discover.topology import Topology
-from hpcalloc.doctor import Host, diagnose, gather_host, gather_rank
+from hpcalloc.doctor.diagnosis import diagnose
+from hpcalloc.doctor.facts import gather_host, gather_rank
+from hpcalloc.doctor.host import Host
 from hpcalloc.plan.near import near_of
 from hpcalloc.plan.ranks import make_plan
 

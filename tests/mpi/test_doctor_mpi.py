@@ -6,7 +6,8 @@ import os
 import pytest
 
 from hpcalloc.discover.launcher import detect_launcher
-from hpcalloc.doctor import diagnose, job
+from hpcalloc.doctor import job
+from hpcalloc.doctor.diagnosis import diagnose
 from hpcalloc.doctor.facts import loaded_libraries
 from hpcalloc.exceptions import HpcallocError
 
