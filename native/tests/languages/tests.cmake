@@ -25,6 +25,7 @@ if(CMAKE_Fortran_COMPILER)
   set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/arrays.F90 PROPERTIES COMPILE_OPTIONS -ffree-line-length-none)
   target_link_libraries(arrays PRIVATE numalloc_static)
   if(NUMALLOC_SANITIZE)
+    target_compile_options(arrays PRIVATE -fsanitize=${NUMALLOC_SANITIZE})
     target_link_options(arrays PRIVATE -fsanitize=${NUMALLOC_SANITIZE})
   endif()
   set_target_properties(arrays PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/bin
