@@ -12,6 +12,7 @@ import click
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from ..._text import plural
 from ...bench import alloc
 from ..console import plain_console, print_table
 from ..mpi import refuse_ranks
@@ -95,7 +96,7 @@ def draw(result: dict[str, Any]) -> Any:
     """Times over the best of all, as a figure."""
     rows = result["rows"]
     names = list(result["allocators"])
-    figure = new_figure(max(8.0, 0.55 * len(rows)), 5)
+    figure = new_figure(9, 2.0 + 0.25 * len(rows))
     axes = figure.add_subplot()
     for name in names:
         best = [
@@ -105,14 +106,19 @@ def draw(result: dict[str, Any]) -> Any:
             r["allocators"][name].get("ns_per_operation", math.nan) / b
             for r, b in zip(rows, best, strict=True)
         ]
-        axes.plot(range(len(rows)), over, "o-" if name == alloc.OURS else ".", label=name, linewidth=1)
-    axes.set_yscale("log")
-    axes.axhline(1.0, color="grey", linewidth=0.5)
-    axes.set_xticks(
-        range(len(rows)), [f"{r['workload']} ({r['threads']})" for r in rows], rotation=60, ha="right"
+        ours = name == alloc.OURS
+        axes.plot(over, range(len(rows)), "D" if ours else "o", markersize=7 if ours else 4, label=name)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+    axes.axvline(1.0, color="grey", linewidth=0.5)
+    axes.grid(axis="y", linewidth=0.3)
+    axes.set_yticks(
+        range(len(rows)), [f"{r['workload']}, {plural(r['threads'], 'thread')}" for r in rows], fontsize=8
     )
-    axes.set_ylabel("time over the best of all (less is better)")
-    axes.legend()
+    axes.invert_yaxis()
+    axes.set_xlabel("time over that of the fastest (less is better)")
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8)
     return figure
 
 

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
+from ..._text import plural, size_text
 from ...bench.kernels import KERNELS
 from ...bench.latency import PAGES
 from ...bench.sizes import mib
@@ -17,8 +19,10 @@ _TEAMS = {"all": "all cores", "one": "one core"}
 
 
 def _title(figure: Any, result: dict[str, Any], text: str) -> None:
+    room = int(11 * figure.get_figwidth())
     lines = [f"{text}: {result['machine']['processor']}", *result["remarks"]]
-    figure.suptitle("\n".join(lines), fontsize=9, parse_math=False)  # a remark may cost $5
+    wrapped = [part for line in lines for part in textwrap.wrap(line, room)]
+    figure.suptitle("\n".join(wrapped), fontsize=9, parse_math=False)  # a remark may cost $5
 
 
 def matrix(result: dict[str, Any]) -> Any:
@@ -28,7 +32,7 @@ def matrix(result: dict[str, Any]) -> Any:
     upper = 2 * side if nodes > 1 else 2.5
     figure = new_figure(4 * side + 2, upper + 4.5)
     rows = figure.subfigures(2, 1, height_ratios=[upper, 3.6])
-    _title(figure, result, f"bandwidth in GB/s, arrays of {mib(result['array_bytes'])}")
+    _title(figure, result, f"bandwidth in GB/s (more is better), arrays of {mib(result['array_bytes'])}")
     if nodes > 1:
         _heat_maps(rows[0], result)
     else:
@@ -57,7 +61,7 @@ def _one_node(axes: Any, result: dict[str, Any]) -> None:
         axes.bar_label(bars, fmt="%.1f", fontsize=8)
     axes.set_xticks(range(len(KERNELS)), KERNELS)
     axes.margins(y=0.12)
-    axes.set_ylabel("GB/s")
+    axes.set_ylabel("GB/s (more is better)")
     axes.legend(fontsize=8)
 
 
@@ -102,8 +106,8 @@ def _scaling(axes: Any, result: dict[str, Any]) -> None:
     axes.set_xticks(ticks, map(str, ticks))
     axes.set_ylim(0, 1.1 * max(p["gb_per_s"] for p in points))
     axes.set_xlabel("threads")
-    axes.set_ylabel("triad, GB/s")
-    axes.legend(fontsize=8)
+    axes.set_ylabel("triad, GB/s (more is better)")
+    axes.legend(fontsize=8, loc="lower right")
 
 
 def _triads(axes: Any, result: dict[str, Any]) -> None:
@@ -120,7 +124,7 @@ def _triads(axes: Any, result: dict[str, Any]) -> None:
         )
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("triad, GB/s")
+    axes.set_xlabel("triad, GB/s (more is better)")
     axes.legend(fontsize=8)
 
 
@@ -128,7 +132,7 @@ def ranks(result: dict[str, Any]) -> Any:
     """Triad of each rank by placement, and the sums of all kernels."""
     count = len(result["ranks"])
     figure = new_figure(max(9.0, 5 + 0.4 * count), 4.5)
-    _title(figure, result, f"bandwidth of {count} rank(s), arrays of {mib(result['array_bytes'])}")
+    _title(figure, result, f"bandwidth of {plural(count, 'rank')}, arrays of {mib(result['array_bytes'])}")
     left, right = figure.subplots(1, 2)
     names = list(result["sums"])
     width = 0.8 / len(names)
@@ -140,10 +144,10 @@ def ranks(result: dict[str, Any]) -> Any:
         right.bar([k + offset for k in range(len(KERNELS))], sums, width, label=name)
     left.set_xticks(range(count), [str(rank["rank"]) for rank in result["ranks"]])
     left.set_xlabel("rank")
-    left.set_ylabel("triad, GB/s")
+    left.set_ylabel("triad, GB/s (more is better)")
     right.set_xticks(range(len(KERNELS)), KERNELS)
-    right.set_ylabel("sum over ranks, GB/s")
-    right.legend(fontsize=8)
+    right.set_ylabel("sum over ranks, GB/s (more is better)")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
 
 
@@ -169,8 +173,11 @@ def latency(result: dict[str, Any]) -> Any:
         axes.text(cache["bytes"], 0.98, label, ha="right", va="top", fontsize=8, transform=above)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xlabel("working set, bytes")
-    axes.set_ylabel("ns a load")
+    axes.xaxis.set_major_formatter(lambda value, _: size_text(value).replace(".0 ", " "))
+    axes.yaxis.set_minor_formatter("")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("working set")
+    axes.set_ylabel("ns a load (less is better)")
     axes.legend(fontsize=8)
     if several:
         heat = figure.add_subplot(1, 2, 2)
@@ -179,5 +186,5 @@ def latency(result: dict[str, Any]) -> Any:
             p for p in result["points"] if p["working_set_bytes"] == largest and p["pages_asked"] == "huge"
         ]
         _heat(heat, result, cells, "ns")
-        heat.set_title(f"ns a load, {mib(largest)}, huge pages", fontsize=9)
+        heat.set_title(f"ns a load (less is better), {mib(largest)}, huge pages", fontsize=9)
     return figure

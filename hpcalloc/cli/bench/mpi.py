@@ -12,7 +12,7 @@ import click
 from rich.progress import TimeElapsedColumn
 from rich.table import Table
 
-from ..._text import percent
+from ..._text import percent, plural
 from ...bench import mpi
 from ..console import plain_console, print_table
 from ..mpi import refuse_ranks
@@ -74,10 +74,12 @@ def _draw(result: dict[str, Any]) -> Any:
             axes.plot([at] * len(times), times, "k.", markersize=3)
     axes.axhline(1.0, color="black", linewidth=0.5)
     axes.set_xticks(range(len(rows)), [row["solver"] for row in rows], rotation=30, ha="right")
-    axes.set_ylabel("time over plain NumPy's median")
-    axes.set_title(f"{result['machine']['processor']}, {result['ranks']} ranks")
+    axes.set_ylabel("time over plain NumPy's median (less is better)")
+    axes.set_title(
+        f"{result['machine']['processor']}, {plural(result['ranks'], 'rank')}; dots are runs", fontsize=9
+    )
     if rows:
-        axes.legend()
+        figure.legend(loc="outside right upper")
     return figure
 
 

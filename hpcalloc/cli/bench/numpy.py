@@ -132,7 +132,7 @@ def _figure(result: dict[str, Any]) -> Any:
     axes.axhline(1.0, color="grey", linewidth=0.5)
     axes.set_xscale("log")
     axes.set_xlabel("bytes of an array")
-    axes.set_ylabel("time of a * b + c with temporaries, over")
+    axes.set_ylabel("a * b + c with temporaries: time ratio (less is better)")
     axes.set_title(f"{result['machine']['processor']}; NumPy {result['machine']['numpy']}", fontsize=9)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure
