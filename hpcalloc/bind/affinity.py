@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Pins all threads of the process to CPUs, sizes its BLAS and OpenMP pools to match, and puts both back.
 
-Affinity is enough for memory, too: a thread that can't leave its node first-touches there, and hpcalloc's
-own arrays carry their policy with them. The memory policy of the process (``set_mempolicy``) is therefore
-left alone: the kernel lets a thread set only its own, and one inherited from ``numactl`` or ``srun
---mem-bind`` is somebody's explicit wish. `inherited_memory_policy` tells what it is.
+Affinity places memory too: a thread that can't leave its node first-touches there, and hpcalloc's arrays have
+their own policy. The memory policy of the process (``set_mempolicy``) stays: a thread can set only its own, and
+one inherited from ``numactl`` or ``srun --mem-bind`` was set by the user. `inherited_memory_policy` returns it.
 
-Which threads move: those whose mask equals the main thread's old one. A thread with another mask was pinned
-on purpose (an OpenMP runtime under OMP_PLACES, an MPI progress thread) and stays where it is. Threads that
-are started meanwhile inherit a mask from one that has moved or will be; the walk is repeated until it finds
-none to move.
+If a thread's mask equals the main thread's old one, it is moved. A thread with another mask was pinned on purpose
+(an OpenMP runtime under OMP_PLACES, an MPI progress thread) and stays. A thread that is started during the walk
+inherits the old or the new mask, so the walk is repeated until it finds no thread to move.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ _POOL_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "flexiblas": ("FLEXIBLAS_NUM_THREADS", "OMP_NUM_THREADS"),
     "openmp": ("OMP_NUM_THREADS",),
 }
-_PASSES = 1000  # walks over the threads before giving up on one that keeps starting others
+_PASSES = 1000  # walks over the threads; a process that starts threads all the time has no last one
 
 
 class ThreadPool(NamedTuple):
@@ -54,8 +52,8 @@ class ThreadPool(NamedTuple):
 class Binding:
     """A change of affinity and thread pools: made by `apply`, taken back by `restore`.
 
-    What is changed is noted here before it is changed, so that an interrupted `apply` can be taken back, and an
-    interrupted `restore` repeated.
+    Each change is noted here before it is made: an interrupted `apply` can be taken back, an interrupted `restore`
+    repeated.
     """
 
     after: frozenset[int]
@@ -85,11 +83,11 @@ class Binding:
             try:
                 _move_threads("apply", before, wanted, bystanders, self.moved)
             except BindingError:
-                with contextlib.suppress(BindingError):  # what is raised already says more
+                with contextlib.suppress(BindingError):  # the error below says more
                     _move_threads("apply", wanted, before, bystanders, [])
                 raise
             self.left_alone = sum(_mask(tid) not in (wanted, None) for tid in _threads())
-        # A pool that nobody sized has as many threads as there were CPUs when it was loaded.
+        # Without a size, a pool has as many threads as there were CPUs when it was loaded.
         if threads is not None and (explicit_threads or threads != len(before)):
             _size_pools(threads, explicit_threads, self._pools, self._resized)
 
@@ -151,16 +149,16 @@ _OPENMP = re.compile(r"/lib(gomp|omp|iomp5)\b[^/]*$")
 
 
 def undo_openmp(leave: bool) -> tuple[frozenset[int], str]:
-    """Give the main thread the CPUs back that an OpenMP runtime took; its CPUs then, and what to say.
+    """Give the main thread the CPUs back that an OpenMP runtime took; return its CPUs and a note.
 
-    Where OMP_PROC_BIND or its like is set, a runtime binds the thread that loads it to the first of its places. Threads
-    and child processes that come later inherit that place: what was meant for OpenMP's threads befalls joblib, BLAS
-    and all of Python. The runtime knows the CPUs that there were: they are those of all its places.
+    If OMP_PROC_BIND or a similar variable is set, a runtime binds the thread that loads it to its first place. Later
+    threads and child processes (joblib, BLAS) inherit that place, though the variable is meant for OpenMP's threads.
+    The former CPUs are those of all places of the runtime.
 
     Parameters
     ----------
     leave : bool
-        Only say it.
+        Change nothing, only return the note.
     """
     mine = frozenset(os.sched_getaffinity(os.getpid()))
     name = openmp_binding(os.environ)
@@ -305,9 +303,9 @@ def _refused(call: str, tid: int, cpus: frozenset[int], code: int) -> Exception:
 def _size_pools(
     threads: int, explicit: bool, pools: list[ThreadPool], resized: list[tuple[Any, int]]
 ) -> None:
-    """Resize the pools that are loaded; note in `resized` how to undo it, in `pools` what is to be told."""
+    """Resize the loaded pools; note former sizes in `resized`, and what a report says in `pools`."""
     had = "KMP_DUPLICATE_LIB_OK" in os.environ
-    import threadpoolctl  # not with this module: it is slow, and sets that variable, which children would inherit
+    import threadpoolctl  # imported here: it is slow, and sets that variable, which children would inherit
 
     if not had:
         os.environ.pop("KMP_DUPLICATE_LIB_OK", None)
@@ -325,7 +323,7 @@ def _size_pools(
         pools.append(ThreadPool(name, before, library.num_threads))
 
 
-# ---- what is -----------------------------------------------------------------------------------------
+# ---- memory policy ------------------------------------------------------------------------------------
 
 
 # The kernel's numbers (MPOL_* of linux/mempolicy.h) and flags, with the words of /proc/PID/numa_maps for them.
@@ -334,9 +332,9 @@ _MODE_FLAGS = {1 << 15: "static", 1 << 14: "relative", 1 << 13: "balancing"}
 
 
 def inherited_memory_policy() -> str:
-    """Tell the calling thread's memory policy, ``default`` unless somebody set one; "" if it can't be read.
+    """Return the calling thread's memory policy, ``default`` if none is set; "" if it can't be read.
 
-    In the words of ``/proc/PID/numa_maps``: ``bind:0-1``. (Which has it as well, but walks all pages for it.)
+    In the words of ``/proc/PID/numa_maps``, such as ``bind:0-1``. (Reading that file would walk all pages.)
     """
     policy = _native.memory_policy()
     if isinstance(policy, int):

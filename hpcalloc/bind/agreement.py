@@ -4,11 +4,11 @@
 A collective call of hpcalloc begins with `Ranks.meet`, a non-blocking reduction that each rank waits for by polling,
 no longer than HPCALLOC_TIMEOUT seconds and without a lock. It tells all ranks whether one has an error, is in another
 call, or has left. All that follows waits in the same way. A blocking call of MPI (a split, a window) is made only
-after two meetings in a row (`Ranks.together`): a rank that gave up in the first is not in the second, so nobody passes
-that one; and a rank that has passed the first makes the call, also when a signal's handler raises in between.
+after two meetings in a row (`Ranks.together`). If a rank gives up in the first meeting, it is not in the second, so no
+rank passes the second. A rank that has passed the first makes the call, even if a signal handler raises in between.
 
-Collective calls on one communicator have an order, which two threads would not keep: each call that users make is
-`Ranks.one_call`, which refuses another meanwhile.
+Collective calls on one communicator must have the same order on all ranks, which two threads would not keep: each call
+that users make is inside `Ranks.one_call`, which refuses a second one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TIMEOUT = "HPCALLOC_TIMEOUT"
 _SECONDS = 600.0  # of it when it is not set
 _SPIN = 2e-4  # seconds of polling before the first sleep
 _HERE, _ANSWER = 32761, 32762  # tags of the roll call; MPI has at least 32767
-_WHO = -1  # in place of the number of missing ranks: rank 0 asks who is here
+_WHO = -1  # in place of the number of missing ranks: rank 0 asks which ranks are here
 _PATIENCE = 1.0  # seconds in which ranks that wait answer rank 0
 _LOOK = 0.01  # seconds of waiting before a rank looks for rank 0's question
 _NAMED = 16  # ranks that a message names
@@ -77,12 +77,12 @@ _process: Calls = {}
 
 
 class OneCall(_handler.Scope):
-    """A collective call, in which there is no other: by this thread, in a signal's handler, or as `under_way` says.
+    """A collective call. While it runs it refuses a second one: by this thread, in a signal handler, or as `under_way` says.
 
     Raises
     ------
     HpcallocError
-        On entering: there is one.
+        On entering: another call is under way.
     """
 
     def __init__(self, call: str, *under_way: Calls) -> None:
@@ -114,22 +114,22 @@ class OneCall(_handler.Scope):
 
 
 class Ranks:
-    """The ranks of a communicator, and every way in which they wait for each other; a process alone without one.
+    """The ranks of a communicator, and every way in which they wait for each other; without one, this process alone.
 
     Attributes
     ----------
     comm : mpi4py.MPI.Intracomm or None
     ours : bool
-        No one else uses `comm`. Otherwise a rank that does not come is not named.
+        Only hpcalloc uses `comm`. Otherwise messages do not name a rank that is missing.
     rank, size : int
     broken : str
-        Why no further meeting is possible: a rank did not come, or left; "" as long as all is well.
+        Why no further meeting is possible: a rank did not come, or left; "" if one is.
     left : bool
-        That a rank has left is the reason.
+        Whether `broken` is because a rank has left.
     """
 
     def __init__(self, comm: MPI.Comm | None, ours: bool = True) -> None:
-        """Make it of a communicator; on one that is not `ours`, the user may receive any message: none is sent."""
+        """Use a communicator; on one that is not `ours` no message is sent, since the user might receive it."""
         self.comm = comm
         self.ours = ours
         self.rank: int = comm.Get_rank() if comm is not None else 0
@@ -145,7 +145,7 @@ class Ranks:
 
     @property
     def alone(self) -> bool:
-        """Whether there is nobody to wait for: one rank, or a forked child."""
+        """Whether there is no rank to wait for: one rank, or a forked child."""
         return self.comm is None or self.size == 1 or self._pid != os.getpid()
 
     def one_call(self, call: str) -> OneCall:
@@ -220,7 +220,7 @@ class Ranks:
             work()
 
     def leave(self) -> None:
-        """Tell the others, which may be in any collective call or on their way to one, that this rank comes no more."""
+        """Tell the other ranks that this one takes part in no further collective call. They may be in any."""
         if self.alone or self.broken or not is_up():
             return
         self.broken = f"rank {self.rank} of {self.size} has left its context"
@@ -324,7 +324,7 @@ class Ranks:
         return value if self.rank == root else pickle.loads(data.tobytes())
 
     def _different(self, call: str) -> str:
-        """Say who is in which call, if the others are there: an answer may be to a meeting that they have given up."""
+        """Say which rank is in which call, if the others answer: they may have given up the meeting."""
         self._seconds = min(_PATIENCE, seconds_to_wait(call))
         try:
             calls = self.allgather(call, call)
@@ -338,13 +338,13 @@ class Ranks:
     def _wait(
         self, call: str, post: Callable[[], MPI.Request], posted: list[MPI.Request] | None = None
     ) -> None:
-        """Post a request, to be found in `posted`, and poll it until it is done, HPCALLOC_TIMEOUT seconds at most."""
+        """Post a request, note it in `posted`, and poll until it is done, for at most HPCALLOC_TIMEOUT seconds."""
         assert self.comm is not None
         posted = [] if posted is None else posted
         self._number += 1
         done = False
         try:
-            # In C, so that no signal's handler comes between posting it and knowing so.
+            # In C, so that no signal handler runs between posting the request and noting it.
             posted.extend(itertools.starmap(post, [()]))
             request = posted[-1]
             seconds = seconds_to_wait(call) if self._seconds is None else self._seconds
@@ -389,7 +389,7 @@ _to_tell: list[Ranks] = []  # that this rank has left them, in a thread that may
 
 
 def tell_late() -> None:
-    """Tell the ranks that this one has left and could not tell; by the main thread."""
+    """In the main thread, tell the ranks that this one has left; another thread could not."""
     while _to_tell:
         ranks = _to_tell.pop()
         if is_up() and not ranks.alone:
@@ -397,9 +397,9 @@ def tell_late() -> None:
 
 
 class _RollCall:
-    """Who is here, asked only when the time of a rank is up: a healthy program sends nothing.
+    """Finds the missing ranks when the time of one is up; a healthy program sends nothing.
 
-    That rank tells rank 0, which asks all; ranks that wait answer, and rank 0 tells them who is missing.
+    That rank tells rank 0, which asks all. Ranks that wait answer, and rank 0 tells them which ranks are missing.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -410,7 +410,7 @@ class _RollCall:
         self._end = 0.0  # of rank 0's waiting for answers
 
     def missing(self, late: float, patience: float) -> tuple[int, ...] | None:
-        """Ranks that have not come, when this one is to give up; None as long as it shall wait.
+        """If this rank is to give up, return the ranks that have not come; None if it is to wait on.
 
         `late`: seconds since its time was up. `patience`: seconds in which ranks answer.
         """
@@ -484,9 +484,9 @@ def _as_here(name: str, text: str, code: int | None) -> Exception:
 def split_by_host(comm: MPI.Comm, told: int | None) -> tuple[MPI.Comm, bool]:
     """Split a communicator by host, ranks in their order; collective, after a meeting.
 
-    MPI's answer is ``MPI_COMM_TYPE_SHARED``. A library that does not understand its launcher (Open MPI's wheel under
-    Slurm's pmix plugin) has every rank alone there, and ranks that think so would all plan for the whole host. Where
-    the launcher started more of them here, the kernel's own identity decides.
+    By default by ``MPI_COMM_TYPE_SHARED``. If a library does not understand its launcher (Open MPI's wheel under Slurm's
+    pmix plugin), every rank is alone there and would plan for the whole host. If the launcher has started more ranks
+    here than MPI finds, ranks with the same kernel identity are of one host.
 
     Parameters
     ----------
@@ -508,7 +508,7 @@ def split_by_host(comm: MPI.Comm, told: int | None) -> tuple[MPI.Comm, bool]:
     if not ranks.any("split", seen < min(told or 1, ranks.size)):
         return node, False
     node.Free()
-    # A colour has 31 bits; of two in turn, two hosts of any cluster have one that differs.
+    # A colour has 31 bits: two splits, each by half of the 62.
     key = _host_key()
     half = ranks.together("split", comm.Split, key >> 31 & 0x7FFFFFFF, rank)
     node = Ranks(half).together("split", half.Split, key & 0x7FFFFFFF, rank)

@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 
-# ---- what ranks tell each other -----------------------------------------------------------------------
+# ---- messages between ranks ---------------------------------------------------------------------------
 
 
 class InitOptions(NamedTuple):
@@ -73,7 +73,9 @@ class RankRequest(NamedTuple):
 
     binding: LauncherBinding
     options: InitOptions
-    visible: dict[str, str] | None = None  # variables that tell which devices it may use; None: not asked for
+    visible: dict[str, str] | None = (
+        None  # variables that restrict its devices; None: `near` is not asked for
+    )
 
 
 def request_of(binding: LauncherBinding, options: InitOptions) -> RankRequest:
@@ -142,7 +144,7 @@ class RankState:
 
     @property
     def home_nodes(self) -> tuple[int, ...]:
-        """NUMA nodes whose pages count as local: the rank's, those of its policy's kind next to them, those it weighs."""
+        """NUMA nodes whose pages count as local: the rank's, the nearest of its policy's kind, those with a weight."""
         kind = self.policy.kind
         more = homes_of_kind(self.topology, kind, self.nodes) if kind in MEMORY_KINDS else ()
         return tuple(sorted({*self.nodes, *more, *(self.policy.nodes if kind == "weighted" else ())}))
@@ -184,14 +186,14 @@ class RankState:
         return self.binding.pools if self.binding is not None else ()
 
     def make_communicators(self) -> None:
-        """Make those that the user has; collective, after all ranks have agreed."""
+        """Make the communicators that the user gets; collective, after all ranks have agreed."""
         if self.comm is not None and self.host.comm is not None:
             split = self.host.comm.Split
             self.numa_comm = self.host.together("init", split, self.nodes[0], self.local_rank)
             self.node_comm = self.host.duplicate("init").comm
 
     def restore(self) -> None:
-        """Run the hooks and put the affinity back; local. Where it is interrupted it can be repeated."""
+        """Run the hooks and put the affinity back; local. If it is interrupted, it can be repeated."""
         if self.closed:
             return
         while self.on_close and not self.left_behind:
@@ -209,12 +211,12 @@ class RankState:
             if self.binding is not None:
                 self.binding.restore()
         except BindingError:
-            self.closed = True  # the kernel will not say anything else
+            self.closed = True  # a second try would get the same answer
             raise
         self.closed = True
 
     def leave(self) -> None:
-        """Tell the others that this rank comes to no collective call any more, and wait for nobody."""
+        """Tell the other ranks that this one takes part in no further collective call; wait for none."""
         if not self.left_behind:
             for ranks in (*(window.ranks for window in self.windows), self.host, self.ranks):
                 ranks.leave()
@@ -226,7 +228,7 @@ class RankState:
         windows, self.windows = self.windows, []
         node_comm, numa_comm = self.node_comm, self.numa_comm
         self.node_comm = self.numa_comm = None
-        # Where a rank has not the windows that others have, or can't free them, all leave theirs.
+        # If a rank does not have the windows of the others, or can't free them, no rank frees its windows.
         error: HpcallocError | None = None
         try:
             try:
@@ -245,13 +247,13 @@ class RankState:
         free(numa_comm, node_comm, self.host.comm, self.ranks.comm)
 
 
-# ---- what is asked for ----------------------------------------------------------------------------------
+# ---- options --------------------------------------------------------------------------------------------
 
 
 def check_options(
     bind: Any, policy: Any, strict: Any, threads: Any, share: Any, near: Any = None
 ) -> InitOptions:
-    """Check the arguments that no one else will."""
+    """Check the arguments of `init` that no later step checks."""
     if share is not None:
         try:
             index, count = (operator.index(number) for number in share)
@@ -297,9 +299,9 @@ def prepare(
     requests: Sequence[RankRequest],
     taken: str,
 ) -> RankState:
-    """Plan for the ranks of this host; nothing is changed.
+    """Plan for the ranks of this host; change nothing.
 
-    `missed`: MPI does not see all of them. `taken`: what `undo_openmp` has to say.
+    `missed`: MPI does not see all of them. `taken`: the note of `undo_openmp`.
     """
     bindings = [request.binding for request in requests]
     notes: list[str] = [*filter(None, (taken, launch.note))]
@@ -342,13 +344,13 @@ def host_of(ranks: Ranks, told: int | None) -> tuple[Ranks, bool]:
 
 
 def _plan_together(host: Ranks, options: InitOptions, requests: Sequence[RankRequest]) -> Plan:
-    """Plan on local rank 0 for all: one rank reads the machine, and all have the same plan or the same error."""
+    """Plan on local rank 0 for all: all ranks get the same plan or the same error."""
     answer: Plan | Exception | None = None
     if host.rank == 0:
         try:
             topology = Topology.from_machine()
             bindings = [request.binding for request in requests]
-            # Where a launcher gives each rank a cpuset of its own, the host's ranks may use all of these.
+            # If the launcher gives each rank its own cpuset, the plan is for the union.
             theirs = frozenset().union(*(binding.cpus for binding in bindings))
             topology = replace(topology, allowed_cpus=topology.allowed_cpus | theirs)
             answer = _make_plan(topology, options, bindings, [request.visible or {} for request in requests])
@@ -381,7 +383,7 @@ def _make_plan(
 
 
 def _is_unknown(launch: Launch) -> bool:
-    """Whether a launcher has started ranks here and does not tell which one this is, or how many there are."""
+    """Whether a launcher has started ranks here but does not say which one this is, or how many there are."""
     return launch.launcher != "none" and (launch.local_rank is None or launch.local_size is None)
 
 
@@ -392,12 +394,12 @@ def _alone(
     launch: Launch,
     notes: list[str],
 ) -> tuple[int, int, list[LauncherBinding]]:
-    """Put a process without a communicator where its launcher says.
+    """Place a process without a communicator by what its launcher says.
 
-    Returns its local rank, the number of ranks of the host, and how those to plan for were started.
+    Returns its local rank, the number of ranks of the host, and a binding for each rank to plan for.
     """
     if share is not None:
-        # Whoever bound this process, its peers have been given the same.
+        # The peers are taken to have the same binding.
         return *share, [own._replace(launcher="none", explicit=None)] * share[1]
     rank, size = launch.local_rank, launch.local_size
     if rank is None or size is None or size == 1:
@@ -405,7 +407,7 @@ def _alone(
     if own.explicit is False or own.cpus >= topology.allowed_cpus:
         notes.append(f"no communicator: local rank {rank} of {size} is what {launch.launcher} says")
         return rank, size, [own] * size
-    # The others' bindings are not known: keep to one's own.
+    # The bindings of the other ranks are not known: plan for this rank alone, on its CPUs.
     notes.append(f"no communicator: the binding by {launch.launcher} is kept")
     return rank, size, [own._replace(explicit=True)]
 
@@ -446,7 +448,7 @@ def _check_capabilities(options: InitOptions, notes: list[str]) -> None:
 
 
 def bind(state: RankState) -> None:
-    """Pin this rank, unless the plan says to leave it. What is changed is in `state` before it is changed."""
+    """Pin this rank unless the plan leaves its affinity. Each change is noted in `state` before it is made."""
     share, options = state.share, state.options
     if share.devices:
         wanted, kept = environment_of(share.devices, os.environ)
@@ -478,7 +480,7 @@ _current: RankState | None = None
 
 
 def set_current(state: RankState | None) -> None:
-    """Make a state that of the contexts which are open now; None without any."""
+    """Set the state that all open contexts share; None: no context is open."""
     global _current
     _current = state
 

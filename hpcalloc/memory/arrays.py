@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """NumPy's creation functions with a placement.
 
-The arrays are plain ``numpy.ndarray`` objects that own their block: it is freed when the last reference to
-them or to a view of them goes, in whatever thread, context or not; they can be resized and pickled. Memory
-comes from libnumalloc through a NumPy data handler (NEP 49), so its home does not depend on who touches it
-first.
+The arrays are plain ``numpy.ndarray`` objects that own their block. It is freed with the last reference to them
+or to a view of them, by any thread, with or without an open context. They can be resized and pickled. Memory comes
+from libnumalloc through a NumPy data handler (NEP 49), so its home does not depend on which thread touches it first.
 
 Signatures are NumPy's, and `policy`. Three things differ: results are never of a subclass (``subok=True`` is
 refused), `device` and `like` take only what means the same without them, and dtypes that hold references to
@@ -102,7 +101,7 @@ def _choose(
 
 
 def as_dtype(dtype: Any, prototype: Array | None = None) -> Any:
-    """Return what stands for a dtype in C; a class of them (``numpy.dtypes.Float64DType``) is what NumPy makes of it."""
+    """Return the dtype object for C; a class of dtypes (``numpy.dtypes.Float64DType``) is what NumPy makes of it."""
     if not (isinstance(dtype, type) and issubclass(dtype, np.dtype)):
         return dtype
     kind: Callable[[], Any] = dtype
@@ -121,7 +120,7 @@ def _index_tuple(shape: Any) -> tuple[int, ...]:
 
 
 def _like_order(prototype: Array, order: str | None, ndim: int) -> str | None:
-    """Tell how a like-array will lie: "C", "F", or None for neither."""
+    """Return the memory order of a like-array: "C", "F", or None for neither."""
     if order in ("C", "F"):
         return order
     if prototype.flags.c_contiguous or (order == "K" and (ndim <= 1 or ndim != prototype.ndim)):
@@ -137,7 +136,7 @@ def _like_order(prototype: Array, order: str | None, ndim: int) -> str | None:
 def _explain(
     call: str, error: Exception, shape: Any, dtype: Any, order: Any, policy: PolicyLike
 ) -> Exception:
-    """Return what to raise for an error that the creation of an array gave."""
+    """Return the exception to raise for an error in the creation of an array."""
     text = str(error)
     if isinstance(error, TypeError):
         if "limit:" in text or "order" in text:
@@ -184,7 +183,7 @@ def _explain(
 
 
 def _refuse(call: str, device: object, like: object, subok: object = False) -> None:
-    """Raise unless the arguments that can't be honoured ask for nothing."""
+    """Raise if an argument that has no effect here has a value other than its default."""
     if device not in (None, "cpu"):
         raise ValueError(f"{call}: device={device!r}; limit: 'cpu'; remedy: omit it")
     if like is not None and type(like) is not np.ndarray:
@@ -244,7 +243,7 @@ def empty(
     Raises
     ------
     OutOfMemoryError
-        The memory can't be had, or with a strict policy not on the nodes named.
+        There is not enough memory, or with a strict policy not on the nodes named.
     NodeError
         The policy names a node that this process may not use.
     ValueError

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""NumPy's own allocations, temporaries included, from our heaps: its data handler (NEP 49), put in and taken out.
+"""Serves NumPy's own allocations, temporaries included, from hpcalloc's heaps: a data handler (NEP 49).
 
 NumPy keeps the active handler in a context variable: it belongs to a thread, and within it to a
 ``contextvars`` context (an asyncio task has one of its own, begun as a copy). A new thread starts with NumPy's
 own handler. Three consequences:
 
-- What is put in here is a *layer* on a stack that is kept in a context variable too, so that both are copied
-  together. A layer that is taken out from between others (by a generator that is finished late, say) leaves
-  the active handler alone and mends what the layer above it will restore.
+- An installed handler is a *layer* on a stack in a context variable, so that handler and stack are copied
+  together. If a layer is taken out from between others (by a generator that is finished late, say), the active
+  handler stays, and the layer above restores the handler below.
 - A layer can be taken out only in the context that has it.
-- For new threads ``threading.Thread.start`` is wrapped, while it is wanted, to put the layer in first.
+- For new threads ``threading.Thread.start`` is wrapped as long as a layer wants that; the wrapper puts the layer in.
 
-An array is freed and resized by the handler that made it, whatever is active then; nothing needs to outlive
-anything.
+An array is freed and resized by the handler that made it, whichever is active: an array may outlive its layer.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ _layers: contextvars.ContextVar[tuple[_Layer, ...]] = contextvars.ContextVar("hp
 
 
 def _put_in(layer: _Layer) -> None:
-    """Put a layer on top; where it is interrupted, `_take_out` of it puts back what there was."""
+    """Put a layer on top. If it is interrupted, `_take_out` restores the former state."""
     _layers.set((*_layers.get(), layer))
     _handler.set_handler(layer.handler)
 
@@ -61,7 +60,7 @@ def _innermost(owner: object) -> _Layer | None:
 
 
 def _take_out(layer: _Layer) -> None:
-    """Take a layer out, if it is there. It can be repeated."""
+    """If a layer is there, take it out. It can be repeated."""
     layers = list(_layers.get())
     found = [i for i, other in enumerate(layers) if other.handle is layer.handle]
     if not found:
@@ -79,13 +78,13 @@ def _take_out(layer: _Layer) -> None:
 
 _lock = threading.Lock()  # guards changes of the two below
 _for_threads: tuple[tuple[NumpyAllocator, _Layer], ...] = ()  # the last one's handler is for new threads
-_wrapped: Callable[[threading.Thread], None] | None = None  # Thread.start as we left it
+_wrapped: Callable[[threading.Thread], None] | None = None  # Thread.start as this module set it
 
 
 def _wrap(start: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
     """Make a ``Thread.start`` that gives the thread a layer of its own.
 
-    It has its own `start` and not a global one, since another package may have wrapped an earlier of ours.
+    It keeps the `start` that it replaces: another package may have wrapped an earlier wrapper.
     """
 
     @functools.wraps(start)
@@ -105,7 +104,7 @@ def _wrap(start: Callable[[threading.Thread], None]) -> Callable[[threading.Thre
 
         def run_with_handler() -> None:
             put_back()
-            layer = _Layer(object(), chosen)  # an owner of its own: nobody but us takes it out
+            layer = _Layer(object(), chosen)  # an owner of its own: only this wrapper takes it out
             _put_in(layer)
             try:
                 run()
@@ -142,7 +141,7 @@ def _leave_threads(owner: NumpyAllocator, layer: _Layer | None = None) -> None:
         ]
         if found:
             _for_threads = _for_threads[: found[-1]] + _for_threads[found[-1] + 1 :]
-        # Where another package has wrapped ours, it stays and does nothing.
+        # If another package has wrapped this wrapper, it stays and does nothing.
         if not _for_threads and _wrapped is not None and threading.Thread.start is _wrapped:
             threading.Thread.start = _wrapped.__wrapped__  # type: ignore[method-assign,attr-defined]
             _wrapped = None
@@ -150,7 +149,7 @@ def _leave_threads(owner: NumpyAllocator, layer: _Layer | None = None) -> None:
 
 def _fork_child() -> None:
     global _lock
-    _lock = threading.Lock()  # its holder may be a thread that the child does not have
+    _lock = threading.Lock()  # its holder may be a thread that does not exist in the child
 
 
 os.register_at_fork(after_in_child=_fork_child)
@@ -203,7 +202,7 @@ class NumpyAllocator(_handler.Scope, contextlib.ContextDecorator):
             raise
 
     def remove(self) -> None:
-        """Put back what was there when it was installed. Arrays stay as they are.
+        """Put back the handler that was active when it was installed. Arrays stay as they are.
 
         Raises
         ------
@@ -277,10 +276,10 @@ def _handler_for(call: str, policy: Policy) -> object:
 
 
 def numpy_allocator(policy: Policy | str | None = None, *, new_threads: bool = False) -> NumpyAllocator:
-    """Let NumPy's own arrays, temporaries included, be allocated like ours.
+    """Allocate NumPy's own arrays, temporaries included, as hpcalloc's are.
 
-    Use it in a ``with`` statement, as a decorator, or by ``install()`` and ``remove()``. At the end what was
-    there before is back, also another package's handler. Arrays outlive it.
+    Use it in a ``with`` statement, as a decorator, or by ``install()`` and ``remove()``. At the end the former
+    handler is back, also another package's. Arrays may outlive it.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Pages of arrays that exist: faulted in ahead of use by threads on their nodes, and moved between nodes.
 
-Both take any array, also of memory that is not hpcalloc's: a view, a shared window, a file that is mapped.
+Both take any array: a view, a shared window, a mapped file, memory of another allocator.
 """
 
 from __future__ import annotations
@@ -163,9 +163,9 @@ def prefault(a: Array, workers: int | None = None, *, progress: bool | None = No
     """Fault in all pages of an array now, in parallel, without changing its contents.
 
     Each thread is bound to the node of the pages it works on, so the kernel clears them there. hpcalloc's memory
-    comes from its home whoever faults it in. Memory of others without a policy of its own comes from where the
-    thread is: the nodes of the innermost open context, in runs dealt over them; without a context the node of the
-    caller.
+    comes from its home, whichever thread faults it in. Other memory without a policy comes from the node of the
+    thread: threads take runs round-robin over the nodes of the innermost open context, or without a context the
+    node of the caller.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ def prefault(a: Array, workers: int | None = None, *, progress: bool | None = No
     began = time.perf_counter()
     with _bar(length, shown=progress) as advance:
         work.run(count, cpus, advance)
-        # A thread may have been refused memory that another had in hand and did not use.
+        # A thread may have been refused memory that another thread had reserved and did not use.
         if work.refused and not work.failed:
             work = _Work(work.refused)
             work.run(1, cpus, advance)
@@ -249,7 +249,7 @@ def _check_room(need: int) -> None:
 
 
 def _homes(a: Array, start: int, length: int) -> Iterable[Piece]:
-    """Tell which part of an array belongs on which nodes."""
+    """Return which part of an array belongs on which nodes."""
     info = _native.block_info(start) if length else None
     if info is None:
         return [(start, length, current_nodes())]
@@ -394,7 +394,7 @@ class Migration:
     moved, stayed : int
         Those that came from elsewhere, and those that were in place already.
     untouched : int
-        Those that nobody has touched: nothing to move; they will come from the array's home.
+        Those never touched: nothing to move; they will come from the array's home.
     refused : mapping of str to int
         Those that would not move, by the kernel's reason: "EBUSY", "EACCES", "ENOMEM", ...
     seconds : float
@@ -456,10 +456,9 @@ def _migration(
 
 
 def migrate(a: Array, policy: Policy | str) -> Migration:
-    """Move the pages of an array to where a policy puts them, and tell which would not go and why.
+    """Move the pages of an array to where a policy puts them; return how many the kernel refused, and why.
 
-    The array's home stays what it was: pages that are not there yet will still come from it, and so will later
-    arrays in the same memory.
+    The array's home stays: untouched pages, and later arrays in the same memory, come from it.
 
     Parameters
     ----------
@@ -524,7 +523,7 @@ def migrate(a: Array, policy: Policy | str) -> Migration:
 
 
 def with_nodes(call: str, policy: Policy) -> Policy:
-    """Name the nodes, and weights, of a policy that leaves them open."""
+    """Fill in the nodes and weights that a policy leaves open."""
     allowed = _native.node_ids()
     if policy.kind == "local":
         return replace(policy, kind="on_node", nodes=(_native.current_node(),))
@@ -569,7 +568,7 @@ def _unit(start: int, length: int) -> int:
 
 
 def _in_huge_pages(start: int, length: int) -> bool:
-    """Tell whether mappings in a range have transparent huge pages; these can't be parted by moving them."""
+    """Return whether mappings in a range have transparent huge pages, which are moved whole."""
     inside = False
     try:
         with open("/proc/self/smaps", errors="replace") as smaps:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where memory is: an array's pages by node, as the kernel tells them, and those of the whole process."""
+"""Where memory is, as the kernel reports it: pages by node of an array, and of the whole process."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _POLICIES = {
 class Placement(NamedTuple):
     """Where the pages of an array are.
 
-    Pages are base pages; the first and the last may be shared with neighbours. A page that nobody has
-    touched is nowhere yet: it counts for no node, and fractions are of the others.
+    Pages are base pages; the first and the last may be shared with neighbours. An untouched
+    page is on no node: it counts for none, and fractions are of the touched pages.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Placement(NamedTuple):
     local_nodes : tuple of int
         Nodes that count as local in `local_fraction`.
     unknown : str
-        Why the kernel would not tell; "" if it did. All counts but `pages` are 0 then.
+        Why the kernel does not say where pages are; all counts but `pages` are 0 then. "" if it does.
     """
 
     nbytes: int
