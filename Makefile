@@ -252,7 +252,7 @@ test-examples: examples ## runs the C examples
 
 test-solvers: $(VENV)/installed ## the MPI solvers by their launch lines, with hpcalloc on two ranks and without on three; how jobs end
 	$(BIN)/python -m pytest -q -k 'launch_line or plain' $(PYTEST_OPTIONS) tests/test_solvers.py
-	$(BIN)/python -m pytest -q $(PYTEST_OPTIONS) tests/test_shared.py
+	$(BIN)/python -m pytest -q $(PYTEST_OPTIONS) tests/test_shared.py tests/test_run.py::test_a_rank_that_refuses_ends_the_job
 
 lint: $(VENV)/installed ## style and types
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 import pytest
-from launching import mpirun_path, mpirun_version
+from launching import mpirun, mpirun_path, mpirun_version
 
 import hpcalloc
 from hpcalloc.cli.run import resolve
@@ -650,6 +650,16 @@ def test_under_mpirun():
     told = [json.loads(part) for part in split(run("--dry-run", "--json", "true", launch=asked).stdout)]
     assert {t["action"] for t in told} == {"honour"}
     assert run("sh", "-c", "exit 3", launch=launch).returncode == 3
+
+
+def test_a_rank_that_refuses_ends_the_job():
+    """Else the others would wait for it in MPI_Init."""
+    pytest.importorskip("mpi4py", reason="missing capability: mpi4py")
+    hpcalloc = [sys.executable, "-m", "hpcalloc", "run"]
+    waits = [*hpcalloc, sys.executable, "-c", "from mpi4py import MPI; MPI.COMM_WORLD.barrier()"]
+    done = mpirun(1, *waits, ":", "-n", "1", *hpcalloc, "/no/program", timeout=100)
+    assert done.returncode != 0
+    assert "'/no/program' is not there" in done.stderr
 
 
 @pytest.fixture

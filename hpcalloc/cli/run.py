@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import json
@@ -11,7 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
@@ -47,9 +48,39 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as shells
+_PMI_WAIT = 5  # seconds for the launcher's answer
 _LAUNCHERS = frozenset(
     ["mpirun", "mpiexec", "mpiexec.hydra", "prterun", "orterun", "srun", "aprun", "jsrun", "torchrun"]
 )
+
+
+def _abort(code: int) -> None:
+    """Ask the launcher to end the job by the words of PMI-1, which MPICH's mpirun and Slurm's mpi/pmi2 know."""
+    import socket
+
+    try:
+        with socket.socket(fileno=os.dup(int(os.environ["PMI_FD"]))) as launcher:
+            launcher.settimeout(_PMI_WAIT)
+            launcher.sendall(b"cmd=init pmi_version=1 pmi_subversion=1\n")
+            launcher.recv(1024)
+            launcher.sendall(b"cmd=abort exitcode=%d\n" % code)
+    except (KeyError, ValueError, OSError):
+        pass  # a launcher without PMI sees the exit code
+
+
+@contextlib.contextmanager
+def _ending_the_job() -> Iterator[None]:
+    """If this rank refuses, end the job, since the other ranks wait for this one in MPI_Init.
+
+    Not in a script that may go on: only where the launcher itself has started this process.
+    """
+    try:
+        yield
+    except Exception as error:
+        _, ancestor = launch_and_process()
+        if ancestor is not None and ancestor.pid == os.getppid():
+            atexit.register(_abort, getattr(error, "exit_code", 2))  # when the error has been printed
+        raise
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
@@ -88,6 +119,7 @@ _LAUNCHERS = frozenset(
 )
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, required=True, metavar="PROGRAM [ARGUMENTS]...")
+@_ending_the_job()
 def command(
     bind: str,
     threads: int | str,
