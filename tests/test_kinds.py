@@ -245,7 +245,7 @@ def test_a_kind_that_nobody_tells_is_not_guessed():
     assert "tells neither the bandwidth of its nodes nor memory tiers" in text
     assert "nodes 0,2: 64.0 GiB; nodes 1,3: 16.0 GiB HBM, no CPUs" in text
     assert "remedy: name nodes" in text
-    assert kinds_lines(t) == ["bandwidth: not told", "latency: not told", "capacity: nodes 0,2, by size"]
+    assert kinds_lines(t) == ["bandwidth: unknown", "latency: unknown", "capacity: nodes 0,2, by size"]
 
 
 def test_nearest_of_a_kind():

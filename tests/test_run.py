@@ -300,8 +300,8 @@ def rank_of_two(**rest):
 @pytest.mark.parametrize(
     ("memory", "nodes", "homes", "why"),
     [
-        ("bandwidth", (1, 3), (3,), "nodes 1,3, as the machine tells"),
-        ("latency", (0, 2), (2,), "nodes 0,2, as the machine tells"),
+        ("bandwidth", (1, 3), (3,), "nodes 1,3, from firmware"),
+        ("latency", (0, 2), (2,), "nodes 0,2, from firmware"),
         ("capacity", (4,), (4,), "nodes 4, by memory tiers"),
         ((2, 4), (2, 4), (2,), ""),
     ],

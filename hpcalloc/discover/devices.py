@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""GPUs and NICs: where they are on the machine, which of them a process may use, and by which names.
+"""GPUs and NICs: where they are on the machine, which of them a process may use, and their names.
 
-Read from sysfs, from the I/O objects of an hwloc 2 XML file, or from words of a synthetic description. No driver's
-library is loaded. Virtual functions, devices handed to a virtual machine, and displays of management processors are no
-devices here.
+Read from sysfs, from the I/O objects of an hwloc 2 XML file, or from a synthetic description; no driver's library is
+loaded. Virtual functions, devices handed to a virtual machine, and displays of management processors are left out.
 """
 
 from __future__ import annotations
@@ -42,7 +41,11 @@ _VENDORS = {"10de": "nvidia", "1002": "amd", "8086": "intel", "15b3": "mellanox"
 _GPU_CLASSES = ("0300", "0302", "0380", "1200")  # VGA, 3D, other display controllers, accelerators
 _GPU_VENDORS = ("nvidia", "amd", "intel")
 _NIC_CLASSES = ("0200", "0207")  # Ethernet and Slingshot, InfiniBand
-_NOT_OURS = ("vfio-pci", "pci-stub", "xen-pciback")  # drivers that hand a device to somebody else
+_NOT_OURS = (
+    "vfio-pci",
+    "pci-stub",
+    "xen-pciback",
+)  # drivers that hand a device to a virtual machine or to user space
 
 # By vendor: variables that restrict a program to some devices, the one that is set here first.
 _VARIABLES = {
@@ -63,17 +66,17 @@ class Device(NamedTuple):
     vendor : str
         A name, or PCI's number where it has none here.
     name : str
-        What people call it: ``gpu0``, ``mlx5_0``, ``hsn0``.
+        Such as ``gpu0``, ``mlx5_0``, ``hsn0``.
     address : str
         On PCI.
     nodes : tuple of int
-        Nodes with CPUs that it is near to; empty: the machine does not tell.
+        Nodes with CPUs that it is near to; empty: unknown.
     cpus : frozenset of int
-        CPUs that it is near to, where that is told more closely than by the node.
+        CPUs that it is near to, if the machine is more precise than a node.
     number : int
         Among the GPUs of its vendor, as its runtime counts them in PCI order.
     uuid : str
-        Name that stays the same whatever is visible; "" where it can't be read.
+        Name that does not depend on which devices are visible; "" if it can't be read.
     fabric : str
         Of a NIC: "infiniband" (and RoCE), "cxi", "ethernet".
     tiles : int
@@ -107,7 +110,7 @@ class Device(NamedTuple):
         }
 
     def distance(self, topology: Topology, nodes: Iterable[int]) -> int | None:
-        """SLIT distance from the nearest of `nodes`; None if the machine does not tell where the device is."""
+        """SLIT distance from the nearest of `nodes`; None if the device's nodes are unknown."""
         return min((topology.distance(a, b) for a in nodes for b in self.nodes), default=None)
 
 
@@ -404,7 +407,7 @@ def _xml_device(topology: Topology, item: ET.Element, around: ET.Element) -> Dev
 
 
 def parse_near(text: str, call: str = "init") -> tuple[str, ...]:
-    """Read ``gpu``, ``nic``, or ``gpu,nic``: near the first of these, and told the second.
+    """Read ``gpu``, ``nic``, or ``gpu,nic``: place ranks near the first; give them the nearest of the second too.
 
     Raises
     ------
@@ -431,7 +434,7 @@ def given(devices: Sequence[Device], environ: Mapping[str, str]) -> dict[str, tu
 
 
 def _by_vendor(devices: Sequence[Device], environ: Mapping[str, str]) -> list[tuple[list[Device], str]]:
-    """What is left of each vendor's GPUs, and the variable that says so."""
+    """The GPUs of each vendor that are left, and the variable that restricts them."""
     slurm, text = next(((name, environ[name]) for name in SLURM if environ.get(name)), ("", ""))
     by_job = parse_ids(text) if re.fullmatch(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", text) else ()
     result = []
@@ -456,7 +459,7 @@ def _is_relative(text: str, by_job: Sequence[int]) -> bool:
 
 
 def _listed(text: str, base: Sequence[Device], vendor: str, environ: Mapping[str, str]) -> list[Device]:
-    """Devices of a list of indices and UUIDs; as with the vendors' runtimes, the first that is none ends it."""
+    """Devices of a list of indices and UUIDs, up to the first bad entry, as in the vendors' runtimes."""
     result: list[Device] = []
     for word in (part.strip() for part in text.split(",")):
         number = re.fullmatch(r"(\d{1,4})(\.\d{1,4})?", word)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A topology in the XML of hwloc 2. Files come from anywhere: what they may cost is bounded."""
+"""A topology in the XML of hwloc 2. Files are not trusted: their cost is bounded."""
 
 from __future__ import annotations
 

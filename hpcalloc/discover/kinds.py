@@ -2,7 +2,7 @@
 """Kinds of memory: which nodes of a machine have the highest bandwidth, the lowest latency, the largest capacity.
 
 The rules are those of ``numalloc_kind()`` in numa_alloc.h, here also for machines other than this one. Nothing is guessed:
-where a machine tells neither attributes nor tiers, there is no node of a kind but that of capacity.
+if a machine has neither attributes nor tiers, only the kind capacity has nodes.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ __all__ = [
 ]
 
 SOURCES = {
-    "": "not told",
-    "attributes": "as the machine tells",
+    "": "unknown",
+    "attributes": "from firmware",
     "tiers": "by memory tiers",
     "size": "by size",
 }
 
 
 class Kind(NamedTuple):
-    """Allowed nodes that are of a kind, ascending, and how that is known."""
+    """Allowed nodes of a kind, ascending, and the source."""
 
     nodes: tuple[int, ...]
     source: str  # "attributes", "tiers", "size" (of capacity alone); "": it is not known, there are no nodes
 
 
 def kind_nodes(topology: Topology, kind: str) -> Kind:
-    """Find the nodes of a kind, one of `MEMORY_KINDS`. What one node is not told of, the others are not compared by."""
+    """Find the nodes of a kind, one of `MEMORY_KINDS`, by what is known of all nodes."""
     nodes = [node for node in topology.nodes if node.id in topology.allowed_nodes]
     nodes = [node for node in nodes if node.memory_bytes] or nodes
     access = [topology.best_access(node.id) for node in nodes]
@@ -71,7 +71,8 @@ def _best(nodes: Sequence[Node], values: Sequence[int], least: bool = False) -> 
 def nearest(topology: Topology, nodes: tuple[int, ...], home: int) -> int:
     """Of these nodes the one that the CPUs of node `home` reach best.
 
-    Itself; then those whose best initiator it is, as firmware often has no distances of such nodes; then by distance.
+    `home` itself comes first, then nodes whose best initiator it is (firmware often has no distances of these), then
+    others by distance.
     """
     return min(nodes, key=lambda node: (node != home, _cost(topology, home, node), node))
 
@@ -83,7 +84,7 @@ def _cost(topology: Topology, home: int, node: int) -> tuple[bool, int, bool]:
 
 
 def nodes_of_kind(call: str, topology: Topology, kind: str) -> Kind:
-    """As `kind_nodes`; NodeError says what the machine has if it does not tell which nodes are of the kind."""
+    """As `kind_nodes`; NodeError, with what the machine has, if the nodes of the kind are unknown."""
     result = kind_nodes(topology, kind)
     if result.nodes:
         return result
@@ -98,7 +99,7 @@ def nodes_of_kind(call: str, topology: Topology, kind: str) -> Kind:
 
 
 def homes_of_kind(topology: Topology, kind: str, nodes: Iterable[int]) -> tuple[int, ...]:
-    """Nodes of a kind that are nearest to one of `nodes` each, ascending; none where the machine tells none."""
+    """For each of `nodes` its nearest node of a kind, ascending; none if these are unknown."""
     found = kind_nodes(topology, kind).nodes
     return tuple(sorted({nearest(topology, found, node) for node in nodes})) if found else ()
 
@@ -123,7 +124,7 @@ def machine_text(topology: Topology) -> str:
 
 
 def node_text(topology: Topology, node: Node) -> str:
-    """Memory, its medium and speed, as far as they are told; and whether there are no CPUs."""
+    """Memory, its medium and speed if known, and whether there are no CPUs."""
     access = topology.best_access(node.id)
     memory = f"{node.memory_bytes / 2**30:.1f} GiB" if node.memory_bytes else "memory unknown"
     parts = [f"{memory} {node.medium}".rstrip()]
@@ -135,7 +136,7 @@ def node_text(topology: Topology, node: Node) -> str:
 
 
 def kinds_lines(topology: Topology) -> list[str]:
-    """Which nodes each kind means, and how that is known, a line a kind."""
+    """Return a line for each kind: its nodes and the source."""
     found = {kind: kind_nodes(topology, kind) for kind in MEMORY_KINDS}
     return [
         f"{kind}: {f'{_nodes(nodes)}, ' if nodes else ''}{SOURCES[source]}"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What started this process, and what it said: local rank, local size, whether somebody asked for the binding.
+"""The launcher of this process, its local rank and local size, and whether the user asked for the binding.
 
-Known before MPI_Init, from environment variables only. One table has every launcher's. Launchers nest: mpirun in an
-interactive step of Slurm, srun or flux below another, torchrun in a task of srun. All their variables are inherited,
-and the inner launcher's are the ones that its processes have and its own process does not. Where that can't be seen,
-the launcher that started more ranks here is taken: an outer one usually starts a single process on each host.
+Known before MPI_Init, from environment variables only; one table has those of every launcher. Launchers nest: mpirun in
+an interactive step of Slurm, srun or flux below another, torchrun in a task of srun. Ranks inherit the variables of
+all. The inner launcher is the one whose variables its ranks have but its own process does not. If that process can't be
+read, the launcher with more ranks here is taken: an outer one usually starts a single process on each host.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MOST_RANKS = 1 << 16  # of a host: beyond any machine
 
 
 class Launch(NamedTuple):
-    """What a launcher tells of a rank.
+    """What a launcher's variables say of a rank.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Launch(NamedTuple):
     local_rank, local_size : int or None
         Index among, and number of, the ranks of this host; None where the launcher does not say.
     explicit : bool or None
-        Somebody asked for the binding (True), nobody did (False), or that can't be told (None).
+        Whether the user asked for the binding; None: unknown.
     rank, size : int or None
         In the whole job.
     others : tuple of str
@@ -63,14 +63,14 @@ class Launch(NamedTuple):
 
     @property
     def note(self) -> str:
-        """What to say where the variables of several launchers contradict each other; else ""."""
+        """A note if the variables of several launchers contradict each other; else ""."""
         if not self.others:
             return ""
         return f"the environment has variables of {' and '.join(self.others)} as well: {_said(self)} is taken"
 
 
 class Launcher(NamedTuple):
-    """A launcher's variables, and what else is known of it.
+    """A launcher's variables and properties.
 
     Attributes
     ----------
@@ -94,8 +94,8 @@ class Launcher(NamedTuple):
     mpi: bool = True
 
 
-# In order of trust. The last two are protocols that many launchers speak: their variables count where no launcher's
-# own tell a local rank.
+# In order of trust. The last two are protocols that many launchers speak: their variables count if no launcher's own
+# have a local rank.
 LAUNCHERS = (
     Launcher(
         "openmpi",
@@ -200,7 +200,7 @@ def _number(environ: Mapping[str, str], names: Sequence[str]) -> int | None:
 
 
 def _visible(environ: Mapping[str, str]) -> Iterator[tuple[Launcher, Launch]]:
-    """Yield what each launcher tells whose variables are there."""
+    """Yield what is known of each launcher that has variables here."""
     for row in LAUNCHERS:
         if not any(name in environ for name in (*row.local_rank, *row.rank)):
             continue
@@ -215,7 +215,7 @@ def _visible(environ: Mapping[str, str]) -> Iterator[tuple[Launcher, Launch]]:
         elif row.name == "flux" and environ.get("FLUX_JOB_NNODES") == "1":
             local_size = size
         elif row.name == "torchrun" and local_size is None:
-            local_rank = None  # LOCAL_RANK alone is anybody's
+            local_rank = None  # LOCAL_RANK alone may be of any program
         if row.name in _PROTOCOLS and rank is not None and size == 1:
             local_rank, local_size = 0, 1
         if local_size is not None and not (local_rank or 0) < local_size <= MOST_RANKS:
@@ -231,7 +231,7 @@ def detect_launcher(
     command: Sequence[str] | None = None,
     parents: Sequence[Mapping[str, str]] = (),
 ) -> Launch:
-    """Tell the launcher from an environment.
+    """Find the launcher by an environment.
 
     Parameters
     ----------
@@ -239,7 +239,7 @@ def detect_launcher(
         Such as ``os.environ``.
     command : sequence of str, optional
         Words of the parent process' command line. Open MPI exports nothing about its binding;
-        where its ``mpirun`` is the parent, its options tell.
+        if its ``mpirun`` is the parent, its options say it.
     parents : sequence of mapping
         Environments of the processes above, the nearest first, which tell an inner launcher from an outer one.
     """
@@ -260,7 +260,7 @@ def detect_launcher(
 
 
 def _candidates(environ: Mapping[str, str]) -> list[tuple[Launcher, Launch]]:
-    """Return the launchers that tell something; the protocols' word counts where no launcher counts its ranks."""
+    """Return the launchers with variables here; the protocols' only if no launcher has a number of ranks."""
     seen = list(_visible(environ))
     specific = [found for found in seen if found[0].name not in _PROTOCOLS]
     if any(launch.local_size is not None for _, launch in specific) and not (
@@ -287,7 +287,7 @@ def _inherited(row: Launcher, environ: Mapping[str, str], parents: Sequence[Mapp
 
 
 def rank_name(environ: Mapping[str, str]) -> str | None:
-    """Name of the variable by which a launcher tells a rank; None without one."""
+    """Name of a launcher's variable with the rank; None without one."""
     row = launcher_of(detect_launcher(environ).launcher)
     return _rank_name(row, environ) if row is not None else None
 
@@ -328,7 +328,7 @@ def _explicit(row: Launcher, environ: Mapping[str, str], command: Sequence[str] 
             # `--map-by :OVERSUBSCRIBE` places ranks, it asks for no binding.
             return any(not w.startswith("--map-by") or _maps_to(command) for w in asked)
         return None
-    # MPICH's hydra binds only when told to; what Slurm and the others do follows from what was asked of them.
+    # MPICH's hydra binds only if asked to; Slurm and the others bind as asked.
     return None
 
 
@@ -345,7 +345,7 @@ def _maps_to(command: Sequence[str]) -> bool:
 
 
 def global_rank(environ: Mapping[str, str]) -> tuple[int, int]:
-    """Rank and number of ranks of the whole job as the launcher tells them; (0, 1) without one."""
+    """Rank and number of ranks of the whole job by the launcher; (0, 1) without one."""
     launch = detect_launcher(environ)
     return (launch.rank, launch.size) if launch.rank is not None and launch.size is not None else (0, 1)
 
@@ -375,7 +375,7 @@ def find_launcher_process(pid: int, variable: str, value: str) -> Ancestor | Non
     """Return the nearest ancestor of `pid` that is not part of the rank itself.
 
     Shells and wrappers between the launcher and the rank carry the rank's variables; the launcher's own process
-    does not, or (a daemon of another user) can't be looked into.
+    does not, or (a daemon of another user) can't be read.
 
     Parameters
     ----------
@@ -401,7 +401,7 @@ def _first_without(
 
 
 def launch_and_process(environ: Mapping[str, str] = os.environ) -> tuple[Launch, Ancestor | None]:
-    """Tell what started this process, and return that process, seen through shells and wrappers."""
+    """Return the launcher of this process, and the launcher's process, past shells and wrappers."""
     launch = detect_launcher(environ)
     row = launcher_of(launch.launcher)
     if row is None:
@@ -417,10 +417,10 @@ def launch_and_process(environ: Mapping[str, str] = os.environ) -> tuple[Launch,
 
 
 def launcher_process() -> Ancestor | None:
-    """Return the process that started this rank, seen through shells and wrappers; None without a launcher."""
+    """Return the process that started this rank, past shells and wrappers; None without a launcher."""
     return launch_and_process()[1]
 
 
 def this_launch() -> Launch:
-    """Tell what started this process."""
+    """Return the launcher of this process."""
     return launch_and_process()[0]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Other jobs on this host: processes that a launcher or ``hpcalloc run`` has put on CPUs that this job wants as well.
 
-Seen in /proc, where only the user's own processes can be looked into, and none outside of a container.
+Found in /proc, which shows the user's own processes only, and in a container only those inside.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Neighbour(NamedTuple):
     Attributes
     ----------
     planned : bool
-        ``hpcalloc run`` has started it: the CPUs are planned for it, even if they are all that there are.
+        ``hpcalloc run`` has started it: the CPUs are planned for it, even if these are all.
     """
 
     pid: int
@@ -70,7 +70,7 @@ def other_jobs(cpus: frozenset[int], launcher_pid: int | None) -> tuple[Neighbou
 
 
 def _job(pid: int, name: str, value: str, *, launched: bool) -> int:
-    """Return the launcher's process of a rank, or of what `run` started alone the first process."""
+    """Return the process that launched a rank; if `run` started it alone, its oldest ancestor inside."""
     last = pid
     for above, environ in parents(pid):
         if environ is None or environ.get(name) != value:

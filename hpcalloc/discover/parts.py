@@ -89,7 +89,7 @@ class Node(NamedTuple):
     tier : int or None
         Memory tier: the lower, the faster. None where the machine has no tiers or does not tell.
     medium : str
-        hwloc's name of what it is made of, such as DRAM, HBM, GPUMemory; "" where nobody tells.
+        hwloc's name of what it is made of, such as DRAM, HBM, GPUMemory; "" if unknown.
     """
 
     id: int
@@ -101,7 +101,7 @@ class Node(NamedTuple):
 
 
 class Access(NamedTuple):
-    """How the CPUs of one node reach the memory of another, as the firmware tells; 0: it does not.
+    """How the CPUs of one node reach the memory of another, by the firmware; 0: unknown.
 
     Where reading and writing differ, these are the slower of the two.
     """

@@ -100,7 +100,7 @@ def _has_capabilities(path: str) -> bool:
 
 @functools.cache
 def _own_linker() -> str:
-    """Return the dynamic linker of this Python, which our libraries are built for; "" where that can't be told."""
+    """Return the dynamic linker of this Python, for which hpcalloc's libraries are built; "" if unknown."""
     try:
         with open("/proc/self/exe", "rb") as file:
             linker = _Elf(file.read(4096), "/proc/self/exe").interpreter()

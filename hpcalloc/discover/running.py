@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Running processes, as /proc shows them from outside: threads and their CPUs, and the nodes that their pages are on.
 
-Nothing is attached to or stopped. A value is a snapshot: threads move and pages are touched while it is taken.
+No process is attached to or stopped. A value is a snapshot: threads move and pages are touched while it is taken.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Thread:
     cpus : frozenset of int
         Those it may run on.
     running : bool
-        Whether it was on a CPU or waited for one, rather than for something else.
+        Whether it was on a CPU or waited for one.
     """
 
     tid: int
@@ -202,9 +202,9 @@ def read_process(pid: int, root: str | os.PathLike[str] = "/") -> Process:
     Raises
     ------
     ProcessLookupError
-        It is not there, ended meanwhile, or is a zombie.
+        It does not exist, has ended, or is a zombie.
     PermissionError
-        This user may not look into it at all (/proc is mounted with hidepid).
+        This user may not read any of it (/proc is mounted with hidepid).
     """
     base = pathlib.Path(root) / "proc" / str(pid)
     try:
@@ -302,7 +302,7 @@ def _read(path: pathlib.Path) -> str:
 
 
 def _optional(path: pathlib.Path, hidden: list[str]) -> str | None:
-    """Content of a file, None where it is not to be had: then `hidden` says why."""
+    """Content of a file; None if it can't be read: then `hidden` says why."""
     with _noting(path.name, path.parent, hidden):
         return _read(path)
     return None
@@ -346,7 +346,7 @@ def select(
 ) -> list[int]:
     """Ids of the processes of a user, of a Slurm job, or those that a launcher gave a rank; not this one's own family.
 
-    Shells and launchers have a rank's environment too: they are left out, but where a user's processes are asked for.
+    Shells and launchers have a rank's environment too: they are left out, except from a user's processes.
     """
     proc = pathlib.Path(root) / "proc"
     mine = {pid for pid, _ in ancestors(os.getpid(), root)}

@@ -36,7 +36,7 @@ class _Level(NamedTuple):
 
 @dataclass
 class _Memory:
-    """A node in the making; its id is known when those further inside have theirs."""
+    """A node that is being made; nodes inside it get their ids first."""
 
     attributes: dict[str, str]
     package: int

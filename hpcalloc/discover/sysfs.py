@@ -73,7 +73,7 @@ def _tiers(base: str) -> dict[int, int]:
 def _accesses(
     node_dir: str, with_cpus: Container[int], nodes: Iterable[int]
 ) -> Iterator[tuple[tuple[int, int], Access]]:
-    """What the firmware (HMAT, CXL) tells of the nodes that reach a node's memory best, through the kernel.
+    """What the kernel knows from the firmware (HMAT, CXL) of the nodes that reach a node's memory best.
 
     access1 is of CPUs alone (Linux 5.18), access0 also of initiators without CPUs, such as GPUs.
     """

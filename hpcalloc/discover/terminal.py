@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Whether somebody looks at an output, or it ends in a log: only the former gets colours and bars that move.
+"""Whether an output is a terminal, which gets colours and progress bars, or a file or pipe, which gets neither.
 
-A launcher's rank may have a terminal that is none: Open MPI gives its ranks one and copies what they write to wherever
-its own output goes. So under a launcher nothing is drawn, unless FORCE_COLOR is set. NO_COLOR (no-color.org) wins.
+A launcher's rank may have a terminal that is none: Open MPI gives its ranks one and copies it to its own output. So
+a rank gets neither unless FORCE_COLOR is set. NO_COLOR (no-color.org) wins over both.
 """
 
 from __future__ import annotations
@@ -53,6 +53,6 @@ def console(*, stderr: bool = False, **options: Any) -> Console:
 
 
 def is_of_output(error: OSError) -> bool:
-    """Whether what was printed could not be written: errors of opening a file have its name."""
+    """Whether an error is of writing to standard output: errors of a file have its name."""
     kinds = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.EFBIG)
     return error.filename is None and error.errno in kinds and not isinstance(error, HpcallocError)

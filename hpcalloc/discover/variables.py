@@ -32,7 +32,7 @@ _TAKES: Mapping[str, tuple[str, Callable[[str], bool]]] = {
     ),
     "HPCALLOC_HOME": ("a directory", lambda text: True),
 }
-# What `hpcalloc run` tells the programs below it.
+# Set by `hpcalloc run` for the programs below it.
 _TOLD = (
     "HPCALLOC_RUN",
     "HPCALLOC_REPORT_RANKS",

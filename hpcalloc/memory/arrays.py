@@ -101,7 +101,7 @@ def _choose(
 
 
 def as_dtype(dtype: Any, prototype: Array | None = None) -> Any:
-    """Return the dtype object for C; a class of dtypes (``numpy.dtypes.Float64DType``) is what NumPy makes of it."""
+    """Return a dtype for C: an instance of a class of dtypes such as ``numpy.dtypes.Float64DType``, others unchanged."""
     if not (isinstance(dtype, type) and issubclass(dtype, np.dtype)):
         return dtype
     kind: Callable[[], Any] = dtype

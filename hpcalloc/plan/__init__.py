@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Who runs where: ranks on a topology, one process of `hpcalloc run`, a Slurm job. Pure functions."""
+"""Where processes run: ranks on a topology, one process of `hpcalloc run`, a Slurm job. Pure functions."""

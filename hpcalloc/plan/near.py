@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Ranks near devices: which devices each rank gets, and on which nodes it is. Pure, as all of the planner.
+"""Ranks near devices: which devices each rank gets, and on which nodes it is. Pure functions.
 
-As many ranks as devices, or more: every device has its ranks, as evenly as can be, and every rank one device. Fewer
-ranks: each has several devices that are near each other. A rank is on the node of its device. Other nodes serve ranks
-only when there are more than fit: a rank needs a core, or the cores for its threads where their number is given.
-Ranks are numbered by node, as without devices.
+If there are at least as many ranks as devices, each rank has one device, and ranks are spread evenly over devices. If
+there are fewer, each rank has several devices that are near each other. A rank is on the node of its device. If that
+node has no room, the rank goes to the nearest node that has: a rank needs one core, or one for each of its threads if
+their number is given. Ranks are numbered by node, as without devices.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Near(NamedTuple):
     devices : tuple of Device
         In PCI order.
     of_rank : tuple of tuple of Device
-        Which one each rank has already; empty: they are dealt.
+        The device that each rank has already; empty: the planner chooses.
     also : tuple of Device
-        Others of which each rank is told the nearest.
+        Further devices, of which each rank gets the nearest.
     """
 
     devices: tuple[Device, ...]
@@ -38,7 +38,7 @@ class Near(NamedTuple):
 
 
 class Seat(NamedTuple):
-    """Where a rank is: nodes to have cores on, its devices, and what to say of it."""
+    """Where a rank is: nodes of its cores, its devices, and the reason."""
 
     nodes: tuple[int, ...]
     devices: tuple[Device, ...]
@@ -54,7 +54,7 @@ def near_of(
 ) -> Near:
     """Devices that these environments, one per rank or one for all, leave to `count` ranks; PlanError without any.
 
-    A list of devices that somebody has set stays as it is. Programs take the device of their local rank from it.
+    If the user has set a list of devices, it stays; programs take the device of their local rank from it.
     """
     choices = [choose(call, devices, kinds[0], environ) for environ in environs]
     also = choose(call, devices, kinds[1], {})[0] if len(kinds) > 1 else ()
@@ -109,7 +109,7 @@ def _all(near: Near) -> list[Device]:
 
 
 def _places(topology: Topology, device: Device, room: Mapping[int, int]) -> tuple[int, ...]:
-    """Nodes with usable cores that a device is near to; all where the machine does not tell."""
+    """Nodes with usable cores near a device; all if the machine does not say where it is."""
     near = tuple(node for node in device.nodes if node in room)
     if near or not device.nodes:
         return near or tuple(sorted(room))
@@ -124,7 +124,7 @@ def _seat(devices: Sequence[Device], places: Mapping[Device, tuple[int, ...]]) -
 def _with_room(
     topology: Topology, room: Mapping[int, int], taken: list[Seat], home: Mapping[int, tuple[int, int]]
 ) -> list[Seat]:
-    """Move those who are more than their node has room for to the nearest one that has."""
+    """Move the ranks for which their node has no room to the nearest node that has."""
     used = dict.fromkeys(room, 0)
     for seat in taken:
         for node in seat.nodes:
@@ -150,7 +150,7 @@ def _with_room(
 
 
 def nearest(topology: Topology, near: Near, nodes: Sequence[Sequence[int]]) -> list[tuple[Device, ...]]:
-    """Devices for ranks that stay on their `nodes`: the nearest one that the fewest others have."""
+    """Devices for ranks that stay on their `nodes`: the nearest, of these the one with the fewest ranks."""
     if near.of_rank:
         return list(near.of_rank)
     users = dict.fromkeys(near.devices, 0)
@@ -164,7 +164,7 @@ def nearest(topology: Topology, near: Near, nodes: Sequence[Sequence[int]]) -> l
 
 
 def closest(topology: Topology, devices: Sequence[Device], cpus: frozenset[int]) -> tuple[Device, ...]:
-    """Devices that no other is nearer than to a rank on `cpus`."""
+    """The devices that are nearest to a rank on `cpus`."""
     owner = topology.node_of_cpu()
     nodes = {owner[cpu] for cpu in cpus if cpu in owner}
 

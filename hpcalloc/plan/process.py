@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Decide what ``hpcalloc run`` gives a program before it starts: a pure function of what was found.
 
-A rank does not know how the other ranks of its host were bound, and asks nobody: files and sockets between
-processes that may not all start would be a way to hang. It needs to know only which of four things happened to
-itself, and each of them happened to its neighbours as well: it came unbound; it has its launcher's own CPUs
-(`taskset`, a cgroup), which all ranks inherited; the launcher bound it by a default that nobody asked for; or by
-somebody's wish. The launcher's process tells the second from the others. In the first three cases every rank plans for
-all of them and comes to the same plan; in the last it keeps what it has.
+A rank does not know how the other ranks of its host were bound, and does not ask them: if one did not start, the
+others would wait forever. It finds out which of four cases it is in; its neighbours are in the same:
+
+1. It came unbound.
+2. It has the CPUs of its launcher (`taskset`, a cgroup), which all ranks inherited.
+3. The launcher bound it by default.
+4. The launcher bound it because the user asked for it.
+
+The launcher's own affinity tells case 2 from the others. In cases 1 to 3 every rank plans for all ranks of the host and
+comes to the same plan; in case 4 it keeps its binding.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ __all__ = ["MemoryPolicy", "Situation", "Steps", "Wishes", "bindings_of", "decid
 # Each falls back to OMP_NUM_THREADS.
 POOL_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 PLACE_VARIABLES = ("OMP_PLACES", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_HW_SUBSET")
-MARK = "HPCALLOC_RUN"  # its value is the launcher; tells hpcalloc.init that this binding was asked for
+MARK = "HPCALLOC_RUN"  # its value is the launcher; for hpcalloc.init: this binding is explicit
 
 _ALLOCATORS = re.compile(r"lib(jemalloc|tcmalloc|mimalloc|tbbmalloc|hoard|snmalloc|rpmalloc|asan|tsan|msan)")
 
@@ -48,7 +52,7 @@ class Situation:
     launcher_cpus : frozenset of int or None
         Affinity of the process that started it; None: unknown, or no launcher.
     inherited_policy : str
-        Memory policy it came with, "default" or "" where nobody set one.
+        Memory policy it came with, "default" or "" if none is set.
     library : str
         Path of the preload library.
     obstacle : str
@@ -69,7 +73,7 @@ class Situation:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user asks for; `preload` None: where it can be."""
+    """What the user asks for; `preload` None: if possible."""
 
     bind: Literal["auto", "force", "off"] = "auto"
     threads: int | Literal["auto"] = "auto"
@@ -92,7 +96,7 @@ class MemoryPolicy:
     nodes : tuple of int
     strict : bool
     homes : tuple of int
-        Of the nodes that somebody asked for, those nearest to the rank: their pages count as local.
+        Of the nodes that the user asked for, those nearest to the rank: their pages count as local.
     """
 
     kind: str
@@ -106,7 +110,7 @@ class MemoryPolicy:
 
 @dataclass(frozen=True)
 class Steps:
-    """What is to be done, in this order: pin, set the memory policy, set the environment, exec.
+    """The steps, in this order: pin, set the memory policy, set the environment, exec.
 
     Attributes
     ----------
@@ -115,7 +119,7 @@ class Steps:
     share : RankPlan
         Nodes, CPUs and threads.
     pin : tuple of int
-        CPUs to pin to; empty: the affinity is right or shall stay.
+        CPUs to pin to; empty: the affinity is right or stays.
     memory : MemoryPolicy or None
         None: the kernel's default, pages are where the pinned threads first touch them, or what is there already.
     environment : dict
@@ -160,11 +164,11 @@ class Steps:
         }
 
 
-# ---- who was bound how ---------------------------------------------------------------------------------
+# ---- bindings of ranks ---------------------------------------------------------------------------------
 
 
 def bindings_of(topology: Topology, found: Situation) -> tuple[list[LauncherBinding], str]:
-    """Bindings to plan with, one per local rank, or the rank's own alone where it has to keep that; and why."""
+    """Bindings to plan with, and why: one per local rank, or only the rank's own if it keeps that."""
     launch = found.launch
     own = LauncherBinding(found.cpus, launch.launcher, launch.explicit)
     size = launch.local_size
@@ -187,7 +191,7 @@ def bindings_of(topology: Topology, found: Situation) -> tuple[list[LauncherBind
 
 
 def _singly(found: Situation) -> bool | None:
-    """Did the launcher bind this rank in particular? None: can't be told."""
+    """Did the launcher bind this rank in particular? None: unknown."""
     if found.launch.launcher == "slurm":  # its daemon has CPUs beyond the job's
         kind = found.environ.get("SLURM_CPU_BIND_TYPE", "") or found.environ.get("SLURM_CPU_BIND", "")
         return bool(kind) and "none" not in kind
@@ -216,7 +220,7 @@ def decide(topology: Topology, found: Situation, wishes: Wishes) -> Steps:
     if note and wishes.bind == "auto" and found.cpus >= topology.allowed_cpus:
         wishes = replace(
             wishes, bind="off"
-        )  # a share of the host can't be told, and there is no binding to size pools by
+        )  # its share of the host is unknown, and there is no binding to size pools by
     if wishes.bind != "auto" and launch.local_rank is not None and launch.local_size is not None:
         bindings = [LauncherBinding(found.cpus, launch.launcher, launch.explicit)] * launch.local_size
     threads, kept_threads = _threads(found.environ, wishes)
@@ -276,9 +280,9 @@ _OWN_DEVICES = ("slurm", "flux", "jsm", "pals")
 def _near(
     topology: Topology, found: Situation, wishes: Wishes, bindings: Sequence[LauncherBinding], note: str
 ) -> tuple[Near | None, int | None]:
-    """Devices to be near to; and which rank of the plan this one is, where its device decides, not its number.
+    """Devices to be near to; and, if its device decides, which rank of the plan this one is.
 
-    No rank knows what devices the others were given. If a launcher has given this rank a device, the plan is for all
+    A rank does not know the devices of the others. If a launcher has given this rank a device, the plan is for all
     devices of the host, and this rank takes the place beside its own.
     """
     if not wishes.near:
@@ -373,7 +377,7 @@ def _memory(
 
 
 def _wanted_memory(topology: Topology, wishes: Wishes, share: RankPlan, reasons: list[str]) -> MemoryPolicy:
-    """The kernel takes, for each thread, the nearest of several preferred nodes, and of those it is bound to."""
+    """Turn a wish for memory into a policy; of several nodes in it, the kernel takes the nearest to each thread."""
     nodes = wishes.memory
     if isinstance(nodes, str):
         nodes, source = nodes_of_kind(f"run --memory {nodes}", topology, nodes)
@@ -410,7 +414,7 @@ def join_preload(present: str, library: str) -> str:
 def _environment(
     environ: Mapping[str, str], wishes: Wishes, share: RankPlan
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Variables to set, and those of the user that stay.
+    """Return the variables to set, and those of the user that stay.
 
     OMP_PROC_BIND is not set. A runtime that reads it binds the thread that loads the runtime to one place; every
     thread and child process made later inherits that place. The rank's own mask needs no help.

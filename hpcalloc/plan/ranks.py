@@ -3,7 +3,7 @@
 
 The mapping follows what LLNL's mpibind does for CPUs (Leon, E. A.: mpibind: A Memory-Centric Affinity Algorithm for
 Hybrid Applications, MEMSYS 2017): memory first, then cores along caches, one hardware thread per core before
-siblings. It adds where memory goes, and what to do with a binding that is already there.
+siblings. It adds where memory goes, and what to do with an existing binding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST = 1 << 16  # ranks of a host, and threads of a rank: beyond any machine, wi
 
 
 class LauncherBinding(NamedTuple):
-    """How a rank was started: its affinity, by whom, and whether somebody asked for it (None: unknown)."""
+    """How a rank was started: its affinity, the launcher, and whether the user asked for it (None: unknown)."""
 
     cpus: frozenset[int]
     launcher: str = "none"
@@ -48,11 +48,11 @@ class RankPlan(NamedTuple):
     threads : int
         OpenMP and BLAS threads.
     memory : str
-        "local": on its one node; "interleave": pages dealt over `nodes`.
+        "local": on its one node; "interleave": pages round-robin over `nodes`.
     shared : bool
         Other ranks have PUs of this one.
     action : {"bind", "widen", "honour", "none"}
-        "bind", "widen" (a default nobody asked for), "honour" (a binding somebody asked for) or "none".
+        "bind", "widen" (a launcher's default), "honour" (a binding that the user asked for) or "none".
     reasons : tuple of str
     devices : tuple of Device
         GPUs and NICs that it is to use; none unless it was asked to be near them.
@@ -145,8 +145,8 @@ def make_plan(
     smt : bool
         Use the siblings of a core as well.
     bind : {"auto", "force", "off"}
-        auto: honour a binding that was asked for, replace none and unasked defaults; force: replace any, within
-        the cgroup's CPUs; off: leave it.
+        auto: keep a binding that the user asked for, replace a launcher's default; force: replace any, within
+        the cgroup's CPUs; off: keep any.
     policy : {"local", "interleave"}
         local: memory on the rank's node, interleaved over them where it has several.
     bindings : sequence of LauncherBinding, optional
@@ -246,7 +246,7 @@ def _check(topology: Topology, ranks: int, threads: Any, bind: str, policy: str,
         refuse(f"no node of {topology.source} is allowed", "at least one", "widen the cpuset's mems")
 
 
-# ---- what to do with the binding that is there ------------------------------------------------------------
+# ---- existing bindings ------------------------------------------------------------------------------------
 
 
 def _decide(
@@ -292,7 +292,7 @@ def _decide(
 
 
 def is_launcher_default(topology: Topology, bindings: Sequence[LauncherBinding]) -> bool:
-    """Tell Open MPI's own choice: a core per rank up to two ranks, a NUMA node (or package) above."""
+    """Return Open MPI's default binding: a core per rank up to two ranks, a NUMA node (or package) above."""
     cores = topology.usable_cores
     usable = {pu for core in cores for pu in core.pus}
     given = [binding.cpus & usable for binding in bindings]
@@ -321,7 +321,7 @@ def _as_given(
 
 
 def _memory_nodes(topology: Topology, nodes: Sequence[int]) -> tuple[int, ...]:
-    """`nodes` as far as memory may be had there; the nearest allowed one for each of the others."""
+    """Replace each node on which memory is not allowed by the nearest on which it is."""
     homes = []
     for node in nodes:
         if node not in topology.allowed_nodes:
@@ -470,7 +470,7 @@ def _apart(topology: Topology, node: int, others: Sequence[int]) -> int:
 
 
 def _proportional(weights: dict[int, int], count: int) -> dict[int, int]:
-    """`count` ranks over nodes by largest remainder, but no node with cores is left out (its bandwidth would be)."""
+    """Spread `count` ranks over nodes by largest remainder, at least one on each with cores: its bandwidth counts."""
     total = sum(weights.values())
     result = dict.fromkeys(weights, 1)
     quota = {node: count * weight / total for node, weight in weights.items()}

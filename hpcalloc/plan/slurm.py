@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A Slurm job script for a program, with the planner's ranks, threads and bindings. Pure: a topology in, text out.
 
-The planner decides on the topology of a compute node, so what it says is written down as it is: `srun` gets one CPU
-mask per local rank. Counting (``--cpus-per-task`` with ``--cpu-bind=cores``) gives the same only where ranks divide
-the cores of a node evenly.
+The plan is for the topology of a compute node, and the script has it literally: `srun` gets one CPU mask per local rank.
+Counts (``--cpus-per-task`` with ``--cpu-bind=cores``) would give the same only if ranks divide a node's cores evenly.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ def make_jobscript(
             f"the {len(cores)} cores of {topology.source}",
             "fewer ranks a node, more nodes",
         )
-    # Siblings are the ranks' own too, where Slurm grants them: a mask of whole cores, threads one per core.
+    # If Slurm grants siblings, a mask has whole cores; threads are one per core.
     plan = make_plan(topology, ranks, smt=hint != "nomultithread")
     node_of = topology.node_of_cpu()
     core_of = {pu: core.pus for core in cores for pu in core.pus}
@@ -228,7 +227,7 @@ def _srun(plan: Plan, mpi: str | None, spans: bool) -> list[str]:
 
 
 def _mpirun(plan: Plan, topology: Topology) -> list[str]:
-    """Equal blocks of cores are what mpirun can be told in a line; where the plan is another, it is refused."""
+    """Refuse a plan other than equal blocks of cores: mpirun has no option for it."""
     cores, ranks = topology.usable_cores, len(plan.ranks)
     width = len(cores) // ranks
     for i, share in enumerate(plan.ranks):
