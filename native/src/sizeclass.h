@@ -11,7 +11,7 @@
  * From 16 KiB on there are two classes of each size. Blocks of the plain ones would all start at the same place of
  * a 4 KiB page, and a loop that goes through a dozen arrays at once then has their lines in one set of the core's first
  * cache: 1.4 to 1.8 times the time. So those that are given out are coloured: 192 bytes longer, and thus neighbours start
- * three lines apart. The plain ones serve who asks for an alignment beyond a line.
+ * three lines apart. The plain ones serve requests for an alignment beyond a line.
  */
 #ifndef NA_SIZECLASS_H
 #define NA_SIZECLASS_H

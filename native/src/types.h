@@ -162,7 +162,7 @@ typedef struct na_span {
     };
     uint32_t threshold; /* page: a free that makes this many free blocks needs care; 0: none does */
     union {
-        uint32_t carved;       /* page: blocks that were ever linked; others have been given to nobody */
+        uint32_t carved;       /* page: blocks that were ever linked; the others were never allocated */
         uint32_t dirty_slices; /* free or being purged */
     };
     uint32_t capacity;           /* page: blocks it can hold; being purged: not 0 if that failed */
@@ -197,7 +197,7 @@ static inline uint32_t na_tag_class(uint32_t tag) { return tag >> 24; }
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "class_index is the highest byte of the tag");
 
 /* Free blocks of one class, which numalloc() takes and numalloc_free() adds to: a list in two words, its first block and
- * how many there are, so that who frees a block and takes it again waits for what was just stored twice, not three times. */
+ * their number, so that a free and the next allocation wait for two values that were just stored, not three. */
 typedef struct na_cache {
     na_block *top;
     uint64_t frees;  /* blocks freed to it ever */
@@ -246,8 +246,8 @@ struct na_heap {
     na_span *gone;                    /* pages that left it, on their way to the region */
     uint64_t retired_classes;         /* bit c: there may be a retired page of class c */
     uint8_t strict_pages[NA_CLASSES]; /* strict: pages made and not given back, of each class; as far as 255 */
-    uint8_t changed;                  /* it took or gave a span since somebody looked */
-    uint8_t in_hand;                  /* no thread's, and in no list: what is free in it is being given back */
+    uint8_t changed;                  /* it took or released a span since the last look */
+    uint8_t in_hand;                  /* of no thread and in no list: it is being collected */
     volatile uint8_t busy;            /* not 0: queues are being changed, a child of fork must not use them */
     _Atomic(uint64_t) abandoned_at;   /* ms when its thread ended */
     na_heap *next;                    /* list of abandoned (to the older), collected or empty ones */

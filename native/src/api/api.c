@@ -99,7 +99,7 @@ static void free_block(na_span *span, void *ptr, const char *call) {
         return;
     }
     na_heap *heap = atomic_load_explicit(&span->heap, memory_order_relaxed);
-    /* NULL: no memory even for that, or the thread ended and nobody would end it again; the free still works. */
+    /* NULL: no memory for a record, or the thread has ended and no exit handler would run again; the free still works. */
     na_thread *self = na_self.ended ? na_self.thread : na_thread_get();
     na_block *block = ptr;
     if (self != NULL && atomic_load_explicit(&heap->thread, memory_order_relaxed) == self) {

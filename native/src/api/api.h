@@ -13,7 +13,7 @@
 
 /* ---- init.c: the first call, and the library's life ---- */
 
-/* Idempotent; every public call begins with it. false with errno when the address space can't be had. */
+/* Idempotent; every public call begins with it. false with errno if the address space can't be reserved. */
 bool na_init(void);
 
 /* false: public calls go to another copy of this library, which was loaded before (LD_PRELOAD). */

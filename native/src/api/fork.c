@@ -3,10 +3,10 @@
  * fork.c: a child of fork() has one thread and can allocate, whatever the others were doing.
  *
  * All locks are held across the fork, so everything they guard is whole in the child. Heaps are not locked:
- * another thread may be in the middle of a fast path, which loses at most the one block it had in hand, or in
- * the middle of changing its queues (heap->busy), whose pages the child then leaves alone. All other heaps of
- * vanished threads rest in the child as at a thread's end, and their memory is used again; so do heaps that one of
- * them had in hand to give back what is free, but for the pages it had taken out already.
+ * another thread may be in the middle of a fast path, which loses at most the one block that it holds, or it may
+ * be changing its queues (heap->busy); then the child does not use the pages of that heap. All other heaps of
+ * vanished threads are abandoned in the child as at a thread's end, and their memory is used again. So is a heap that a
+ * vanished thread was collecting, except for the pages that it had taken out.
  *
  * The kernel's copy is a consistent cut: from the moment fork() protects a page, a thread that writes to it
  * waits until the copy is complete, so no later write of it is seen without the earlier ones.
@@ -34,8 +34,8 @@ static void orphan(na_heap *heap) {
     na_heap_orphan(heap);
 }
 
-/* Pages that a vanished thread was about to queue, or had in hand to collect, are in no list, and nobody else would queue
- * them. So all lists are made anew. */
+/* Pages that a vanished thread was about to queue or was collecting are in no list, and no other thread would queue them.
+ * So all lists are built again. */
 static void queue_pending_pages(void) {
     for (int i = 0; i < na_region_count; i++)
         for (na_heap *heap = na_regions[i].all; heap != NULL; heap = heap->all_next)

@@ -155,8 +155,8 @@ static void chain_end(na_heap *heap, const chain *c) {
     if (page->full || na_page_used(page) == 0) na_page_freed(page);
 }
 
-/* Each block lies in the cache of the core that freed it, and only it knows which one is next. Who goes along one chain
- * after the other waits for each block; so some are followed by turns. */
+/* Each block is in the cache of the core that freed it, and only the block has the address of the next. Following one chain
+ * after the other would wait for each block; so several chains are followed in turns. */
 static void chains_take(na_heap *heap, chain *chains, unsigned count) {
     while (count != 0) {
         for (unsigned i = 0; i < count; i++) {
@@ -208,7 +208,7 @@ void na_heap_join(na_heap *heap, na_span *page) {
 static na_span *queue_search(na_heap *heap, unsigned class_index) {
     na_queue *queue = &heap->queue[class_index];
     na_span *fresh = NULL;
-    enum { PASSED_MAX = 16 }; /* who took over the heaps of a thousand threads has as many such pages */
+    enum { PASSED_MAX = 16 }; /* a thread that adopted a thousand heaps has as many such pages */
     int passed = 0;
     for (na_span *page = queue->first, *next; page != NULL; page = next) {
         next = page->next;
@@ -240,7 +240,7 @@ static na_span *page_at_hand(na_heap *heap, unsigned class_index) {
 static na_span *page_with_room(na_heap *heap, unsigned class_index) {
     na_span *page = page_at_hand(heap, class_index);
     if (page != NULL) return page;
-    na_remote_flush(na_self.thread); /* before more memory is used, let others have theirs back */
+    na_remote_flush(na_self.thread); /* before more memory is used, return blocks of other heaps */
     if (na_heap_adopt_pages(heap, class_index) && (page = page_at_hand(heap, class_index)) != NULL) return page;
     page = na_page_new(heap, class_index);
     if (page != NULL) na_heap_join(heap, page);

@@ -40,7 +40,7 @@ extern _Thread_local numalloc_inline_thread_t numalloc_inline_self
 void na_inline_show(na_heap *heap, int cpu) {
     na_inline_self.layout = 0;
     const volatile int *cpu_now = na_many_nodes && os_cpu_offset != 0 ? OS_RSEQ_CPU_AT : NULL;
-    if (na_many_nodes && cpu_now == NULL) return; /* nobody says cheaply where it runs */
+    if (na_many_nodes && cpu_now == NULL) return; /* there is no cheap way to read the CPU */
     na_inline_self = (numalloc_inline_thread_t){
         .layout = NUMALLOC_INLINE_LAYOUT,
         .tag_of_pages = heap->tag_of_pages,

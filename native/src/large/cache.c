@@ -2,12 +2,12 @@
  *
  * cache.c: owns the freed large blocks that wait for the next ones of their kind. A heap has a span cache for its thread, so
  * that a program which takes and returns arrays of 64 KiB to 2 MiB, again and again, takes no lock for them. Larger ones are
- * not kept there: beside touching them a lock is nothing, and as free spans they join their neighbours. The mixed region
+ * not kept there: a lock costs little compared with touching them, and as free spans they join their neighbours. The mixed region
  * has one for all threads: its spans keep their policy, which cost system calls.
  *
  * Invariants. A cached span is of kind NA_CACHED, counts as used by the region, and is in one slot of one cache of its
- * region. Whoever exchanges a slot for NULL owns the span from then on. `slices` says for each slot what the cache's owner put
- * there, or 0; where others have emptied the slot since, it says too much.
+ * region. The thread that exchanges a slot for NULL owns the span. `slices` has for each slot what the cache's owner put there,
+ * or 0; if another thread has emptied the slot since, it is too large.
  *
  * Threads: a heap's cache is filled by its thread and emptied by any; for the region under its lock, so that a fork finds
  * no block on its way there. A child lacks what another thread was putting into a slot, or taking for itself, just then. The
@@ -30,7 +30,7 @@ static void set_kind(na_span *span, enum na_span_kind kind) {
     __atomic_store_n(&span->kind, (uint8_t)kind, __ATOMIC_RELAXED); /* neighbours look at it, see na_kind */
 }
 
-/* In cached_since while a thread counts: there may be some. Not NA_NO_TIME, so that no other thread skips them meanwhile. */
+/* In cached_since while a thread counts: there may be some. Not NA_NO_TIME, so that no other thread skips them. */
 #define COUNTING (NA_NO_TIME - 1)
 
 /* A count that one thread writes. A thread that sees that a block was freed sees, too, that it was taken. */
@@ -87,7 +87,8 @@ na_span *na_span_cache_take_placed(na_span_cache *cache, uint32_t slices, const 
     return NULL;
 }
 
-/* Back to the region, whose lock is held; of mixed memory not meanwhile. Gives its bytes; 0: another thread was first. */
+/* Back to the region, whose lock is held; for mixed memory it is released during the call. Returns bytes; 0: another thread
+ * was first. */
 static uint64_t release_slot(na_region *region, na_span_cache *cache, unsigned slot) {
     na_span *span = empty_slot(cache, slot);
     if (span == NULL) return 0;
@@ -131,7 +132,7 @@ bool na_span_cache_put(na_region *region, na_span_cache *cache, na_span *span, u
     cache->total += span->slices;
     cache->slices[slot] = span->slices;
     atomic_store(&cache->span[slot], span);
-    /* Both sequentially consistent: who counts the cached ones anew sees this one, or this sees that it has to say so. */
+    /* Both sequentially consistent: a thread that counts cached spans sees this one, or this thread sees that it must set `since`. */
     _Atomic(uint64_t) *since = &region->cached_since;
     uint64_t said = atomic_load(since);
     while (said >= COUNTING && !atomic_compare_exchange_weak(since, &said, now)) {}
@@ -195,8 +196,8 @@ void na_span_cache_release(na_region *region, uint64_t before, uint64_t bytes) {
     while ((since < said || said == COUNTING) && !atomic_compare_exchange_weak(&region->cached_since, &said, since)) {}
 }
 
-/* Other threads count meanwhile. Frees are read first, in all caches, so that no difference is negative; what is taken until
- * the rest is read seems to be in use. */
+/* Other threads go on counting. Frees are read first, in all caches, so that no difference is negative; spans taken before
+ * the other counts are read seem to be in use. */
 na_span_cache_counts na_span_cache_count(const na_region *region) {
     na_span_cache_counts sum = {0};
     for (const na_span_cache *cache = region->caches; cache != NULL; cache = cache->next) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * large.c: owns large blocks of one home: a span each, with huge pages where they can be had (explicit ones if
+ * large.c: owns large blocks of one home: a span each, with huge pages if there are some (explicit ones if
  * asked for, then transparent, then base pages), grown in place or moved by mremap.
  *
  * Freed memory is used again from the span caches of heaps, below 2 MiB (cache.c), and from free spans: they keep their pages
@@ -167,7 +167,7 @@ void *na_large_alloc(na_region *region, size_t size, size_t align, unsigned flag
 }
 
 void na_large_free(na_region *region, na_span *span, uint64_t now) {
-    /* One slice is had for its alignment alone, which no cached span serves. */
+    /* A block of one slice is large for its alignment only, which no cached span serves. */
     bool ordinary = span->huge_shift == 0 && !span->remapped && !span->grown;
     bool fits = span->slices > 1 && span->slices <= NA_SPAN_CACHE_LONGEST;
     na_heap *heap = ordinary && fits ? heap_in(region) : NULL;

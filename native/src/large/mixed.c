@@ -259,7 +259,7 @@ void *na_mixed_alloc(const na_placement *wanted, size_t size, size_t align, unsi
             own->dealt_by_kernel = placement.dealt_by_kernel = kernel_turn(&placement, size);
             error = os_can_bind();
             if (error == 0) error = set_policy(&placement, span, size);
-            if (error == EINVAL) error = ENODEV; /* the nodes were taken from this process meanwhile */
+            if (error == EINVAL) error = ENODEV; /* the nodes are no longer allowed */
             /* Where they are touched, then. */
             if ((error == EPERM || error == ENOSYS || error == ENODEV) && !placement.strict) {
                 atomic_fetch_add_explicit(&region->fallbacks, 1, memory_order_relaxed);

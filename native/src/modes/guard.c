@@ -10,7 +10,7 @@
  * span is longer than what was asked for, so that the split over the nodes stays as it was.
  *
  * Invariants. A block's canaries are whole from before its record is in the table until the record is taken out. A
- * quarantined block is still allocated as far as its heap knows, so its address serves nobody else; NA_RECORD_FREED
+ * quarantined block is still allocated as far as its heap knows, so its address is not allocated again; NA_RECORD_FREED
  * is set once, by the thread that owns the free. NA_RECORD_POISONED says that all of the pattern is there,
  * NA_RECORD_SEALED that the block may not be looked at.
  *
@@ -69,7 +69,7 @@ static void dress(na_record *record, bool zero) {
     if (!zero) memset((void *)user, FRESH, fill_length(record->size));
 }
 
-/* A block that ends at a page without access. NULL: not to be had, another layout will do. */
+/* A block that ends at a page without access. NULL: it failed, the caller uses another layout. */
 static void *alloc_before_page(const numalloc_request_t *request, size_t align, na_record *record) {
     size_t page = os_page_size(), size = request->size;
     if (align > page) return NULL;
@@ -253,7 +253,7 @@ static void retire(na_record *record, const na_record *value) {
         release(value);
         return;
     }
-    if ((value->flags & NA_RECORD_PAGE) != 0) { /* marked first: who checks must not look at it any more */
+    if ((value->flags & NA_RECORD_PAGE) != 0) { /* marked first: checking threads must not read it any more */
         (void)na_record_mark(value->start, user_of(value), NA_RECORD_SEALED, value->freed, &before);
         (void)os_forbid((void *)value->start, bytes);
     } else {

@@ -55,7 +55,7 @@ typedef struct na_site {
 void na_stack_init(void);                   /* loads the unwinder; allocates, so not before constructors run */
 na_site *na_site_here(int node);            /* of the caller; NULL: no memory for it */
 na_site *na_sites(void);                    /* the youngest */
-unsigned na_site_skip(const na_site *site); /* frames at the inner end that are ours */
+unsigned na_site_skip(const na_site *site); /* frames of the allocator at the inner end */
 bool na_site_startup(const na_site *site);  /* made by the dynamic linker, or before the unwinder was loaded */
 void na_site_fork(int step);
 

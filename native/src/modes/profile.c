@@ -115,12 +115,12 @@ static na_tally *tally_make(na_site *site, unsigned class_index) {
         if (atomic_compare_exchange_weak_explicit(&site->tallies, &first, new, memory_order_acq_rel,
                                                   memory_order_acquire))
             return new;
-        found = tally_in(first, class_index); /* another thread's; ours is lost */
+        found = tally_in(first, class_index); /* another thread's tally; this one is lost */
     }
     return found;
 }
 
-/* Release: who sees that a block is gone also sees that it was made. */
+/* Release: a thread that sees the free also sees the allocation. */
 static void count(_Atomic(uint64_t) *sums, size_t size) {
     const uint64_t added[SUMS] = {1, size, weighted_bytes(size)};
     for (int i = 0; i < SUMS; i++) atomic_fetch_add_explicit(&sums[i], added[i], memory_order_release);

@@ -4,7 +4,7 @@
  *
  * Invariants. A record is in the table from after its block was allocated until before the block goes back to its
  * heap, so an address has one record at most. A bucket that reads empty without the lock has no record of a block
- * of the caller: who frees a block has seen it being handed out. So a free of a block that was not sampled costs
+ * of the caller: a thread that frees a block has seen its allocation. So a free of a block that was not sampled costs
  * one load.
  *
  * Threads: a bucket by its stripe. A stripe is never held while blocks are allocated or freed.

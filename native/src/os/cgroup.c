@@ -29,7 +29,7 @@ struct hierarchies {
     struct hierarchy two, one;
 };
 
-/* A whole file in memory of its own, which the caller releases; NULL if it can't be had. */
+/* A whole file in its own mapping, which the caller releases; NULL if it can't be read. */
 static char *read_all(const char *path, size_t *mapped) {
     for (size_t size = TEXT; size <= TEXT_MAX; size *= 2) {
         void *text;
@@ -87,7 +87,7 @@ static void find_group(const char *text, bool two, char *group) {
 }
 
 /* Lines: id parent major:minor root mount-point options [tags] - type source super-options. A mount shows the
- * groups from `root` on, so ours is there if its path begins with it. */
+ * groups from `root` on: it has this process's group if that path begins with `root`. */
 static void find_directory(const char *text, bool two, const char *group, struct hierarchy *h) {
     for (const char *line = text; *line != '\0' && h->directory[0] == '\0' && group[0] != '\0';) {
         const char *end = strchr(line, '\n');

@@ -35,7 +35,7 @@ static uint32_t read_number(const char *path) {
     return value <= UINT32_MAX ? (uint32_t)value : 0;
 }
 
-/* As the CPUs next to the node see it; of older kernels, whoever is next to it. */
+/* As the CPUs next to the node see it; older kernels: the nearest initiator of any sort. */
 static void read_attributes(int node) {
     static const char *const access[] = {"access1", "access0"};
     na_memory *m = &memory[node];

@@ -53,7 +53,7 @@ static const struct option {
     {"RESERVE", "reserve", SIZE, "a size such as 64G, or 0", "0", &na_opt.reserve, NULL},
     /* most bytes of memory the allocator may hold on one node, free but unreturned memory included */
     {"NODE_LIMIT", "node_limit", LIMIT, "a size such as 8G, or none", "none", &na_opt.node_limit, NULL},
-    /* what large blocks are made of; what can't be had falls back to the next smaller */
+    /* what large blocks are made of; if the kernel has none, the next smaller serves */
     {"HUGEPAGES", "hugepages", NAME, "auto, never, 2M or 1G", "auto", &na_opt.huge, huge_names},
     /* milliseconds after which the memory of free blocks goes back to the system */
     {"PURGE_DELAY", "purge_delay_ms", DURATION, "milliseconds, or never", "1000", &na_opt.purge_delay_ms, NULL},
@@ -117,7 +117,7 @@ static int choice(const char *text, const char *const *list) {
     return -1;
 }
 
-/* The defaults are there already; who writes them all the same gets pages for it. */
+/* Defaults are in place: writing them again would touch pages. */
 static void set_text(char *value, const char *text) {
     if (strcmp(value, text) != 0) memcpy(value, text, strlen(text) + 1);
 }

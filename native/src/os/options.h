@@ -19,8 +19,8 @@ enum na_huge_mode {
 enum na_error_mode { NA_ON_ERROR_ABORT, NA_ON_ERROR_WARN };
 
 enum na_purger_mode {
-    NA_PURGER_NEVER, /* no thread of ours, whoever asks */
-    NA_PURGER_EVER,  /* whenever memory rests */
+    NA_PURGER_NEVER, /* never a purger thread */
+    NA_PURGER_EVER,  /* whenever freed memory is retained */
     NA_PURGER_AUTO   /* after numalloc_purger() */
 };
 enum na_guard_mode { NA_GUARD_OFF, NA_GUARD_CANARY, NA_GUARD_PAGES };
@@ -30,7 +30,7 @@ enum na_guard_mode { NA_GUARD_OFF, NA_GUARD_CANARY, NA_GUARD_PAGES };
 
 /* Where a report goes: "" nowhere, NA_STANDARD_ERROR, or a file name. A copy, since the environment may change. */
 enum { NA_PATH_MAX = 1024 };
-typedef char na_path[NA_PATH_MAX]; /* apart from the rest, so that who sets none has no pages for them */
+typedef char na_path[NA_PATH_MAX]; /* separate: a process that sets none has no pages for them */
 
 typedef struct na_options {
     size_t reserve;              /* NUMALLOC_RESERVE: bytes of address space per node, 0 = by itself */

@@ -174,7 +174,7 @@ void os_nap(void); /* waits a tenth of a millisecond for another thread */
 
 uint32_t os_thread_id(void);  /* of the calling thread, as the kernel and debuggers name it */
 uint32_t os_process_id(void); /* asked anew on each call: children of fork have their own */
-bool os_is_privileged(void);  /* setuid, setgid, file capabilities: who set the environment may do less than we */
+bool os_is_privileged(void);  /* setuid, setgid, file capabilities: the environment is not trusted */
 
 uint64_t os_now_ms(void); /* monotonic, coarse */
 uint64_t os_random(void); /* from the kernel; never fails, falls back to address and clock bits */

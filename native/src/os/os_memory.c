@@ -195,9 +195,9 @@ static int read_in_place(char *start, size_t pages) {
 
 static bool seems_absent(int status) { return status == -EFAULT || status == -ENOENT; }
 
-/* Pages that the kernel's NUMA balancing has marked, to see who uses them next, are absent for some kernels' move_pages
- * (Linux 6.1 says EFAULT for all of a huge page). They are in the page tables, which `pagemap` tells by bit 63, and a fault
- * takes the mark away. */
+/* Pages that NUMA balancing has marked, to see which CPU uses them next, are absent for some kernels' move_pages
+ * (Linux 6.1 says EFAULT for all of a huge page). They are in the page tables, as bit 63 of `pagemap` says, and a fault
+ * removes the mark. */
 static void tell_marked(const char *address, size_t count, int *status, int pagemap) {
     uint64_t entry[QUERY_BATCH];
     long at = (long)((uintptr_t)address / os_page_size() * sizeof *entry);
@@ -285,10 +285,10 @@ static size_t pages_left(const int *status, const int *why, size_t count, int no
     return left;
 }
 
-/* Moves the pages with a `reason` (0: none yet), and gives each that stays where it is another. The kernel gives an
- * errno for pages that can't be taken up; at those that are and then don't move it stops, and says nothing of them or of
- * the rest. So calls are repeated while they bring anything; what is left then was taken up and did not move. A call is
- * dear, as it drains the caches of all CPUs. */
+/* Moves the pages with a `reason` (0: none yet), and gives each that stays another. The kernel has an errno for each page
+ * that it can't isolate. At an isolated page that does not move it stops, without a status for it or for later pages. So
+ * calls are repeated as long as pages move; pages left then were isolated and did not move. A call is expensive: it drains
+ * the caches of all CPUs. */
 static int move_those(char *address, size_t count, int node, int flags, int reason, int *status, int *why) {
     short which[MOVE_BATCH];
     size_t left = pages_left(status, why, count, node, reason, which), before = SIZE_MAX;

@@ -207,7 +207,7 @@ static void find_nodes(void) {
 }
 
 /* Under vm.overcommit_memory=0, the default, a mapping beyond all memory and swap is an obvious mistake. Reserved address
- * space is exempt from the kernel's look, so what is asked of us is compared here. Under 2 the kernel counts what is opened. */
+ * space is exempt from the kernel's check, so requests are compared here. Under 2 the kernel counts what is opened. */
 static uint64_t overcommit_bytes(void) {
     uint64_t memory, swap = 0;
     if (na_topology_read("/proc/sys/vm/overcommit_memory", text, TEXT) != 0 || text[0] != '0') return UINT64_MAX;
@@ -240,7 +240,7 @@ int na_topology_cpu_now(void) {
     return now;
 }
 
-/* As in /proc/PID/numa_maps; NULL: pages are where they are first touched, as nobody chose another policy. */
+/* As in /proc/PID/numa_maps; NULL: no policy, pages are where they are first touched. */
 static const char *policy_name(int mode, const na_nodeset *nodes) {
     static const char *const names[] = {
         NULL, "prefer", "bind", "interleave", NULL, "prefer (many)", "weighted interleave"};

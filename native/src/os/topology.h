@@ -24,7 +24,7 @@ typedef struct na_topology {
     uint64_t overcommit_bytes;   /* the kernel refuses a larger mapping (vm.overcommit_memory=0); UINT64_MAX: none */
     na_nodeset online;           /* all node ids that exist */
     na_nodeset allowed;          /* ids in node_id[] */
-    const char *policy;          /* memory policy that somebody chose before the process started; NULL: nobody did */
+    const char *policy;          /* memory policy set before the process started; NULL: none */
     na_nodeset policy_nodes;
     na_cpu cpu[NA_MAX_CPUS];
     int16_t index_of[NUMALLOC_MAX_NODES]; /* id -> index, of allowed nodes */

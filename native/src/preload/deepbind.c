@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * deepbind.c: dlopen without RTLD_DEEPBIND. A library opened with that flag finds malloc in the C library, not here: its
- * free of a block of ours, and ours of a block of its own, end the program (php does so with all its modules).
+ * free of a block of this library ends the program, and so does the reverse (php does it with all its modules).
  *
  * Invariant: the C library's dlopen is called by a jump. It takes the address it returns to for its caller, whose
  * RUNPATH and namespace count; the return address is the program's. CMakeLists.txt asks for that optimization, the test

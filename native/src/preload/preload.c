@@ -3,7 +3,7 @@
  * preload.c: malloc and its family on top of the public calls, a library of its own for LD_PRELOAD. The set is
  * what glibc 2.31 to 2.42 has, and C23's free_sized; C++'s operators are in preload_cxx.c.
  *
- * Invariant: a pointer that is not ours (from before the library was in place, from __libc_malloc, or from a
+ * Invariant: a pointer of another allocator (from before the library was in place, from __libc_malloc, or from a
  * library that found glibc's malloc with dlsym) goes to glibc; it is never an error here. Where glibc's versions
  * differ, the newest is followed.
  *
@@ -22,7 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The C library's own entry points keep working beside ours. */
+/* The C library's own entry points keep working. */
 extern void __libc_free(void *ptr);
 extern void *__libc_realloc(void *ptr, size_t size);
 
@@ -74,7 +74,7 @@ NUMALLOC_API void free_aligned_sized(void *ptr, size_t align, size_t size) {
 
 static bool power_of_two(size_t value) { return value != 0 && (value & (value - 1)) == 0; }
 
-/* numalloc_aligned calls a power of two beyond its limit invalid; for C it is memory that can't be had. */
+/* numalloc_aligned calls a power of two beyond its limit invalid; for C it is ENOMEM. */
 static void *aligned(size_t align, size_t size) {
     void *ptr = numalloc_aligned(align, size);
     if (NA_UNLIKELY(ptr == NULL) && errno == EINVAL) errno = ENOMEM;
@@ -101,7 +101,7 @@ NUMALLOC_API void *memalign(size_t align, size_t size) {
     return aligned(power, size);
 }
 
-/* Apart, so that who finds a cached block saves no registers. Leaves errno and, on failure, *out alone. */
+/* Not inline, so that the fast path saves no registers. Leaves errno and, on failure, *out alone. */
 static __attribute__((noinline)) int posix_memalign_rest(void **out, size_t align, size_t size) {
     int saved = errno;
     void *ptr = aligned(align, size);
@@ -178,7 +178,7 @@ struct usage {
     size_t keepcost;      /* what malloc_trim could give back at most */
 };
 
-/* Other threads go on meanwhile: a difference may come out below zero. */
+/* Other threads go on: a difference may be below zero. */
 static size_t less(uint64_t whole, uint64_t part) { return whole > part ? (size_t)(whole - part) : 0; }
 
 static struct usage usage_of(int node) {

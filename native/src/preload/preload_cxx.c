@@ -32,7 +32,7 @@ NUMALLOC_API void _ZdaPv(void *ptr);
 NUMALLOC_API void _ZdlPvSt11align_val_t(void *ptr, size_t align);
 NUMALLOC_API void _ZdaPvSt11align_val_t(void *ptr, size_t align);
 
-/* Names of ours that nothing can take the place of, to see whether something did. */
+/* Hidden names of this library's operators, to find out whether the public ones are replaced. */
 extern __typeof__(_Znwm) our_new __attribute__((alias("_Znwm"), visibility("hidden")));
 extern __typeof__(_ZnwmSt11align_val_t) our_new_aligned
     __attribute__((alias("_ZnwmSt11align_val_t"), visibility("hidden")));

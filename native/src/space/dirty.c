@@ -5,7 +5,7 @@
  * exactly those that have memory and have rested long enough.
  *
  * Threads: bytes of free slices are guarded by the region's lock; those of a span in use, or taken out to be purged,
- * belong to who has the span.
+ * belong to the span's owner.
  */
 #include "space/space.h"
 

@@ -202,7 +202,7 @@ static int set_policy(const na_region *region, uintptr_t start, size_t bytes) {
     na_nodeset home = nodeset_single(region->node);
     int error = os_bind((void *)start, bytes, NA_BIND_PREFERRED, &home);
     if (error == EPERM || error == ENOSYS) return 0; /* a filter that looks at arguments: as without os_can_bind */
-    return error == EINVAL ? ENODEV : error;         /* the node was taken from this process meanwhile */
+    return error == EINVAL ? ENODEV : error;         /* the node is no longer allowed */
 }
 
 int na_region_restore(na_region *region, uintptr_t start, size_t bytes) {

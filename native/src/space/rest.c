@@ -4,8 +4,8 @@
  * and how much, is decided in reclaim.c.
  *
  * Invariants. A free span or reserve with a dirty slice is in a list of its part: rest[freed_at % NA_AGES], rest[NA_DUE]
- * if freed_at is NA_AGES ticks ago, rest[NA_EDGES] if none of it can go by age. freed_at is not after the tick of its oldest dirty slice; it may be
- * earlier, then a look finds nothing due and files the span anew. Slices know their own ticks (dirty.h), so neither cutting
+ * if freed_at is NA_AGES ticks ago, rest[NA_EDGES] if none of it can go by age. freed_at is
+ * not after the tick of its oldest dirty slice. If it is earlier, a look finds nothing due and files the span again. Slices know their own ticks (dirty.h), so neither cutting
  * nor coalescing makes memory younger. What leaves is cut out of its span, is of kind NA_PURGING and in region->purging
  * while the system works, and is joined with its neighbours again afterwards.
  *
@@ -152,7 +152,7 @@ static bool add_run(uintptr_t start, uint32_t slices, void *context) {
     return stretch->found < stretch->wanted;
 }
 
-/* From the end: who takes a piece of a free span takes its start. */
+/* From the end: allocations take a free span's start. */
 static void add_from_end(const na_span *span, const na_rest_batch *batch, struct stretch *stretch) {
     uint32_t unit = unit_of(span, batch->all);
     uintptr_t step = (uintptr_t)unit << NA_SLICE_SHIFT, start = na_round_up(span->start, step);

@@ -97,7 +97,7 @@ void na_large_account(na_region *region, const na_span *span, int sign);
 
 /* ---- meta.c: descriptors of spans, and memory for other metadata; with the region's lock held ---- */
 
-int na_descriptors_open(na_region *region, size_t spans); /* so many may be had without a further system call */
+int na_descriptors_open(na_region *region, size_t spans); /* so many can be taken without a further system call */
 int na_meta_ahead(na_region *region);                     /* so may a heap */
 na_span *na_descriptor_new(na_region *region);            /* NULL: no memory */
 void na_descriptor_delete(na_region *region, na_span *span);
@@ -117,7 +117,7 @@ void na_dirty_set(uintptr_t start, uint32_t slices, uint64_t tick);
 void na_dirty_clear(uintptr_t start, uint32_t slices);
 static inline bool na_dirty_at(size_t slice) { return na_dirty[slice] != 0; }
 
-/* Stamps come again after 255 ticks: memory that nobody looked at for so long may wait for another delay. */
+/* Stamps wrap after 255 ticks: memory that no pass saw for so long may wait for another delay. */
 static inline uint8_t na_dirty_stamp(uint64_t tick) { return (uint8_t)(1 + tick % 255); }
 /* Ticks since a stamp. */
 static inline uint32_t na_dirty_age(uint8_t stamp, uint64_t tick) {
@@ -136,9 +136,9 @@ bool na_rest_any(const na_region *region); /* does a part have memory that waits
 bool na_rest_due(const na_region *region); /* and some that is due? */
 void na_rest_weigh(na_region *region);     /* says so in `restless` and `too_much` */
 
-/* Less than this, and as much as is in use, may rest: programs take again what they have just freed. */
+/* Retained free memory is at most this and as much as is in use: programs allocate again what they have just freed. */
 #define NA_REST_LEAST ((uint64_t)24 << 20)
-/* As often as so much memory is opened reclaim.c looks whether other memory has to go for it. */
+/* Each time so much memory is opened, reclaim.c checks whether other memory has to be released for it. */
 #define NA_REST_FRESH ((uint64_t)256 << 10)
 /* A pass of reclaim.c is wanted. */
 static inline void na_rest_wake(na_region *region) {
@@ -146,7 +146,7 @@ static inline void na_rest_wake(na_region *region) {
         atomic_store_explicit(&region->restless, true, memory_order_relaxed);
 }
 
-/* Bytes that rest beyond that, but no more than the peak grew. */
+/* Retained bytes beyond that, but no more than the peak grew. */
 static inline uint64_t na_rest_excess(const na_region *region) {
     uint64_t used = atomic_load_explicit(&region->used_bytes, memory_order_relaxed);
     uint64_t may = used - region->rested + NA_REST_LEAST, rests = region->dirty_bytes + region->rested;
@@ -164,8 +164,8 @@ typedef struct na_rest_batch {
     uint64_t bytes; /* to be purged, about */
 } na_rest_batch;
 
-/* Takes out what has about so many bytes of memory to give back. Nobody else can have such a span meanwhile, and a child
- * of fork finds it. */
+/* Takes out spans with about so many bytes of memory to give back. No other thread can take these, and a child of fork
+ * finds them. */
 void na_rest_take(na_region *region, unsigned part, uint64_t bytes, na_rest_batch *batch);
 void na_rest_purge(na_rest_batch *batch);                           /* the system calls; no lock may be held */
 uint64_t na_rest_put_back(na_region *region, na_rest_batch *batch); /* gives bytes that went */
@@ -178,17 +178,17 @@ static inline unsigned na_rest_count(na_region *region) {
     region->in_purge[count]++;
     return count;
 }
-void na_rest_fork_child(na_region *region); /* who was purging is gone */
+void na_rest_fork_child(na_region *region); /* the purging threads are gone */
 
 /* ---- span.c: spans of slices ---- */
 
 /* A span of `slices`, aligned to `align` slices (a power of two), not yet a page or block. *clean: all of it reads as
  * zeros; else na_dirty tells which slices do not. `grows`: realloc makes or moves a large block, which has a reserve behind it
- * where one can be had. Takes the lock. NULL with errno. */
+ * if there is room. Takes the lock. NULL with errno. */
 na_span *na_span_alloc(na_region *region, uint32_t slices, uint32_t align, enum na_span_kind kind, bool grows,
                        bool *clean);
 void na_span_release_reserve(na_region *region, const na_span *span); /* its reserve, if any; with the lock held */
-/* `rested_since`: ms since when nobody uses its memory; `reads_zero`: it has none. */
+/* `rested_since`: ms since when its memory is unused; `reads_zero`: it has none. */
 void na_span_free(na_region *region, na_span *span, uint64_t rested_since); /* takes the lock */
 void na_span_free_locked(na_region *region, na_span *span, uint64_t rested_since, bool reads_zero);
 bool na_span_extend(na_region *region, na_span *span, uint32_t slices); /* in place, to `slices`; takes the lock */
@@ -230,7 +230,7 @@ static inline bool na_live_begin(const void *block) {
     uint64_t bit = na_live_bit(block, &word);
     return (atomic_fetch_or_explicit(&na_live[word], bit, memory_order_relaxed) & bit) == 0;
 }
-/* Of any address. true for one caller alone, who owns the block from now on; false: it was not live. */
+/* Of any address. true for one caller only, which then owns the block; false: it was not live. */
 static inline bool na_live_claim(const void *block) {
     if ((uintptr_t)block - na_base >= na_reserved || !na_live_at(block)) return false; /* the map may be closed there */
     size_t word;

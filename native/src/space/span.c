@@ -3,9 +3,9 @@
  * span.c: owns the free spans of each region: finds, splits, coalesces and extends them.
  *
  * Invariants. No two free spans touch. A free span has its descriptor in the map at its first and last slice
- * and NULL in between; a span in use has it at every slice. What a free span
- * has of memory is in rest.c's hands. A span that is being purged is as a free one, but in no bin. A reserve is as a free span, but in no bin and joined with no
- * neighbour; it follows the large block for which it is held.
+ * and NULL in between; a span in use has it at every slice. The memory of
+ * free spans belongs to rest.c. A span that is being purged is as a free one, but in no bin. A reserve is as a free span,
+ * but in no bin and joined with no neighbour; it follows the large block for which it is held.
  *
  * Threads: everything under the region's lock; functions without _locked take it.
  */
@@ -111,7 +111,7 @@ static void split_front(na_region *region, na_span *span, uint32_t slices) {
 }
 
 /* Makes [start, start + slices) a free span joined with its free neighbours; its oldest dirty slice is of `tick` or
- * later. false: no descriptor could be had, nothing is changed. */
+ * later. false: there is no descriptor, nothing is changed. */
 static bool give_back(na_region *region, uintptr_t start, uint32_t slices, uint32_t dirty, uint64_t tick,
                       na_span *reuse) {
     na_part *part = &region->part[start >= region->part[1].start];
@@ -361,7 +361,7 @@ static na_span *alloc_locked(na_region *region, uint32_t slices, uint32_t align)
 }
 
 /* With a reserve behind it: in a hole, or of new address space that is open, no more than a share of what the part has
- * left. NULL: not to be had. */
+ * left. NULL: there is none. */
 static na_span *alloc_to_grow(na_region *region, uint32_t slices) {
     enum { SHARE = 64 };
     uint32_t more = reserve_for(region, slices);
