@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * lab_hotplug: CPUs of a node that were offline when the process started come online. For the NUMA lab, as root: it takes
- * all CPUs of the last node offline, starts itself, and lets that process bring them back.
+ * all CPUs of the last node with CPUs offline, starts itself, and lets that process bring them back.
  */
 #define _GNU_SOURCE
 #include <sched.h>
@@ -22,11 +22,13 @@ static void set_online(size_t cpu, int value) {
     CHECK_EQUAL(fclose(file), 0);
 }
 
-/* The last node, its CPUs. */
+/* The last node with CPUs, and those. */
 static void find_cpus(void) {
     int ids[64], nodes = numalloc_node_ids(ids, 64);
     cpu_set_t mask;
-    node = ids[nodes - 1];
+    numalloc_node_info_t info;
+    do node = ids[--nodes];
+    while (nodes > 0 && numalloc_node_info(node, &info) == 0 && info.cpus == 0);
     CHECK_EQUAL(numalloc_bind_thread(node), 0);
     CHECK_EQUAL(sched_getaffinity(0, sizeof mask, &mask), 0);
     for (size_t cpu = 0; cpu < CPU_SETSIZE && count < 64; cpu++)

@@ -34,14 +34,20 @@ enum { SIZES = sizeof sizes / sizeof sizes[0] };
 static long on[NUMALLOC_MAX_NODES]; /* pages of the range that was looked at last */
 
 static size_t look(const char *p, size_t size) {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), count = 0;
+    enum { MANY = 4096 };
+    static void *pages[MANY];
+    static int status[MANY];
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), count = 0, n = 0;
     memset(on, 0, sizeof on);
     for (const char *at = (const char *)((uintptr_t)p & ~(page - 1)); at < p + size; at += page, count++) {
-        void *pages[1] = {(void *)(uintptr_t)at};
-        int status = -1;
-        CHECK_EQUAL(syscall(SYS_move_pages, 0, 1UL, pages, NULL, &status, 0), 0);
-        CHECK(status >= 0);
-        on[status]++;
+        pages[n++] = (void *)(uintptr_t)at;
+        if (n < MANY && at + page < p + size) continue;
+        CHECK_EQUAL(syscall(SYS_move_pages, 0, n, pages, NULL, status, 0), 0);
+        for (size_t i = 0; i < n; i++) {
+            CHECK(status[i] >= 0);
+            on[status[i]]++;
+        }
+        n = 0;
     }
     return count;
 }

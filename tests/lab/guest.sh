@@ -88,6 +88,7 @@ devices() {
     for node in 0 1; do
         check "a network card on node $node" grep -qx "$node" <<<"$found"
     done
+    check "ranks near devices" "$python" "$root"/tests/lab/check_devices.py
 }
 
 arrays() { check "arrays of every policy" "$python" "$root"/tests/lab/check_python.py; }

@@ -68,7 +68,7 @@ _TIERS = Machine(
     # Two packages with fast memory beside the first, and much slow memory beside the second.
     nodes=("768M,cpus=0-1,initiator=0", "768M,cpus=2-3,initiator=1", "384M,initiator=0", "1G,initiator=1"),
     qemu=_attributes(2, {0: (80, 100), 1: (80, 100), 2: (120, 400), 3: (300, 25)}),
-    checks=(*C_CHECKS, "kinds", "memkind"),
+    checks=(*C_CHECKS, "kinds", "memkind", "python_kinds"),
     kinds=(
         *("bandwidth=2:attributes", "latency=0,1:attributes", "near=bandwidth:0:2", "near=bandwidth:1:2"),
         *("near=latency:0:0", "near=latency:1:1", "weights=0:4,1:4,2:16,3:1"),
@@ -113,7 +113,7 @@ MACHINES = {
         dataclasses.replace(
             _TIERS,
             kernel="newer",
-            checks=(*_TIERS.checks, "python_kinds", "hotplug", "inherited"),
+            checks=(*_TIERS.checks, "hotplug", "inherited"),
             kinds=(*_TIERS.kinds, "capacity=3:tiers", "near=capacity:0:3", "near=capacity:1:3"),
         ),
         Machine(
