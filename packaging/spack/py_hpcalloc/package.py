@@ -2,7 +2,6 @@
 # ruff: noqa: D100, F403, F405
 # The package for Spack, from this checkout. Copy this folder to packages/ of a repository of yours, then
 #   spack develop --path CHECKOUT py-hpcalloc@0.2.0 && spack install --add py-hpcalloc
-# Checked here: every dependency and option stands in Spack's own packages, in a version that is asked for. It was not built.
 from spack.package import *
 from spack_repo.builtin.build_systems.python import PythonPackage
 
