@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 
-from launching import mpirun_words
+from launching import mpirun_path
 
 LIMIT, HEALTHY = 2, 60  # HPCALLOC_TIMEOUT of rounds with a fault and without
 WAITS = 3  # a round waits so often at most: for the others, for rank 0's answer, in close
@@ -219,7 +219,7 @@ class Launcher:
     def __init__(self, python):
         self.python = python
         beside = pathlib.Path(python).parent / "mpirun"
-        self.mpirun = str(beside) if beside.exists() else mpirun_words(1)[0]
+        self.mpirun = str(beside) if beside.exists() else shutil.which("mpirun") or mpirun_path()
         said = subprocess.run([self.mpirun, "--version"], capture_output=True, text=True, check=False).stdout
         self.is_open_mpi = "Open MPI" in said or "Open RTE" in said
         version = re.search(r"\d+\.\d+(\.\d+)?", said)

@@ -1,8 +1,5 @@
 """`bench bandwidth` and `bench latency` on several nodes: every cell's pages are on the node that it names.
 
-check_bandwidth.py            the matrices, alone
-check_bandwidth.py RANKS.json what `mpirun -n N hpcalloc bench bandwidth --json RANKS.json` wrote
-
 The nodes are emulated: figures of speed are not looked at.
 """
 
@@ -37,8 +34,10 @@ def check_cells(cells, expected):
     assert seen == expected, (seen, expected)
 
 
-def check_matrices(nodes):
-    """Bandwidth and latency, alone."""
+def main() -> int:
+    """Exit 1 at the first cell that is not where it belongs."""
+    nodes = node_ids()
+    assert len(nodes) > 1, nodes
     pairs = {(i, j) for i in nodes for j in nodes}
     facts = bench("bandwidth", "--iterations", "1", "--no-compare")
     for team in ("all", "one"):
@@ -56,32 +55,6 @@ def check_matrices(nodes):
         print(f"CPUs of node {node}:", *(f"{c['pages']}" for c in row))
     facts = bench("latency", "--steps", "4096")
     check_cells(facts["points"], pairs)
-
-
-def check_ranks(nodes, path):
-    """Local, remote and interleaved memory of ranks."""
-    with open(path) as file:
-        facts = json.load(file)
-    assert len(facts["ranks"]) == len(nodes)
-    assert facts["good"]
-    for rank in facts["ranks"]:
-        pages = {name: set(map(int, place["pages"])) for name, place in rank["placements"].items()}
-        assert pages["local"] == set(rank["nodes"]), rank
-        assert len(pages["remote"]) == 1, rank
-        assert not pages["remote"] & set(rank["nodes"]), rank
-        assert pages["interleaved"] == set(nodes), rank
-        assert "unplaced" in pages, rank  # wherever they are
-    assert len({tuple(rank["nodes"]) for rank in facts["ranks"]}) == len(nodes)
-
-
-def main() -> int:
-    """Exit 1 at the first cell that is not where it belongs."""
-    nodes = node_ids()
-    assert len(nodes) > 1, nodes
-    if len(sys.argv) > 1:
-        check_ranks(nodes, sys.argv[1])
-    else:
-        check_matrices(nodes)
     return 0
 
 

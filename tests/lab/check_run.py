@@ -31,9 +31,8 @@ def main(directory: str) -> int:
         for r in report["ranks"]:
             assert set(r["arrays"]["pages_per_node"]) == {str(r["rank"])}, r["arrays"]
             assert r["cpus"] == f"{2 * r['rank']}-{2 * r['rank'] + 1}", r["cpus"]
-    # Ranks that leave their node before they make their array: the check can fail. What Python made before is local.
-    assert all(r["arrays"]["local_fraction"] < 0.1 for r in control["ranks"]), placement(control)
-    assert len(control["ranks"]) == 4
+    # A process that left its node before it made its array: the check can fail. What Python made before is local.
+    assert [r["arrays"]["local_fraction"] < 0.1 for r in control["ranks"]] == [True], placement(control)
     print(f"{plain['summary']['touched']} pages of unchanged ranks: 100.0 % local", flush=True)
     return 0
 

@@ -95,42 +95,32 @@ arrays() { check "arrays of every policy" "$python" "$root"/tests/lab/check_pyth
 
 bandwidth() { check "bench bandwidth and latency, pages of 4x4 cells" "$python" "$root"/tests/lab/check_bandwidth.py; }
 
-shared() {
-    if timeout 480 mpirun -n 4 "$python" -m mpi4py "$root"/tests/lab/check_shared.py >/tmp/shared.out 2>&1 &&
-        ! grep -q osc_ucx /tmp/shared.out; then
-        cat /tmp/shared.out
+# job NAME MPIRUN-WORD...: a rank for each node; MPI's shared memory wants a real directory. Its output if it fails.
+job() {
+    local name=$1
+    shift
+    if timeout 480 env OMP_WAIT_POLICY=passive mpirun --mca osc ^ucx -n 4 "$@" >/tmp/job.out 2>&1 && ! grep -q osc_ucx /tmp/job.out; then
+        cat /tmp/job.out
     else
-        tail -40 /tmp/shared.out
-        echo "shared arrays on 4 ranks: FAILED"
+        tail -40 /tmp/job.out
+        echo "$name: FAILED"
+        return 1
     fi
 }
 
-# Four ranks, a node each; MPI's shared memory wants a real directory.
-ranks() {
-    local reports=/tmp/reports last
-    mkdir -p $reports
-    heat=(--size 256 --steps 50)
-    if HPCALLOC_REPORT=$reports/library.json timeout 480 mpirun --mca osc ^ucx -n 4 "$python" "$root"/examples/mpi/heat2d.py "${heat[@]}" >/tmp/heat.out 2>&1; then
-        tail -25 /tmp/heat.out
-        last=$(tail -1 /tmp/heat.out)
-        case $last in
-            "heat2d ok: 4 ranks, 100.0 % of "*) echo "heat2d on 4 ranks, 100.0 % local: ok" ;;
-            *) echo "heat2d on 4 ranks, 100.0 % local: FAILED" ;;
-        esac
-    else
-        tail -40 /tmp/heat.out
-        echo "heat2d on 4 ranks, 100.0 % local: FAILED"
-    fi
-    { OMP_WAIT_POLICY=passive timeout 480 mpirun --mca osc ^ucx -n 4 hpcalloc bench bandwidth --small --iterations 1 \
-        --repeats 1 --json /tmp/ranks.json && "$python" "$root"/tests/lab/check_bandwidth.py /tmp/ranks.json; } >/tmp/ranks.out 2>&1 &&
-        echo "bench bandwidth of 4 ranks, local and remote pages: ok" ||
-        { tail -20 /tmp/ranks.out; echo "bench bandwidth of 4 ranks, local and remote pages: FAILED"; }
-    # The same solver without hpcalloc, started by it; and ranks that move away before they allocate.
-    leave="import os, numpy as n; here = min(os.sched_getaffinity(0)); os.sched_setaffinity(0, [(here + 2) % 8]); a = n.ones(10**6); del a"
-    HPCALLOC_REPORT=$reports/plain.json timeout 480 mpirun --mca osc ^ucx -n 4 hpcalloc run "$python" "$root"/examples/mpi/heat2d_plain.py "${heat[@]}" >/tmp/run.out 2>&1 &&
-        HPCALLOC_REPORT=$reports/control.json timeout 480 mpirun -n 4 hpcalloc run "$python" -c "$leave" >>/tmp/run.out 2>&1 &&
-        "$python" "$root"/tests/lab/check_run.py $reports && echo "unchanged ranks under hpcalloc run, 100.0 % local: ok" ||
-        { tail -30 /tmp/run.out; ls $reports; echo "unchanged ranks under hpcalloc run, 100.0 % local: FAILED"; }
+ranks() { job "4 ranks" "$python" -m mpi4py "$root"/tests/lab/check_ranks.py; }
+
+# The main job; the same solver without hpcalloc, started by it; and a process that moves away before it allocates.
+reports() {
+    local to=/tmp/reports heat=(--size 256 --steps 50) last
+    local leave="import os, numpy as n; os.sched_setaffinity(0, [7 - min(os.sched_getaffinity(0))]); a = n.ones(10**6); del a"
+    mkdir -p $to
+    HPCALLOC_REPORT=$to/library.json job "heat2d on 4 ranks" "$python" "$root"/examples/mpi/heat2d.py "${heat[@]}" || return
+    last=$(tail -1 /tmp/job.out)
+    check "heat2d on 4 ranks, 100.0 % local" test "${last%% of *}" = "heat2d ok: 4 ranks, 100.0 %"
+    HPCALLOC_REPORT=$to/plain.json job "unchanged heat2d" hpcalloc run "$python" "$root"/examples/mpi/heat2d_plain.py "${heat[@]}" || return
+    HPCALLOC_REPORT=$to/control.json taskset -c 0 hpcalloc run "$python" -c "$leave"
+    check "unchanged ranks under hpcalloc run, 100.0 % local" "$python" "$root"/tests/lab/check_run.py $to
 }
 
 online=$(ls -d /sys/devices/system/node/node[0-9]* 2>/dev/null | wc -l)

@@ -88,7 +88,7 @@ MACHINES = {
             kinds=(*NONE, "capacity=0,1:size", "near=capacity:1:1"),
         ),
         even(2, (*C_CHECKS, "hotplug", "inherited", *ALONE)),
-        even(4, (*C_CHECKS, "hotplug", "inherited", *ALONE, "arrays", "bandwidth", "shared", "ranks")),
+        even(4, (*C_CHECKS, "hotplug", "inherited", *ALONE, "arrays", "bandwidth", "ranks", "reports")),
         Machine(
             name="4 uneven nodes in 2 packages",
             cpus=8,

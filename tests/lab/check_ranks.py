@@ -1,6 +1,6 @@
-"""Shared arrays of four ranks on four nodes: each block on its rank's node, page by page; and a control.
+"""Four ranks on four nodes: blocks of shared arrays on their ranks' nodes, page by page, and a control; bench bandwidth.
 
-mpirun -n 4 python check_shared.py
+mpirun -n 4 python check_ranks.py
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -12,7 +12,8 @@ import numpy as np
 from mpi4py import MPI
 
 import hpcalloc
-from hpcalloc._native import page_counts
+from hpcalloc._native import node_ids, page_counts
+from hpcalloc.bench import bandwidth, ranks
 from hpcalloc.shared import window
 
 COMM = MPI.COMM_WORLD
@@ -129,6 +130,23 @@ def report(ctx):
     say("reports count shared blocks, 100.0 % local")
 
 
+def local_remote_interleaved():
+    """Memory of `hpcalloc bench bandwidth` under mpirun. The nodes are emulated: figures of speed are not looked at."""
+    nodes = node_ids()
+    result = ranks.measure(COMM, bandwidth.Options(small=True, iterations=1, repeats=1))
+    if COMM.rank == 0:
+        assert result["good"]
+        assert sorted(rank["nodes"] for rank in result["ranks"]) == [[node] for node in nodes], result
+        for rank in result["ranks"]:
+            pages = {name: set(map(int, place["pages"])) for name, place in rank["placements"].items()}
+            assert pages["local"] == set(rank["nodes"]), rank
+            assert len(pages["remote"]) == 1, rank
+            assert not pages["remote"] & pages["local"], rank
+            assert pages["interleaved"] == set(nodes), rank
+            assert "unplaced" in pages, rank  # wherever they are
+    say("bench bandwidth of 4 ranks, local and remote pages")
+
+
 def too_small(ctx):
     """A /dev/shm of 64 MiB: all ranks raise, none waits, none gets a SIGBUS."""
     ctx.comm.Barrier()
@@ -148,6 +166,7 @@ def too_small(ctx):
 
 def main() -> int:
     """Any assertion ends the job."""
+    local_remote_interleaved()
     with hpcalloc.init(COMM, strict=True) as ctx:
         homes = ctx.node_comm.allgather(ctx.nodes[0])
         assert sorted(homes) == [0, 1, 2, 3], homes
