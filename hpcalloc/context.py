@@ -234,12 +234,12 @@ class Context(_handler.Scope):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the rank is where it is."""
+        """Reasons for the rank's CPUs and nodes."""
         return self._state.reasons
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be done as usual on this machine."""
+        """Notes on what this machine does not allow."""
         return tuple(self._state.notes)
 
     @property

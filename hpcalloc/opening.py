@@ -36,7 +36,7 @@ __all__ = ["OpenContext", "Opening", "innermost", "release"]
 
 
 class OpenContext(Protocol):
-    """What has to be known of a context here."""
+    """The state of a context that this module needs."""
 
     _state: RankState
     _closed: bool
@@ -85,7 +85,7 @@ def innermost() -> Any:
 
 
 class Opening(Generic[C]):
-    """One call of `init`: what it has done so far, so that it can be undone wherever it is interrupted."""
+    """One call of `init`, with the steps done so far: an interrupted call can be undone."""
 
     def __init__(self, comm: MPI.Intracomm | None, make: Callable[[RankState], C]) -> None:
         self.comm = comm
@@ -187,7 +187,7 @@ class Opening(Generic[C]):
                 _free.notify_all()
 
     def undo(self) -> None:
-        """Put back what was changed, alone: the other ranks may be anywhere. It can be repeated."""
+        """Undo the changes without the other ranks, which may be anywhere. It can be repeated."""
         if (
             self.state is not None
             and not self.state.users - {self, self.context}

@@ -192,7 +192,7 @@ def weighted(
     strict: bool = False,
     populate: bool = False,
 ) -> Policy:
-    """Ask for pages dealt over `nodes` in the proportion of weights: what has more bandwidth gets more pages.
+    """Ask for pages over `nodes` in the proportion of weights: nodes with more bandwidth get more pages.
 
     Parameters
     ----------

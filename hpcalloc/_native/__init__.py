@@ -75,7 +75,7 @@ def node_ids() -> tuple[int, ...]:
 
 
 def spread_nodes() -> tuple[int, ...]:
-    """Ids of the nodes that memory is spread over where nobody names nodes: those that have CPUs, ascending.
+    """Ids of the nodes over which memory is spread by default: those that have CPUs, ascending.
 
     A node without CPUs is slower memory (CXL), scarce memory (HBM) or a GPU's own.
     """
@@ -91,7 +91,7 @@ MEMORY_KINDS: Mapping[str, int] = {
 
 
 def kind_nodes(kind: str) -> tuple[tuple[int, ...], int]:
-    """Nodes of a kind of memory, and of these the nearest to the calling thread; none and -1 where it is not told."""
+    """Nodes of a kind of memory, and of these the nearest to the calling thread; none and -1 if unknown."""
     answer = ffi.new("numalloc_kind_t *")
     if lib.numalloc_kind(MEMORY_KINDS[kind], answer) != 0:
         return (), -1

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from rich.table import Table
 
+from .._text import plural
 from ..bench import variants
 from ..discover.topology import Topology
 from .bench.output import give, json_option, new_figure, plot_option, progress_bar
@@ -111,7 +112,7 @@ def _print(result: dict[str, Any]) -> None:
     console.print("ratio: to as-launched, median over the turns; below 1 is better")
     for row in result["rows"]:
         for error in dict.fromkeys(row["errors"]):
-            console.print(f"{row['variant']}: {row['errors'].count(error)} run(s) failed: {error}")
+            console.print(f"{row['variant']}: {plural(row['errors'].count(error), 'run')} failed: {error}")
     best = next((row for row in result["rows"] if row["variant"] == result["best"]), None)
     if best is not None:
         alike = f"; as good: {', '.join(result['alike'])}" if result["alike"] else ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The group of verbs, and what becomes of errors."""
+"""The group of verbs, and how errors end."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def _snapshots(pids: tuple[int, ...], job: str | None, whole_user: bool) -> list
 
 
 def _look(pids: Sequence[int]) -> dict[str, Any]:
-    """What is seen of some processes of this host, as plain values; sizes in bytes."""
+    """Facts of some processes of this host, as plain values; sizes in bytes."""
     topology, host = Topology.from_machine(), socket.gethostname()
     found: list[Process] = []
     ended: list[int] = []
@@ -179,7 +179,7 @@ def _over_hosts(job: str) -> list[dict[str, Any]]:
 
 
 def _on_host(place: tuple[str, str]) -> tuple[dict[str, Any] | None, str]:
-    """What a step on a host sees; None with the reason if it does not answer."""
+    """The facts that a step on a host returns; None with the reason if it does not answer."""
     number, host = place
     step = [
         "srun", f"--jobid={number}", "--overlap", f"--nodelist={host}", "--nodes=1", "--ntasks=1", "--mem=0",
@@ -324,7 +324,7 @@ def _short(command: str) -> str:
 
 
 def _remarks(seen: Sequence[dict[str, Any]], rows: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
-    """What the table leaves open."""
+    """Notes below the table."""
     lines = []
     for host in seen:
         if host["ended"]:

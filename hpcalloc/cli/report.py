@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from .. import _native
 from .._native.errors import name_of
-from .._text import BINDINGS, size_text
+from .._text import BINDINGS, plural, size_text
 from ..context import Context, init
 from ..discover.launcher import this_launch
 from ..discover.proc import huge_pools, read_text, transparent_huge_pages
@@ -137,7 +137,7 @@ def text(context: Context, here: Mapping[str, Any], report: Report) -> str:
     top = here["topology"]
     nodes = top["nodes"]
     lines = [
-        f"machine: {len(nodes)} NUMA node(s), {top['cores']} core(s), {top['pus']} PU(s); "
+        f"machine: {plural(len(nodes), 'NUMA node')}, {plural(top['cores'], 'core')}, {plural(top['pus'], 'PU')}; "
         f"allowed: CPUs {top['allowed_cpus']}, nodes {top['allowed_nodes']}",
     ]
     lines += [f"  node {n['id']}: CPUs {n['cpus'] or 'none'}, {size_text(n['memory_bytes'])}" for n in nodes]

@@ -21,7 +21,7 @@ import click
 from .. import _native
 from .._native.errors import error_for, name_of
 from .._native.installed import installed
-from .._text import BINDINGS, device_text
+from .._text import BINDINGS, device_text, plural
 from ..bind.affinity import inherited_memory_policy
 from ..discover.devices import machine_devices, parse_near
 from ..discover.launcher import Ancestor, Launch, launch_and_process
@@ -397,16 +397,16 @@ def text(steps: Steps, words: Sequence[str]) -> str:
         "alone" if steps.local_rank is None else f"local rank {steps.local_rank} of {steps.local_size or '?'}"
     )
     if steps.local_rank is not None and steps.local_size != 1:
-        pinned = f"pinned to CPUs {ids_text(steps.pin)}" if steps.pin else "not pinned"
+        pinned = f"pinned to CPUs {ids_text(steps.pin)}" if steps.pin else BINDINGS[steps.share.action]
         return (
-            f"{who}: nodes {ids_text(steps.share.nodes)}, {pinned}, {steps.share.threads} thread(s), "
+            f"{who}: nodes {ids_text(steps.share.nodes)}, {pinned}, {plural(steps.share.threads, 'thread')}, "
             f"memory policy {steps.memory if steps.memory is not None else 'as it is'}, "
             + "".join(f"{text}, " for text in _devices(steps))
             + f"preload {'yes' if steps.preload else 'no'}"
         )
     lines = [
         f"{who} (launcher: {steps.launcher})",
-        f"  nodes {format_ids(steps.share.nodes)}, {steps.share.threads} thread(s)",
+        f"  nodes {format_ids(steps.share.nodes)}, {plural(steps.share.threads, 'thread')}",
         f"  pin: {'CPUs ' + format_ids(steps.pin) if steps.pin else 'nothing to do'} ({BINDINGS[steps.share.action]})",
         f"  memory policy: {steps.memory if steps.memory is not None else 'as it is'}",
         f"  preload: {'yes' if steps.preload else 'no'}",

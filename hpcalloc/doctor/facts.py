@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Gather: what is the case for a rank and for its host, as frozen values. All that `doctor` reads, it reads here.
+"""Gather the facts of a rank and of its host, as frozen values. All that `doctor` reads, it reads here.
 
 Files are read below a root directory, so that a made-up /proc and /sys can stand in for the machine's.
 """
@@ -79,7 +79,7 @@ class MemoryGroup:
 
 @dataclass(frozen=True)
 class RankFacts:
-    """What holds for one process.
+    """Facts of one process.
 
     Attributes
     ----------
@@ -159,7 +159,7 @@ class RankFacts:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """What holds for a host. Numbers are None where the kernel does not say.
+    """Facts of a host. Numbers are None if unknown.
 
     Attributes
     ----------

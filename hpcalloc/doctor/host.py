@@ -49,7 +49,7 @@ class Host:
 
     @property
     def local_ranks(self) -> int:
-        """Ranks on the host, known or told."""
+        """Ranks on the host: those found, or as many as the launcher says."""
         return len(self.ranks) if self.complete else self.ranks[0].launch.local_size or 1
 
     @property

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .._native.errors import name_of
-from .._text import size_text
+from .._text import plural, size_text
 from ..discover.topology import format_ids
 from .finding import Finding
 from .host import Host
@@ -96,7 +96,7 @@ def memory_limit(host: Host) -> Iterator[Finding]:
     installed = sum(node.memory_bytes for node in host.facts.topology.nodes)
     seen = [
         f"{group.path}: limit {size_text(group.limit)}, used {size_text(group.used)}, "
-        f"left {size_text(left)} for {len(host.ranks)} rank(s)"
+        f"left {size_text(left)} for {plural(len(host.ranks), 'rank')}"
     ]
     mend = ("#SBATCH --mem=0  (all of the node's), or --mem=SIZE", "docker run --memory=SIZE ...")
     if left < need:
@@ -328,7 +328,7 @@ def shared_memory(host: Host) -> Iterator[Finding]:
         "dev-shm",
         "warning",
         "/dev/shm is small" if size is not None else "/dev/shm is missing",
-        seen=[f"{size_text(free or 0)} free of {size_text(size or 0)}; {len(host.ranks)} rank(s)"],
+        seen=[f"{size_text(free or 0)} free of {size_text(size or 0)}; {plural(len(host.ranks), 'rank')}"],
         effect="MPI fails to start or ends with SIGBUS; shared windows and shared arrays do not fit",
         mend=(
             "docker run --shm-size=8g ...",

@@ -81,7 +81,7 @@ def _group(rank: int, size: int) -> tuple[str, int, int, int]:
 
 
 def _come(directory: int, name: str, number: int) -> list[str]:
-    """Make a file for a number in a directory, and return who has one."""
+    """Make a file for a number in a directory, and return the numbers that have one."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=directory)
     inside = os.open(name, READ | os.O_DIRECTORY, dir_fd=directory)
@@ -94,7 +94,7 @@ def _come(directory: int, name: str, number: int) -> list[str]:
 
 
 def is_told(environ: Mapping[str, str]) -> tuple[str, str, int, int]:
-    """Return the report's name, the ranks' directory, rank and size; ValueError, KeyError where they are not told."""
+    """Return the report's name, the ranks' directory, rank and size; ValueError, KeyError if they are not set."""
     _, rank, size, _ = environ["HPCALLOC_REPORT_RANK"].split(":")
     return environ["HPCALLOC_REPORT"], environ["HPCALLOC_REPORT_RANKS"], int(rank), int(size)
 

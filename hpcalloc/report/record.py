@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a rank says of itself: where it is bound, its arrays page by page, its memory, what went elsewhere.
+"""The record of a rank: where it is bound, its arrays page by page, its memory, what went elsewhere.
 
 The dataclasses here are the only description of a record. A report holds them, a rank's file is one as JSON, and what
 is read from a file is checked against them (`reader`).
@@ -132,7 +132,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Record:
-    """What a rank says of itself."""
+    """The record of a rank."""
 
     rank: int
     host: str
@@ -209,7 +209,7 @@ def _plain(value: Any) -> Any:
 
 
 def record_or_absent(state: RankState) -> Record | Absent:
-    """Say what this rank knows of itself; where that fails, why: it does not keep the others waiting."""
+    """Return this rank's record, or the error if that fails: the other ranks do not wait for it."""
     try:
         return record_of(state)
     except Exception as error:
@@ -219,7 +219,7 @@ def record_or_absent(state: RankState) -> Record | Absent:
 
 
 def record_of(state: RankState) -> Record:
-    """Say what this rank knows of itself."""
+    """Return this rank's record."""
     allocator = _native.stats_dict()
     total = allocator["total"]
     arrays, count, missed = arrays_placement(state.home_nodes)
@@ -383,7 +383,7 @@ def _shared_blocks() -> list[tuple[int, int]]:
 
 
 def _huge_fraction() -> float | None:
-    """Share of huge pages in the resident memory of the mappings that hold arrays; None if that is not told."""
+    """Share of huge pages in the resident memory of the mappings that hold arrays; None if unknown."""
     starts = sorted(start for start, _ in [*_handler.live_blocks()[0], *_shared_blocks()])
     if not starts:
         return None

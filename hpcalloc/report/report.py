@@ -29,7 +29,7 @@ ENDINGS = (".json", ".txt", ".html")
 
 @dataclass(frozen=True)
 class Report:
-    """What all ranks say, as a dict, and ways to write it.
+    """The records of all ranks, as a dict, and ways to write them.
 
     Attributes
     ----------
@@ -133,7 +133,7 @@ def _write_at_once(name: str, content: bytes) -> None:
 
 
 def make_report(entries: Iterable[Record | Absent], size: int) -> Report:
-    """Put what ranks say together; libnumalloc's own statistics are left out of large ones."""
+    """Make a report of the records of ranks; large ones are without libnumalloc's own statistics."""
     ordered = sorted(entries, key=lambda r: r.rank)
     records = [_without_statistics(r, size) for r in ordered if isinstance(r, Record)]
     return Report(size, records, [r for r in ordered if isinstance(r, Absent)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is said of all ranks together: sums, smallest, median and largest with their ranks, and which are the worst."""
+"""A summary of all ranks: sums, smallest, median and largest with their ranks, and the worst ranks."""
 
 from __future__ import annotations
 

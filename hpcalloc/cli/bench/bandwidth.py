@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from ..._text import plural
 from ...bench import bandwidth, triads
 from ...bench.kernels import KERNELS
 from ...bench.sizes import mib
@@ -253,7 +254,7 @@ def _print_ranks(console: Console, result: dict[str, Any]) -> None:
     print_table(console, table)
     table = Table(
         "kernel",
-        title=f"sum over {len(result['ranks'])} rank(s), GB/s: all bytes over the slowest rank's time",
+        title=f"sum over {plural(len(result['ranks']), 'rank')}, GB/s: all bytes over the slowest rank's time",
     )
     for name in names:
         table.add_column(name, justify="right")
