@@ -151,7 +151,7 @@ def test_a_variant_that_fails_is_told_and_the_others_go_on(program):
         "--variants", "pinned,allocator", "--repeats", 1, "--metric", "figure: (.*)", "--", *words
     )
     assert result.exit_code == 1
-    pattern = r"^allocator: (\d) run\(s\) failed: exit code 1: .*figure: 1 / no preload for me$"
+    pattern = r"^allocator: (\d) runs? failed: exit code 1: .*figure: 1 / no preload for me$"
     told = re.findall(pattern, result.output, re.MULTILINE)
     assert sum(map(int, told)) == 2  # in two lines where `run` names another job in one of them
     row = next(line for line in result.output.splitlines() if line.startswith("pinned"))

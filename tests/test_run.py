@@ -439,6 +439,7 @@ def test_a_dry_run_is_a_line_for_each_of_several_ranks():
     several = run("--dry-run", "true", environ={"MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}).stdout
     assert several.count("\n") == 1
     assert several.startswith("local rank 1 of 2: nodes ")
+    assert len(several) <= 81
     assert run("--dry-run", "true").stdout.count("\n") > 4
 
 

@@ -398,12 +398,11 @@ def text(steps: Steps, words: Sequence[str]) -> str:
     )
     if steps.local_rank is not None and steps.local_size != 1:
         pinned = f"pinned to CPUs {ids_text(steps.pin)}" if steps.pin else BINDINGS[steps.share.action]
-        return (
-            f"{who}: nodes {ids_text(steps.share.nodes)}, {pinned}, {plural(steps.share.threads, 'thread')}, "
-            f"memory policy {steps.memory if steps.memory is not None else 'as it is'}, "
-            + "".join(f"{text}, " for text in _devices(steps))
-            + f"preload {'yes' if steps.preload else 'no'}"
-        )
+        parts = [f"nodes {ids_text(steps.share.nodes)}", pinned, plural(steps.share.threads, "thread")]
+        parts += [f"memory policy {steps.memory}"] if steps.memory is not None else []
+        parts += _devices(steps)
+        parts += [] if steps.preload else ["no preload"]
+        return f"{who}: {', '.join(parts)}"
     lines = [
         f"{who} (launcher: {steps.launcher})",
         f"  nodes {format_ids(steps.share.nodes)}, {plural(steps.share.threads, 'thread')}",
