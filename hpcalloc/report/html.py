@@ -65,7 +65,7 @@ summary { cursor: pointer; color: var(--faint); }
   .cards, .cards tbody { display: block; } .cards tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1rem;
     border-bottom: 1px solid var(--line); padding: .3rem 0; }
   .cards tr:first-child { display: none; } .cards td { display: flex; justify-content: space-between; gap: .6rem; border: 0;
-    padding: .1rem 0; min-width: 0 !important; text-align: right; overflow-wrap: anywhere; } .cards td.fold:last-child { grid-column: 1 / 3; }
+    padding: .1rem 0; min-width: 0 !important; max-width: none; text-align: right; overflow-wrap: anywhere; } .cards td.fold:last-child { grid-column: 1 / 3; }
   .cards td::before { content: attr(data-name); color: var(--faint); flex: none; } }
 """
 
