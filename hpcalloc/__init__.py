@@ -7,6 +7,9 @@ mpi4py nor threadpoolctl is imported.
 
 from __future__ import annotations
 
+import os
+from _thread import RLock
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from . import _native
@@ -156,11 +159,38 @@ def __getattr__(name: str) -> Any:
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module 'hpcalloc' has no attribute {name!r}")
-    import importlib
-
-    value = getattr(importlib.import_module(f".{module}", __name__), name)
+    value = getattr(_load(f".{module}"), name)
     globals()[name] = value
     return value
+
+
+# Held over a fork too: the child would wait for ever for a module that another thread was loading.
+_loading = RLock()
+os.register_at_fork(
+    before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release
+)
+
+
+def _load(module: str) -> ModuleType:
+    """Import a module; Ctrl-C waits meanwhile, since a process can't load NumPy again after half of it."""
+    import importlib
+    import signal
+
+    pressed: list[Any] = []
+    handler = signal.getsignal(signal.SIGINT)
+    with _loading:
+        try:
+            if callable(handler):
+                signal.signal(signal.SIGINT, lambda *call: pressed.append(call))
+        except ValueError:  # in the main thread alone are handlers called
+            handler = None
+        try:
+            return importlib.import_module(module, __name__)
+        finally:
+            if callable(handler):
+                signal.signal(signal.SIGINT, handler)
+                if pressed:
+                    handler(*pressed[0])
 
 
 def __dir__() -> list[str]:

@@ -3,6 +3,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 
@@ -170,3 +171,55 @@ def test_no_context_without_a_reference_is_lost():
     hpcalloc.init(share=(0, 1))
     assert hpcalloc.current() is not None
     hpcalloc.current().close()
+
+
+FORKS = """
+import os, signal, threading, time, hpcalloc
+threading.Thread(target=lambda: hpcalloc.init().close()).start()
+wrong = 0
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        hpcalloc.current()
+        os._exit(0)
+    wrong += os.waitpid(child, 0)[1] != 0
+    time.sleep(0.001)
+raise SystemExit(wrong)
+"""
+PRESSED = """
+import os, signal, threading, time, hpcalloc
+def press():
+    for _ in range(200):
+        time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+pressing = threading.Thread(target=press)
+pressed = 0
+def interrupted(*call):
+    global pressed
+    pressed += 1
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, interrupted)
+pressing.start()
+while pressing.is_alive():
+    try:
+        hpcalloc.init().close()
+    except KeyboardInterrupt:
+        pass
+while True:
+    try:
+        pressing.join()
+        break
+    except KeyboardInterrupt:
+        pass
+hpcalloc.init().close()
+raise SystemExit(not pressed)
+"""
+
+
+@pytest.mark.parametrize("program", [FORKS, PRESSED], ids=["forks", "interrupts"])
+def test_the_first_use_loads_modules_whatever_happens(program):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
