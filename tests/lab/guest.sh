@@ -81,6 +81,8 @@ memkind() {
 
 off() { check "one node" grep -qx "on node 0 of 1" <("$bin"/header_example); }
 
+smt() { check "cores of two threads" grep -qx 0-1 /sys/devices/system/cpu/cpu0/topology/thread_siblings_list; }
+
 # The kernel knows the node of each network card, and programs see them there.
 devices() {
     local found node
