@@ -131,12 +131,8 @@ static void caches_that_are_being_taken_over(void) {
 /* A thread vanishes that had set a page's mark and was about to queue it, or had taken it out of its list to collect it. */
 static void *of_this_thread[CACHED];
 static void *free_them(void *unused) {
-    na_thread *thread = na_thread_get();
-    for (int i = 0; i < CACHED; i++) { /* as if its cache were full */
-        na_mark_free(of_this_thread[i]);
-        na_remote_free(na_span_at(of_this_thread[i]), of_this_thread[i]);
-    }
-    na_remote_flush(thread);
+    for (int i = 0; i < CACHED; i++) numalloc_free(of_this_thread[i]);
+    na_remote_flush(na_self.thread);
     atomic_store(&na_span_at(of_this_thread[0])->heap->pending, NULL);
     maybe_stop((const void *)(uintptr_t)free_them);
     return unused;

@@ -10,8 +10,6 @@
 
 #include "api/api.h"
 #include "check.h"
-#include "heap/fast.h"
-#include "space/space.h"
 
 static numalloc_stats_t total(void) {
     numalloc_stats_t stats;
@@ -50,25 +48,7 @@ static void remote_frees_come_home(void) {
     numalloc_cleanup();
     numalloc_stats_t after = total();
     CHECK_EQUAL(after.allocated_bytes, before.allocated_bytes);
-    uint64_t came =
-        after.remote_frees - before.remote_frees; /* the others waited in caches of the threads that freed */
-    CHECK(came > 3 * BLOCKS && came <= 5 * BLOCKS);
-    CHECK_EQUAL(numalloc_verify(), 0);
-}
-
-/* The first free gives a thread its heap; the others take the fast path. */
-static void *has_a_heap(void *good) {
-    bool none = na_self.heap == &na_empty_heap;
-    numalloc_free(blocks[0]);
-    *(bool *)good = none && na_self.heap != &na_empty_heap && na_free_fast(na_span_at(blocks[1]), blocks[1]);
-    return NULL;
-}
-
-static void a_thread_that_only_frees_has_a_heap(void) {
-    bool good = false;
-    for (int i = 0; i < 2; i++) CHECK((blocks[i] = numalloc(100)) != NULL);
-    run(has_a_heap, &good);
-    CHECK(good);
+    CHECK_EQUAL(after.remote_frees - before.remote_frees, 5 * BLOCKS);
     CHECK_EQUAL(numalloc_verify(), 0);
 }
 
@@ -330,7 +310,6 @@ static void a_child_frees_its_parents_blocks(void) {
 
 static const check_case cases[] = {
     {"remote_frees_come_home", remote_frees_come_home},
-    {"a_thread_that_only_frees_has_a_heap", a_thread_that_only_frees_has_a_heap},
     {"producer_and_consumer_stay_flat", producer_and_consumer_stay_flat},
     {"short_threads_leave_nothing", short_threads_leave_nothing},
     {"abandoned_memory_is_adopted", abandoned_memory_is_adopted},

@@ -101,12 +101,6 @@ static void free_block(na_span *span, void *ptr, const char *call) {
     na_heap *heap = atomic_load_explicit(&span->heap, memory_order_relaxed);
     /* NULL: no memory for a record, or the thread has ended and no exit handler would run again; the free still works. */
     na_thread *self = na_self.ended ? na_self.thread : na_thread_get();
-    /* A thread that only frees has a heap as well, so that its next frees take the fast path. */
-    if (self != NULL && !na_hooked && na_self.heap == &na_empty_heap) {
-        int saved = errno;
-        (void)na_heap_here();
-        errno = saved;
-    }
     na_block *block = ptr;
     if (self != NULL && atomic_load_explicit(&heap->thread, memory_order_relaxed) == self) {
         if (na_page_push(span, block)) na_freed_slow(span);
