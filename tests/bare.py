@@ -106,7 +106,7 @@ def main() -> int:
     mounts = [
         f"mount -t proc proc {root}/proc", f"mount --rbind /sys {root}/sys", f"mount --rbind /dev {root}/dev",
         f"mount -t tmpfs -o mode=1777 tmpfs {root}/tmp",
-        # Process ids begin at 1 in each root, and Open MPI names its segments by them.
+        # Process ids begin at 1 in each root, and MPI names its segments by them.
         f"mount -t tmpfs -o mode=1777 tmpfs {root}/dev/shm", f"exec {shlex.join(enter)}",
     ]  # fmt: skip
     inside = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-ec", "\n".join(mounts)]

@@ -16,19 +16,8 @@ from hpcalloc.cli.main import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
 C = "#include <numa_alloc.h>\nint main(void) { void *p = numalloc(100); numalloc_free(p); return p == 0; }\n"
-CPP = """#include <numa_alloc.hpp>
-#include <vector>
-int main() { std::vector<double, numa_alloc::allocator<double>> a(9); return static_cast<int>(a.at(3)); }
-"""
-FORTRAN = """program p
-  use numa_alloc
-  use, intrinsic :: iso_fortran_env, only: real64
-  real(real64), pointer, contiguous :: a(:, :)
-  call numalloc_array(a, [3, 4])
-  if (size(a) /= 12) error stop 1
-  call numalloc_free(a)
-end program
-"""
+CHECKS = ROOT / "native/tests/languages"  # of the header and the module, as a whole
+LONG_LINES = "-ffree-line-length-none"
 CMAKE = """cmake_minimum_required(VERSION 3.18)
 project(user LANGUAGES {languages})
 find_package(numalloc 0.2 REQUIRED)
@@ -42,6 +31,7 @@ add_executable(static c.c)
 target_link_libraries(static numalloc::static)
 if(TARGET fortran)
   target_link_libraries(fortran numalloc::fortran)
+  target_compile_options(fortran PRIVATE {long_lines})
 endif()
 """
 
@@ -59,15 +49,16 @@ def compiler(name):
 
 
 def sources(folder):
-    for name, text in {"c.c": C, "cpp.cpp": CPP, "fortran.f90": FORTRAN}.items():
-        (folder / name).write_text(text)
+    (folder / "c.c").write_text(C)
+    shutil.copyfile(CHECKS / "containers.cpp", folder / "cpp.cpp")
+    shutil.copyfile(CHECKS / "arrays.F90", folder / "fortran.F90")
 
 
-@pytest.mark.parametrize("language", ["c.c", "cpp.cpp", "fortran.f90"])
+@pytest.mark.parametrize("language", ["c.c", "cpp.cpp", "fortran.F90"])
 def test_flags_compile_and_the_program_runs(tmp_path, language):
     sources(tmp_path)
-    cc = compiler({"c.c": "cc", "cpp.cpp": "c++", "fortran.f90": "gfortran"}[language])
-    module = [printed("--fortran")] if cc == "gfortran" else ["-std=c++17"] if cc == "c++" else []
+    cc = compiler({"c.c": "cc", "cpp.cpp": "c++", "fortran.F90": "gfortran"}[language])
+    module = [LONG_LINES, printed("--fortran")] if cc == "gfortran" else ["-std=c++17"] if cc == "c++" else []
     flags = printed("--libs", "--cflags").split()
     subprocess.run([cc, *module, language, *flags, "-o", "a"], cwd=tmp_path, check=True, timeout=120)
     subprocess.run([tmp_path / "a"], check=True, timeout=60)
@@ -78,8 +69,10 @@ def test_cmake_finds_the_package(tmp_path):
     sources(tmp_path)
     fortran = shutil.which("gfortran") is not None
     languages = "C CXX Fortran" if fortran else "C CXX"
-    files = "c.c cpp.cpp fortran.f90" if fortran else "c.c cpp.cpp"
-    (tmp_path / "CMakeLists.txt").write_text(CMAKE.format(languages=languages, sources=files))
+    files = "c.c cpp.cpp fortran.F90" if fortran else "c.c cpp.cpp"
+    (tmp_path / "CMakeLists.txt").write_text(
+        CMAKE.format(languages=languages, sources=files, long_lines=LONG_LINES)
+    )
     cmake = [shutil.which("cmake"), "-S", tmp_path, "-B", tmp_path, f"-Dnumalloc_DIR={printed('--cmake')}"]
     for command in (cmake, ["cmake", "--build", tmp_path]):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
