@@ -82,7 +82,7 @@ IMPORTED = {
     "_cffi_backend", "copy", "dataclasses", "errno", "hpcalloc", "hpcalloc._native", "hpcalloc._native._cffi",
     "hpcalloc._native._cffi.lib", "hpcalloc._native._handler", "hpcalloc._native.errors", "hpcalloc.bind",
     "hpcalloc.bind.mpi", "hpcalloc.exceptions", "hpcalloc.memory", "hpcalloc.memory.arrays", "hpcalloc.memory.handlers",
-    "hpcalloc.policy", "importlib._abc", "importlib.util",
+    "hpcalloc.policy", "signal", "importlib._abc", "importlib.util",
 }  # fmt: skip
 
 

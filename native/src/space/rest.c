@@ -4,9 +4,9 @@
  * and how much, is decided in reclaim.c.
  *
  * Invariants. A free span or reserve with a dirty slice is in a list of its part: rest[freed_at % NA_AGES], rest[NA_DUE]
- * if freed_at is NA_AGES ticks ago, rest[NA_EDGES] if none of it can go by age. freed_at is
- * not after the tick of its oldest dirty slice. If it is earlier, a look finds nothing due and files the span again. Slices know their own ticks (dirty.h), so neither cutting
- * nor coalescing makes memory younger. What leaves is cut out of its span, is of kind NA_PURGING and in region->purging
+ * if freed_at is NA_AGES ticks ago, rest[NA_EDGES] if none of it can go by age. freed_at is not after the tick of its oldest
+ * dirty slice. If it is earlier, a look finds nothing due and files the span again. Slices know their own ticks (dirty.h),
+ * so neither cutting nor coalescing makes memory younger. What leaves is cut out of its span, is of kind NA_PURGING and in region->purging
  * while the system works, and is joined with its neighbours again afterwards.
  *
  * Threads: all under the region's lock, but na_rest_purge, which holds none.
