@@ -285,7 +285,7 @@ test-numa-arm: build/aarch64/built ## the C placement checks in a kernel of 4 no
 	cmake --build build/aarch64 --target lab_placement lab_kinds lab_hotplug lab_unplaced -- --quiet
 	bash tests/lab/aarch64.sh build/aarch64
 
-test-slurm-numa: native ## a rank per NUMA node by Slurm in a 4-node kernel
+test-slurm-numa: native ## the jobs of test-cluster on one host with four NUMA nodes; not in CI
 	$(slurm-kernels) --hosts 1 --nodes 4
 test-cluster: native ## the halo solver by Slurm over two hosts with two NUMA nodes each
 	$(slurm-kernels) --hosts 2 --nodes 2
