@@ -32,7 +32,7 @@ from machines import Machine
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEBIAN = "apt-get install qemu-system-x86 linux-image-amd64 busybox-static numactl"
 RESULT = re.compile(r"^(?P<name>[^:].*): (?P<verdict>ok|FAILED|skipped)\s*$")
-# The host's files once more, for cached.sh.
+# The host's files once more, for cached.sh; before devices of a machine, on whose buses QEMU would put it.
 SHARE = (
     "-fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"
     " -device virtio-9p-pci,fsdev=host,mount_tag=host"
@@ -92,7 +92,7 @@ def command_of(
     for a in range(count):
         for b in range(a + 1, count):
             command += ["--numa-distance", f"{a},{b}={machine.distance(a, b)}"]
-    command += [f"--qemu-opts={option}" for option in (*machine.qemu, SHARE)]
+    command += [f"--qemu-opts={option}" for option in (SHARE, *machine.qemu)]
     if machine.append:
         command += [f"--append={machine.append}"]
     cached = ["bash", ROOT / "tests/lab/cached.sh", "/usr", ROOT, sys.base_prefix, "--"]
